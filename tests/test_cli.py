@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from futurel1.cli import main, make_cli, one_line, resume_arguments, unique_run_dir
 from futurel1.data.worlds import write_world
 from futurel1.errors import CheckpointError, ConfigError, MissingFileError, RecordError
-from futurel1.modules.latent_sft import newest_checkpoint
+from futurel1.modules.start import newest_checkpoint
 
 
 @pytest.fixture(scope="module")

@@ -11,14 +11,29 @@ from futurel1.version import __version__
 
 if TYPE_CHECKING:
     from futurel1.models import LatentReasoner
-    from futurel1.modules import LatentSFTModule
+    from futurel1.modules import LADAPOModule, LatentSFTModule
 
-__all__ = ["FutureL1Error", "LatentReasoner", "LatentSFTModule", "__version__"]
+__all__ = ["FutureL1Error", "LADAPOModule", "LatentReasoner", "LatentSFTModule", "__version__"]
 
-_ROOMS = {"LatentReasoner": "futurel1.models", "LatentSFTModule": "futurel1.modules"}
+_ROOMS = {
+    "LADAPOModule": "futurel1.modules",
+    "LatentReasoner": "futurel1.models",
+    "LatentSFTModule": "futurel1.modules",
+}
 
 
-_SUBPACKAGES = ("data", "datamodules", "integrations", "losses", "metrics", "models", "modules", "rewards")
+_SUBPACKAGES = (
+    "curation",
+    "data",
+    "datamodules",
+    "integrations",
+    "losses",
+    "metrics",
+    "models",
+    "modules",
+    "rewards",
+    "rollout",
+)
 
 
 def __getattr__(name: str) -> Any:

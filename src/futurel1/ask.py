@@ -84,7 +84,7 @@ def answer(options: argparse.Namespace) -> dict[str, Any]:
     from futurel1.models import LatentReasoner, SpanBudget
     from futurel1.models.transcript import transcripts
     from futurel1.modules.latent_predictor import elect
-    from futurel1.modules.latent_sft import DTYPES, start_folder
+    from futurel1.modules.start import DTYPES, start_folder
 
     device = options.device if options.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
     if device.startswith("cuda") and not torch.cuda.is_available():

@@ -27,6 +27,7 @@ OWN_COMMANDS = {
     "ask": "ask a question about one video: futurel1 ask clip.mp4 'What happens next?'",
     "world": "write procedural videos with questions about what happens next",
     "curves": "draw the curves of a run as a PNG",
+    "curate": "choose the records whose future frames help a model to answer",
 }
 
 
@@ -35,6 +36,10 @@ def _own_command(name: str) -> Callable[..., None]:
         from futurel1.data.worlds.command import world
 
         return world
+    if name == "curate":
+        from futurel1.curation.command import curate
+
+        return curate
     from futurel1.curves import curves
 
     return curves
@@ -89,7 +94,7 @@ def resume_arguments(args: Sequence[str]) -> list[str]:
     again = [command, "--config", str(config), *rest, "--run_dir", str(run)]
     if command == "predict":
         return again
-    from futurel1.modules.latent_sft import newest_checkpoint
+    from futurel1.modules.start import newest_checkpoint
 
     return [*again, "--ckpt_path", str(newest_checkpoint(run))]
 

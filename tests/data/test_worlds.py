@@ -265,6 +265,71 @@ def test_spoken_directions_match_the_next_displacement_where_nothing_is_hit(epis
     assert checked > 200
 
 
+# --- the easy task ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def easy():
+    return list(make_episodes("train", 1200, size=32, task="next_zone"))
+
+
+def test_next_zone_asks_for_the_zone_after_one_step_of_one_large_shape(easy):
+    for episode in easy:
+        assert (episode.kind, episode.hop, len(episode.shapes)) == ("zone", 1, 1)
+        assert (episode.observed, episode.hints) == ((3, 4), (5,))
+        now, then = episode.positions([4, 5])[:, 0]
+        assert episode.options == dict(zip("ABCD", bouncing.ZONES, strict=True))
+        assert episode.options[episode.answer] == zone_name(then, 32)
+        first, second = episode.thoughts
+        assert first.startswith(f"{zone_name(now, 32)}, moves ")
+        assert second == zone_name(then, 32)
+        # a shape that fills 0.4 of the side never leaves the frame
+        low, high = episode.arena.low, episode.arena.low + episode.arena.span
+        assert episode.arena.radius == pytest.approx(6.4)
+        assert all(low - 1e-9 <= value <= high + 1e-9 for value in (*now, *then))
+
+
+def test_next_zone_is_balanced_and_neither_its_text_nor_the_last_zone_tells_the_answer(easy):
+    for block in range(0, 1200, 4):
+        assert {episode.answer for episode in easy[block : block + 4]} == set("ABCD")
+    votes = defaultdict(Counter)
+    for episode in easy[:600]:
+        votes[episode.question][episode.answer] += 1
+    right = np.mean([votes[e.question].most_common(1)[0][0] == e.answer for e in easy[600:]])
+    sigma = np.sqrt(0.25 * 0.75 / 600)
+    assert abs(right - 0.25) < 3 * sigma
+    stays = np.mean([zone_name(e.positions([4])[0, 0], 32) == e.options[e.answer] for e in easy])
+    assert abs(stays - 0.25) < 3 * sigma
+
+
+def test_the_split_for_reinforcement_learning_has_looks_of_training_and_clips_of_its_own(easy):
+    assert palette("rl") == palette("train")
+    drawn = list(make_episodes("rl", 200, size=32, task="next_zone"))
+    assert {episode.id for episode in drawn} == {f"rl-{number:05d}" for number in range(200)}
+    held_out = list(make_episodes("test", 200, size=32, task="next_zone"))
+    starts = [{shape.start for episode in part for shape in episode.shapes} for part in (easy, drawn, held_out)]
+    assert not starts[0] & starts[1]
+    assert not starts[1] & starts[2]
+    assert not {e.target.name for e in drawn} & {e.target.name for e in held_out}
+
+
+def test_records_for_reinforcement_learning_are_written_beside_the_others(tmp_path):
+    from futurel1.data import open_records, parse_rl_prompt
+
+    files = write_world(tmp_path, train=1, test=1, rl=3, size=32, task="next_zone", progress=False)
+    assert files.rl == tmp_path / "rl.jsonl"
+    assert (files.written, files.kept) == (5, 0)
+    prompts = list(open_records(files.rl, parse=parse_rl_prompt))
+    assert [prompt.meta["answer"] for prompt in prompts] == [record["letter"] for record in records_of(files.rl)]
+    assert [[frame.pool_index for frame in prompt.observed] for prompt in prompts] == [[3, 4]] * 3
+    assert json.loads((tmp_path / "world.json").read_text())["task"] == "next_zone"
+    with pytest.raises(ConfigError, match=r'other settings: .*"task": "next_zone"'):
+        write_world(tmp_path, train=1, test=1, size=32, progress=False)
+    plain = write_world(tmp_path, train=1, test=1, size=32, progress=False, overwrite=True)
+    assert plain.rl is None
+    assert not list(tmp_path.rglob("rl*"))
+
+
 # --- files ----------------------------------------------------------------------------------------------------------
 
 
@@ -396,6 +461,8 @@ def test_a_folder_of_unknown_clips_or_a_broken_manifest_is_not_trusted(tmp_path)
     [
         ({"train": -1, "test": 1}, "train=-1"),
         ({"train": 0, "test": 0}, "has to be positive"),
+        ({"train": 1, "test": 0, "rl": -1}, "rl=-1"),
+        ({"train": 1, "test": 0, "task": "chess"}, "task='chess': choose one of mixed, next_zone"),
         ({"train": 1, "test": 0, "seed": -2}, "seed=-2"),
         ({"train": 1, "test": 0, "size": 100}, "multiple of 32"),
         ({"train": 1, "test": 0, "size": 0}, "multiple of 32"),
@@ -412,6 +479,8 @@ def test_bad_episode_arguments_are_named():
         make_episode("validation", 0)
     with pytest.raises(ConfigError, match="number=-1"):
         make_episode("train", -1)
+    with pytest.raises(ConfigError, match="task='chess': choose one of mixed, next_zone"):
+        make_episode("train", 0, task="chess")
 
 
 def test_missing_encoder_names_the_extra(tmp_path, monkeypatch):
@@ -479,6 +548,12 @@ def test_the_command_writes_both_and_prints_three_lines(tmp_path, capsys):
     assert lines[2].startswith("clips: 3 written and 0 kept")
     assert lines[2].endswith("footage.jsonl")
     assert len(list((out / "videos").glob("*.mp4"))) == 3 + 4
+
+
+def test_the_command_writes_a_split_for_reinforcement_learning(tmp_path, capsys):
+    jsonargparse.CLI(world, args=[str(tmp_path), "--train=1", "--test=1", "--rl=2", "--size=32", "--task=next_zone"])
+    assert f"rl: 2 records in {tmp_path / 'rl.jsonl'}" in capsys.readouterr().out
+    assert {record["question_type"] for record in records_of(tmp_path / "rl.jsonl")} == {"hop1"}
 
 
 def test_the_commands_help_explains_every_option(capsys):

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from futurel1.data.worlds import write_world
+from futurel1.models import LatentReasoner
 
 
 @pytest.fixture(scope="session")
@@ -14,3 +17,25 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_world(out, train=24, test=8, size=64, progress=False)
     (out / "prompt.txt").write_text("Think, then answer.")
     return out
+
+
+@pytest.fixture(scope="session")
+def rl_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight prompts to learn from and four held-out ones of two frames each, and a short system prompt."""
+    out = tmp_path_factory.mktemp("rl_world")
+    write_world(out, train=4, test=4, rl=8, size=64, task="next_zone", progress=False)
+    (out / "prompt.txt").write_text("Think, then answer.")
+    return out
+
+
+@pytest.fixture(scope="session")
+def opening(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The tiny checkpoint with a projection head, which opens a span with the first token of every response."""
+    return write_opening(tmp_path_factory.mktemp("opening"))
+
+
+def write_opening(folder: Path) -> str:
+    torch.manual_seed(1)
+    reasoner = LatentReasoner.from_pretrained("tiny", projection_head="swiglu", projection_hidden_dim=64)
+    reasoner.settings = replace(reasoner.settings, force_initial_latent_mode=True)
+    return str(reasoner.save_pretrained(folder))

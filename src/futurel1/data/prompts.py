@@ -12,10 +12,19 @@ from torch.nn.utils.rnn import pad_sequence
 from futurel1.data.batches import PromptBatch
 from futurel1.data.chat import EncodedSample
 from futurel1.data.collate import VISUAL_FIELDS, Fetched, SFTDataset, join_rows
-from futurel1.data.records import RawRecord, RecordFields, RecordFileError, Sample, open_records, parse_record
-from futurel1.errors import MissingFileError, RecordError
+from futurel1.data.records import (
+    RawRecord,
+    RecordFields,
+    RecordFileError,
+    Sample,
+    Turn,
+    Video,
+    open_records,
+    parse_record,
+)
+from futurel1.errors import BatchError, MissingFileError, RecordError
 
-__all__ = ["PromptCollator", "PromptDataset", "image_values", "parse_prompt", "read_images"]
+__all__ = ["PromptCollator", "PromptDataset", "image_values", "parse_futurebench", "parse_prompt", "read_images"]
 
 _ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 _PROMPT_VISUALS = tuple(name for name in VISUAL_FIELDS if not name.startswith("hint_"))
@@ -115,6 +124,51 @@ def parse_prompt(record: RawRecord, *, data_root: Path | None = None) -> Sample:
         "question_type": sample.meta.get("question_type"),
     }
     return Sample(sample.id, turns, None, meta)
+
+
+def parse_futurebench(record: RawRecord, *, video_root: Path | None = None, data_root: Path | None = None) -> Sample:
+    """Turn a FutureBench record into a prompt: its video, then the text of the reference harness.
+
+    Args:
+        record: the record as stored.
+        video_root: folder to which `video_path` is relative; None: the folder of the record's file.
+        data_root: if given, videos outside this folder are refused.
+
+    Raises:
+        RecordError: a field is missing or wrong.
+        RecordFileError: the video is missing.
+    """
+    from futurel1.metrics.functional import FUTUREBENCH_SPLITS, OPTION_LETTERS, futurebench_prompt, gold_option
+
+    folder = record.folder if video_root is None else video_root
+    fields = RecordFields(record.raw, file=record.name, number=record.number, folder=folder, data_root=data_root)
+    split = fields.text("question_type")
+    if split not in FUTUREBENCH_SPLITS:
+        fields.fail(
+            "question_type", split, "not a split of FutureBench", f"write one of {', '.join(FUTUREBENCH_SPLITS)}"
+        )
+    qa = fields.take("qa")
+    if not isinstance(qa, Mapping):
+        fields.fail("qa", qa, "not an object", "write {Question, Options, Answer}")
+    question = fields.check_text("qa.Question", qa.get("Question"))
+    options = qa.get("Options")
+    if not isinstance(options, Mapping):
+        fields.fail("qa.Options", options, "not an object", "write {A, B, C, D}, each with its text")
+    for letter in OPTION_LETTERS:
+        fields.check_text(f"qa.Options.{letter}", options.get(letter))
+    try:
+        answer = gold_option(fields.check_text("qa.Answer", qa.get("Answer")))
+    except BatchError:
+        fields.fail("qa.Answer", qa["Answer"], "not the letter of an option", "write A, B, C or D")
+    meta = {
+        "id": fields.take("id"),
+        "split": split,
+        "question": question,
+        "options": {letter: options[letter] for letter in OPTION_LETTERS},
+        "answer": answer,
+    }
+    video = Video(fields.media_path("video_path", fields.take("video_path")))
+    return Sample(fields.id, (Turn("user", (video, futurebench_prompt(qa))),), None, meta)
 
 
 def image_values(fields: RecordFields, column: str) -> list[bytes | Path]:

@@ -3,6 +3,7 @@
 from futurel1.datamodules.futurebench import FutureBenchDataModule
 from futurel1.datamodules.loading import PlannedLoader, plan_batches
 from futurel1.datamodules.prompts import PromptDataModule, PromptLoader
+from futurel1.datamodules.rollout_prompts import RolloutPromptDataModule
 from futurel1.datamodules.twiffbench import TwiFFBenchDataModule
 from futurel1.datamodules.video_hint import VideoHintDataModule
 
@@ -11,6 +12,7 @@ __all__ = [
     "PlannedLoader",
     "PromptDataModule",
     "PromptLoader",
+    "RolloutPromptDataModule",
     "TwiFFBenchDataModule",
     "VideoHintDataModule",
     "plan_batches",

@@ -1,14 +1,11 @@
 """FutureBench: four-option questions about what happens next in a video."""
 
-from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
 
-from futurel1.data import RecordSource, Sample, Turn, Video, open_records
+from futurel1.data import RecordSource, open_records
 from futurel1.data.collate import OnError
-from futurel1.data.records import RawRecord, RecordFields
+from futurel1.data.prompts import parse_futurebench
 from futurel1.datamodules.prompts import BasePromptDataModule, Paths, PromptStage, existing_folder
-from futurel1.errors import BatchError
 
 __all__ = ["FutureBenchDataModule", "parse_futurebench"]
 
@@ -74,47 +71,3 @@ class FutureBenchDataModule(BasePromptDataModule):
         """Open the benchmark."""
         root = existing_folder("video_root", self.hparams["video_root"])
         return open_records(self.hparams["records"], parse=partial(parse_futurebench, video_root=root))
-
-
-def parse_futurebench(record: RawRecord, *, video_root: Path | None = None) -> Sample:
-    """Turn a FutureBench record into a prompt: its video, then the text of the reference harness.
-
-    Args:
-        record: the record as stored.
-        video_root: folder to which `video_path` is relative; None: the folder of the record's file.
-
-    Raises:
-        RecordError: a field is missing or wrong.
-        RecordFileError: the video is missing.
-    """
-    from futurel1.metrics.functional import FUTUREBENCH_SPLITS, OPTION_LETTERS, futurebench_prompt, gold_option
-
-    folder = record.folder if video_root is None else video_root
-    fields = RecordFields(record.raw, file=record.name, number=record.number, folder=folder)
-    split = fields.text("question_type")
-    if split not in FUTUREBENCH_SPLITS:
-        fields.fail(
-            "question_type", split, "not a split of FutureBench", f"write one of {', '.join(FUTUREBENCH_SPLITS)}"
-        )
-    qa = fields.take("qa")
-    if not isinstance(qa, Mapping):
-        fields.fail("qa", qa, "not an object", "write {Question, Options, Answer}")
-    question = fields.check_text("qa.Question", qa.get("Question"))
-    options = qa.get("Options")
-    if not isinstance(options, Mapping):
-        fields.fail("qa.Options", options, "not an object", "write {A, B, C, D}, each with its text")
-    for letter in OPTION_LETTERS:
-        fields.check_text(f"qa.Options.{letter}", options.get(letter))
-    try:
-        answer = gold_option(fields.check_text("qa.Answer", qa.get("Answer")))
-    except BatchError:
-        fields.fail("qa.Answer", qa["Answer"], "not the letter of an option", "write A, B, C or D")
-    meta = {
-        "id": fields.take("id"),
-        "split": split,
-        "question": question,
-        "options": {letter: options[letter] for letter in OPTION_LETTERS},
-        "answer": answer,
-    }
-    video = Video(fields.media_path("video_path", fields.take("video_path")))
-    return Sample(fields.id, (Turn("user", (video, futurebench_prompt(qa))),), None, meta)

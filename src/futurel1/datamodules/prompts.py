@@ -21,7 +21,7 @@ __all__ = ["BasePromptDataModule", "PromptDataModule", "PromptLoader"]
 
 logger = logging.getLogger(__name__)
 Paths = str | list[str]
-PromptStage = Literal["test", "predict"]
+PromptStage = Literal["train", "val", "test", "predict"]
 
 
 class EncoderOptions(TypedDict, total=False):

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 Layout = Literal["shared", "rows"]
+PROMPT, PADDING = -1, -2
+"""What stands in :attr:`PackedLayout.branch` at columns that belong to no branch."""
 
 
 @dataclass(frozen=True)
@@ -20,7 +22,7 @@ class PackedLayout:
 
     Attributes:
         prompt: (Q,) int64, which prompt a row starts with.
-        attend: (Q, 1, T, T) bool, True where the token of a row may attend to a column.
+        branch: (Q, T) int64, the branch of each token, counted within its row; ``PROMPT`` or ``PADDING`` elsewhere.
         step: (Q, T) int64, place of each response token within its branch; -1 at prompt and padding columns.
         row: (N,) int64, the row that holds each branch.
         column: (N, R) int64, the column whose hidden state predicts each response token; 0 where there is none.
@@ -29,11 +31,27 @@ class PackedLayout:
     """
 
     prompt: Tensor
-    attend: Tensor
+    branch: Tensor
     step: Tensor
     row: Tensor
     column: Tensor
     fed_column: Tensor
+
+    @property
+    def attend(self) -> Tensor:
+        """(Q, 1, T, T) bool, True where the token of a row may attend to a column; built anew at every use."""
+        places = torch.arange(self.branch.shape[1], device=self.branch.device)
+        return visible(self.branch[:, None, :, None], self.branch[:, None, None, :], places[:, None], places[None, :])
+
+
+def visible(branch: Tensor, key_branch: Tensor, column: Tensor, key_column: Tensor) -> Tensor:
+    """Whether tokens see others, given the branch and the column of both; shapes broadcast.
+
+    A token sees what stands before it in the prompt and in its own branch. Everything sees itself: a row of attention
+    without any column would be NaN at padding.
+    """
+    reaches = (key_branch == PROMPT) | ((key_branch == branch) & (branch >= 0))
+    return (reaches & (key_column <= column)) | (key_column == column)
 
 
 def pack(prompt_mask: Tensor, lengths: Tensor, width: int, layout: Layout) -> PackedLayout:
@@ -63,21 +81,15 @@ def pack(prompt_mask: Tensor, lengths: Tensor, width: int, layout: Layout) -> Pa
     before = torch.where(steps == 0, start - 1, offset[..., None] + steps - 1)
     column = torch.where(steps < lengths[..., None], before, 0)
 
-    branch = torch.full((len(prompt), total), -2, device=device)
-    branch[:, :start] = torch.where(prompt_mask[prompt] != 0, -1, -2)
+    branch = torch.full((len(prompt), total), PADDING, device=device)
+    branch[:, :start] = torch.where(prompt_mask[prompt] != 0, PROMPT, PADDING)
     step = torch.full_like(branch, -1)
     is_fed = fed_column >= 0
     at = (rows[..., None].expand_as(fed_column)[is_fed], fed_column[is_fed])
     branch[at] = torch.arange(lengths.shape[1], device=device)[None, :, None].expand_as(fed_column)[is_fed]
     step[at] = steps.expand_as(fed_column)[is_fed]
 
-    places = torch.arange(total, device=device)
-    causal = places[None, :] <= places[:, None]
-    same = (branch[:, None, :] == branch[:, :, None]) & (branch >= 0)[:, None, :]
-    visible = (branch == -1)[:, None, :] | same
-    # Padding sees itself: a row of attention without any column would be NaN.
-    attend = (visible & causal) | torch.eye(total, dtype=torch.bool, device=device)
-    return PackedLayout(prompt, attend[:, None], step, rows.flatten(), column.flatten(0, 1), fed_column.flatten(0, 1))
+    return PackedLayout(prompt, branch, step, rows.flatten(), column.flatten(0, 1), fed_column.flatten(0, 1))
 
 
 def next_positions(positions: Tensor, mask: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from futurel1.errors import BatchError, ConfigError, FutureL1Error
+from futurel1.models.attention import shared_prompt_mask
 from futurel1.models.backbones import Vision
 from futurel1.models.branching import Layout, branch_mask, kept_columns, next_positions, pack
 from futurel1.models.noise import RowNoise, row_keys
@@ -655,7 +656,7 @@ def score(
     slot_values = rollout.latents.detach()[rollout.latent_mask].to(response_embeds.dtype)
     response_embeds = response_embeds.masked_scatter(rollout.slot_mask[..., None], slot_values)
 
-    width = packed.attend.shape[-1]
+    width = packed.branch.shape[1]
     start = ids.shape[1]
     embeds = prompt_embeds[packed.prompt]
     embeds = torch.cat([embeds, embeds.new_zeros(len(embeds), width - start, embeds.shape[-1])], dim=1)
@@ -669,8 +670,7 @@ def score(
     positions = torch.cat([positions[:, packed.prompt], later[None].expand(3, -1, -1)], dim=2)
     attention: Tensor = mask
     if layout == "shared":
-        attention = torch.zeros(packed.attend.shape, dtype=embeds.dtype, device=embeds.device)
-        attention = attention.masked_fill(~packed.attend, torch.finfo(embeds.dtype).min)
+        attention = shared_prompt_mask(packed, backbone.attn_implementation, embeds.dtype)
     else:
         # Rows are ordinary sequences, and recurrent layers understand a mask of tokens only.
         real = torch.where(packed.step[:, start:] >= 0, 1, 0).to(mask.dtype)
@@ -703,11 +703,13 @@ def _decision_log_probs(
     def chunk(rows: Tensor, ids: Tensor, is_slot: Tensor) -> tuple[Tensor, Tensor]:
         log_probs = (reasoner.logits(rows).float() / temperature).log_softmax(dim=-1)
         going = continue_log_prob(log_probs[is_slot], end)
+        chosen = log_probs.gather(1, ids[:, None])[:, 0].masked_scatter(is_slot, going)
+        # Last, because recomputation in backward ends with the last tensor that has a gradient.
         with torch.no_grad():
-            entropy = -(log_probs.exp() * log_probs).sum(dim=-1)
+            entropy = -log_probs.exp().mul_(log_probs).sum(dim=-1)
             ended = log_probs[is_slot, end]
             entropy[is_slot] = -(ended.exp() * ended + going.exp() * going)
-        return log_probs.gather(1, ids[:, None])[:, 0].masked_scatter(is_slot, going), entropy
+        return chosen, entropy
 
     # One chunk of logits at a time, recomputed in backward: the vocabulary is the largest thing here.
     parts = [

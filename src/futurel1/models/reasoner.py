@@ -522,8 +522,7 @@ class LatentReasoner(nn.Module):
         return ids, pad
 
     def _layout(self, share_prompt: bool | None) -> "Layout":
-        config: Any = self.backbone.language_model.config
-        attention = config._attn_implementation
+        attention = self.backbone.attn_implementation
         why = None
         if not self.backbone.shares_prompt:
             why = f"{self.backbone.stock_class} has recurrent layers"

@@ -1,8 +1,16 @@
 """LightningModules: steps, optimizers and logging around plain PyTorch parts."""
 
 from futurel1.modules.callbacks import HuggingFaceExport, JSONLinesWriter
+from futurel1.modules.la_dapo import LADAPOModule
 from futurel1.modules.latent_predictor import LatentPredictor
 from futurel1.modules.latent_sft import LatentSFTModule
 from futurel1.modules.loggers import ResumableCSVLogger
 
-__all__ = ["HuggingFaceExport", "JSONLinesWriter", "LatentPredictor", "LatentSFTModule", "ResumableCSVLogger"]
+__all__ = [
+    "HuggingFaceExport",
+    "JSONLinesWriter",
+    "LADAPOModule",
+    "LatentPredictor",
+    "LatentSFTModule",
+    "ResumableCSVLogger",
+]

@@ -2,6 +2,7 @@
 
 import copy
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from types import MethodType
 from typing import Any
@@ -132,7 +133,12 @@ def apply_liger(reasoner: LatentReasoner, device: torch.device) -> int:
     return changed
 
 
-def shard(module: nn.Module, reasoner: LatentReasoner, mesh: Any, dtype: torch.dtype) -> None:
+STEPS = ("training_step", "validation_step", "test_step", "predict_step")
+
+
+def shard(
+    module: nn.Module, reasoner: LatentReasoner, mesh: Any, dtype: torch.dtype, steps: Sequence[str] = STEPS
+) -> None:
     """Shard a LightningModule and its reasoner with FSDP2, one group per transformer block.
 
     A frozen vision tower is kept whole on every rank, in `dtype`: it needs no gradients or optimizer state, and ranks
@@ -145,6 +151,7 @@ def shard(module: nn.Module, reasoner: LatentReasoner, mesh: Any, dtype: torch.d
         reasoner: the model inside it.
         mesh: one-dimensional data-parallel device mesh.
         dtype: dtype of gathered weights; gradients are reduced in float32.
+        steps: methods that compute with the sharded weights; all ranks have to call them equally often.
     """
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 
@@ -160,5 +167,5 @@ def shard(module: nn.Module, reasoner: LatentReasoner, mesh: Any, dtype: torch.d
     for block in blocks:
         fully_shard(block, mesh=mesh, mp_policy=policy)
     fully_shard(module, mesh=mesh, mp_policy=policy, ignored_params=whole)
-    for step in ("training_step", "validation_step", "test_step", "predict_step"):
+    for step in steps:
         register_fsdp_forward_method(module, step)

@@ -11,7 +11,7 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter, Callback
 
 from futurel1.errors import ConfigError, RecordError
-from futurel1.modules.latent_sft import EXPORT_FOLDER
+from futurel1.modules.start import EXPORT_FOLDER
 
 logger = logging.getLogger(__name__)
 

@@ -28,7 +28,7 @@ from futurel1.models import LatentReasoner, SpanBudget, load_processor
 from futurel1.models.decoding import Rollout
 from futurel1.models.policies import DeterministicLatents, LatentPolicy
 from futurel1.models.transcript import Transcript, transcripts
-from futurel1.modules.latent_sft import DTYPES, start_folder
+from futurel1.modules.start import DTYPES, start_folder
 from futurel1.rewards import Judge, ResponseItem
 
 Benchmark = Literal["none", "futurebench", "twiffbench"]

@@ -1,21 +1,16 @@
 """Supervised latent training as a LightningModule."""
 
-import logging
 import math
 import os
 import time
-import zipfile
 from dataclasses import replace
-from functools import cached_property
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from lightning import LightningModule
 from torch import Tensor, nn
 
 from futurel1.data import SFTBatch
-from futurel1.errors import CheckpointError, ConfigError, MissingFileError
+from futurel1.errors import ConfigError
 from futurel1.losses import (
     Alignment,
     CrossEntropyPath,
@@ -25,58 +20,13 @@ from futurel1.losses import (
     LatentSFTOutput,
     hint_retrieval,
 )
-from futurel1.models import HeadKind, LatentReasoner, load_processor
+from futurel1.models import HeadKind, LatentReasoner
 from futurel1.modules import adapters
-from futurel1.modules.optimization import Part, Schedule, freeze_parts, parameter_groups, schedule_factor
-
-logger = logging.getLogger(__name__)
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-EXPORT_FOLDER = "huggingface"
-"""Folder inside a run folder that holds the Hugging Face export."""
+from futurel1.modules.base import ReasonerModule
+from futurel1.modules.optimization import Part, Schedule
 
 
-def start_checkpoint(init_from: str | None) -> Path | None:
-    """The Lightning checkpoint that `init_from` means; None when it means a Hugging Face folder, or nothing.
-
-    A run folder without an export (a run that was killed) stands for its newest checkpoint.
-    """
-    if init_from is None:
-        return None
-    start = Path(init_from)
-    if start.suffix == ".ckpt":
-        return start
-    has_weights = (start / EXPORT_FOLDER).is_dir() or (start / "config.json").is_file()
-    return newest_checkpoint(start) if not has_weights and (start / "checkpoints").is_dir() else None
-
-
-def start_folder(backbone: str, init_from: str | None) -> str:
-    """Where configuration, processor and (without a checkpoint) weights come from."""
-    if init_from is None or start_checkpoint(init_from) is not None:
-        return backbone
-    export = Path(init_from) / EXPORT_FOLDER
-    return str(export) if export.is_dir() else init_from
-
-
-def newest_checkpoint(run: Path) -> Path:
-    """The readable checkpoint of a run folder that was written last; damaged newer ones are named in the log.
-
-    Raises:
-        MissingFileError: there is none.
-        CheckpointError: there are some, all damaged.
-    """
-    found = sorted((run / "checkpoints").glob("*.ckpt"), key=lambda file: file.stat().st_mtime_ns, reverse=True)
-    if not found:
-        raise MissingFileError(f"{run}/checkpoints has no *.ckpt; the run ended before its first checkpoint")
-    for file in found:
-        # A file that was cut off has lost the directory at the end of its archive; a sharded one its metadata.
-        if (file / ".metadata").is_file() if file.is_dir() else zipfile.is_zipfile(file):
-            return file
-        logger.warning("%s is damaged (the run was killed while it was written?): trying an older checkpoint", file)
-    raise CheckpointError(f"all checkpoints in {run}/checkpoints are damaged: {[file.name for file in found]}")
-
-
-class LatentSFTModule(LightningModule):
+class LatentSFTModule(ReasonerModule):
     """Latent SFT (Future-L1, arXiv 2606.05769, Section 3): token cross entropy plus latent alignment.
 
     Defaults are the paper's; ``futurel1 fit --config configs/tiny/sft.yaml`` shows a small run.
@@ -123,8 +73,6 @@ class LatentSFTModule(LightningModule):
         ConfigError: settings that contradict each other.
     """
 
-    reasoner: LatentReasoner
-
     def __init__(
         self,
         backbone: str = "tiny",
@@ -164,8 +112,7 @@ class LatentSFTModule(LightningModule):
         self.save_hyperparameters()
         if not 0 <= feedback_share <= 1:
             raise ConfigError(f"feedback_share must be between 0 and 1, got {feedback_share}")
-        if dtype not in DTYPES or (compute_dtype or dtype) not in DTYPES:
-            raise ConfigError(f"dtype and compute_dtype are among {sorted(DTYPES)}, got {dtype!r}, {compute_dtype!r}")
+        self.check_dtypes()
         self.objective = LatentSFTLoss(
             latent_weight, alignment, latent_feedback, feedback_passes, latent_gradient, cross_entropy
         )
@@ -174,77 +121,18 @@ class LatentSFTModule(LightningModule):
             "teacher": LatentSFTLoss(latent_weight, alignment, cross_entropy=cross_entropy),
             "self": LatentSFTLoss(latent_weight, alignment, "self", feedback_passes, cross_entropy=cross_entropy),
         }
-        self._adapted: tuple[Any, ...] = ()  # the peft model, in a tuple so that it is no submodule
         self._train_sums: Tensor | None = None
         self._eval_sums: Tensor | None = None
-        self._window_began = self._validation_began = time.perf_counter()
 
-    # ------------------------------------------------------------------ the model
-
-    @cached_property
-    def processor(self) -> Any:
-        """The processor of the checkpoint, loaded without its weights."""
-        return load_processor(start_folder(self.hparams["backbone"], self.hparams["init_from"]))
-
-    def configure_model(self) -> None:
-        """Load and prepare the model once, inside the strategy's context."""
-        if hasattr(self, "reasoner"):
-            return
-        hparams = self.hparams
-        reasoner = LatentReasoner.from_pretrained(
-            start_folder(hparams["backbone"], hparams["init_from"]),
-            dtype=DTYPES[hparams["dtype"]],
-            attn_implementation=hparams["attn_implementation"],
-            projection_head=hparams["projection_head"],
-            projection_hidden_dim=hparams["projection_hidden_dim"],
-        )
+    def adjust_settings(self, reasoner: LatentReasoner) -> None:
+        """Exported checkpoints say what they were trained with."""
         reasoner.settings = replace(
             reasoner.settings,
-            max_latent_token=hparams["max_latent_tokens"],
-            fixed_latent_budget=hparams["fixed_latents"],
-            latent_loss=hparams["alignment"],
-            latent_lambda=hparams["latent_weight"],
+            max_latent_token=self.hparams["max_latent_tokens"],
+            fixed_latent_budget=self.hparams["fixed_latents"],
+            latent_loss=self.hparams["alignment"],
+            latent_lambda=self.hparams["latent_weight"],
         )
-        attached = getattr(self, "_trainer", None) is not None
-        mesh: Any = self.device_mesh if attached else None
-        sharded = mesh is not None
-        if hparams["lora_rank"] and sharded:
-            raise ConfigError("LoRA with sharded weights (ModelParallelStrategy) cannot be exported; use strategy: ddp")
-        if hparams["lora_rank"]:
-            adapted = adapters.add_lora(
-                reasoner,
-                rank=hparams["lora_rank"],
-                alpha=hparams["lora_alpha"],
-                dropout=hparams["lora_dropout"],
-                targets=hparams["lora_targets"],
-            )
-            self._adapted = (adapted,)
-        freeze_parts(reasoner, hparams["freeze"])
-        if hparams["gradient_checkpointing"]:
-            adapters.enable_gradient_checkpointing(reasoner)
-        if hparams["liger_kernel"]:
-            adapters.apply_liger(reasoner, self.trainer.strategy.root_device if attached else self.device)
-        self.reasoner = reasoner
-        checkpoint = start_checkpoint(hparams["init_from"])
-        if checkpoint is not None:
-            self._load_start_weights(checkpoint)
-        self.reasoner.train()
-        if sharded:
-            compute_dtype = DTYPES[hparams["compute_dtype"] or hparams["dtype"]]
-            adapters.shard(self, reasoner, mesh["data_parallel"], compute_dtype)
-
-    def _load_start_weights(self, file: Path) -> None:
-        if not file.is_file():
-            raise MissingFileError(f"init_from: no checkpoint file {file}")
-        state = torch.load(file, map_location="cpu", weights_only=True)["state_dict"]
-        own = self.state_dict()
-        if own.keys() != state.keys():
-            odd = sorted(own.keys() ^ state.keys())
-            raise CheckpointError(
-                f"init_from: {file} was trained with another model, LoRA or head ({len(odd)} weights differ, e.g. "
-                f"{odd[0]}); give the settings it was trained with, or its Hugging Face export"
-            )
-        self.load_state_dict(state)
 
     # ------------------------------------------------------------------ training
 
@@ -261,28 +149,6 @@ class LatentSFTModule(LightningModule):
                     f"data.{name} is {theirs} but model.{name} is {self.hparams[name]}: the exported checkpoint would "
                     "decode with another span budget than it was trained with; set both to one value"
                 )
-
-    def on_train_start(self) -> None:
-        """`from_pretrained` returns eval mode and `fit` keeps it: switch to training mode here."""
-        self.train()
-        # A resumed run may have another number of steps: its rates come from the new schedule at once.
-        for config in self.trainer.lr_scheduler_configs:
-            schedule: Any = config.scheduler
-            rates = [
-                base * at(schedule.last_epoch) for base, at in zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)
-            ]
-            for group, rate in zip(schedule.optimizer.param_groups, rates, strict=True):
-                group["lr"] = rate
-        self._window_began = time.perf_counter()
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the random state, for dropout after a resume."""
-        checkpoint["torch_rng_state"] = torch.get_rng_state()
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Put the random state back."""
-        if "torch_rng_state" in checkpoint:
-            torch.set_rng_state(checkpoint["torch_rng_state"].cpu())
 
     def current_feedback_share(self) -> float:
         """Share of rows that reads its own latents at this optimizer step."""
@@ -319,14 +185,6 @@ class LatentSFTModule(LightningModule):
         )  # fmt: skip
         return torch.tensor([float(number) for number in numbers], dtype=torch.float64)
 
-    def _reduced(self, sums: Tensor) -> list[float]:
-        if self.trainer.world_size > 1:
-            # NCCL reduces tensors on its device only
-            sums = sums.to(self.device, torch.float32 if self.device.type == "mps" else torch.float64)
-            torch.distributed.all_reduce(sums)
-        values: list[float] = sums.cpu().tolist()
-        return values
-
     def _means(self, values: list[float]) -> dict[str, float]:
         ce_sum, latent_sum, cosine, tokens, latents, samples, _ = values[:7]
         ce, latent = ce_sum / max(1.0, tokens), latent_sum / max(1.0, latents)
@@ -338,17 +196,15 @@ class LatentSFTModule(LightningModule):
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
         """Log the whole optimizer step: means over all its tokens, whatever the accumulation and the ranks."""
-        gradients = [p.grad for p in self.reasoner.parameters() if p.grad is not None]
-        norm: Any = torch.nn.utils.get_total_norm(gradients)
-        norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
+        norm = self.gradient_norm()
         if self._train_sums is None:
             return
-        values = self._reduced(self._train_sums)
+        values = self.reduced(self._train_sums)
         self._train_sums = None
         now = time.perf_counter()
         elapsed, self._window_began = now - self._window_began, now
         logs = {f"train/{name}": value for name, value in self._means(values).items()}
-        logs["train/grad_norm"] = float(norm)
+        logs["train/grad_norm"] = norm
         logs["train/tokens_per_second"] = values[6] / elapsed
         logs["train/lr"] = float(optimizer.param_groups[0]["lr"])
         if self.hparams["latent_feedback"] == "mixed":
@@ -372,7 +228,7 @@ class LatentSFTModule(LightningModule):
     def _log_evaluation(self, prefix: str) -> None:
         sums = torch.zeros(11, dtype=torch.float64) if self._eval_sums is None else self._eval_sums
         self._eval_sums = None
-        values = self._reduced(sums)
+        values = self.reduced(sums)
         logs = self._means(values)
         own_ce, retrieved, hints, batches = values[7:]
         if hints:
@@ -389,14 +245,6 @@ class LatentSFTModule(LightningModule):
         Retrieval is the share of imagined hints that are nearest to their own true hint among those of the batch.
         """
         self._evaluate(batch)
-
-    def on_validation_start(self) -> None:
-        """Take the time, so that validation does not count as training time."""
-        self._validation_began = time.perf_counter()
-
-    def on_validation_end(self) -> None:
-        """Leave the time of validation out of the training throughput."""
-        self._window_began += time.perf_counter() - self._validation_began
 
     def on_validation_epoch_end(self) -> None:
         """Log validation means over all ranks."""
@@ -422,58 +270,3 @@ class LatentSFTModule(LightningModule):
             }
             for row, sample in enumerate(batch.sample_ids)
         ]
-
-    # ------------------------------------------------------------------ optimizer
-
-    def configure_optimizers(self) -> Any:
-        """AdamW by part, and a schedule over the run's optimizer steps, as Lightning's dictionary."""
-        hparams = self.hparams
-        rate = hparams["learning_rate"]
-        rates: dict[Part, float] = {
-            "vision": rate if hparams["vision_learning_rate"] is None else hparams["vision_learning_rate"],
-            "merger": rate if hparams["merger_learning_rate"] is None else hparams["merger_learning_rate"],
-            "llm": rate,
-            "head": rate,
-        }
-        groups = parameter_groups(self.reasoner, learning_rates=rates, weight_decay=hparams["weight_decay"])
-        optimizer = torch.optim.AdamW(groups, lr=rate, betas=tuple(hparams["betas"]))
-        factor = schedule_factor(hparams["lr_schedule"], self._total_steps(), hparams["warmup_ratio"])
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
-
-    def _total_steps(self) -> int:
-        # `trainer.estimated_stepping_batches` would set the train loader up before its saved state is restored.
-        trainer = self.trainer
-        if trainer.max_steps != -1:
-            return int(trainer.max_steps)
-        data: Any = getattr(trainer, "datamodule", None)
-        if trainer.max_epochs in (None, -1) or data is None:
-            raise ConfigError("the schedule needs trainer.max_steps, or trainer.max_epochs with a datamodule")
-        batches, limit = len(data.train_dataloader()), trainer.limit_train_batches
-        batches = min(batches, limit) if isinstance(limit, int) else int(batches * (1.0 if limit is None else limit))
-        return -(-batches // trainer.accumulate_grad_batches) * int(trainer.max_epochs or 1)
-
-    # ------------------------------------------------------------------ export
-
-    def export(self, folder: str | Path) -> Path:
-        """Write the model so that `transformers` and :meth:`LatentReasoner.from_pretrained` read it.
-
-        LoRA adapters are merged into the weights and also written alone, in `adapter/`. Sharded weights are gathered;
-        every rank has to call this.
-
-        Args:
-            folder: where to write.
-
-        Returns:
-            The folder.
-        """
-        folder = Path(folder)
-        sharded = getattr(self, "_trainer", None) is not None and self.device_mesh is not None
-        state = adapters.gathered_state(self.reasoner) if sharded else None
-        if self.global_rank == 0:
-            for adapted in self._adapted:
-                adapters.save_adapter(adapted, folder / "adapter")
-                adapters.merged(adapted, self.reasoner).save_pretrained(folder)
-            if not self._adapted:
-                self.reasoner.save_pretrained(folder, state_dict=state)
-        return folder

@@ -27,14 +27,15 @@ from futurel1.errors import ConfigError
 
 __all__ = ["Arena", "Episode", "Shape", "WorldFiles", "make_episode", "make_episodes", "palette", "write_world"]
 
-Split = Literal["train", "test"]
+Split = Literal["train", "test", "rl"]
 Form = Literal["circle", "square", "triangle"]
 Kind = Literal["zone", "wall"]
+TaskName = Literal["mixed", "next_zone"]
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
-SPLITS: tuple[Split, ...] = ("train", "test")  # the position is the split's number in the seed
+SPLITS: tuple[Split, ...] = ("train", "test", "rl")  # the position is the split's number in the seed
 FORMS: tuple[Form, ...] = ("circle", "square", "triangle")
 COLOURS: dict[str, tuple[int, int, int]] = {
     "red": (226, 54, 54),
@@ -53,17 +54,48 @@ WALLS = ("left wall", "right wall", "top wall", "bottom wall")
 LETTERS = "ABCD"
 
 NUM_VIDEO_FRAMES = 10  # the one length whose 8-frame pool is evenly spaced: frames 1..8
-OBSERVED = (1, 2, 3, 4)
-MAX_HOP = 3
-NUM_SHAPES = 2
+LAST_SEEN = 4  # the last observed step
 FRAMES_PER_SECOND = 2
 SLOWEST, FASTEST = 0.10, 0.22  # arena sides per step; below one span, so a step has at most one bounce per axis
 STAY_RATE = 0.25  # share of zone questions whose answer is the last seen zone: repeating it is no better than chance
 WALL_QUESTION_EVERY = 4
 CANDIDATES = 256  # motions drawn at once; about one in twenty fits a question
 
+
 MANIFEST = "world.json"
 MANIFEST_VERSION = 1  # raise it when the same seed no longer gives the same clips
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a world shows and asks.
+
+    Args:
+        observed: pool frames (1-based) that are shown with a question, up to frame 4.
+        num_shapes: shapes in a clip.
+        shape_size: side of the box that a shape fills, relative to that of the frames.
+        hops: steps between the last observed frame and what is asked; each is asked equally often.
+        walls: whether every fourth question is about a wall; else all are about zones.
+        shuffled: whether options stand in random order; else a letter means the same zone in every question.
+        brief: questions and thoughts of a few words, so that a sequence is short.
+    """
+
+    observed: tuple[int, ...] = (1, 2, 3, 4)
+    num_shapes: int = 2
+    shape_size: float = 1 / 6
+    hops: tuple[int, ...] = (1, 2, 3)
+    walls: bool = True
+    shuffled: bool = True
+    brief: bool = False
+
+
+TASKS: dict[TaskName, Task] = {
+    "mixed": Task(),
+    # what a model of a million parameters begins to learn within minutes: four pictures' worth of tokens, one decision
+    "next_zone": Task(
+        observed=(3, 4), num_shapes=1, shape_size=0.4, hops=(1,), walls=False, shuffled=False, brief=True
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -72,12 +104,14 @@ class Arena:
 
     Args:
         size: side of the frames in pixels, a multiple of 32.
+        shape_size: side of the box that every form fills, relative to that of the frames.
 
     Raises:
         ConfigError: `size` is not a positive multiple of 32.
     """
 
     size: int
+    shape_size: float = 1 / 6
 
     def __post_init__(self) -> None:
         if self.size < 32 or self.size % 32:
@@ -86,7 +120,7 @@ class Arena:
     @property
     def radius(self) -> float:
         """Half the side of the box that every form fills, in pixels."""
-        return self.size / 12
+        return self.size * self.shape_size / 2
 
     @property
     def wall(self) -> int:
@@ -189,6 +223,7 @@ class Episode:
         options: option letter to option text, in the order shown.
         answer: the letter of the right option.
         thoughts: what to think before each hint, and after the last: `hop` + 1 texts, never with coordinates.
+        observed: pool frames (1-based) that are shown with the question.
     """
 
     split: Split
@@ -201,6 +236,7 @@ class Episode:
     options: Mapping[str, str]
     answer: str
     thoughts: tuple[str, ...]
+    observed: tuple[int, ...] = TASKS["mixed"].observed
 
     @property
     def id(self) -> str:
@@ -213,14 +249,9 @@ class Episode:
         return self.shapes[-1]
 
     @property
-    def observed(self) -> tuple[int, ...]:
-        """Pool frames (1-based) that are shown with the question."""
-        return OBSERVED
-
-    @property
     def hints(self) -> tuple[int, ...]:
         """Pool frames (1-based) of the future that lead to the answer."""
-        return tuple(range(OBSERVED[-1] + 1, OBSERVED[-1] + 1 + self.hop))
+        return tuple(range(LAST_SEEN + 1, LAST_SEEN + 1 + self.hop))
 
     def positions(self, steps: Sequence[float] = range(1, 9)) -> Floats:
         """Centres of the shapes.
@@ -292,6 +323,7 @@ class WorldFiles:
         root: the folder.
         train: records of the training split.
         test: records of the test split.
+        rl: records of the split for reinforcement learning; None where none were asked for.
         videos: the folder of the clips.
         written: clips encoded by this call.
         kept: clips that were already there.
@@ -300,6 +332,7 @@ class WorldFiles:
     root: Path
     train: Path
     test: Path
+    rl: Path | None
     videos: Path
     written: int
     kept: int
@@ -350,7 +383,7 @@ def _signed_distance(form: Form, across: Floats, down: Floats, radius: float) ->
     return distance
 
 
-def make_episode(split: Split, number: int, *, seed: int = 0, size: int = 96) -> Episode:
+def make_episode(split: Split, number: int, *, seed: int = 0, size: int = 96, task: TaskName = "mixed") -> Episode:
     """Draw one episode; the same arguments always give the same one.
 
     Every block of 12 consecutive numbers holds each pair of hop and answer letter once, in random order, and every
@@ -362,44 +395,53 @@ def make_episode(split: Split, number: int, *, seed: int = 0, size: int = 96) ->
         number: position in the split, from 0.
         seed: seed of the whole world, from 0.
         size: side of the frames in pixels, a multiple of 32.
+        task: what is shown and asked, a name in `TASKS`.
 
     Returns:
         The episode.
 
     Raises:
-        ConfigError: a negative `seed` or `number`, an unknown split or an impossible `size`.
+        ConfigError: a negative `seed` or `number`, an unknown split or task, or an impossible `size`.
     """
     if split not in SPLITS:
         raise ConfigError(f"split={split!r}: choose one of {', '.join(SPLITS)}")
     if seed < 0 or number < 0:
         raise ConfigError(f"seed={seed}, number={number}: both count from 0")
-    arena = Arena(size)
+    if task not in TASKS:
+        raise ConfigError(f"task={task!r}: choose one of {', '.join(TASKS)}")
+    asks = TASKS[task]
+    arena = Arena(size, asks.shape_size)
     split_id = SPLITS.index(split)
     rng = np.random.default_rng(np.random.SeedSequence([seed, split_id, number]))
 
-    cells = len(LETTERS) * MAX_HOP
+    cells = len(LETTERS) * len(asks.hops)
     block = np.random.SeedSequence([seed, split_id, number // cells], spawn_key=(1,))
-    letter_number, hop_minus_one = divmod(int(np.random.default_rng(block).permutation(cells)[number % cells]), MAX_HOP)
-    hop = hop_minus_one + 1
-    kind: Kind = "wall" if number % WALL_QUESTION_EVERY == WALL_QUESTION_EVERY - 1 else "zone"
+    cell = int(np.random.default_rng(block).permutation(cells)[number % cells])
+    letter_number, hop_number = divmod(cell, len(asks.hops))
+    hop = asks.hops[hop_number]
+    about_wall = asks.walls and number % WALL_QUESTION_EVERY == WALL_QUESTION_EVERY - 1
+    kind: Kind = "wall" if about_wall else "zone"
 
-    wanted = int(rng.integers(4))
+    wanted = int(rng.integers(4)) if asks.shuffled else letter_number
     stays = bool(rng.random() < STAY_RATE)
     fits: Callable[[Floats, Floats], Bools] = (
         (lambda start, velocity: _reaches_zone(arena, start, velocity, hop, wanted, stays))
         if kind == "zone"
         else (lambda start, velocity: _hits_wall(arena, start, velocity, hop, wanted))
     )
-    shapes = _draw_shapes(arena, rng, palette(split), fits)
+    shapes = _draw_shapes(arena, rng, palette(split), asks.num_shapes, fits)
     name = shapes[-1].name
-    question = f"The {name} keeps moving and bounces off the walls. " + (
+    question = "" if asks.brief else f"The {name} keeps moving and bounces off the walls. "
+    question += (
         f"In which zone is the {name} after {hop} step{'s' if hop > 1 else ''}?"
         if kind == "zone"
         else f"Which wall does the {name} hit next?"
     )
     texts = ZONES if kind == "zone" else WALLS
-    others = iter(rng.permutation([index for index in range(4) if index != wanted]))
-    order = [wanted if position == letter_number else int(next(others)) for position in range(4)]
+    order = list(range(4))
+    if asks.shuffled:
+        others = iter(rng.permutation([index for index in range(4) if index != wanted]))
+        order = [wanted if position == letter_number else int(next(others)) for position in range(4)]
     return Episode(
         split=split,
         number=number,
@@ -410,13 +452,16 @@ def make_episode(split: Split, number: int, *, seed: int = 0, size: int = 96) ->
         question=question,
         options={letter: texts[index] for letter, index in zip(LETTERS, order, strict=True)},
         answer=LETTERS[letter_number],
-        thoughts=_think(arena, shapes[-1], hop, texts[wanted]),
+        thoughts=_think(arena, shapes[-1], hop, "" if asks.brief else texts[wanted]),
+        observed=asks.observed,
     )
 
 
-def make_episodes(split: Split, count: int, *, seed: int = 0, size: int = 96) -> Iterator[Episode]:
+def make_episodes(
+    split: Split, count: int, *, seed: int = 0, size: int = 96, task: TaskName = "mixed"
+) -> Iterator[Episode]:
     """Episodes 0 to `count` - 1 of a split, drawn one by one; arguments and errors are those of `make_episode`."""
-    return (make_episode(split, number, seed=seed, size=size) for number in range(count))
+    return (make_episode(split, number, seed=seed, size=size, task=task) for number in range(count))
 
 
 def write_world(
@@ -424,8 +469,10 @@ def write_world(
     *,
     train: int,
     test: int,
+    rl: int = 0,
     seed: int = 0,
     size: int = 96,
+    task: TaskName = "mixed",
     progress: bool = True,
     overwrite: bool = False,
 ) -> WorldFiles:
@@ -439,8 +486,10 @@ def write_world(
         out: the folder; made if it is not there.
         train: number of training episodes.
         test: number of test episodes.
+        rl: number of episodes for reinforcement learning: of the looks of the training split, but others.
         seed: seed of the world, from 0.
         size: side of the frames in pixels, a multiple of 32.
+        task: what is shown and asked, a name in `TASKS`.
         progress: show a progress bar.
         overwrite: replace a world that is already in the folder, whatever its settings.
 
@@ -450,39 +499,46 @@ def write_world(
     Raises:
         ConfigError: an impossible setting, a folder that holds a world of other settings, or PyAV is not installed.
     """
-    if train < 0 or test < 0 or train + test == 0:
-        raise ConfigError(f"train={train}, test={test}: counts start at 0 and one of them has to be positive")
+    if min(train, test, rl) < 0 or train + test + rl == 0:
+        raise ConfigError(f"train={train}, test={test}, rl={rl}: counts start at 0 and one of them has to be positive")
     if seed < 0:
         raise ConfigError(f"seed={seed}: seeds count from 0")
-    arena = Arena(size)
+    if task not in TASKS:
+        raise ConfigError(f"task={task!r}: choose one of {', '.join(TASKS)}")
+    Arena(size)  # refuses an impossible size before anything is written
     av = _import_av()
     out = Path(out)
     videos = out / "videos"
     settings = {"world": "bouncing", "version": MANIFEST_VERSION, "seed": seed, "size": size}
+    if task != "mixed":  # worlds written before there were tasks are of this one
+        settings["task"] = task
     _claim_folder(out, videos, settings, overwrite)
 
     counts: dict[Split, int] = {"train": train, "test": test}
+    if rl:
+        counts["rl"] = rl
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     written = 0
     with Progress(*columns, disable=not progress) as bar:
-        task = bar.add_task("clips", total=train + test)
+        drawn = bar.add_task("clips", total=sum(counts.values()))
         for split, count in counts.items():
             lines = []
-            for episode in make_episodes(split, count, seed=seed, size=arena.size):
+            for episode in make_episodes(split, count, seed=seed, size=size, task=task):
                 clip = videos / f"{episode.id}.mp4"
                 if not _is_complete(clip):
                     _write_clip(av, clip, episode.render(range(NUM_VIDEO_FRAMES)))
                     written += 1
                 lines.append(json.dumps(episode.record(f"{videos.name}/{clip.name}")) + "\n")
-                bar.advance(task)
+                bar.advance(drawn)
             _write_text(out / f"{split}.jsonl", "".join(lines))
     return WorldFiles(
         root=out,
         train=out / "train.jsonl",
         test=out / "test.jsonl",
+        rl=out / "rl.jsonl" if rl else None,
         videos=videos,
         written=written,
-        kept=train + test - written,
+        kept=sum(counts.values()) - written,
     )
 
 
@@ -490,12 +546,13 @@ def _draw_shapes(
     arena: Arena,
     rng: np.random.Generator,
     combinations: Sequence[tuple[str, Form]],
+    num_shapes: int,
     fits: Callable[[Floats, Floats], Bools],
 ) -> tuple[Shape, ...]:
     """Shapes of different colours; the last one, on top, moves as `fits(start, velocity)` demands."""
     looks: list[tuple[str, Form]] = []
     for index in rng.permutation(len(combinations)):
-        if len(looks) < NUM_SHAPES and combinations[index][0] not in [colour for colour, _ in looks]:
+        if len(looks) < num_shapes and combinations[index][0] not in [colour for colour, _ in looks]:
             looks.append(combinations[index])
     motions = [_draw_motion(arena, rng, None) for _ in looks[:-1]] + [_draw_motion(arena, rng, fits)]
     return tuple(
@@ -521,7 +578,7 @@ def _draw_motion(
 
 def _asked_laps(arena: Arena, start: Floats, velocity: Floats, hop: int) -> Floats:
     """(hop + 1, ..., 2) laps at the last observed step and each step up to the one asked for."""
-    return arena.laps(start, velocity, np.arange(OBSERVED[-1], OBSERVED[-1] + hop + 1, dtype=np.float64))
+    return arena.laps(start, velocity, np.arange(LAST_SEEN, LAST_SEEN + hop + 1, dtype=np.float64))
 
 
 def _reaches_zone(arena: Arena, start: Floats, velocity: Floats, hop: int, wanted: int, stays: bool) -> Bools:
@@ -548,12 +605,18 @@ def _hits_wall(arena: Arena, start: Floats, velocity: Floats, hop: int, wanted: 
 
 
 def _think(arena: Arena, shape: Shape, hop: int, answer: str) -> tuple[str, ...]:
-    """Coarse words for the state when last seen and for each step after it; the last text ends with the answer."""
+    """Coarse words for the state when last seen and for each step after it; the last text ends with the answer.
+
+    Without an answer the words are zones alone, and the direction when last seen.
+    """
     velocity = np.array(shape.velocity)
     laps = _asked_laps(arena, np.array(shape.start), velocity, hop)
     zones = arena.zones(arena.positions(laps))
     headings = arena.headings(laps, velocity)
     bounced = np.floor(laps[1:]) != np.floor(laps[:-1])
+    if not answer:
+        names = [ZONES[zone] for zone in zones]
+        return (f"{names[0]}, moves {_direction(headings[0])}", *names[1:])
 
     thoughts = [f"The {shape.name} is in the {ZONES[zones[0]]} zone and moves {_direction(headings[0])}."]
     for step in range(1, hop + 1):
@@ -597,7 +660,7 @@ def _claim_folder(out: Path, videos: Path, settings: dict[str, Any], overwrite: 
     videos.mkdir(parents=True, exist_ok=True)
     if overwrite:
         # The manifest goes last: a call that dies here leaves a folder that still says what its clips are.
-        for path in [out / "train.jsonl", out / "test.jsonl", *_clips(videos), manifest]:
+        for path in [*(out / f"{split}.jsonl" for split in SPLITS), *_clips(videos), manifest]:
             path.unlink(missing_ok=True)
     for unfinished in videos.glob("*.part"):
         unfinished.unlink()

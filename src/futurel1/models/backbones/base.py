@@ -120,6 +120,12 @@ class Backbone(nn.Module):
         return self.model.get_output_embeddings().weight is self.model.get_input_embeddings().weight
 
     @property
+    def attn_implementation(self) -> str:
+        """The language model's attention: ``"sdpa"``, ``"eager"``, ``"flash_attention_2"``, ..."""
+        config: Any = self.language_model.config
+        return str(config._attn_implementation)
+
+    @property
     def vision_tower(self) -> nn.Module:
         """The vision tower, its mergers included."""
         tower: nn.Module = self.model.model.visual
@@ -296,7 +302,8 @@ class Backbone(nn.Module):
         Args:
             embeds: (B, T, H) input embeddings.
             positions: (3, B, T) M-RoPE positions.
-            attention_mask: (B, S) over cached and new tokens, or (B, 1, T, S) additive or bool, or None (causal).
+            attention_mask: (B, S) over cached and new tokens, or (B, 1, T, S) additive, bool or a
+                :class:`~futurel1.models.attention.BranchMask`, or None (causal).
             visual: DeepStack rows of the new tokens.
             cache: a `transformers` cache, filled in place; None to compute everything anew.
 

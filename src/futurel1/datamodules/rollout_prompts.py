@@ -1,0 +1,261 @@
+"""Prompts for reinforcement learning: an endless stream of them for training, every one once for validation."""
+
+import random
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import count as counted
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+
+from futurel1.data import RecordSource, SkippedRecord, open_records
+from futurel1.data.chat import EncodedSample
+from futurel1.data.collate import Fetched, OnError
+from futurel1.data.prompts import PromptDataset
+from futurel1.data.rl_prompts import parse_rl_prompt
+from futurel1.datamodules.prompts import BasePromptDataModule, Paths, PromptLoader, PromptStage, existing_folder
+from futurel1.errors import ConfigError
+from futurel1.rollout import ExperienceLoader, RolloutCollector
+
+__all__ = ["PromptStream", "RolloutPromptDataModule"]
+
+
+class _Orders:
+    """The order of every pass over `size` records; seed None: as they stand.
+
+    Apart from the stream, which its own loader would otherwise refer to: in such a circle, the workers of a stream that
+    is no longer used go on until the garbage collector finds it.
+    """
+
+    def __init__(self, size: int, seed: int | None) -> None:
+        self._size, self._seed = size, seed
+        self._epoch, self._order = -1, list(range(size))
+
+    def number(self, draw: int) -> int:
+        epoch, place = divmod(draw, self._size)
+        if self._seed is not None and epoch != self._epoch:
+            self._epoch, self._order = epoch, list(range(self._size))
+            random.Random(f"{self._seed}:{epoch}").shuffle(self._order)
+        return self._order[place]
+
+    def numbers(self, first: int, stride: int) -> Iterator[list[int]]:
+        return ([self.number(draw)] for draw in counted(first, stride))
+
+
+class PromptStream:
+    """All prompts in a new random order every pass, without end; a place in it is a *draw*.
+
+    Prompts that are taken one after the other are decoded ahead by workers.
+
+    Args:
+        dataset: encoded prompts.
+        seed: seed of the orders.
+        shuffle: random order; False: as the records stand.
+        num_workers: processes that decode and encode.
+        report: called with records that could not be used.
+    """
+
+    def __init__(
+        self,
+        dataset: PromptDataset,
+        *,
+        seed: int = 0,
+        shuffle: bool = True,
+        num_workers: int = 0,
+        report: Callable[[tuple[SkippedRecord, ...]], None] = lambda skipped: None,
+    ) -> None:
+        self.dataset = dataset
+        self._orders = _Orders(len(dataset), seed if shuffle else None)
+        self._num_workers = num_workers
+        self._report = report
+        self._next: int | None = None
+        self._stride = 0
+        self._prompts: Iterator[Fetched] = iter(())
+
+    def number(self, draw: int) -> int:
+        """Number of the record at a draw."""
+        return self._orders.number(draw)
+
+    def take(
+        self, first: int, count: int, rank: int = 0, world_size: int = 1
+    ) -> Iterator[tuple[int, EncodedSample | None]]:
+        """Prompts of the draws `first + rank`, `first + rank + world_size`, ... below `first + count`.
+
+        Returns:
+            (draw, prompt); None in place of a record that could not be used, which is reported.
+        """
+        for draw in range(first + rank, first + count, world_size):
+            in_line = draw == self._next and world_size == self._stride
+            if count == 1 and not in_line:
+                # One prompt alone (a resume asks for many) is not worth starting workers, nor stopping those at work.
+                fetched = self.dataset.__getitems__([self.number(draw)])[0]
+            else:
+                if not in_line:
+                    self._start(draw, world_size)
+                self._next = None  # after an error there is no telling where the workers are
+                fetched = next(self._prompts)
+                self._next = draw + world_size
+            if fetched.skipped:
+                self._report(tuple(fetched.skipped))
+            yield draw, fetched.samples[0] if fetched.samples else None
+
+    def _start(self, draw: int, stride: int) -> None:
+        self._prompts = iter(())  # the workers of before end first
+        loader: DataLoader[Any] = DataLoader(
+            self.dataset,
+            batch_sampler=self._orders.numbers(draw, stride),
+            collate_fn=_only,
+            num_workers=self._num_workers,
+            # Of its own: loading must not draw from the global random state.
+            generator=torch.Generator(),
+        )
+        self._prompts, self._stride = iter(loader), stride
+
+
+def _only(fetched: list[Fetched]) -> Fetched:
+    return fetched[0]
+
+
+class RolloutPromptDataModule(BasePromptDataModule):
+    """Prompts for `futurel1 fit` with :class:`futurel1.modules.LADAPOModule`.
+
+    Reads RL records, training records of all shapes (observed frames and question; the answer is the ground truth) and
+    FutureBench records, see :func:`futurel1.data.parse_rl_prompt`. The train loader collects experience with the model
+    that is trained. An epoch has as many rollout batches as the prompts would fill without filtering.
+
+    Args:
+        train: file, folder or list of them (.json, .jsonl, .parquet, .arrow) to learn from.
+        val: the same, held out; None: no validation.
+        test: the same for `futurel1 test`; None: the validation records.
+        data_root: folder that no record's path may leave, through `..`, an absolute path or a link; None: no check.
+        processor: checkpoint folder whose tokenizer and image processor are used; None: the model's own.
+        batch_size: prompts per batch and device in validation and test; in training see the model's
+            `rollout_batch_size` and `generation_batch_size`.
+        system_prompt: text file with the system turn; None: the paper's wording.
+        max_length: most tokens per prompt; longer ones are errors.
+        video_fps: frames per second taken from whole videos.
+        video_max_frames: most frames taken from a whole video.
+        video_frame_tokens: most merged tokens per frame of a whole video.
+        on_error: ``raise``: stop at the first record that cannot be used; ``skip``: leave it out, count it and write it
+            to `skipped.jsonl` in the run folder.
+        num_workers: processes that decode video; 0 decodes in the process that trains.
+        shuffle: another random order in every pass.
+        seed: seed of the orders.
+
+    Raises:
+        ConfigError: settings that cannot work.
+    """
+
+    def __init__(
+        self,
+        train: Paths | None = None,
+        val: Paths | None = None,
+        test: Paths | None = None,
+        data_root: str | None = None,
+        processor: str | None = None,
+        batch_size: int = 8,
+        system_prompt: str | None = None,
+        max_length: int = 8192,
+        video_fps: float = 2.0,
+        video_max_frames: int = 16,
+        video_frame_tokens: int = 64,
+        on_error: OnError = "raise",
+        num_workers: int = 2,
+        shuffle: bool = True,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(
+            processor=processor,
+            batch_size=batch_size,
+            on_error=on_error,
+            num_workers=num_workers,
+            encoder_options={
+                "system_prompt": system_prompt,
+                "max_length": max_length,
+                "video_fps": video_fps,
+                "video_max_frames": video_max_frames,
+                "video_frame_tokens": video_frame_tokens,
+            },
+        )
+        # Not for loggers, which refuse a `seed` that is not the model's; `config.yaml` has everything.
+        self.save_hyperparameters(logger=False)
+        if train is None and val is None and test is None:
+            raise ConfigError("no data: give data.train (a .json, .jsonl, .parquet or .arrow file, or a folder)")
+        self._experience: ExperienceLoader | None = None
+        self._restored: dict[str, Any] | None = None
+
+    def open_source(self, stage: PromptStage) -> RecordSource:
+        """Open the records of a stage."""
+        given = {name: self.hparams[name] for name in ("train", "val", "test")}
+        order = {"train": ("train",), "val": ("val",), "test": ("test", "val"), "predict": ("test", "val", "train")}
+        paths = next((given[name] for name in order[stage] if given[name] is not None), None)
+        if paths is None:
+            raise ConfigError(f"no records for {stage}: give data.{order[stage][0]}")
+        root = existing_folder("data_root", self.hparams["data_root"])
+        return open_records(paths, parse=partial(parse_rl_prompt, data_root=root))
+
+    # ------------------------------------------------------------------ loaders
+
+    def _sampling_module(self) -> Any:
+        """The model that is trained, which has to be one that makes rollouts."""
+        module: Any = None if self.trainer is None else self.trainer.lightning_module
+        if not hasattr(module, "sample_groups"):
+            raise ConfigError(
+                "RolloutPromptDataModule collects rollouts with the model that is trained, and "
+                f"{type(module).__name__} makes none: use LADAPOModule, or VideoHintDataModule for SFT"
+            )
+        return module
+
+    def train_dataloader(self) -> ExperienceLoader:
+        """Experience, collected with the model that is trained.
+
+        Raises:
+            ConfigError: outside of a Trainer, or with a model that cannot sample.
+        """
+        module = self._sampling_module()
+        trainer: Any = self.trainer
+        dataset = self.dataset("train")
+        stream = PromptStream(
+            dataset,
+            seed=self.hparams["seed"],
+            shuffle=self.hparams["shuffle"],
+            num_workers=self.hparams["num_workers"],
+            report=self.report_skipped,
+        )
+        collector = RolloutCollector(
+            module,
+            stream,
+            module.rollout_settings,
+            micro_batches=trainer.accumulate_grad_batches,
+            rank=trainer.global_rank,
+            world_size=trainer.world_size,
+            log_samples=module.log_samples,
+        )
+        self._experience = ExperienceLoader(
+            collector,
+            max(1, len(dataset) // module.rollout_settings.rollout_batch_size),
+            position=lambda: (trainer.current_epoch, trainer.fit_loop.batch_idx + 1),
+            limit=lambda: trainer.num_training_batches,
+        )
+        if self._restored is not None:
+            self._experience.load_state_dict(self._restored)
+        return self._experience
+
+    def val_dataloader(self) -> PromptLoader | list[Any]:
+        """Every held-out prompt once; none when there is no validation split."""
+        if self.trainer is not None:
+            self._sampling_module()
+        return [] if self.hparams["val"] is None else self._loader("val")
+
+    # ------------------------------------------------------------------ state
+
+    def state_dict(self) -> dict[str, Any]:
+        """Place in the stream of prompts, the current rollout batch and what is left over, for exact resumes."""
+        return {} if self._experience is None else {"experience": self._experience.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Put the state back, before or after the train loader was made."""
+        self._restored = state_dict.get("experience")
+        if self._experience is not None and self._restored is not None:
+            self._experience.load_state_dict(self._restored)

@@ -1,0 +1,224 @@
+"""Clipped policy objective of LA-DAPO, for the decisions of a response and for its latents, and group advantages.
+
+Shapes: N rollouts, R response positions, S latents.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from futurel1.errors import BatchError, ConfigError
+
+Advantage = Literal["grpo", "dr_grpo", "rloo"]
+ADVANTAGES: tuple[Advantage, ...] = ("grpo", "dr_grpo", "rloo")
+LOG_RATIO_LIMIT = 20.0
+"""Log-ratios are kept within this, so that no exponential overflows; far beyond every clip bound."""
+
+
+def group_advantages(
+    rewards: Tensor, group_ids: Tensor, valid: Tensor | None = None, kind: Advantage = "grpo"
+) -> Tensor:
+    """How much better each rollout is than the others of its group.
+
+    Args:
+        rewards: (N,) total rewards.
+        group_ids: (N,) int64; rollouts of one prompt share a number.
+        valid: (N,) bool, False where the reward is not known; those count in no mean. None: all are known.
+        kind: ``"grpo"``: `(R - mean) / (std + 1e-6)` with the unbiased std (Shao et al. 2024); ``"dr_grpo"``:
+            `R - mean` (Liu et al. 2025); ``"rloo"``: `R - mean of the others` (Ahmadian et al. 2024).
+
+    Returns:
+        (N,) advantages; 0 for invalid rollouts and where a group has one valid rollout only.
+
+    Raises:
+        ConfigError: an unknown kind.
+        BatchError: tensors of different lengths.
+    """
+    if kind not in ADVANTAGES:
+        raise ConfigError(f"advantage is one of {', '.join(ADVANTAGES)}, got {kind!r}")
+    valid = torch.ones_like(rewards, dtype=torch.bool) if valid is None else valid
+    if not rewards.shape == group_ids.shape == valid.shape:
+        raise BatchError(
+            f"rewards, group_ids and valid need one shape (N,), got {tuple(rewards.shape)}, {tuple(group_ids.shape)} "
+            f"and {tuple(valid.shape)}"
+        )
+    _, group = torch.unique(group_ids, return_inverse=True)
+    groups = int(group.max()) + 1 if len(group) else 0
+    weight = valid.double()
+    # In float64: what rounding leaves of equal rewards would not be small beside the 1e-6.
+    known = torch.where(valid, rewards, 0.0).double()
+
+    def total(values: Tensor) -> Tensor:
+        return values.new_zeros(groups).index_add(0, group, values)
+
+    count = total(weight)
+    centred = torch.where(valid, known - (total(known) / count.clamp(min=1))[group], 0.0)
+    if kind == "rloo":
+        centred = centred * (count / (count - 1).clamp(min=1))[group]
+    elif kind == "grpo":
+        std = (total(centred.square()) / (count - 1).clamp(min=1)).sqrt()
+        centred = centred / (std[group] + 1e-6)
+    return torch.where(count[group] > 1, centred, 0.0).to(rewards.dtype)
+
+
+@dataclass
+class PolicyTerm:
+    """Sums over the decisions of one kind (text or latents); divide by a count of one's own.
+
+    Attributes:
+        loss: sum of clipped losses, with gradient.
+        count: number of decisions.
+        ratio_sum: sum of importance ratios.
+        ratio_max: largest ratio; 0 without decisions.
+        ratio_min: smallest ratio; infinity without decisions.
+        clipped_high: decisions whose ratio the upper bound held back.
+        clipped_low: decisions whose ratio the lower bound held back.
+        dual_clipped: decisions held back by the dual clip.
+    """
+
+    loss: Tensor
+    count: Tensor
+    ratio_sum: Tensor
+    ratio_max: Tensor
+    ratio_min: Tensor
+    clipped_high: Tensor
+    clipped_low: Tensor
+    dual_clipped: Tensor
+
+
+@dataclass
+class PolicyLossOutput:
+    """Terms of the objective, as sums.
+
+    Attributes:
+        loss: everything, weighted and divided by `total`, with gradient.
+        text: tokens, ends of spans and decisions to go on inside one.
+        latents: what was drawn from the latent policy.
+        kl: sum of `k3` over the decisions of `text`; 0 without a reference.
+    """
+
+    loss: Tensor
+    text: PolicyTerm
+    latents: PolicyTerm
+    kl: Tensor
+
+
+class PolicyLoss(nn.Module):
+    """Clipped surrogate with asymmetric bounds, dual clip and KL (DAPO, Yu et al. 2025; Future-L1, arXiv 2606.05769).
+
+    The response's decisions and its latents have bounds of their own. A latent's ratio is taken per dimension, that
+    is, the geometric mean over its `width` dimensions: densities in thousands of dimensions differ by hundreds of nats
+    after a step that moves the direction by a hair, so a plain ratio is always clipped, and its gradient, hundreds of
+    times a token's, would be all that an update follows.
+
+    Args:
+        clip_low: ratios below `1 - clip_low` are held back where the advantage is negative.
+        clip_high: ratios above `1 + clip_high` are held back where the advantage is positive.
+        dual_clip: bound of the loss at negative advantages, as a multiple of `-advantage`, above 1.
+        latent_clip_low: `clip_low` of latents.
+        latent_clip_high: `clip_high` of latents.
+        latent_weight: weight of the latent term.
+        kl_weight: weight of the KL to the reference.
+
+    Raises:
+        ConfigError: bounds outside their range.
+    """
+
+    def __init__(
+        self,
+        clip_low: float = 0.2,
+        clip_high: float = 0.28,
+        dual_clip: float = 3.0,
+        latent_clip_low: float = 0.1,
+        latent_clip_high: float = 0.1,
+        latent_weight: float = 0.5,
+        kl_weight: float = 1e-2,
+    ) -> None:
+        super().__init__()
+        if not (0 <= clip_low < 1 and 0 <= latent_clip_low < 1 and clip_high >= 0 and latent_clip_high >= 0):
+            raise ConfigError(
+                "clip_low and latent_clip_low are in [0, 1), clip_high and latent_clip_high at least 0; got "
+                f"{clip_low}, {latent_clip_low}, {clip_high}, {latent_clip_high}"
+            )
+        if not dual_clip > 1 or latent_weight < 0 or kl_weight < 0:
+            raise ConfigError(
+                "dual_clip is above 1, latent_weight and kl_weight are at least 0; got "
+                f"{dual_clip}, {latent_weight}, {kl_weight}"
+            )
+        self.text_clip = (clip_low, clip_high)
+        self.latent_clip = (latent_clip_low, latent_clip_high)
+        self.dual_clip = dual_clip
+        self.latent_weight = latent_weight
+        self.kl_weight = kl_weight
+
+    def forward(
+        self,
+        log_probs: Tensor,
+        latent_log_probs: Tensor,
+        *,
+        advantages: Tensor,
+        mask: Tensor,
+        latent_mask: Tensor,
+        width: int,
+        total: float,
+        old_log_probs: Tensor | None = None,
+        old_latent_log_probs: Tensor | None = None,
+        reference_log_probs: Tensor | None = None,
+    ) -> PolicyLossOutput:
+        """Loss of some rollouts.
+
+        Args:
+            log_probs: (N, R) of the decisions under the current policy.
+            latent_log_probs: (N, S) log-densities of the latents under the current policy; without gradient where the
+                policy does not choose latents, and then without a term.
+            advantages: (N,).
+            mask: (N, R) bool, decisions that count.
+            latent_mask: (N, S) bool, latents that count.
+            width: H, dimensions of a latent.
+            total: what sums are divided by: the tokens of the whole optimizer step over micro-batches and ranks.
+            old_log_probs: (N, R) under the policy that sampled; NaN, or None as a whole: the current policy did.
+            old_latent_log_probs: (N, S), the same for latents.
+            reference_log_probs: (N, R) under the frozen reference; None: no KL term.
+        """
+        text = self._term(log_probs, old_log_probs, advantages, mask, self.text_clip)
+        scored = latent_mask & latent_log_probs.requires_grad
+        per_dimension = latent_log_probs / width
+        old = None if old_latent_log_probs is None else old_latent_log_probs / width
+        latents = self._term(per_dimension, old, advantages, scored, self.latent_clip)
+        kl = log_probs.new_zeros(())
+        if reference_log_probs is not None:
+            # k3 (Schulman 2020): never negative, with little variance
+            gap = torch.where(mask, reference_log_probs - log_probs, 0.0).clamp(max=LOG_RATIO_LIMIT)
+            kl = (gap.expm1() - gap).sum()
+        loss = (text.loss + self.latent_weight * latents.loss + self.kl_weight * kl) / total
+        return PolicyLossOutput(loss, text, latents, kl)
+
+    def _term(
+        self, log_probs: Tensor, old: Tensor | None, advantages: Tensor, mask: Tensor, clip: tuple[float, float]
+    ) -> PolicyTerm:
+        low, high = 1 - clip[0], 1 + clip[1]
+        current = log_probs.detach()
+        old = current if old is None else torch.where(old.isnan(), current, old)
+        log_ratio = torch.where(mask, log_probs - old, 0.0).clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
+        ratio = log_ratio.exp()
+        advantage = advantages[:, None].to(ratio.dtype).expand_as(ratio)
+        plain, bounded = -advantage * ratio, -advantage * ratio.clamp(low, high)
+        held = bounded > plain
+        # Not torch.maximum, which halves the gradient of what lies exactly on a bound.
+        loss = torch.where(held, bounded, plain)
+        ceiling = -advantage * self.dual_clip
+        dual = (advantage < 0) & (loss > ceiling) & mask
+        loss = torch.where(dual, ceiling, loss)
+        seen = ratio.detach()
+        return PolicyTerm(
+            loss=torch.where(mask, loss, 0.0).sum().to(torch.float32),
+            count=mask.sum(),
+            ratio_sum=torch.where(mask, seen, 0.0).sum(),
+            ratio_max=torch.where(mask, seen, 0.0).amax() if mask.numel() else seen.new_zeros(()),
+            ratio_min=torch.where(mask, seen, torch.inf).amin() if mask.numel() else seen.new_full((), torch.inf),
+            clipped_high=(held & (seen > high) & mask).sum(),
+            clipped_low=(held & (seen < low) & mask).sum(),
+            dual_clipped=dual.sum(),
+        )

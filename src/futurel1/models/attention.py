@@ -1,0 +1,209 @@
+"""Attention of branches that share a prompt, without computing what the mask would throw away.
+
+:class:`BranchMask` travels through a stock `transformers` model as its attention mask and says, where PyTorch's
+`scaled_dot_product_attention` meets it, how to attend; `torch.nn.attention.bias.CausalBias` works the same way.
+
+* CPU: the prompt attends to itself causally, all response tokens to the prompt without a mask, every branch to itself
+  causally, and the last two are merged by their log-sum-exp. No mask and no second copy of the prompt's keys exist.
+* CUDA: flex attention, whose kernel skips blocks that are masked altogether.
+* Anything else, or with dropout: the dense mask. The log says so once.
+
+Shapes: Q rows of T tokens, N heads of D channels.
+"""
+
+import logging
+from collections.abc import Callable
+from functools import cache, cached_property
+from importlib.util import find_spec
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from futurel1.models.branching import PROMPT, PackedLayout, visible
+
+logger = logging.getLogger(__name__)
+Spans = list[tuple[slice, list[slice]]]
+"""Per row, the columns of its prompt and of each of its branches that has any."""
+
+
+class BranchMask(Tensor):
+    """(Q, 1, T, T) bool mask of packed rows whose entries do not exist until somebody asks for them.
+
+    Its storage is a single element; only :func:`torch.nn.functional.scaled_dot_product_attention` may read it.
+
+    Args:
+        packed: the layout whose :attr:`~futurel1.models.branching.PackedLayout.attend` this mask stands for.
+    """
+
+    packed: PackedLayout
+
+    def __new__(cls, packed: PackedLayout) -> Self:  # noqa: D102 (documented at the class)
+        rows, width = packed.branch.shape
+        shape = torch.ones((), dtype=torch.bool, device=packed.branch.device).expand(rows, 1, width, width)
+        mask = shape.as_subclass(cls)
+        mask.packed = packed
+        return mask
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Attend as the class says; everything else (shape, dtype, device) is an ordinary tensor's."""
+        if func is F.scaled_dot_product_attention:
+            return _attend(*args, **(kwargs or {}))
+        return super().__torch_function__(func, types, args, kwargs or {})  # type: ignore[no-untyped-call]
+
+    @cached_property
+    def spans(self) -> Spans:
+        """Where the prompt and the branches of every row are."""
+        return [_row_spans(row) for row in self.packed.branch]
+
+    @cached_property
+    def block_mask(self) -> Any:
+        """The mask as flex attention takes it; made once for all layers."""
+        from torch.nn.attention.flex_attention import create_block_mask
+
+        branch = self.packed.branch
+        rows, width = branch.shape
+
+        def sees(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+            return visible(branch[row, query], branch[row, key], query, key)
+
+        return create_block_mask(sees, rows, None, width, width, device=branch.device.type)
+
+
+def shared_prompt_mask(packed: PackedLayout, attn_implementation: str, dtype: torch.dtype) -> Tensor:
+    """(Q, 1, T, T) mask of a packed layout for one of the implementations of `transformers`.
+
+    Args:
+        packed: the layout.
+        attn_implementation: ``"sdpa"``, which takes a :class:`BranchMask`; others get a dense additive mask.
+        dtype: dtype of the hidden states.
+    """
+    if attn_implementation == "sdpa":
+        return BranchMask(packed)
+    attend = packed.attend
+    return torch.zeros(attend.shape, dtype=dtype, device=attend.device).masked_fill(~attend, torch.finfo(dtype).min)
+
+
+def _row_spans(branch: Tensor) -> tuple[slice, list[slice]]:
+    """(T,) branch of every column to the columns of the prompt and of each branch: every one is a single run."""
+    prompt, branches, start = slice(0, 0), [], 0
+    values, counts = torch.unique_consecutive(branch, return_counts=True)
+    for value, count in zip(values.tolist(), counts.tolist(), strict=True):
+        columns = slice(start, start + count)
+        if value == PROMPT:
+            prompt = columns
+        elif value >= 0:
+            branches.append(columns)
+        start += count
+    return prompt, branches
+
+
+def _attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: BranchMask,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    """`scaled_dot_product_attention` under a branch mask: (Q, N, T, D) each, keys of fewer heads with `enable_gqa`."""
+    if enable_gqa:
+        key, value = (part.repeat_interleave(query.shape[1] // part.shape[1], dim=1) for part in (key, value))
+    device = query.device.type
+    if torch.is_autocast_enabled(device):
+        # What autocast does for the stock function; neither the kernels below nor flex attention are on its list.
+        query, key, value = (part.to(torch.get_autocast_dtype(device)) for part in (query, key, value))
+    why = _no_skipping(device, dropout_p)
+    if why is not None:
+        _say_once(f"branches that share a prompt attend with a dense mask: {why}")
+        dense = attn_mask.packed.attend
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=dense, dropout_p=dropout_p, scale=scale)
+    if device == "cuda":
+        out: Tensor = _compiled_flex_attention()(query, key, value, block_mask=attn_mask.block_mask, scale=scale)
+        return out
+    return _BranchAttention.apply(query, key, value, attn_mask.spans, scale)  # type: ignore[no-any-return]
+
+
+def _no_skipping(device: str, dropout: float) -> str | None:
+    """Why masked blocks cannot be skipped here; None where they can."""
+    if dropout > 0:
+        return f"attention dropout is {dropout}, which only the stock kernels draw"
+    if device == "cuda" and find_spec("triton") is None:
+        return "flex attention on CUDA needs triton, which is not installed"
+    return None if device in ("cpu", "cuda") else f"no attention on {device!r} skips masked blocks"
+
+
+@cache
+def _compiled_flex_attention() -> Callable[..., Any]:
+    """Flex attention as a fused kernel; not compiled, it would build all scores."""
+    from torch.nn.attention.flex_attention import flex_attention
+
+    return torch.compile(flex_attention)
+
+
+@cache
+def _say_once(message: str) -> None:
+    logger.warning(message)
+
+
+def _flash(query: Tensor, key: Tensor, value: Tensor, causal: bool, scale: float | None) -> tuple[Tensor, Tensor]:
+    """Output (1, N, L, D) and log-sum-exp (1, N, L) of PyTorch's own CPU kernel, which the public function hides."""
+    out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+        query, key, value, is_causal=causal, scale=scale
+    )
+    return out, lse
+
+
+class _BranchAttention(torch.autograd.Function):
+    """Packed rows on the CPU, a prompt and a branch at a time: their lengths differ, and slices need no padding.
+
+    Softmax over the prompt and the own branch together is both softmaxes weighted by exp(own log-sum-exp - total). In
+    backward, a kernel that is given the total log-sum-exp and the total output computes the exact probabilities and
+    gradients of the keys it is shown, so the two parts add up (as in ring attention, arXiv 2310.01889).
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, spans: Spans, scale: float | None
+    ) -> Tensor:  # fmt: skip
+        # As the kernel has it: at least float32, in which the two parts are merged.
+        precise = torch.promote_types(query.dtype, torch.float32)
+        out, lse = torch.zeros_like(query), query.new_zeros(query.shape[:3], dtype=precise)
+        for row, (prompt, branches) in enumerate(spans):
+            q, k, v, o, total = (part[row : row + 1] for part in (query, key, value, out, lse))
+            for own in (prompt, *branches):
+                o[:, :, own], total[:, :, own] = _flash(q[:, :, own], k[:, :, own], v[:, :, own], True, scale)
+            if branches:
+                after = slice(branches[0].start, branches[-1].stop)
+                of_prompt, lse_prompt = _flash(q[:, :, after], k[:, :, prompt], v[:, :, prompt], False, scale)
+                share = (lse_prompt - total[:, :, after]).sigmoid()[..., None]
+                o[:, :, after] = torch.lerp(o[:, :, after].to(precise), of_prompt.to(precise), share).to(o.dtype)
+                total[:, :, after] = torch.logaddexp(total[:, :, after], lse_prompt)
+        ctx.save_for_backward(query, key, value, out, lse)
+        ctx.spans, ctx.scale = spans, scale
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        query, key, value, out, lse = ctx.saved_tensors
+        gradients = [torch.zeros_like(part) for part in (query, key, value)]
+        for row, (prompt, branches) in enumerate(ctx.spans):
+            parts = [(prompt, prompt, True), *((own, own, True) for own in branches)]
+            if branches:
+                parts.append((slice(branches[0].start, branches[-1].stop), prompt, False))
+            for asks, seen, causal in parts:
+                at = [asks, asks, seen, seen, asks, asks]
+                g, q, k, v, o, total = (
+                    part[row : row + 1, :, columns]
+                    for part, columns in zip((grad, query, key, value, out, lse), at, strict=True)
+                )
+                found = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
+                    g, q, k, v, o, total, 0.0, causal, scale=ctx.scale
+                )
+                for gradient, part, columns in zip(gradients, found, (asks, seen, seen), strict=True):
+                    gradient[row : row + 1, :, columns] += part
+        return *gradients, None, None

@@ -1,0 +1,55 @@
+"""Where a module's start weights come from."""
+
+import logging
+import zipfile
+from pathlib import Path
+
+import torch
+
+from futurel1.errors import CheckpointError, MissingFileError
+
+logger = logging.getLogger(__name__)
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+EXPORT_FOLDER = "huggingface"
+"""Folder inside a run folder that holds the Hugging Face export."""
+
+
+def start_checkpoint(init_from: str | None) -> Path | None:
+    """The Lightning checkpoint that `init_from` means; None when it means a Hugging Face folder, or nothing.
+
+    A run folder without an export (a run that was killed) stands for its newest checkpoint.
+    """
+    if init_from is None:
+        return None
+    start = Path(init_from)
+    if start.suffix == ".ckpt":
+        return start
+    has_weights = (start / EXPORT_FOLDER).is_dir() or (start / "config.json").is_file()
+    return newest_checkpoint(start) if not has_weights and (start / "checkpoints").is_dir() else None
+
+
+def start_folder(backbone: str, init_from: str | None) -> str:
+    """Where configuration, processor and (without a checkpoint) weights come from."""
+    if init_from is None or start_checkpoint(init_from) is not None:
+        return backbone
+    export = Path(init_from) / EXPORT_FOLDER
+    return str(export) if export.is_dir() else init_from
+
+
+def newest_checkpoint(run: Path) -> Path:
+    """The readable checkpoint of a run folder that was written last; damaged newer ones are named in the log.
+
+    Raises:
+        MissingFileError: there is none.
+        CheckpointError: there are some, all damaged.
+    """
+    found = sorted((run / "checkpoints").glob("*.ckpt"), key=lambda file: file.stat().st_mtime_ns, reverse=True)
+    if not found:
+        raise MissingFileError(f"{run}/checkpoints has no *.ckpt; the run ended before its first checkpoint")
+    for file in found:
+        # A file that was cut off has lost the directory at the end of its archive; a sharded one its metadata.
+        if (file / ".metadata").is_file() if file.is_dir() else zipfile.is_zipfile(file):
+            return file
+        logger.warning("%s is damaged (the run was killed while it was written?): trying an older checkpoint", file)
+    raise CheckpointError(f"all checkpoints in {run}/checkpoints are damaged: {[file.name for file in found]}")

@@ -1,0 +1,66 @@
+"""Whether the answer is right."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from futurel1.rewards.base import Reward, RewardInputs
+from futurel1.rewards.judge import AnswerItem, Judge
+from futurel1.rewards.repetition import REPETITION_LIMIT, repetition_score
+from futurel1.rewards.responses import first_answer, normalize_response
+
+
+class AccuracyReward(Reward):
+    """1 for a right answer, 0 for a wrong one, -1 for a repetitive response (Future-L1, arXiv 2606.05769).
+
+    The rule comes first: the first ``<answer>`` equals the ground truth, apart from case, blanks and surrounding
+    brackets, quotes and full stops. What fails the rule goes to the judge, all of it in one call; no answer is wrong
+    without asking, and a repetitive response is not asked about. `inputs.correct`, where given, is returned as it is.
+
+    Args:
+        judge: asked about answers that differ from the ground truth; None: they are wrong.
+    """
+
+    def __init__(self, judge: Judge | None = None) -> None:
+        self.judge = judge
+
+    def __call__(self, inputs: RewardInputs) -> Tensor:
+        """Score N rollouts.
+
+        Args:
+            inputs: the rollouts.
+
+        Returns:
+            (N,) float32; NaN where the judge's call failed.
+
+        Raises:
+            JudgeError: the judge refuses the calls, or too many of them fail.
+        """
+        device = inputs.group_ids.device
+        if inputs.correct is not None:
+            return inputs.correct.to(device, torch.float32)
+        values: list[float] = []
+        asked: dict[int, AnswerItem] = {}
+        rows = zip(inputs.responses, inputs.answers, inputs.problems, strict=True)
+        for row, (response, ground_truth, problem) in enumerate(rows):
+            answer = first_answer(normalize_response(response))
+            truth = normalize_response(ground_truth)
+            truth = first_answer(truth) or truth
+            if repetition_score(response) > REPETITION_LIMIT:
+                values.append(-1.0)
+                continue
+            right = bool(_bare(answer)) and _bare(answer) == _bare(truth)
+            values.append(float(right))
+            if answer and not right:
+                asked[row] = AnswerItem(problem, truth, answer)
+        if self.judge is not None and asked:
+            verdicts = self.judge.judge_answers(list(asked.values()))
+            for row, verdict in zip(asked, verdicts, strict=True):
+                values[row] = math.nan if verdict.failed else float(verdict.value is True)
+        return torch.tensor(values, dtype=torch.float32, device=device)
+
+
+def _bare(answer: str) -> str:
+    """An answer as the rule compares it. Signs that change a value (``-``, ``%``) stay."""
+    return " ".join(answer.casefold().split()).lstrip("([{\"'`* ").rstrip(")]}\"'`*.,:;!? ")

@@ -1,0 +1,501 @@
+"""Collects rollout batches: prompts are sampled, answered, scored and filtered until a batch is full.
+
+Everything is decided for all ranks together and in the order of the prompts, so that a rollout batch is the same
+whatever the number of processes.
+"""
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from futurel1.data.chat import EncodedSample
+from futurel1.errors import ConfigError, FutureL1Error
+from futurel1.models.policies import LatentPolicy
+from futurel1.rollout.experience import Experience, Group, join_groups, move_vision
+
+logger = logging.getLogger(__name__)
+
+KEPT, EASY, HARD, FAILED, SKIPPED = "kept", "dropped_easy", "dropped_hard", "dropped_failed", "skipped"
+OUTCOMES = (KEPT, EASY, HARD, FAILED, SKIPPED)
+
+
+class RolloutError(FutureL1Error, RuntimeError):
+    """No rollout batch can be made: nothing passes the filter, or too many rewards fail."""
+
+
+class PromptSource(Protocol):
+    """An endless stream of prompts; every place in it (a *draw*) is always the same prompt."""
+
+    def take(self, first: int, count: int, rank: int, world_size: int) -> Iterable[tuple[int, EncodedSample | None]]:
+        """Prompts of the draws `first + rank`, `first + rank + world_size`, ... below `first + count`.
+
+        Returns:
+            (draw, prompt); None in place of a record that could not be used and was reported.
+        """
+        ...
+
+
+class RolloutSampler(Protocol):
+    """What the collector needs of a policy; :class:`futurel1.modules.LADAPOModule` is one."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where rollouts are made and trained on."""
+        ...
+
+    @property
+    def latent_policy(self) -> LatentPolicy:
+        """The policy that latents are drawn from."""
+        ...
+
+    @property
+    def pad_token_id(self) -> int:
+        """Id that fills prompts and responses."""
+        ...
+
+    def on_collect(self) -> None:
+        """Called by all ranks before a rollout batch is sampled."""
+        ...
+
+    def sample_groups(self, prompts: Sequence[tuple[int, EncodedSample]]) -> tuple[list[Group], list[dict[str, Any]]]:
+        """Answer and score prompts: a group of each, and one plain record per rollout for the sample log."""
+        ...
+
+    def score_behaviour(self, experience: Experience) -> tuple[Tensor, Tensor]:
+        """(N, R) and (N, S) log-probabilities under the current policy, without gradient."""
+        ...
+
+    def score_reference(self, experience: Experience) -> Tensor | None:
+        """(N, R) log-probabilities under the frozen reference; None without one."""
+        ...
+
+
+@dataclass(frozen=True)
+class RolloutSettings:
+    """How rollout batches are collected and used.
+
+    Args:
+        rollout_batch_size: groups of an update phase, over all ranks.
+        num_minibatches: optimizer steps that a rollout batch is divided into.
+        num_epochs: passes over a rollout batch.
+        filter_key: reward part (or ``total``) whose group mean decides; None keeps every group.
+        filter_low: groups at or below are too hard.
+        filter_high: groups at or above are too easy.
+        max_rounds: most rounds of `rollout_batch_size` prompts for one rollout batch.
+        max_failed: largest share of rollouts of a round without a reward.
+
+    Raises:
+        ConfigError: numbers outside their range.
+    """
+
+    rollout_batch_size: int = 64
+    num_minibatches: int = 1
+    num_epochs: int = 1
+    filter_key: str | None = "accuracy"
+    filter_low: float = 0.1
+    filter_high: float = 0.9
+    max_rounds: int = 20
+    max_failed: float = 0.5
+
+    def __post_init__(self) -> None:
+        for name in ("rollout_batch_size", "num_minibatches", "num_epochs", "max_rounds"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.num_minibatches > self.rollout_batch_size:
+            raise ConfigError(
+                f"num_minibatches={self.num_minibatches} of a rollout batch of {self.rollout_batch_size} groups leaves "
+                "empty ones; choose fewer"
+            )
+        if not self.filter_low < self.filter_high:
+            raise ConfigError(f"filter_low must be below filter_high, got {self.filter_low} and {self.filter_high}")
+        if not 0 <= self.max_failed <= 1:
+            raise ConfigError(f"max_failed is a share between 0 and 1, got {self.max_failed}")
+
+    @property
+    def is_on_policy(self) -> bool:
+        """Whether a rollout batch makes one update only, so that all of it is the current policy's."""
+        return self.num_minibatches * self.num_epochs == 1
+
+    def judge(self, group: Group) -> str:
+        """What becomes of a group."""
+        if int(group.valid.sum()) < 2:
+            return FAILED
+        if self.filter_key is None:
+            return KEPT
+        values = group.rewards if self.filter_key == "total" else group.parts.get(self.filter_key)
+        if values is None:
+            known = ", ".join(["total", *group.parts])
+            raise ConfigError(f"filter_key={self.filter_key!r} is no reward part; there are {known}")
+        # A part without a weight may have failed where the total is known.
+        values = values[group.valid & values.isfinite()]
+        if len(values) < 2:
+            return FAILED
+        # In float64: 1 of 10 is 0.1, and not a little above it.
+        mean = float(values.double().mean())
+        if mean <= self.filter_low:
+            return HARD
+        return EASY if mean >= self.filter_high else KEPT
+
+
+@dataclass
+class RolloutBatch:
+    """One rollout batch, as far as it belongs to this rank.
+
+    Attributes:
+        micro_batches: per minibatch, per micro-batch, its groups; a micro-batch may be empty.
+        total_tokens: per minibatch, its tokens over all micro-batches and ranks.
+        statistics: numbers to log, the same on all ranks.
+    """
+
+    micro_batches: list[list[list[Group]]]
+    total_tokens: list[int]
+    statistics: dict[str, float] = field(default_factory=dict)
+
+
+def gather(value: Any) -> list[Any]:
+    """Every rank's value, in order of rank; pickled, so for small things."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return [value]
+    values: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(values, value)
+    return values
+
+
+class RolloutCollector:
+    """Samples, scores and filters until a rollout batch is full.
+
+    Args:
+        sampler: the policy.
+        source: the prompts.
+        settings: see :class:`RolloutSettings`.
+        micro_batches: micro-batches per minibatch and rank (the Trainer's accumulation).
+        rank: this process's place.
+        world_size: number of processes.
+        log_samples: called with the number of the rollout batch and plain records of its rollouts.
+
+    Raises:
+        ConfigError: a rollout batch that cannot be shared among the ranks.
+    """
+
+    def __init__(
+        self,
+        sampler: RolloutSampler,
+        source: PromptSource,
+        settings: RolloutSettings,
+        *,
+        micro_batches: int = 1,
+        rank: int = 0,
+        world_size: int = 1,
+        log_samples: Callable[[int, Sequence[dict[str, Any]]], None] | None = None,
+    ) -> None:
+        if settings.rollout_batch_size % world_size:
+            raise ConfigError(
+                f"rollout_batch_size={settings.rollout_batch_size} prompts cannot be shared evenly among {world_size} "
+                "processes; choose a multiple"
+            )
+        self.sampler = sampler
+        self.source = source
+        self.settings = settings
+        self.micro_batches = micro_batches
+        self.rank = rank
+        self.world_size = world_size
+        self._log_samples = log_samples
+        self._draw = 0
+        self._collected = 0
+        self._leftovers: list[Group] = []
+        self._current: list[Group] = []
+        self._stand_in: Group
+
+    @property
+    def collected(self) -> int:
+        """Rollout batches made so far."""
+        return self._collected
+
+    # ------------------------------------------------------------------ collecting
+
+    def collect(self) -> RolloutBatch:
+        """Make the next rollout batch.
+
+        Raises:
+            RolloutError: no group passed the filter in `max_rounds` rounds, or too many rewards failed.
+        """
+        began = time.perf_counter()
+        size, settings = self.settings.rollout_batch_size, self.settings
+        # Nothing of the state changes before all has gone well: a run that failed here is resumed from before.
+        held, position = list(self._leftovers), self._draw
+        self.sampler.on_collect()
+        tally: Counter[str] = Counter()
+        seen: list[dict[str, float]] = []
+        rounds = 0
+        while True:
+            draws = [draw for part in gather([group.draw for group in held]) for draw in part]
+            if len(draws) >= size or rounds == settings.max_rounds:
+                break
+            rounds += 1
+            groups = self._sample_round(position, tally)
+            position += size
+            seen += [summary(group) for group in groups]
+            for group in groups:
+                outcome = settings.judge(group)
+                tally[outcome] += 1
+                if outcome == KEPT:
+                    held.append(group)
+            self._check_failures(groups)
+        totals: Counter[str] = Counter()
+        for part in gather(dict(tally)):
+            totals.update(part)
+        if not draws:
+            passed = f"{settings.filter_low} < mean {settings.filter_key} < {settings.filter_high}"
+            raise RolloutError(
+                f"none of {sum(totals.values())} prompts is left after {rounds} rounds (filter: "
+                f"{passed if settings.filter_key else 'none'}): {describe(totals)}. Choose easier or harder prompts, a "
+                "wider filter, or filter_key: null"
+            )
+        if len(draws) < size:
+            logger.warning(
+                "rollout batch %d has %d of %d groups after %d rounds (max_rounds): %s",
+                self._collected, len(draws), size, rounds, describe(totals),
+            )  # fmt: skip
+        chosen = sorted(draws)[:size]
+        leftovers = [group for group in held if group.draw > chosen[-1]]
+        current, stand_in = self._exchange([group for group in held if group.draw <= chosen[-1]], chosen)
+        batch = self._arrange(current, chosen)
+        # Groups that later policies train on are scored under this one while it is the current one.
+        behind = [] if settings.is_on_policy else [part for parts in batch.micro_batches for part in parts if part]
+        chunk = max(1, size // (self.world_size * settings.num_minibatches * self.micro_batches))
+        behind += [leftovers[start : start + chunk] for start in range(0, len(leftovers), chunk)]
+        for groups in behind:
+            self._remember_behaviour(groups)
+        self._remember_reference(batch, stand_in)
+        rows = [row for part in gather(seen) for row in part]
+        batch.statistics = {
+            **means(rows),
+            **{f"prompts/{name}": float(totals[name]) for name in OUTCOMES},
+            "prompts/sampled": float(sum(totals.values())),
+            "prompts/leftover": float(len(draws) - len(chosen)),
+            "rollout/rounds": float(rounds),
+            "rollout/groups": float(len(chosen)),
+            "rollout/seconds": time.perf_counter() - began,
+        }
+        self._draw, self._collected = position, self._collected + 1
+        self._current, self._stand_in, self._leftovers = current, stand_in, leftovers
+        return batch
+
+    def _sample_round(self, first: int, tally: Counter[str]) -> list[Group]:
+        prompts = []
+        for draw, sample in self.source.take(first, self.settings.rollout_batch_size, self.rank, self.world_size):
+            if sample is None:
+                tally[SKIPPED] += 1
+            else:
+                prompts.append((draw, sample))
+        groups, records = self.sampler.sample_groups(prompts)
+        if self._log_samples is not None:
+            self._log_samples(self._collected, records)
+        return groups
+
+    def _check_failures(self, groups: Sequence[Group]) -> None:
+        counts = gather((sum(int((~group.valid).sum()) for group in groups), sum(len(group.valid) for group in groups)))
+        failed, rollouts = sum(part[0] for part in counts), sum(part[1] for part in counts)
+        if rollouts and failed > self.settings.max_failed * rollouts:
+            raise RolloutError(
+                f"{failed} of {rollouts} rollouts have no reward (a judge that is down, or a reward that returns NaN): "
+                f"more than max_failed={self.settings.max_failed}. Nothing was trained on them; repair the reward and "
+                "resume"
+            )
+
+    def _owner(self, place: int, count: int) -> tuple[int, int]:
+        """Minibatch and rank of the group at a place of the chosen ones."""
+        return place * self.settings.num_minibatches // count, place % self.world_size
+
+    def _exchange(self, groups: list[Group], chosen: Sequence[int]) -> tuple[list[Group], Group]:
+        """Hand every chosen group to the rank that trains on it, so that all have the same work.
+
+        Returns:
+            This rank's groups, and one to compute on (with weight 0) where other ranks have more micro-batches.
+        """
+        owner = {draw: self._owner(place, len(chosen))[1] for place, draw in enumerate(chosen)}
+        own = [draw for draw in chosen if owner[draw] == self.rank]
+        wanted = own or [chosen[0]]
+        some_idle = len(set(owner.values())) < self.world_size
+        mine = {group.draw: group for group in groups if group.draw in wanted}
+        moving = [group for group in groups if group.draw not in own or (some_idle and group.draw == chosen[0])]
+        # One group of every rank at a time: they take their pixels and features with them.
+        for place in range(max(gather(len(moving)))):
+            for parcel in gather(self._packed(moving[place]) if place < len(moving) else None):
+                if parcel is not None and parcel[0]["draw"] in wanted and parcel[0]["draw"] not in mine:
+                    state, sample, vision = parcel
+                    group = self._restored(state, sample)
+                    group.vision = move_vision(vision, self.sampler.device)
+                    mine[group.draw] = group
+        return [mine[draw] for draw in own], mine[wanted[0]]
+
+    @staticmethod
+    def _packed(group: Group) -> tuple[dict[str, Any], EncodedSample, Any]:
+        return group.state_dict(), group.sample, move_vision(group.vision, torch.device("cpu"))
+
+    def _restored(self, state: Mapping[str, Any], sample: EncodedSample) -> Group:
+        return Group.from_state_dict(state, sample, self.sampler.latent_policy, self.sampler.device)
+
+    def _arrange(self, current: Sequence[Group], chosen: Sequence[int]) -> RolloutBatch:
+        """Divide this rank's groups into minibatches and micro-batches, the same ones whenever it is asked."""
+        minibatch_of = {draw: self._owner(place, len(chosen))[0] for place, draw in enumerate(chosen)}
+        minibatches: list[list[Group]] = [[] for _ in range(self.settings.num_minibatches)]
+        for group in current:
+            minibatches[minibatch_of[group.draw]].append(group)
+        arranged, totals = [], []
+        for groups in minibatches:
+            totals.append(sum(gather(sum(group.num_tokens for group in groups))))
+            edges = [len(groups) * part // self.micro_batches for part in range(self.micro_batches + 1)]
+            arranged.append([groups[start:end] for start, end in pairwise(edges)])
+        return RolloutBatch(arranged, totals)
+
+    # ------------------------------------------------------------------ scores
+
+    def _remember_behaviour(self, groups: Sequence[Group]) -> None:
+        """Score a micro-batch under the policy that sampled it; groups that an earlier policy sampled have scores."""
+        if any(group.old_log_probs is None for group in groups):
+            log_probs, latent_log_probs = self.sampler.score_behaviour(self._join(groups))
+            self._share(groups, log_probs, "old_log_probs")
+            self._share(groups, latent_log_probs, "old_latent_log_probs")
+
+    def _remember_reference(self, batch: RolloutBatch, stand_in: Group) -> None:
+        """Score every micro-batch under the reference, once for all passes.
+
+        Empty ones too: with sharded weights the ranks have to run the model equally often.
+        """
+        for groups in (part for parts in batch.micro_batches for part in parts):
+            reference = self.sampler.score_reference(self._join(groups or [stand_in]))
+            if reference is not None:
+                self._share(groups, reference, "reference_log_probs")
+
+    @staticmethod
+    def _share(groups: Sequence[Group], values: Tensor, name: str) -> None:
+        """Give every group that has none yet its rows of (N, R) or (N, S) values."""
+        row = 0
+        for group in groups:
+            mask = group.rollout.latent_mask if name == "old_latent_log_probs" else group.rollout.response_mask
+            rows = slice(row, row + len(mask))
+            row += len(mask)
+            if getattr(group, name) is None:
+                setattr(group, name, values[rows, : mask.shape[1]].clone())
+
+    def _join(
+        self, groups: Sequence[Group], total_tokens: int = 1, statistics: Mapping[str, float] | None = None
+    ) -> Experience:
+        return join_groups(
+            groups,
+            pad_token_id=self.sampler.pad_token_id,
+            device=self.sampler.device,
+            total_tokens=total_tokens,
+            statistics=statistics,
+        )
+
+    def experience(self, groups: Sequence[Group], total_tokens: int, statistics: Mapping[str, float]) -> Experience:
+        """A micro-batch of groups; an empty one (another rank has more groups) is a stand-in that weighs nothing."""
+        if not groups:
+            stand_in = self._join([self._stand_in], max(1, total_tokens), statistics)
+            stand_in.valid = torch.zeros_like(stand_in.valid)
+            return stand_in
+        return self._join(groups, max(1, total_tokens), statistics)
+
+    # ------------------------------------------------------------------ state
+
+    def state_dict(self) -> dict[str, Any]:
+        """Place in the stream, the current rollout batch and what is left over, of all ranks; all have to call it."""
+        groups = {
+            name: sorted(
+                (state for part in gather([group.state_dict() for group in held]) for state in part),
+                key=lambda state: int(state["draw"]),
+            )
+            for name, held in (("current", self._current), ("leftovers", self._leftovers))
+        }
+        return {"draw": self._draw, "collected": self._collected, **groups}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state, whatever the number of ranks that it was taken with."""
+        self._draw, self._collected = state["draw"], state["collected"]
+        current, leftovers = state["current"], state["leftovers"]
+        places = {group["draw"]: place for place, group in enumerate(current)}
+        self._current = self._load(
+            [item for item in current if self._owner(places[item["draw"]], len(current))[1] == self.rank]
+        )
+        self._leftovers = self._load([item for item in leftovers if item["draw"] % self.world_size == self.rank])
+        if current:
+            self._stand_in = (self._current or self._load(current[:1]))[0]
+
+    def _load(self, states: Sequence[Mapping[str, Any]]) -> list[Group]:
+        groups = []
+        for state in states:
+            ((_, sample),) = self.source.take(state["draw"], 1, 0, 1)
+            if sample is None:
+                raise RolloutError(f"the record of {state['id']} can no longer be used; restore it to resume")
+            groups.append(self._restored(state, sample))
+        return groups
+
+    def current_batch(self) -> RolloutBatch:
+        """The rollout batch that was collected last, for a run that was stopped inside it; all ranks call it."""
+        chosen = sorted(draw for part in gather([group.draw for group in self._current]) for draw in part)
+        batch = self._arrange(self._current, chosen)
+        self._remember_reference(batch, self._stand_in)
+        return batch
+
+
+def summary(group: Group) -> dict[str, float]:
+    """Sums over one group's rollouts, from which :func:`means` makes what is logged."""
+    rollout, valid = group.rollout, group.valid
+    lengths = rollout.response_mask.sum(dim=1)
+    spans = torch.bincount(rollout.span_table[:, 0], minlength=len(rollout))
+    sums = {
+        "count": float(len(rollout)),
+        "valid": float(valid.sum()),
+        "tokens": float(lengths.sum()),
+        "tokens_squared": float(lengths.double().square().sum()),
+        "spans": float(spans.sum()),
+        "with_spans": float((spans > 0).sum()),
+        "latents": float(rollout.latent_mask.sum()),
+        "cut": float(sum(reason == "length" for reason in rollout.finish_reasons)),
+        "total": float(group.rewards[valid].sum()),
+        "total_squared": float(group.rewards[valid].double().square().sum()),
+    }
+    for name, values in group.parts.items():
+        known = values[valid & values.isfinite()].double()
+        sums |= {f"part/{name}": float(known.sum()), f"known/{name}": float(len(known))}
+    return sums
+
+
+def means(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """What is logged about all rollouts that were sampled for a batch, whether or not they were kept."""
+    if not rows:
+        return {}  # all of the batch was left over from the one before
+    sums: Counter[str] = Counter()
+    for row in rows:
+        sums.update(row)
+    count, valid = sums["count"], max(1.0, sums["valid"])
+    mean = sums["total"] / valid
+    parts = [name.removeprefix("part/") for name in rows[0] if name.startswith("part/")]
+    logs = {f"reward/{name}": sums[f"part/{name}"] / max(1.0, sums[f"known/{name}"]) for name in parts}
+    length = sums["tokens"] / count
+    return logs | {
+        "reward/total": mean,
+        "reward/std": max(0.0, sums["total_squared"] / valid - mean**2) ** 0.5,
+        "rollout/failed": count - sums["valid"],
+        "rollout/tokens": sums["tokens"],
+        "rollout/response_length": length,
+        "rollout/response_length_std": max(0.0, sums["tokens_squared"] / count - length**2) ** 0.5,
+        "rollout/cut_share": sums["cut"] / count,
+        "rollout/spans": sums["spans"] / count,
+        "rollout/span_share": sums["with_spans"] / count,
+        "rollout/latents": sums["latents"] / count,
+    }
+
+
+def describe(tally: Mapping[str, int]) -> str:
+    """Counts in words."""
+    return ", ".join(f"{tally.get(name, 0)} {name.replace('_', ' ')}" for name in OUTCOMES)

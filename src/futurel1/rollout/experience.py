@@ -1,0 +1,336 @@
+"""Typed experience: the rollouts of one prompt (a group), and groups joined into a micro-batch.
+
+Shapes: G rollouts of a prompt, N rollouts of a micro-batch, R response positions, S latents, H hidden size.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from futurel1.data import PromptBatch
+from futurel1.data.chat import EncodedSample
+from futurel1.data.collate import Fetched
+from futurel1.data.prompts import PromptCollator
+from futurel1.errors import BatchError, CheckpointError
+from futurel1.models import Vision, VisionFeatures
+from futurel1.models.decoding import Rollout
+from futurel1.models.policies import LatentPolicy
+
+_WIDTHS = {
+    "responses": "response_mask", "response_mask": "response_mask", "log_probs": "response_mask",
+    "chosen_mask": "response_mask", "slot_mask": "response_mask",
+    "latents": "latent_mask", "latent_mask": "latent_mask", "span_ids": "latent_mask",
+    "latent_log_probs": "latent_mask",
+}  # fmt: skip
+"""Per-rollout tensors, and the mask that says how wide they have to be."""
+
+
+@dataclass
+class Group:
+    """All rollouts of one prompt with their rewards.
+
+    Attributes:
+        draw: place of the prompt in the endless stream of prompts.
+        sample: the encoded prompt.
+        rollout: its G responses.
+        parts: (G,) raw reward parts by name.
+        rewards: (G,) total rewards, NaN where `valid` is False.
+        valid: (G,) bool, False where a reward could not be computed.
+        advantages: (G,).
+        vision: features of the prompt's images and videos when the tower is frozen.
+        old_log_probs: (G, R) under the policy that sampled, where later policies train on the group; else None.
+        old_latent_log_probs: (G, S), the same for latents.
+        reference_log_probs: (G, R) under the frozen reference; None: not computed (yet).
+    """
+
+    draw: int
+    sample: EncodedSample
+    rollout: Rollout
+    parts: dict[str, Tensor]
+    rewards: Tensor
+    valid: Tensor
+    advantages: Tensor
+    vision: Vision | None = None
+    old_log_probs: Tensor | None = None
+    old_latent_log_probs: Tensor | None = None
+    reference_log_probs: Tensor | None = None
+
+    @property
+    def num_tokens(self) -> int:
+        """Response tokens that are trained on: all that the policy chose, and latents, of valid rollouts."""
+        rollout = self.rollout
+        return int(((rollout.chosen_mask | rollout.slot_mask) & self.valid[:, None]).sum())
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything but what can be made again: the encoded prompt, its features and the reference's scores."""
+        rollout = {field.name: getattr(self.rollout, field.name) for field in fields(self.rollout)}
+        del rollout["policy"]
+        tensors = {
+            "rewards": self.rewards, "valid": self.valid, "advantages": self.advantages,
+            "old_log_probs": self.old_log_probs, "old_latent_log_probs": self.old_latent_log_probs,
+        }  # fmt: skip
+        state = {
+            "draw": self.draw,
+            "id": self.sample.sample_id,
+            "rollout": rollout,
+            "parts": dict(self.parts),
+            **tensors,
+        }
+        on_cpu: dict[str, Any] = _map_tensors(state, torch.device("cpu"))
+        return on_cpu
+
+    @classmethod
+    def from_state_dict(
+        cls, state: Mapping[str, Any], sample: EncodedSample, policy: LatentPolicy, device: torch.device
+    ) -> "Group":
+        """Put a group together again.
+
+        Raises:
+            CheckpointError: the prompt at its place in the stream is another one now.
+        """
+        if state["id"] != sample.sample_id:
+            raise CheckpointError(
+                f"the checkpoint holds rollouts of {state['id']}, but that place in the data is now "
+                f"{sample.sample_id}; resume with the same records and seed, or start a new run with model.init_from"
+            )
+        on_device = _map_tensors(dict(state), device)
+        names = ("draw", "parts", "rewards", "valid", "advantages", "old_log_probs", "old_latent_log_probs")
+        return cls(
+            sample=sample,
+            rollout=Rollout(**on_device["rollout"], policy=policy),
+            **{name: on_device[name] for name in names},
+        )
+
+
+def _map_tensors(value: Any, device: torch.device) -> Any:
+    if isinstance(value, Tensor):
+        return value.to(device)
+    if isinstance(value, dict):
+        return {name: _map_tensors(item, device) for name, item in value.items()}
+    return value
+
+
+class Experience:
+    """A micro-batch of groups, and what the whole optimizer step it belongs to has to share.
+
+    Not a dataclass: Lightning's precision plugins would convert its float32 and float64 log-probabilities.
+
+    Args:
+        prompt: B prompts.
+        rollout: N = B * G responses.
+        advantages: (N,).
+        valid: (N,) bool, rollouts that are trained on.
+        total_tokens: tokens of the whole optimizer step over micro-batches and ranks.
+        vision: features of the prompts' images and videos when the tower is frozen.
+        old_log_probs: (N, R) under the policy that sampled; NaN where that is the current one. None: everywhere.
+        old_latent_log_probs: (N, S), the same for latents.
+        reference_log_probs: (N, R) under the frozen reference; None without one.
+        statistics: what is to be logged about the rollout batch; empty but for its first micro-batch.
+    """
+
+    def __init__(
+        self,
+        prompt: PromptBatch,
+        rollout: Rollout,
+        advantages: Tensor,
+        valid: Tensor,
+        total_tokens: int,
+        vision: Vision | None = None,
+        old_log_probs: Tensor | None = None,
+        old_latent_log_probs: Tensor | None = None,
+        reference_log_probs: Tensor | None = None,
+        statistics: Mapping[str, float] | None = None,
+    ) -> None:
+        self.prompt = prompt
+        self.rollout = rollout
+        self.advantages = advantages
+        self.valid = valid
+        self.total_tokens = total_tokens
+        self.vision = vision
+        self.old_log_probs = old_log_probs
+        self.old_latent_log_probs = old_latent_log_probs
+        self.reference_log_probs = reference_log_probs
+        self.statistics = dict(statistics or {})
+
+    def __len__(self) -> int:
+        return len(self.rollout)
+
+    def to(self, device: torch.device | str) -> "Experience":
+        """The same experience; it was made on the device it is used on, and anything else is an error."""
+        own, wanted = self.advantages.device, torch.device(device)
+        if wanted.type != own.type or wanted.index not in (None, own.index):
+            raise BatchError(f"experience was sampled on {own}, it cannot be used on {wanted}")
+        return self
+
+
+def split_rollout(rollout: Rollout) -> list[Rollout]:
+    """The rollouts of each prompt, as narrow as their longest response."""
+    size = rollout.num_branches
+    return [_rows(rollout, start, size) for start in range(0, len(rollout), size)]
+
+
+def _rows(rollout: Rollout, start: int, size: int) -> Rollout:
+    rows = slice(start, start + size)
+    widths = {name: int(getattr(rollout, name)[rows].sum(dim=1).max()) for name in ("response_mask", "latent_mask")}
+    cut: dict[str, Any] = {name: getattr(rollout, name)[rows, : widths[mask]].clone() for name, mask in _WIDTHS.items()}
+    table = rollout.span_table
+    table = table[(table[:, 0] >= start) & (table[:, 0] < start + size)]
+    return replace(
+        rollout, **cut, span_table=table - table.new_tensor([start, 0, 0, 0, 0]),
+        finish_reasons=rollout.finish_reasons[rows],
+    )  # fmt: skip
+
+
+def _pad(parts: Sequence[Tensor], value: float = 0.0) -> Tensor:
+    """Rows of all parts, padded on the right of dimension 1."""
+    width = max(part.shape[1] for part in parts)
+    return torch.cat(
+        [F.pad(part, (0, 0) * (part.dim() - 2) + (0, width - part.shape[1]), value=value) for part in parts]
+    )
+
+
+def join_rollouts(rollouts: Sequence[Rollout], pad_token_id: int) -> Rollout:
+    """One rollout of all prompts, padded to the longest response."""
+    first = rollouts[0]
+    for name in ("num_branches", "temperature"):
+        found = sorted({getattr(rollout, name) for rollout in rollouts})
+        if len(found) > 1:
+            raise BatchError(
+                f"rollouts of {name} {found} cannot be joined; resume with the settings they were made with"
+            )
+    fill = {"responses": pad_token_id, "span_ids": -1}
+    joined: dict[str, Any] = {
+        name: _pad([getattr(rollout, name) for rollout in rollouts], fill.get(name, 0)) for name in _WIDTHS
+    }
+    tables, row = [], 0
+    for rollout in rollouts:
+        tables.append(rollout.span_table + rollout.span_table.new_tensor([row, 0, 0, 0, 0]))
+        row += len(rollout)
+    reasons = [reason for rollout in rollouts for reason in rollout.finish_reasons]
+    return replace(first, **joined, span_table=torch.cat(tables), finish_reasons=reasons)
+
+
+def prompt_batch(samples: Sequence[EncodedSample], pad_token_id: int, device: torch.device) -> PromptBatch:
+    """Left-padded prompts on a device."""
+    return PromptCollator(pad_token_id)([Fetched(list(samples), [])]).to(device)
+
+
+def join_groups(
+    groups: Sequence[Group],
+    *,
+    pad_token_id: int,
+    device: torch.device,
+    total_tokens: int,
+    statistics: Mapping[str, float] | None = None,
+) -> Experience:
+    """Join groups into one micro-batch.
+
+    Args:
+        groups: at least one.
+        pad_token_id: id that fills prompts and responses.
+        device: where the prompts go; the groups' tensors are there.
+        total_tokens: tokens of the whole optimizer step.
+        statistics: what is to be logged with this micro-batch.
+    """
+
+    def optional(name: str, mask: str) -> Tensor | None:
+        parts = [getattr(group, name) for group in groups]
+        if all(part is None for part in parts):
+            return None
+        shapes = [getattr(group.rollout, mask).shape for group in groups]
+        return _pad(
+            [
+                torch.full(shape, torch.nan, device=device) if part is None else part
+                for part, shape in zip(parts, shapes, strict=True)
+            ]
+        )
+
+    return Experience(
+        prompt=prompt_batch([group.sample for group in groups], pad_token_id, device),
+        rollout=join_rollouts([group.rollout for group in groups], pad_token_id),
+        advantages=torch.cat([group.advantages for group in groups]),
+        valid=torch.cat([group.valid for group in groups]),
+        total_tokens=total_tokens,
+        vision=_join_vision([group.vision for group in groups]),
+        old_log_probs=optional("old_log_probs", "response_mask"),
+        old_latent_log_probs=optional("old_latent_log_probs", "latent_mask"),
+        reference_log_probs=optional("reference_log_probs", "response_mask"),
+        statistics=statistics,
+    )
+
+
+def split_vision(vision: Vision, samples: Sequence[EncodedSample]) -> list[Vision]:
+    """The features of each prompt's own images and videos."""
+    images = _split_features(vision.images, [_count(sample.image_grid_thw) for sample in samples])
+    videos = _split_features(vision.videos, [_count(sample.video_grid_thw) for sample in samples])
+    return [Vision(image, video) for image, video in zip(images, videos, strict=True)]
+
+
+def _count(grid: Tensor | None) -> int:
+    return 0 if grid is None else len(grid)
+
+
+def _split_features(features: VisionFeatures | None, counts: Sequence[int]) -> list[VisionFeatures | None]:
+    found: list[VisionFeatures | None] = []
+    first = 0
+    for count in counts:
+        if features is None or count == 0:
+            found.append(None)
+            continue
+        last = first + count
+        rows = slice(sum(features.counts[:first]), sum(features.counts[:last]))
+        seconds = features.seconds_per_grid
+        found.append(
+            VisionFeatures(
+                features.embeds[rows].clone(),
+                tuple(level[rows].clone() for level in features.deepstack),
+                features.grid_thw[first:last],
+                features.counts[first:last],
+                None if seconds is None else seconds[first:last],
+            )
+        )
+        first = last
+    return found
+
+
+def move_vision(vision: Vision | None, device: torch.device) -> Vision | None:
+    """The same features on a device."""
+
+    def moved(features: VisionFeatures | None) -> VisionFeatures | None:
+        if features is None:
+            return None
+        seconds = features.seconds_per_grid
+        return VisionFeatures(
+            features.embeds.to(device),
+            tuple(level.to(device) for level in features.deepstack),
+            features.grid_thw.to(device),
+            features.counts,
+            None if seconds is None else seconds.to(device),
+        )
+
+    return None if vision is None else Vision(moved(vision.images), moved(vision.videos))
+
+
+def _join_vision(parts: Sequence[Vision | None]) -> Vision | None:
+    present = [part for part in parts if part is not None]
+    if len(present) < len(parts):
+        return None  # features are made again, for all of them
+    return Vision(_join_features([part.images for part in present]), _join_features([part.videos for part in present]))
+
+
+def _join_features(parts: Sequence[VisionFeatures | None]) -> VisionFeatures | None:
+    present = [part for part in parts if part is not None]
+    if not present:
+        return None
+    seconds = [part.seconds_per_grid for part in present if part.seconds_per_grid is not None]
+    return VisionFeatures(
+        torch.cat([part.embeds for part in present]),
+        tuple(torch.cat(levels) for levels in zip(*(part.deepstack for part in present), strict=True)),
+        torch.cat([part.grid_thw for part in present]),
+        tuple(count for part in present for count in part.counts),
+        torch.cat(seconds) if seconds else None,
+    )

@@ -1,0 +1,318 @@
+"""Prompts of RL records, training records and FutureBench records: what is asked, what is known, what is refused."""
+
+import json
+from collections.abc import Callable
+from functools import partial
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from futurel1.data import Frame, RecordSource, Sample, Video, open_records, parse_rl_prompt
+from futurel1.data.chat import ChatEncoder
+from futurel1.data.prompts import PromptDataset, parse_futurebench, parse_prompt
+from futurel1.data.records import RawRecord, RecordFileError
+from futurel1.errors import RecordError
+from futurel1.metrics.functional import futurebench_prompt
+from futurel1.models import load_processor
+
+INSTRUCTION = "Please provide only the single option letter within the <answer> </answer> tags."
+OPTIONS = {"A": "up", "B": "down"}
+RL = {"problem": "What next?\nA. up\nB. down", "answer": "<answer>B</answer>", "videos": ["good.mp4"],
+      "problem_type": "multiple choice"}  # fmt: skip
+OPEN = {"problem": "What next?", "answer": "It falls.", "images": ["now.png"], "problem_type": "free-form"}
+TURNS = [{"from": "human", "value": "<image> What next?"}, {"from": "gpt", "value": "It moves.<image>"}]
+FRAMED = {"video": "good.mp4", "image": [2], "reasoning_image": [5], "conversations": TURNS, "answer": "B",
+          "options": OPTIONS, "question_type": "hop2"}  # fmt: skip
+UPSTREAM = {"video": "good.mp4", "question": "What next?", "answer": "Up. <rimage> <ans>It falls.</ans>",
+            "question_images_index": [2], "reasoning_images_index": [7]}  # fmt: skip
+PATHS = {"image": ["now.png"], "reasoning_image": ["not_there.png"], "conversations": TURNS, "answer": "B"}
+CHAT = {"messages": [{"role": "user", "content": "<video>What next?"},
+                     {"role": "assistant", "content": "<answer> It falls. </answer>"}],
+        "videos": ["good.mp4"]}  # fmt: skip
+BENCH = {"id": "q1", "video_path": "good.mp4", "question_type": "hop1",
+         "qa": {"Question": "What next?", "Options": dict.fromkeys("ABCD", "up"), "Answer": "d"}}  # fmt: skip
+KINDS = {"rl": RL, "open": OPEN, "framed": FRAMED, "upstream": UPSTREAM, "paths": PATHS, "chat": CHAT, "bench": BENCH}
+KEYS = {"question", "answer", "options", "question_type", "reference_length"}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with `good.mp4`, `more.mp4` and `now.png`; the videos are never opened."""
+    made = tmp_path / "data"
+    made.mkdir()
+    for name in ("good.mp4", "more.mp4"):
+        (made / name).write_bytes(b"a clip")
+    Image.new("RGB", (64, 48), (9, 9, 9)).save(made / "now.png")
+    return made
+
+
+@pytest.fixture
+def source(folder: Path) -> Callable[..., RecordSource]:
+    def source(*records: Any, data_root: Path | None = None) -> RecordSource:
+        (folder / "rl.jsonl").write_text("\n".join(map(json.dumps, records)), encoding="utf-8")
+        return open_records(folder / "rl.jsonl", parse=partial(parse_rl_prompt, data_root=data_root))
+
+    return source
+
+
+@pytest.fixture
+def ask(source: Callable[..., RecordSource]) -> Callable[..., Sample]:
+    """Parse one RL record, `RL` with changes; None takes a field away."""
+    return lambda **changes: source({**RL, **changes})[0]
+
+
+def parts(sample: Sample) -> list[str]:
+    """What the user says: texts, and the names of media files."""
+    (turn,) = sample.turns
+    assert turn.role == "user"
+    return [part if isinstance(part, str) else f"[{part.path.name}]" for part in turn.parts]
+
+
+# ---------------------------------------------------------------------------------------------------- what is asked
+
+
+def test_multiple_choice_puts_the_video_first_and_the_instruction_last(ask):
+    sample = ask(id="q7", reference_length=120)
+    assert parts(sample) == ["[good.mp4]", f"What next?\nA. up\nB. down\n{INSTRUCTION}"]
+    assert sample.id == "rl.jsonl:1"
+    assert sample.answer is None
+    assert sample.meta == {
+        "id": "q7",
+        "question": "What next?\nA. up\nB. down",
+        "answer": "B",
+        "options": None,
+        "question_type": "multiple choice",
+        "reference_length": 120,
+    }
+
+
+def test_the_instruction_is_that_of_the_benchmark():
+    assert futurebench_prompt(BENCH["qa"]).endswith(f"\n{INSTRUCTION}")
+
+
+def test_open_questions_have_no_instruction(source):
+    sample = source(OPEN)[0]
+    assert parts(sample) == ["[now.png]", "What next?"]
+    assert (sample.meta["answer"], sample.meta["question_type"]) == ("It falls.", "free-form")
+    assert source({**OPEN, "problem_type": None})[0].meta["question_type"] is None
+
+
+@pytest.mark.parametrize("written", ["multiple choice", "Multiple Choice", "multiple-choice", " MULTIPLE_CHOICE "])
+def test_spellings_of_multiple_choice_are_one(ask, written):
+    sample = ask(problem_type=written)
+    assert sample.meta["question_type"] == "multiple choice"
+    assert parts(sample)[-1].endswith(INSTRUCTION)
+
+
+def test_an_instruction_that_is_there_is_not_repeated(ask):
+    assert parts(ask(problem=f"What next? {INSTRUCTION}"))[-1] == f"What next? {INSTRUCTION}"
+
+
+def test_media_stand_where_their_markers_do(source):
+    record = {**OPEN, "problem": "First <video>, then <image>\nand <video>. What next?",
+              "videos": ["good.mp4", "more.mp4"]}  # fmt: skip
+    sample = source(record)[0]
+    assert parts(sample) == ["First ", "[good.mp4]", ", then ", "[now.png]", "\nand ", "[more.mp4]", ". What next?"]
+    assert [type(part) for part in sample.turns[0].parts if not isinstance(part, str)] == [Video, Frame, Video]
+    assert sample.meta["question"] == "First , then \nand . What next?"
+
+
+def test_without_markers_videos_come_first_and_images_second(ask):
+    sample = ask(videos=["good.mp4", "more.mp4"], images=["now.png"])
+    assert parts(sample)[:3] == ["[good.mp4]", "[more.mp4]", "[now.png]"]
+
+
+def test_a_marker_may_end_the_problem(ask):
+    assert parts(ask(problem="A. up B. down?\n<video>")) == ["A. up B. down?\n", "[good.mp4]", f"\n{INSTRUCTION}"]
+
+
+def test_embedded_images_are_read_from_the_record(folder):
+    stream = BytesIO()
+    Image.new("RGB", (64, 64), "navy").save(stream, "PNG")
+    image = {"bytes": stream.getvalue(), "path": None}
+    pq.write_table(pa.Table.from_pylist([{**OPEN, "images": [image, image]}]), folder / "rl.parquet")
+    sample = open_records(folder / "rl.parquet", parse=parse_rl_prompt)[0]
+    assert [frame.data for frame in sample.observed] == [stream.getvalue()] * 2
+    assert [str(frame.path) for frame in sample.observed] == [f"rl.parquet, record 1, image {n}" for n in (1, 2)]
+
+
+# ---------------------------------------------------------------------------------------------------- options, answers
+
+
+@pytest.mark.parametrize(
+    "options", [OPTIONS, ["up", "down"], ["A. up", "B. down"], ["(A) up", "B: down "], {**OPTIONS, "C": None}]
+)
+def test_options_are_appended_where_the_problem_lacks_them(ask, options):
+    sample = ask(problem="What comes up next?", options=options)
+    assert sample.meta["options"] == OPTIONS
+    assert parts(sample)[-1] == f"What comes up next?\nA. up\nB. down\n{INSTRUCTION}"
+    assert sample.meta["question"] == "What comes up next?\nA. up\nB. down"
+    assert parts(ask(options=options))[-1] == f"What next?\nA. up\nB. down\n{INSTRUCTION}"
+    assert parts(ask(problem="What next? (A) up (B) down", options=options))[-1].count("up") == 1
+
+
+def test_options_alone_make_a_question_multiple_choice(ask):
+    sample = ask(problem_type=None, options=OPTIONS)
+    assert sample.meta["question_type"] == "multiple choice"
+    assert parts(sample)[-1].endswith(INSTRUCTION)
+
+
+@pytest.mark.parametrize("empty", [[], {}, {"A": None}, None])
+def test_empty_options_are_none(source, empty):
+    sample = source({**OPEN, "options": empty})[0]
+    assert sample.meta["options"] is None
+
+
+@pytest.mark.parametrize("written", ["B", " b ", "(B)", "B.", "<answer>B</answer>", "<answer> B. down</answer>\n"])
+def test_the_letter_of_an_answer_is_found(ask, written):
+    assert ask(answer=written).meta["answer"] == "B"
+
+
+def test_the_text_of_an_option_is_its_letter(ask):
+    assert ask(answer="Down", options=OPTIONS).meta["answer"] == "B"
+
+
+@given(letter=st.sampled_from("ABCDEFG"), around=st.sampled_from(["{}", "({})", "{}.", "<answer>{}</answer>", " {} "]))
+def test_any_letter_survives_any_wrapping(letter, around, tmp_path_factory):
+    folder = tmp_path_factory.getbasetemp()
+    (folder / "clip.mp4").write_bytes(b"a clip")
+    raw = {**RL, "videos": ["clip.mp4"], "answer": around.format(letter)}
+    assert parse_rl_prompt(RawRecord(raw, folder / "a.json", 1, folder, "a.json")).meta["answer"] == letter
+
+
+# ---------------------------------------------------------------------------------------------------- other kinds
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_has_the_same_keys(source, kind):
+    sample = source(KINDS[kind])[0]
+    assert sample.meta.keys() >= KEYS
+    assert sample.meta["reference_length"] is None
+    assert source({**KINDS[kind], "reference_length": 7})[0].meta["reference_length"] == 7
+
+
+@pytest.mark.parametrize("kind", ["framed", "upstream", "paths", "chat"])
+def test_training_records_are_asked_as_their_own_parser_does(source, folder, kind):
+    sample = source(KINDS[kind])[0]
+    own = parse_prompt(RawRecord(KINDS[kind], folder / "rl.jsonl", 1, folder, "rl.jsonl"))
+    assert sample.turns == own.turns
+    assert sample.meta == {**own.meta, "reference_length": None}
+    assert sample.hints == ()
+
+
+def test_answers_of_training_records_lose_their_tags_too(source):
+    assert source({**PATHS, "answer": "<answer>B</answer>"})[0].meta["answer"] == "B"
+
+
+def test_benchmark_records_are_asked_as_their_own_parser_does(source, folder):
+    sample = source(BENCH)[0]
+    own = parse_futurebench(RawRecord(BENCH, folder / "rl.jsonl", 1, folder, "rl.jsonl"))
+    assert sample.turns == own.turns
+    assert sample.meta == {**own.meta, "question_type": "hop1", "reference_length": None}
+    assert sample.meta["answer"] == "D"
+
+
+def test_files_may_mix_all_kinds(source):
+    samples = list(source(*KINDS.values()))
+    assert [sample.id for sample in samples] == [f"rl.jsonl:{number}" for number in range(1, 1 + len(KINDS))]
+    assert [sample.meta["answer"] for sample in samples] == ["B", "It falls.", "B", "It falls.", "B", "It falls.", "D"]
+
+
+def test_mixed_parquet_has_nulls_for_fields_of_other_kinds(folder):
+    rows = [RL, FRAMED, BENCH, {**FRAMED, "image": None}]
+    columns = dict.fromkeys(name for row in rows for name in row)
+    pq.write_table(pa.Table.from_pylist([columns | row for row in rows]), folder / "mixed.parquet")
+    source = open_records(folder / "mixed.parquet", parse=parse_rl_prompt)
+    assert [source[number].meta["answer"] for number in range(3)] == ["B", "B", "D"]
+    with pytest.raises(RecordError, match=r"mixed\.parquet, record 4, field 'image' = None: no observed frame"):
+        source[3]
+
+
+def test_prompts_of_all_kinds_are_encoded(tmp_path):
+    Image.new("RGB", (64, 64)).save(tmp_path / "now.png")
+    (tmp_path / "rl.json").write_text(json.dumps([OPEN, {**PATHS, "question_type": "hop2"}]))
+    dataset = PromptDataset(
+        open_records(tmp_path / "rl.json", parse=parse_rl_prompt), ChatEncoder(load_processor("tiny"))
+    )
+    for index in (0, 1):
+        text = dataset.encoder.processor.tokenizer.decode(dataset[index].input_ids)
+        assert text.endswith("<|vision_end|>What next?<|im_end|>\n<|im_start|>assistant\n")
+        assert dataset[index].meta.keys() >= KEYS
+
+
+# ---------------------------------------------------------------------------------------------------- what is refused
+
+BAD: dict[str, tuple[dict[str, Any], str]] = {
+    "problem no text": ({"problem": 3}, r"field 'problem' = 3: int where a string is expected; write a string"),
+    "only markers": ({"problem": "<video> "}, r"field 'problem' = '<video>': empty question; write the question"),
+    "no answer": ({"answer": None}, r"field 'answer' = None: missing; add a string 'answer'"),
+    "blank answer": ({"answer": " "}, r"field 'answer' = ' ': empty"),
+    "blank in tags": ({"answer": "<answer> </answer>"}, r"field 'answer' = ' ': empty"),
+    "open tag": ({"answer": "<answer>B"},
+        r"field 'answer' = '<answer>B': not one pair of answer tags.*write <answer>B"),
+    "two answers": ({"answer": "<answer>B</answer><answer>C</answer>"},
+        r"field 'answer' = .*not one pair of answer tags"),
+    "text around": ({"answer": "It is <answer>B</answer>"}, r"field 'answer' = .*not one pair of answer tags"),
+    "no letter": ({"answer": "down"},
+        r"field 'answer' = 'down': not the letter of an option; write one of A, B, C and"),
+    "letter outside": ({"answer": "E", "options": OPTIONS},
+        r"field 'answer' = 'E': not the letter.*write one of A, B$"),
+    "no media": ({"videos": None}, r"field 'videos' = None: no video and no image; list files in videos or images"),
+    "empty media": ({"videos": []}, r"field 'videos' = \[\]: no video and no image"),
+    "videos no list": ({"videos": "good.mp4"}, r"field 'videos' = 'good.mp4': str where a list is expected"),
+    "image no path": ({"images": [3]}, r"field 'images' = 3: not an image; embed its bytes"),
+    "too many markers": ({"problem": "<video><video>?"},
+        r"field 'videos' = \['good.mp4'\]: 1 given, but the problem has 2 "
+                         r"<video> markers; write one <video> for each"),
+    "marker of others": ({"problem": "<image>?"},
+        r"field 'videos' = .*: 1 given, but the problem has 0 <video> markers"),
+    "unmarked image": ({"problem": "<video>?", "images": ["now.png"]},
+        r"field 'images' = .*: 1 given, but .* 0 <image>"),
+    "options no object": ({"options": "A. up"}, r"field 'options' = 'A. up': neither an object nor a list"),
+    "option no text": ({"options": {"A": 3}}, r"field 'options\.A' = 3: int where a string is expected"),
+    "blank option": ({"options": ["up", " "]}, r"field 'options\.B' = ' ': empty"),
+    "option names": ({"options": {"first": "up"}},
+        r"field 'options' = .*'first' is not a letter; name the options A, B"),
+    "many options": ({"options": ["x"] * 27}, r"field 'options' = .*: 27 options; write at most 26"),
+    "type with options": ({"problem_type": "ocr", "options": OPTIONS},
+        r"field 'problem_type' = 'ocr': a record with opt"),
+    "type no text": ({"problem_type": 1}, r"field 'problem_type' = 1: int where a string is expected"),
+    "length zero": ({"reference_length": 0}, r"field 'reference_length' = 0: not a number of tokens; write an integer"),
+    "length true": ({"reference_length": True}, r"field 'reference_length' = True: not a number of tokens"),
+    "length text": ({"reference_length": "9"}, r"field 'reference_length' = '9': not a number of tokens"),
+    "id a list": ({"id": [1]}, r"field 'id' = \[1\]: list where a text or a number is expected"),
+    "two kinds": ({"qa": BENCH["qa"]}, r"'problem' and 'qa' belong to different kinds of record; write it as an RL"),
+    "two other kinds": ({"messages": []}, r"'problem' and 'messages' belong to different kinds of record"),
+    "no kind": ({"problem": None}, r"unknown shape, its keys are: answer, problem_type, videos; write it as an RL rec.*"
+                r"a training record .* or a FutureBench record"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_bad_record_is_named(source, kind):
+    changes, says = BAD[kind]
+    with pytest.raises(RecordError, match=r"rl\.jsonl, record 2(, |: )" + says):
+        source(RL, {**RL, **changes})[1]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_missing_media_are_named_whatever_the_kind(source, kind):
+    gone = json.loads(json.dumps(KINDS[kind]).replace("good.mp4", "gone.mp4").replace("now.png", "gone.png"))
+    with pytest.raises(RecordFileError, match=r"rl\.jsonl, record 1.*there is no file .*gone\.(mp4|png); put it there"):
+        source(gone)[0]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_data_root_holds_whatever_the_kind(source, folder, kind):
+    inner = folder / "inner"
+    inner.mkdir()
+    with pytest.raises(RecordError, match=r"rl\.jsonl, record 1, field .*outside data_root"):
+        source(KINDS[kind], data_root=inner)[0]
+    assert source(KINDS[kind], data_root=folder)[0].meta["answer"]
