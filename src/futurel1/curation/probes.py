@@ -1,0 +1,224 @@
+"""The two probes of a candidate: is it answered from the observed frames, and with the hint frames added?"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import Dataset
+
+from futurel1.curation.results import MAX_ROLLOUTS, ProbeResult
+from futurel1.data import Frame, PromptBatch, RecordSource, Sample, parse_record
+from futurel1.data.chat import ChatEncoder, EncodedSample
+from futurel1.data.collate import Fetched, OnError
+from futurel1.data.prompts import PromptCollator, parse_prompt
+from futurel1.errors import ConfigError, FutureL1Error
+from futurel1.models import LatentReasoner
+from futurel1.models.transcript import transcripts
+from futurel1.rewards import AccuracyReward, RewardInputs
+
+__all__ = ["Candidate", "CandidateDataset", "Prober", "Respond", "SampledResponses", "with_hints"]
+
+Respond = Callable[[PromptBatch], list[str]]
+"""Answers each of B prompts G times: B * G texts, those of a prompt next to each other."""
+
+_LABEL = re.compile(r"(?:^|\n)\s*frame_(\d+)\s*$")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A record with hints, ready to be probed.
+
+    Attributes:
+        number: position in the source, from 0.
+        hints: number of hint frames.
+        question: what is asked, for the judge.
+        answer: the right answer.
+        base: the prompt with the observed frames.
+        hint: the same with the hint frames added.
+    """
+
+    number: int
+    hints: int
+    question: str
+    answer: str
+    base: EncodedSample
+    hint: EncodedSample
+
+
+def with_hints(prompt: Sample, hints: Sequence[Frame]) -> Sample:
+    """Show hint frames as further observed ones, behind the last of those.
+
+    Where the observed frames are labelled (`frame_3` before the third of the pool), the hints are too: frames of a pool
+    by their place in it, others by counting on.
+
+    Args:
+        prompt: the turns before the response, with one observed frame or more.
+        hints: future frames, in order.
+    """
+    places = [
+        (turn, part)
+        for turn, said in enumerate(prompt.turns)
+        for part, what in enumerate(said.parts)
+        if isinstance(what, Frame)
+    ]
+    turn, last = places[-1]
+    parts = prompt.turns[turn].parts
+    before = parts[last - 1] if last else None
+    label = _LABEL.search(before) if isinstance(before, str) else None
+    added: list[str | Frame] = []
+    for step, hint in enumerate(hints, 1):
+        if label:
+            added.append(f"frame_{hint.pool_index or int(label[1]) + step}")
+        added.append(hint)
+    shown = replace(prompt.turns[turn], parts=(*parts[: last + 1], *added, *parts[last + 1 :]))
+    return replace(prompt, turns=(*prompt.turns[:turn], shown, *prompt.turns[turn + 1 :]))
+
+
+class CandidateDataset(Dataset[Candidate | ProbeResult]):
+    """Candidates by record number; at once a result where there is nothing to probe.
+
+    Args:
+        source: the records, as stored.
+        encoder: turns prompts into tensors.
+        data_root: if given, media outside this folder are refused.
+        on_error: ``raise``: a record that cannot be read stops the run; ``skip``: it is a result of its own.
+    """
+
+    def __init__(
+        self, source: RecordSource, encoder: ChatEncoder, *, data_root: Path | None = None, on_error: OnError = "raise"
+    ) -> None:
+        self.source = source
+        self.encoder = encoder
+        self.data_root = data_root
+        self.on_error = on_error
+
+    def __getitem__(self, number: int) -> Candidate | ProbeResult:
+        try:
+            return self._candidate(number)
+        except FutureL1Error as error:
+            if self.on_error == "raise":
+                raise
+            return ProbeResult(number, self.source.id(number), "skipped", reason=f"{type(error).__name__}: {error}")
+
+    def _candidate(self, number: int) -> Candidate | ProbeResult:
+        record = self.source.raw(number)
+        place = {"file": record.name, "number": record.number, "folder": record.folder}
+        hints = parse_record(record.raw, **place, data_root=self.data_root, check_files=False).hints  # type: ignore[arg-type]
+        if not hints:
+            return ProbeResult(number, self.source.id(number), "no_hints")
+        prompt = parse_prompt(record, data_root=self.data_root)
+        return Candidate(
+            number=number,
+            hints=len(hints),
+            question=str(prompt.meta["question"]),
+            answer=str(prompt.meta["answer"]),
+            base=self.encoder.encode_prompt(prompt),
+            hint=self.encoder.encode_prompt(with_hints(prompt, hints)),
+        )
+
+
+class SampledResponses:
+    """Draws responses from a reasoner; they depend on the seed and the record, not on the batch or the shard.
+
+    The two prompts of a record have one name and so draw from the same random numbers, which takes noise out of the
+    gain.
+
+    Args:
+        reasoner: any model that :meth:`LatentReasoner.from_pretrained` loads.
+        rollouts: responses per prompt.
+        max_new_tokens: most tokens of a response; latents count.
+        temperature: divides logits before drawing.
+        top_p: draw among the most likely tokens that together have this probability.
+        seed: seed of the draws.
+    """
+
+    def __init__(
+        self,
+        reasoner: LatentReasoner,
+        *,
+        rollouts: int = 8,
+        max_new_tokens: int = 2048,
+        temperature: float = 0.9,
+        top_p: float = 0.99,
+        seed: int = 0,
+    ) -> None:
+        if not 1 <= rollouts <= MAX_ROLLOUTS:
+            raise ConfigError(f"rollouts must be from 1 to {MAX_ROLLOUTS}, got {rollouts}")
+        self.reasoner = reasoner
+        self._options: dict[str, Any] = {
+            "num_branches": rollouts,
+            "max_new_tokens": max_new_tokens,
+            "temperature": temperature,
+            "top_p": top_p,
+            "seed": seed,
+        }
+
+    def __call__(self, prompt: PromptBatch) -> list[str]:
+        """Answer every prompt `rollouts` times."""
+        device = self.reasoner.backbone.lm_head.weight.device
+        rollout = self.reasoner.generate(prompt.to(device), do_sample=True, **self._options)
+        return [text.text for text in transcripts(rollout, self.reasoner.processor.tokenizer)]
+
+
+class Prober:
+    """Probes candidates and counts right responses.
+
+    Args:
+        respond: answers prompts.
+        pad_token_id: id that fills the padding of prompts.
+        reward: 1 for a right response, NaN where that could not be found out.
+    """
+
+    def __init__(self, respond: Respond, pad_token_id: int, reward: AccuracyReward | None = None) -> None:
+        self._respond = respond
+        self._collate = PromptCollator(pad_token_id)
+        self._reward = reward or AccuracyReward()
+
+    def __call__(self, batch: Sequence[Candidate | ProbeResult]) -> list[ProbeResult]:
+        """Probe a batch.
+
+        Args:
+            batch: candidates, and results that are known already.
+
+        Returns:
+            One result for each, in the same order.
+
+        Raises:
+            JudgeError: the judge refuses the calls, or too many of them fail.
+        """
+        candidates = [item for item in batch if isinstance(item, Candidate)]
+        found = iter(self._probe(candidates) if candidates else ())
+        return [next(found) if isinstance(item, Candidate) else item for item in batch]
+
+    def _probe(self, candidates: Sequence[Candidate]) -> list[ProbeResult]:
+        prompts = (
+            [candidate.base for candidate in candidates],
+            [candidate.hint for candidate in candidates],
+        )
+        texts = [text for samples in prompts for text in self._respond(self._collate([Fetched(samples, [])]))]
+        rollouts = len(texts) // (2 * len(candidates))
+        asked = [candidate for _ in prompts for candidate in candidates for _ in range(rollouts)]
+        scores = self._reward(
+            RewardInputs(
+                responses=texts,
+                answers=[candidate.answer for candidate in asked],
+                problems=[candidate.question for candidate in asked],
+                group_ids=torch.arange(2 * len(candidates)).repeat_interleave(rollouts),
+                response_lengths=torch.zeros(len(texts), dtype=torch.int64),  # the rule does not look at them
+            )
+        ).view(2, len(candidates), rollouts)
+        unknown = scores.isnan().sum(dim=(0, 2)).tolist()
+        right = (scores == 1).sum(dim=2).tolist()
+        results = []
+        for candidate, missing, base, hint in zip(candidates, unknown, *right, strict=True):
+            result = ProbeResult(candidate.number, candidate.base.sample_id, "probed", candidate.hints, base, hint)
+            if missing:
+                reason = f"no verdict on {missing} of {2 * rollouts} responses"
+                result = replace(result, status="failed", base=0, hint=0, reason=reason)
+            results.append(result)
+        return results

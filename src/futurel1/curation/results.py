@@ -1,0 +1,250 @@
+"""What the probes found: a line per candidate in a folder that many processes write to, and a table of all."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from futurel1.errors import ConfigError, MissingFileError, RecordError
+
+__all__ = ["ProbeFolder", "ProbeResult", "ProbeTable", "Status", "write_whole"]
+
+Status = Literal["open", "probed", "no_hints", "failed", "skipped"]
+STATUSES: tuple[Status, ...] = get_args(Status)
+OPEN, PROBED, NO_HINTS, FAILED, SKIPPED = range(len(STATUSES))
+MAX_ROLLOUTS = int(np.iinfo(np.uint16).max)
+
+
+@dataclass(frozen=True)
+class ProbeResult:
+    """What came of one candidate.
+
+    Attributes:
+        number: position of the record in its source, from 0.
+        id: `<file name>:<record number>`.
+        status: ``probed``; ``no_hints``: nothing to probe with; ``failed``: the judge gave no verdict on a response;
+            ``skipped``: the record could not be read.
+        hints: number of hint frames.
+        base: right responses from the observed frames alone.
+        hint: right responses with the hint frames added.
+        attempt: 1 for the first probe, one more with every retry.
+        reason: why the candidate failed or was skipped.
+    """
+
+    number: int
+    id: str
+    status: Status
+    hints: int = 0
+    base: int = 0
+    hint: int = 0
+    attempt: int = 1
+    reason: str = ""
+
+
+class ProbeTable:
+    """The newest result of every candidate, in 9 bytes each.
+
+    Args:
+        num_candidates: number of records.
+
+    Attributes:
+        status: (N,) index into `STATUSES`.
+        hints: (N,) number of hint frames.
+        base: (N,) right responses without hints.
+        hint: (N,) right responses with hints.
+        attempt: (N,) how often the candidate was probed.
+    """
+
+    def __init__(self, num_candidates: int) -> None:
+        self.status = np.full(num_candidates, OPEN, np.uint8)
+        self.attempt = np.zeros(num_candidates, np.uint16)
+        self.hints, self.base, self.hint = np.zeros((3, num_candidates), np.uint16)
+
+    def __len__(self) -> int:
+        return len(self.status)
+
+    def put(self, result: ProbeResult) -> None:
+        """Take a result, unless one of the same or a later attempt is there."""
+        number = result.number
+        if result.attempt <= self.attempt[number]:
+            return
+        self.status[number] = STATUSES.index(result.status)
+        self.attempt[number] = result.attempt
+        self.hints[number], self.base[number], self.hint[number] = result.hints, result.base, result.hint
+
+    @property
+    def num_open(self) -> int:
+        """Candidates that have no result yet."""
+        return int((self.status == OPEN).sum())
+
+    def todo(self, shard: int, num_shards: int, *, block: int = 1, retry_failed: bool = False) -> NDArray[np.int64]:
+        """Numbers that a shard has to probe, ascending.
+
+        Shards are runs of whole blocks, so that a block is decoded in one batch however many shards there are.
+
+        Args:
+            shard: the shard, from 0.
+            num_shards: number of shards.
+            block: records per batch.
+            retry_failed: also those that failed or were skipped.
+        """
+        num_blocks = -(-len(self) // block)
+        first, stop = (num_blocks * place // num_shards * block for place in (shard, shard + 1))
+        wanted = (OPEN, FAILED, SKIPPED) if retry_failed else (OPEN,)
+        return np.flatnonzero(np.isin(self.status[first:stop], wanted)) + first
+
+
+class ProbeFolder:
+    """Probe results on disk, written by any number of processes, each to the file of its shard.
+
+    Args:
+        path: the folder; made if it is not there.
+        record_id: gives the id of a record by its number.
+        num_candidates: number of records.
+    """
+
+    SETTINGS = "settings.json"
+
+    def __init__(self, path: str | Path, record_id: Callable[[int], str], num_candidates: int) -> None:
+        self.path = Path(path)
+        self._id = record_id
+        self._num_candidates = num_candidates
+        self._digest = ""
+
+    def settle(self, settings: Mapping[str, Any]) -> None:
+        """Write down the settings of these results; refuse to go on with others.
+
+        Raises:
+            ConfigError: the folder holds results of other settings.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        now = json.loads(json.dumps(settings, sort_keys=True))
+        file = self.path / self.SETTINGS
+        aside = _aside(file)
+        aside.write_text(json.dumps(now, indent=2) + "\n", encoding="utf-8")
+        # Of processes that start together one is first, and none reads half of what it wrote.
+        with suppress(FileExistsError):
+            os.link(aside, file)
+        aside.unlink()
+        before = self.settings()
+        odd = sorted(name for name in now.keys() | before.keys() if now.get(name) != before.get(name))
+        if odd:
+            raise ConfigError(
+                f"{self.path} holds probes made with other settings ({', '.join(odd)} differ); restore them, or give "
+                "another --out"
+            )
+        self._digest = _digest(now)
+
+    def settings(self) -> dict[str, Any]:
+        """The settings of the results that are here.
+
+        Raises:
+            MissingFileError: nothing was probed here.
+        """
+        file = self.path / self.SETTINGS
+        if not file.is_file():
+            raise MissingFileError(f"{self.path} holds no probes (no {self.SETTINGS}); probe first, or correct --out")
+        found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        self._digest = _digest(found)
+        return found
+
+    def table(self) -> ProbeTable:
+        """Read the results of all shards, of whatever number of shards; lines that are being written are left out.
+
+        Raises:
+            ConfigError: a line was made with other settings.
+            RecordError: a line that is no result; names the file and the line.
+        """
+        table = ProbeTable(self._num_candidates)
+        for file in sorted(self.path.glob("probes-*-of-*.jsonl")):
+            for result in self._read(file):
+                table.put(result)
+        return table
+
+    def _read(self, file: Path) -> Iterator[ProbeResult]:
+        with file.open("rb") as stream:
+            for number, line in enumerate(stream, 1):
+                if not line.endswith(b"\n"):
+                    return  # being written, or cut off
+                try:
+                    values = json.loads(line)
+                    settings = values.pop("settings")
+                    result = ProbeResult(**values)
+                    known = self._id(result.number) == result.id and result.status in STATUSES
+                except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+                    raise RecordError(f"{file}, line {number} is no probe ({error}); remove it to go on") from error
+                if settings != self._digest or not known:
+                    raise ConfigError(
+                        f"{file}, line {number} is of other records or settings than {self.path / self.SETTINGS}; "
+                        "remove that file"
+                    )
+                yield result
+
+    @contextmanager
+    def shard_file(self, shard: int, num_shards: int) -> Iterator[BinaryIO]:
+        """Open the file of a shard to append to; a line that was cut off is removed.
+
+        Raises:
+            ConfigError: another process is writing it.
+        """
+        file = self.path / f"probes-{shard:05d}-of-{num_shards:05d}.jsonl"
+        with file.open("ab+") as stream:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise ConfigError(f"{file}: another process is probing shard {shard}/{num_shards}") from error
+            _cut_back(stream)
+            yield stream
+
+    def append(self, stream: BinaryIO, results: Sequence[ProbeResult]) -> None:
+        """Append results, and see them to the disk."""
+        lines = [json.dumps({**asdict(result), "settings": self._digest}) for result in results]
+        stream.write("".join(f"{line}\n" for line in lines).encode())
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def _digest(settings: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _cut_back(stream: BinaryIO, step: int = 1 << 16) -> None:
+    """Cut a file back to its last complete line."""
+    stop = stream.seek(0, os.SEEK_END)
+    while stop:
+        start = max(0, stop - step)
+        stream.seek(start)
+        newline = stream.read(stop - start).rfind(b"\n")
+        if newline >= 0:
+            stream.truncate(start + newline + 1)
+            return
+        stop = start
+    stream.truncate(0)
+
+
+@contextmanager
+def write_whole(file: Path) -> Iterator[BinaryIO]:
+    """Write a file aside and move it into place when it is done; two processes may do so at once."""
+    aside = _aside(file)
+    try:
+        with aside.open("xb") as stream:
+            yield stream
+        os.replace(aside, file)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _aside(file: Path) -> Path:
+    """A name of this process's own, also where several machines share the folder."""
+    return file.with_name(f".{file.name}-{uuid.uuid4().hex}")
