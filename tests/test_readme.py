@@ -37,19 +37,50 @@ def test_python_blocks_run(name: str, number: int, code: str, capsys: pytest.Cap
         assert space["logits"].shape == (1, space["reasoner"].backbone.vocab_size)  # type: ignore[attr-defined]
 
 
+def command_blocks() -> list[str]:
+    """The README's blocks of commands that train: first supervised, then with reinforcement learning."""
+    return [b for b in re.findall(r"```bash\n(.*?)```", DOCUMENTS[0].read_text(), re.DOTALL) if "futurel1 fit" in b]
+
+
+@pytest.mark.slow
+def test_commands_of_reinforcement_learning_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SFT, LA-DAPO and test as they stand, only shorter."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    steps = ["--trainer.max_steps", "2", "--trainer.val_check_interval", "2"]
+    few = ["--model.init_args.rollout_batch_size", "2", "--model.init_args.max_new_tokens", "8"]
+    shorter = {
+        "world": ["--train", "12", "--test", "4", "--rl", "4"],
+        "next-sft": steps,
+        "next-rl": [*steps, *few, "--model.init_args.filter_key", "null"],
+        "test": ["--model.init_args.max_new_tokens", "8"],
+    }
+    ran = []
+    for line in command_blocks()[1].splitlines():
+        words = shlex.split(line, comments=True)
+        assert words[0] == "futurel1"
+        main([*words[1:], *shorter.get(words[-1] if words[1] == "fit" else words[1], [])])
+        ran.append(words[1])
+    assert ran.count("fit") == ran.count("test") == 2
+    run = tmp_path / "runs" / "next-rl"
+    assert (run / "huggingface" / "model.safetensors").is_file()
+    header, *rows = (run / "metrics.csv").read_text().splitlines()
+    assert {"val/accuracy", "reward/total", "train/log_prob_gap"} <= set(header.split(","))
+    assert len(rows) >= 3
+
+
 @pytest.mark.slow
 def test_commands_of_the_readme_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every command as it stands, only shorter: fewer clips and steps."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "configs").symlink_to(ROOT / "configs")
-    block = next(
-        b for b in re.findall(r"```bash\n(.*?)```", DOCUMENTS[0].read_text(), re.DOTALL) if "futurel1 fit" in b
-    )
+    block = command_blocks()[0]
     shorter = {
         "world": ["--train", "12", "--test", "4", "--footage", "false"],
         "fit": ["--trainer.max_steps", "2", "--trainer.val_check_interval", "1", "--data.init_args.num_workers", "0"],
     }
     shorter["validate"] = shorter["test"] = shorter["predict"] = ["--data.init_args.num_workers", "0"]
+    shorter["curate"] = ["--rollouts", "2", "--max_new_tokens", "8", "--num_workers", "0"]
     ran = []
     for line in block.splitlines():
         words = shlex.split(line, comments=True)
@@ -68,7 +99,7 @@ def test_commands_of_the_readme_run(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         main([*words[1:], *options])
         ran.append(words[1])
     assert ran.count("fit") == 3
-    assert {"world", "validate", "test", "predict", "ask", "curves"} <= set(ran)
+    assert {"world", "validate", "test", "predict", "ask", "curves", "curate"} <= set(ran)
     assert (tmp_path / "runs" / "first" / "curves.png").is_file()
     assert len((tmp_path / "runs" / "answers" / "predictions.jsonl").read_text().splitlines()) == 4
 

@@ -84,13 +84,13 @@ def answer(options: argparse.Namespace) -> dict[str, Any]:
     from futurel1.models import LatentReasoner, SpanBudget
     from futurel1.models.transcript import transcripts
     from futurel1.modules.latent_predictor import elect
-    from futurel1.modules.start import DTYPES, start_folder
+    from futurel1.modules.start import DTYPES, exported_folder
 
     device = options.device if options.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise ConfigError(f"--device {device}: there is no usable GPU; leave --device out, or say cpu")
     dtype = DTYPES[options.dtype or ("bfloat16" if device.startswith("cuda") else "float32")]
-    folder = start_folder("tiny", options.model if options.model != "tiny" else None)
+    folder = exported_folder("tiny", options.model if options.model != "tiny" else None)
     reasoner = LatentReasoner.from_pretrained(folder, dtype=dtype)
     if reasoner.processor is None:
         raise ConfigError(f"{options.model} has no tokenizer; give a folder that has one")

@@ -26,7 +26,7 @@ from futurel1.models.policies import (
     VonMisesFisherLatents,
 )
 from futurel1.modules import HuggingFaceExport, LADAPOModule, LatentSFTModule
-from futurel1.rewards import CompositeReward
+from futurel1.rewards import CompositeReward, RewardInputs
 from futurel1.rollout import Experience
 from futurel1.rollout.collector import RolloutError
 
@@ -405,6 +405,43 @@ def test_with_lora_the_reference_is_the_model_without_adapters(rl_world: Path, t
     with torch.no_grad():
         trained = module.reasoner.eval().score(batch.prompt, batch.rollout)
         assert (exported.score(batch.prompt, batch.rollout) - trained).abs().max() < 1e-4
+
+
+def test_adapters_of_a_checkpoint_are_no_reference(rl_world: Path, tmp_path: Path, opening: str) -> None:
+    module = make_module(backbone=opening, lora_rank=4)
+    callbacks = [ModelCheckpoint(dirpath=tmp_path, save_last=True)]
+    make_trainer(tmp_path, max_steps=1, callbacks=callbacks, enable_checkpointing=True).fit(module, make_data(rl_world))
+    start = {"backbone": opening, "lora_rank": 4, "init_from": str(tmp_path / "last.ckpt")}
+    with pytest.raises(ConfigError, match="merged, or kl_weight: 0"):
+        make_module(**start).configure_model()
+    make_module(**start, kl_weight=0.0).configure_model()
+
+
+def test_validation_accuracy_is_a_rate(rl_world: Path, tmp_path: Path, opening: str) -> None:
+    def accuracy(inputs: RewardInputs) -> Tensor:
+        return torch.tensor([1.0, -1.0, 0.0, float("nan")])[: len(inputs)]
+
+    reward = CompositeReward({"accuracy": accuracy}, {"accuracy": 1.0})
+    module = Recorder(reward=reward, **QUICK, backbone=opening)
+    data = make_data(rl_world, val=str(rl_world / "test.jsonl"), batch_size=4)
+    (logged,) = make_trainer(tmp_path).validate(module, data, verbose=False)
+    assert logged["val/accuracy"] == pytest.approx(1 / 3)  # -1, what repetition is charged, is not right either
+    assert logged["val/reward"] == pytest.approx(0.0)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"temperature": 0.0}, "temperature"),
+        ({"top_p": 0.0}, "top_p"),
+        ({"span_budget": "fixed", "span_latents": 0}, "at least 1 latent"),
+        ({"span_budget": "looose"}, "looose"),
+        ({"seed": 2**31}, "seed"),
+    ],
+)
+def test_settings_are_refused_before_anything_is_loaded(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        LADAPOModule(**wrong)
 
 
 def test_init_from_takes_an_sft_run_its_export_or_its_checkpoint(rl_world: Path, tmp_path: Path, opening: str) -> None:

@@ -136,6 +136,14 @@ def test_format(text: str, both: float, reason_first: float, released: float) ->
     assert FormatReward(variant="released")(inputs).tolist() == [released]
 
 
+def test_format_asks_for_spans() -> None:
+    inputs = make_inputs([L + R + A, L + R + L + R + A, R + L + R + L + R + A])
+    assert FormatReward(min_spans=2)(inputs).tolist() == [0, 1, 1]
+    assert FormatReward(min_spans=3)(inputs).tolist() == [0, 0, 0]
+    with pytest.raises(ConfigError, match="min_spans"):
+        FormatReward(min_spans=-1)
+
+
 @given(st.lists(st.sampled_from("LRA"), max_size=9).map("".join))
 def test_format_accepts_two_languages_only(letters: str) -> None:
     text = " ".join({"L": L, "R": R, "A": A}[letter] for letter in letters)

@@ -116,11 +116,11 @@ def test_a_run_that_was_killed_goes_on_with_the_very_next_micro_batch(settings, 
     for killed in range(1, stop):
         first = make(limit=cut, **settings)
         list(train(first, stop=killed))
-        state = stored(first.state_dict())
+        state = stored(first.collection_state())
         second = make(limit=cut, **settings)
         second.collector.sampler.version = killed // MICRO
-        second.load_state_dict(state)
-        assert_equal(second.state_dict(), state)  # saved again before anything was asked for
+        second.restore(state)
+        assert_equal(second.collection_state(), state)  # saved again before anything was asked for
         found = list(train(second, first=killed, stop=min(stop, killed + 5)))
         assert_equal(found, whole[killed : killed + 5])
 
@@ -130,10 +130,10 @@ def test_the_trainer_says_where_it_stands():
     whole = list(train(make(), stop=PER_ROLLOUT_BATCH + 1))
     first = make(position=lambda: tuple(place))
     assert_equal(list(train(first, stop=PER_ROLLOUT_BATCH + 1)), whole)
-    state = stored(first.state_dict())
+    state = stored(first.collection_state())
     # Stopped during the first micro-batch of a rollout batch: it is repeated, and its rollouts are not made again.
     second = make(position=lambda: tuple(place))
-    second.load_state_dict(state)
+    second.restore(state)
     place[:] = [0, PER_ROLLOUT_BATCH]
     assert_equal(plain(next(iter(second))), whole[-1])
     assert second.collector.sampler.called("sample_groups") == []
@@ -151,9 +151,9 @@ def test_the_trainer_says_where_it_stands():
 def test_other_settings_do_not_continue_an_epoch():
     first = make()
     list(train(first, stop=3))
-    state = stored(first.state_dict())
+    state = stored(first.collection_state())
     second = make(num_minibatches=1)
-    second.load_state_dict(state)
+    second.restore(state)
     with pytest.raises(
         ConfigError, match=r"a rollout batch made 8 micro-batches, and now makes 4. Resume with the same"
     ):
@@ -162,7 +162,7 @@ def test_other_settings_do_not_continue_an_epoch():
     epoch = make(batches=1)
     list(epoch)
     third = make(batches=1, micro_batches=1, position=lambda: (1, 0))
-    third.load_state_dict(stored(epoch.state_dict()))
+    third.restore(stored(epoch.collection_state()))
     assert len(list(third)) == 4
     assert third.collector.collected == 2
 

@@ -283,10 +283,8 @@ def _finish(source: RecordSource, folder: ProbeFolder, table: ProbeTable, thresh
 
 def _load(model: str, dtype: str, device: str) -> LatentReasoner:
     """Load any reasoner or stock model onto its device; under torchrun each rank has its own."""
-    from futurel1.modules.start import DTYPES, start_checkpoint, start_folder
+    from futurel1.modules.start import DTYPES, exported_folder
 
-    if model != "tiny" and start_checkpoint(model) is not None:
-        raise ConfigError(f"--model {model} has no Hugging Face export yet; let its run end, or give another model")
     cuda = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
     if device == "auto":
         device = cuda if torch.cuda.is_available() else "cpu"
@@ -295,7 +293,8 @@ def _load(model: str, dtype: str, device: str) -> LatentReasoner:
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise ConfigError(f"--device {device}: there is no usable GPU; leave --device out, or say cpu")
     name = ("bfloat16" if device.startswith("cuda") else "float32") if dtype == "auto" else dtype
-    reasoner = LatentReasoner.from_pretrained(start_folder(model, model), dtype=DTYPES[name])
+    folder = exported_folder(model, None if model == "tiny" else model)
+    reasoner = LatentReasoner.from_pretrained(folder, dtype=DTYPES[name])
     if reasoner.processor is None:
         raise ConfigError(f"--model {model} has no tokenizer; give a folder that has one")
     return reasoner.to(device)

@@ -51,7 +51,8 @@ class RecordDataModule(LightningDataModule):
         folder.mkdir(parents=True, exist_ok=True)
         file = folder / ("skipped.jsonl" if rank == 0 else f"skipped-rank{rank}.jsonl")
         if self._written is None:  # by the run that this one resumes
-            lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+            # Bytes, because texts may hold other characters that end a line for `str`.
+            lines = file.read_bytes().splitlines() if file.is_file() else []
             self._written = {json.loads(line)["id"] for line in lines}
         with file.open("a", encoding="utf-8") as stream:
             for record in fresh:

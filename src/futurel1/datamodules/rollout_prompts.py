@@ -183,6 +183,7 @@ class RolloutPromptDataModule(BasePromptDataModule):
         if train is None and val is None and test is None:
             raise ConfigError("no data: give data.train (a .json, .jsonl, .parquet or .arrow file, or a folder)")
         self._experience: ExperienceLoader | None = None
+        self._experience_of: tuple[Any, Any] | None = None
         self._restored: dict[str, Any] | None = None
 
     def open_source(self, stage: PromptStage) -> RecordSource:
@@ -215,6 +216,8 @@ class RolloutPromptDataModule(BasePromptDataModule):
         """
         module = self._sampling_module()
         trainer: Any = self.trainer
+        if self._experience is not None and self._experience_of == (trainer, module):
+            return self._experience  # asked for again in the middle of a run: it goes on where it is
         dataset = self.dataset("train")
         stream = PromptStream(
             dataset,
@@ -238,8 +241,10 @@ class RolloutPromptDataModule(BasePromptDataModule):
             position=lambda: (trainer.current_epoch, trainer.fit_loop.batch_idx + 1),
             limit=lambda: trainer.num_training_batches,
         )
+        self._experience_of = (trainer, module)
         if self._restored is not None:
-            self._experience.load_state_dict(self._restored)
+            self._experience.restore(self._restored)
+            self._restored = None
         return self._experience
 
     def val_dataloader(self) -> PromptLoader | list[Any]:
@@ -252,10 +257,12 @@ class RolloutPromptDataModule(BasePromptDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """Place in the stream of prompts, the current rollout batch and what is left over, for exact resumes."""
-        return {} if self._experience is None else {"experience": self._experience.state_dict()}
+        return {} if self._experience is None else {"experience": self._experience.collection_state()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Put the state back, before or after the train loader was made."""
-        self._restored = state_dict.get("experience")
-        if self._experience is not None and self._restored is not None:
-            self._experience.load_state_dict(self._restored)
+        state = state_dict.get("experience")
+        if self._experience is None or state is None:
+            self._restored = state
+        else:
+            self._experience.restore(state)

@@ -69,7 +69,9 @@ class BranchMask(Tensor):
         def sees(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
             return visible(branch[row, query], branch[row, key], query, key)
 
-        return create_block_mask(sees, rows, None, width, width, device=branch.device.type)
+        # Compiled on CUDA, where it would build all T x T entries first; device with its index, for cuda:1.
+        make = torch.compile(create_block_mask) if branch.device.type == "cuda" else create_block_mask
+        return make(sees, rows, None, width, width, device=str(branch.device))
 
 
 def shared_prompt_mask(packed: PackedLayout, attn_implementation: str, dtype: torch.dtype) -> Tensor:

@@ -1,5 +1,6 @@
 """What all training modules share: loading and preparing the model, the optimizer, exact resumes, the export."""
 
+import logging
 import time
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +16,8 @@ from futurel1.models import LatentReasoner, load_processor
 from futurel1.modules import adapters
 from futurel1.modules.optimization import Part, freeze_parts, parameter_groups, schedule_factor
 from futurel1.modules.start import DTYPES, start_checkpoint, start_folder
+
+logger = logging.getLogger(__name__)
 
 
 class ReasonerModule(LightningModule):
@@ -165,6 +168,14 @@ class ReasonerModule(LightningModule):
         """AdamW by part, and a schedule over the run's optimizer steps, as Lightning's dictionary."""
         hparams = self.hparams
         rate = hparams["learning_rate"]
+        trained = [p for p in self.reasoner.parameters() if p.requires_grad]
+        half = [p for p in trained if p.dtype in (torch.bfloat16, torch.float16)]
+        if half:
+            logger.warning(
+                "%d trained weights are %s, which cannot hold steps below 1/256 of a weight: most updates are lost. "
+                "Use dtype: float32 with trainer.precision bf16-mixed, or compute_dtype with ModelParallelStrategy",
+                sum(p.numel() for p in half), half[0].dtype,
+            )  # fmt: skip
         rates: dict[Part, float] = {
             "vision": rate if hparams["vision_learning_rate"] is None else hparams["vision_learning_rate"],
             "merger": rate if hparams["merger_learning_rate"] is None else hparams["merger_learning_rate"],

@@ -119,8 +119,9 @@ def written_ids(file: Path) -> list[str]:
         RecordError: a line that is no record; names the file and the line.
     """
     found = []
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(keepends=True), 1):
-        if not line.endswith("\n"):
+    # Bytes, because texts may hold other characters that end a line for `str`.
+    for number, line in enumerate(file.read_bytes().splitlines(keepends=True), 1):
+        if not line.endswith(b"\n"):
             continue  # being written, or cut off
         try:
             found.append(str(json.loads(line)["id"]))

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from torch import Tensor
 
 from futurel1.data import PromptBatch
@@ -20,28 +21,32 @@ from futurel1.errors import ConfigError
 from futurel1.losses import Advantage, PolicyLoss, PolicyLossOutput, group_advantages
 from futurel1.losses.policy import ADVANTAGES
 from futurel1.models import HeadKind, LatentReasoner, SpanBudget
-from futurel1.models.decoding import Rollout, RolloutScores
+from futurel1.models.decoding import Rollout, RolloutScores, Sampling
 from futurel1.models.policies import LatentPolicy, VonMisesFisherLatents
 from futurel1.models.transcript import Transcript, transcripts
 from futurel1.modules import adapters
 from futurel1.modules.base import ReasonerModule
 from futurel1.modules.callbacks import write_whole
 from futurel1.modules.optimization import Part, Schedule
-from futurel1.modules.start import DTYPES
+from futurel1.modules.start import DTYPES, start_checkpoint
 from futurel1.rewards import CompositeReward, RewardInputs, RewardOutput
 from futurel1.rollout.collector import RolloutSettings
 from futurel1.rollout.experience import (
     Experience,
     Group,
     join_rollouts,
+    move_vision,
     prompt_batch,
     split_rollout,
     split_vision,
 )
 
 logger = logging.getLogger(__name__)
+SECONDS_OF_SILENCE = 30.0
+"""The Trainer's progress bar stands still while rollouts are sampled; the log then says how far they are."""
 SEED_STRIDE = 2**32
 """Draws that a seed may number before they meet those of the next one."""
+MOST_SEEDS = 2**31
 
 
 class LADAPOModule(ReasonerModule):
@@ -184,6 +189,10 @@ class LADAPOModule(ReasonerModule):
             known = ", ".join(["total", *self.reward.rewards])
             raise ConfigError(f"filter_key={filter_key!r} is no reward part; there are {known} (null: keep all groups)")
         self.latent_policy = latent_policy or VonMisesFisherLatents()
+        if not 0 <= seed < MOST_SEEDS:
+            raise ConfigError(f"seed must be at least 0 and below {MOST_SEEDS}, got {seed}")
+        Sampling(True, temperature, top_p=top_p)  # raises for values outside their range
+        self._budget()
         self.rollout_settings = RolloutSettings(
             rollout_batch_size, num_minibatches, num_epochs, filter_key, filter_low, filter_high, max_rounds, max_failed
         )
@@ -207,11 +216,19 @@ class LADAPOModule(ReasonerModule):
         if self.reasoner.processor is None:
             raise ConfigError("reinforcement learning reads and rewards text: the checkpoint needs a tokenizer")
         self._freeze_idle_head()
-        if self.hparams["kl_weight"] and not self._adapted:
-            self._reference = (frozen_copy(self.reasoner),)
-        if getattr(self, "_trainer", None) is not None and self.device_mesh is not None:
+        attached = getattr(self, "_trainer", None) is not None
+        sharded = attached and self.device_mesh is not None
+        dtype = DTYPES[self.hparams["compute_dtype"] or self.hparams["dtype"]]
+        if self.hparams["kl_weight"] and not self._adapted and not (attached and self.trainer.evaluating):
+            self._reference = (frozen_copy(self.reasoner, dtype if sharded else None),)
+        if self.hparams["kl_weight"] and self._adapted and start_checkpoint(self.hparams["init_from"]) is not None:
+            raise ConfigError(
+                f"init_from={self.hparams['init_from']} holds trained LoRA adapters, and the reference of the KL is "
+                "the model without them: give the run's Hugging Face export, which has them merged, or kl_weight: 0"
+            )
+        if sharded:
             # Ranks decode different numbers of steps: gathering block by block, they would wait for each other forever.
-            self._sampling_copy = (frozen_copy(self.reasoner),)
+            self._sampling_copy = (frozen_copy(self.reasoner, dtype),)
 
     def _freeze_idle_head(self) -> None:
         """Freeze a head that no gradient reaches: weight decay alone would change it, and DDP waits for gradients."""
@@ -287,8 +304,12 @@ class LADAPOModule(ReasonerModule):
         visions: list[Any] = []
         texts: list[Transcript] = []
         size = self.hparams["generation_batch_size"]
+        said = time.monotonic()
         with self._sampling():
             for start in range(0, len(prompts), size):
+                if time.monotonic() - said > SECONDS_OF_SILENCE:
+                    said = time.monotonic()
+                    logger.info("rollouts: %d of %d prompts of this round are answered", start, len(prompts))
                 draws, samples = zip(*prompts[start : start + size], strict=True)
                 batch = prompt_batch(samples, self.pad_token_id, self.device)
                 vision = self._sampler().encode(batch)
@@ -297,7 +318,8 @@ class LADAPOModule(ReasonerModule):
                 rollouts += split_rollout(rollout)
                 # Features of a tower that is trained are out of date after the next update.
                 keep = not self.reasoner.vision_is_trainable
-                visions += split_vision(vision, samples) if keep else [None] * len(samples)
+                in_memory = move_vision(vision, torch.device("cpu")) if keep else None
+                visions += [None] * len(samples) if in_memory is None else split_vision(in_memory, samples)
         metas = [sample.meta for _, sample in prompts]
         output = self._rewarded(join_rollouts(rollouts, self.pad_token_id), texts, metas)
         groups = []
@@ -436,6 +458,12 @@ class LADAPOModule(ReasonerModule):
     def on_train_start(self) -> None:
         """Refuse epochs that end inside an optimizer step: it would miss micro-batches of its rollout batch."""
         super().on_train_start()
+        trainer: Any = self.trainer
+        if any(isinstance(callback, GradientAccumulationScheduler) for callback in trainer.callbacks):
+            raise ConfigError(
+                "GradientAccumulationScheduler changes the micro-batches of a rollout batch in the middle of a run; "
+                "set trainer.accumulate_grad_batches instead"
+            )
         batches, window = self.trainer.num_training_batches, self.trainer.accumulate_grad_batches
         if batches % window:
             raise ConfigError(
@@ -583,6 +611,10 @@ class LADAPOModule(ReasonerModule):
             "response_length": rollout.response_mask.sum(dim=1),
             "spans": torch.tensor([float(len(text.spans)) for text in texts], device=self.device),
         }
+        if "accuracy" in columns:
+            # The share that is right: the reward charges repetition on top, with -1.
+            accuracy = columns["accuracy"]
+            columns["accuracy"] = torch.where(accuracy.isfinite(), (accuracy >= 1).to(accuracy.dtype), accuracy)
         for name, values in columns.items():
             values = values.double()
             known = values.isfinite()
@@ -647,9 +679,11 @@ def ratio(total: float, count: float) -> float:
     return total / count if count else math.nan
 
 
-def frozen_copy(reasoner: LatentReasoner) -> LatentReasoner:
-    """A copy in eval mode that takes no gradient and shares every parameter that is not trained."""
+def frozen_copy(reasoner: LatentReasoner, dtype: torch.dtype | None = None) -> LatentReasoner:
+    """A copy in eval mode (in `dtype`) that takes no gradient and shares every parameter that is not trained."""
     shared: dict[int, Any] = {id(p): p for p in reasoner.parameters() if not p.requires_grad}
     shared[id(reasoner.processor)] = reasoner.processor
     copied = copy.deepcopy(reasoner, shared)
+    if dtype is not None:
+        copied = copied.to(dtype)
     return copied.requires_grad_(False).eval()

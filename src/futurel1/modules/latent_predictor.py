@@ -28,7 +28,7 @@ from futurel1.models import LatentReasoner, SpanBudget, load_processor
 from futurel1.models.decoding import Rollout
 from futurel1.models.policies import DeterministicLatents, LatentPolicy
 from futurel1.models.transcript import Transcript, transcripts
-from futurel1.modules.start import DTYPES, start_folder
+from futurel1.modules.start import DTYPES, exported_folder
 from futurel1.rewards import Judge, ResponseItem
 
 Benchmark = Literal["none", "futurebench", "twiffbench"]
@@ -105,14 +105,14 @@ class LatentPredictor(LightningModule):
     @cached_property
     def processor(self) -> Any:
         """The processor of the checkpoint, loaded without its weights."""
-        return load_processor(start_folder(self.hparams["backbone"], self.hparams["init_from"]))
+        return load_processor(exported_folder(self.hparams["backbone"], self.hparams["init_from"]))
 
     def configure_model(self) -> None:
         """Load the model once."""
         if hasattr(self, "reasoner"):
             return
         self.reasoner = LatentReasoner.from_pretrained(
-            start_folder(self.hparams["backbone"], self.hparams["init_from"]),
+            exported_folder(self.hparams["backbone"], self.hparams["init_from"]),
             dtype=DTYPES[self.hparams["dtype"]],
             attn_implementation=self.hparams["attn_implementation"],
         )

@@ -37,6 +37,21 @@ def start_folder(backbone: str, init_from: str | None) -> str:
     return str(export) if export.is_dir() else init_from
 
 
+def exported_folder(backbone: str, init_from: str | None) -> str:
+    """As :func:`start_folder`, for what only decodes and reads no Lightning checkpoints.
+
+    Raises:
+        CheckpointError: `init_from` has weights in a Lightning checkpoint only.
+    """
+    checkpoint = start_checkpoint(init_from)
+    if checkpoint is not None:
+        raise CheckpointError(
+            f"{init_from} has no Hugging Face export, only {checkpoint.name} (the run was stopped before its end?); "
+            "finish it with `futurel1 fit --resume`, which exports it"
+        )
+    return start_folder(backbone, init_from)
+
+
 def newest_checkpoint(run: Path) -> Path:
     """The readable checkpoint of a run folder that was written last; damaged newer ones are named in the log.
 

@@ -23,6 +23,7 @@ class FormatReward(Reward):
 
     Args:
         order: ``"both"``, or ``"reason_first"`` for ``R (L R)+ A`` alone.
+        min_spans: complete spans that a response needs; with fewer it is 0.
         variant: ``"paper"``: R and A hold no tags; ``"released"``: as the released code, in which the answer may hold
             anything, further answers too, and a reason anything but another ``<reason>``.
 
@@ -30,7 +31,14 @@ class FormatReward(Reward):
         ConfigError: a value outside its choices.
     """
 
-    def __init__(self, order: Literal["both", "reason_first"] = "both", variant: RewardVariant = "paper") -> None:
+    def __init__(
+        self,
+        order: Literal["both", "reason_first"] = "both",
+        min_spans: int = 0,
+        variant: RewardVariant = "paper",
+    ) -> None:
+        if min_spans < 0:
+            raise ConfigError(f"min_spans must be at least 0, got {min_spans}")
         if order not in ("both", "reason_first"):
             raise ConfigError(f"order must be 'both' or 'reason_first', got {order!r}")
         if variant not in _CONTENT:
@@ -38,7 +46,8 @@ class FormatReward(Reward):
         in_reason, in_answer = _CONTENT[variant]
         reason = f"<reason>{in_reason}</reason>"
         first = f"(?:{reason})" + ("?" if order == "both" else "")
-        self.pattern = re.compile(f"{first}(?:{re.escape(SPAN)}{reason})+<answer>{in_answer}</answer>", re.DOTALL)
+        pairs = f"(?:{re.escape(SPAN)}{reason}){{{max(1, min_spans)},}}"
+        self.pattern = re.compile(f"{first}{pairs}<answer>{in_answer}</answer>", re.DOTALL)
 
     def __call__(self, inputs: RewardInputs) -> Tensor:
         """Score N rollouts.

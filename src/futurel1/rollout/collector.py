@@ -5,6 +5,7 @@ whatever the number of processes.
 """
 
 import logging
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -18,7 +19,7 @@ from torch import Tensor
 from futurel1.data.chat import EncodedSample
 from futurel1.errors import ConfigError, FutureL1Error
 from futurel1.models.policies import LatentPolicy
-from futurel1.rollout.experience import Experience, Group, join_groups, move_vision
+from futurel1.rollout.experience import Experience, Group, join_groups
 
 logger = logging.getLogger(__name__)
 
@@ -211,6 +212,7 @@ class RolloutCollector:
         self._collected = 0
         self._leftovers: list[Group] = []
         self._current: list[Group] = []
+        self._restored_current: Sequence[Mapping[str, Any]] | None = None
         self._stand_in: Group
 
     @property
@@ -230,6 +232,8 @@ class RolloutCollector:
         size, settings = self.settings.rollout_batch_size, self.settings
         # Nothing of the state changes before all has gone well: a run that failed here is resumed from before.
         held, position = list(self._leftovers), self._draw
+        for group in self._current:
+            group.vision = None  # the batch is used up, and features are the largest thing it holds
         self.sampler.on_collect()
         tally: Counter[str] = Counter()
         seen: list[dict[str, float]] = []
@@ -273,7 +277,7 @@ class RolloutCollector:
         behind += [leftovers[start : start + chunk] for start in range(0, len(leftovers), chunk)]
         for groups in behind:
             self._remember_behaviour(groups)
-        self._remember_reference(batch, stand_in)
+        self._remember_reference(batch)
         rows = [row for part in gather(seen) for row in part]
         batch.statistics = {
             **means(rows),
@@ -286,6 +290,7 @@ class RolloutCollector:
         }
         self._draw, self._collected = position, self._collected + 1
         self._current, self._stand_in, self._leftovers = current, stand_in, leftovers
+        self._restored_current = None
         return batch
 
     def _sample_round(self, first: int, tally: Counter[str]) -> list[Group]:
@@ -332,13 +337,13 @@ class RolloutCollector:
                 if parcel is not None and parcel[0]["draw"] in wanted and parcel[0]["draw"] not in mine:
                     state, sample, vision = parcel
                     group = self._restored(state, sample)
-                    group.vision = move_vision(vision, self.sampler.device)
+                    group.vision = vision
                     mine[group.draw] = group
         return [mine[draw] for draw in own], mine[wanted[0]]
 
     @staticmethod
     def _packed(group: Group) -> tuple[dict[str, Any], EncodedSample, Any]:
-        return group.state_dict(), group.sample, move_vision(group.vision, torch.device("cpu"))
+        return group.state_dict(), group.sample, group.vision
 
     def _restored(self, state: Mapping[str, Any], sample: EncodedSample) -> Group:
         return Group.from_state_dict(state, sample, self.sampler.latent_policy, self.sampler.device)
@@ -365,13 +370,10 @@ class RolloutCollector:
             self._share(groups, log_probs, "old_log_probs")
             self._share(groups, latent_log_probs, "old_latent_log_probs")
 
-    def _remember_reference(self, batch: RolloutBatch, stand_in: Group) -> None:
-        """Score every micro-batch under the reference, once for all passes.
-
-        Empty ones too: with sharded weights the ranks have to run the model equally often.
-        """
-        for groups in (part for parts in batch.micro_batches for part in parts):
-            reference = self.sampler.score_reference(self._join(groups or [stand_in]))
+    def _remember_reference(self, batch: RolloutBatch) -> None:
+        """Score every micro-batch under the reference, once for all passes."""
+        for groups in (part for parts in batch.micro_batches for part in parts if part):
+            reference = self.sampler.score_reference(self._join(groups))
             if reference is not None:
                 self._share(groups, reference, "reference_log_probs")
 
@@ -416,19 +418,21 @@ class RolloutCollector:
             )
             for name, held in (("current", self._current), ("leftovers", self._leftovers))
         }
+        if self._restored_current is not None:
+            groups["current"] = list(self._restored_current)
         return {"draw": self._draw, "collected": self._collected, **groups}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a state, whatever the number of ranks that it was taken with."""
+        """Go on from a state, whatever the number of ranks that it was taken with.
+
+        The prompts of the current batch are encoded when :meth:`current_batch` asks for them: mostly it is used up. One
+        of them is at once, to see that the records are the same.
+        """
         self._draw, self._collected = state["draw"], state["collected"]
-        current, leftovers = state["current"], state["leftovers"]
-        places = {group["draw"]: place for place, group in enumerate(current)}
-        self._current = self._load(
-            [item for item in current if self._owner(places[item["draw"]], len(current))[1] == self.rank]
-        )
-        self._leftovers = self._load([item for item in leftovers if item["draw"] % self.world_size == self.rank])
-        if current:
-            self._stand_in = (self._current or self._load(current[:1]))[0]
+        self._current, self._restored_current = [], state["current"]
+        self._load(state["current"][-1:])
+        leftovers = [item for item in state["leftovers"] if item["draw"] % self.world_size == self.rank]
+        self._leftovers = self._load(leftovers)
 
     def _load(self, states: Sequence[Mapping[str, Any]]) -> list[Group]:
         groups = []
@@ -441,9 +445,15 @@ class RolloutCollector:
 
     def current_batch(self) -> RolloutBatch:
         """The rollout batch that was collected last, for a run that was stopped inside it; all ranks call it."""
+        if self._restored_current is not None:
+            states = list(self._restored_current)
+            mine = [state for place, state in enumerate(states) if self._owner(place, len(states))[1] == self.rank]
+            self._current = self._load(mine)
+            self._stand_in = (self._current or self._load(states[:1]))[0]
+            self._restored_current = None
         chosen = sorted(draw for part in gather([group.draw for group in self._current]) for draw in part)
         batch = self._arrange(self._current, chosen)
-        self._remember_reference(batch, self._stand_in)
+        self._remember_reference(batch)
         return batch
 
 
@@ -460,6 +470,7 @@ def summary(group: Group) -> dict[str, float]:
         "spans": float(spans.sum()),
         "with_spans": float((spans > 0).sum()),
         "latents": float(rollout.latent_mask.sum()),
+        "right": float((group.parts["accuracy"][valid] >= 1).sum()) if "accuracy" in group.parts else math.nan,
         "cut": float(sum(reason == "length" for reason in rollout.finish_reasons)),
         "total": float(group.rewards[valid].sum()),
         "total_squared": float(group.rewards[valid].double().square().sum()),
@@ -482,6 +493,8 @@ def means(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
     parts = [name.removeprefix("part/") for name in rows[0] if name.startswith("part/")]
     logs = {f"reward/{name}": sums[f"part/{name}"] / max(1.0, sums[f"known/{name}"]) for name in parts}
     length = sums["tokens"] / count
+    if not math.isnan(sums["right"]):
+        logs["reward/correct"] = sums["right"] / valid
     return logs | {
         "reward/total": mean,
         "reward/std": max(0.0, sums["total_squared"] / valid - mean**2) ** 0.5,

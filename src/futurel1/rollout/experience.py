@@ -41,7 +41,8 @@ class Group:
         rewards: (G,) total rewards, NaN where `valid` is False.
         valid: (G,) bool, False where a reward could not be computed.
         advantages: (G,).
-        vision: features of the prompt's images and videos when the tower is frozen.
+        vision: features of the prompt's images and videos when the tower is frozen, in host memory: those of a whole
+            rollout batch can be larger than the model.
         old_log_probs: (G, R) under the policy that sampled, where later policies train on the group; else None.
         old_latent_log_probs: (G, S), the same for latents.
         reference_log_probs: (G, R) under the frozen reference; None: not computed (yet).
@@ -255,7 +256,7 @@ def join_groups(
         advantages=torch.cat([group.advantages for group in groups]),
         valid=torch.cat([group.valid for group in groups]),
         total_tokens=total_tokens,
-        vision=_join_vision([group.vision for group in groups]),
+        vision=move_vision(_join_vision([group.vision for group in groups]), device),
         old_log_probs=optional("old_log_probs", "response_mask"),
         old_latent_log_probs=optional("old_latent_log_probs", "latent_mask"),
         reference_log_probs=optional("reference_log_probs", "response_mask"),

@@ -18,7 +18,8 @@ class ExperienceLoader:
     """Micro-batches of experience, collected when the first one of a rollout batch is asked for.
 
     Sized, because Lightning fetches a batch ahead from a loader without a length: the next rollout batch would be
-    sampled *before* the update.
+    sampled *before* the update. Its `state_dict` tells Lightning that it can be resumed; the rollouts are in its
+    `collection_state`, which its owner keeps, because Lightning restores loaders from some checkpoints only.
 
     Args:
         collector: makes rollout batches.
@@ -92,7 +93,15 @@ class ExperienceLoader:
                 f"makes {self.per_rollout_batch}. {_REMEDY}"
             )
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, int]:
+        """Number of micro-batches that were handed out."""
+        return {"done": self._done}
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """Go on after so many micro-batches (with `position`: where that says)."""
+        self._done = state["done"]
+
+    def collection_state(self) -> dict[str, Any]:
         """State of the collector; all ranks have to call it."""
         if self._restored is not None:
             return dict(self._restored)
@@ -102,7 +111,7 @@ class ExperienceLoader:
             "collector": self.collector.state_dict(),
         }
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def restore(self, state: Mapping[str, Any]) -> None:
         """Go on after the last micro-batch that was handed out (with `position`: where that says).
 
         The prompts of rollouts that wait are encoded anew, when the next micro-batch is asked for.
