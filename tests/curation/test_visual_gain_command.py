@@ -246,7 +246,7 @@ def test_refusals_of_the_command_line(clips_world: Path, tmp_path: Path, capsys:
     assert "no such folder" in refused("--data_root", str(tmp_path / "gone"))
     assert "outside data_root" in refused("--data_root", str(tmp_path))
     assert "batch_size is at least 1" in refused("--batch_size", "0")
-    assert "no Hugging Face export yet" in refused("--model", str(tmp_path / "run"))
+    assert "has no Hugging Face export, only last.ckpt" in refused("--model", str(tmp_path / "run"))
     assert "none of" not in refused("--records", str(tmp_path / "gone.jsonl"))
     main(options(clips_world, out, "--shard", "0/8"))
     assert "(seed differ)" in refused("--seed", "1")
