@@ -11,10 +11,13 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
 
+from futurel1 import LatentReasoner
 from futurel1.data import Turn, Video, chat, frame_pool, parse_record
 from futurel1.data.chat import IGNORE, ChatEncoder, default_system_prompt, hint_size, video_frame_size
+from futurel1.data.collate import Fetched, SFTCollator
 from futurel1.data.records import Sample
 from futurel1.errors import CheckpointError, ConfigError, MediaError, MissingFileError, RecordError
+from futurel1.losses import LatentSFTLoss
 from futurel1.models import load_processor
 from futurel1.models.backbones.tiny import tiny_processor
 
@@ -66,6 +69,11 @@ def framed(video: Path) -> Sample:
             "answer": " It stops. ",
         }
     )
+
+
+def unlabelled(video: Path) -> Sample:
+    """Two observed frames, three to imagine, no texts."""
+    return parsed({"video": str(video), "image": [1, 3], "reasoning_image": [5, 6, 8]})
 
 
 def pathed(folder: Path, **changes: Any) -> Sample:
@@ -153,6 +161,49 @@ def test_chat_layout_has_no_tags_and_labels_every_assistant_turn(encoder, pictur
     )
     assert supervised(encoder, encoded) == "A ball.<|im_end|>\nIt falls.<|im_end|>\n"
     assert encoded.hint_pixel_values is encoded.hint_grid_thw is None
+
+
+def test_unlabelled_layout_is_spans_alone(encoder, clips):
+    encoded = encoder.encode(unlabelled(clips["closed"]))
+    assert decoded(encoder, encoded.input_ids) == (
+        SYSTEM + f"<|im_start|>user\nframe_1{FOUR_PADS}frame_3{FOUR_PADS}Imagine what comes next.<|im_end|>\n"
+        f"<|im_start|>assistant\n{TWO_LATENTS * 3}<|im_end|>\n"
+    )
+    assert supervised(encoder, encoded) == "<|latent_start|><|latent_end|>\n" * 3 + "<|im_end|>\n"
+    assert encoded.input_ids[encoded.prompt_length] == encoder.tokens.start_id
+    assert encoded.image_grid_thw.tolist() == [[1, 4, 4]] * 2
+    assert encoded.hint_grid_thw.tolist() == [[1, 2, 4]] * 3
+    prompt = encoder.encode_prompt(unlabelled(clips["closed"]))
+    assert torch.equal(prompt.input_ids, encoded.input_ids[: encoded.prompt_length])
+
+
+def test_unlabelled_spans_show_the_frames_to_imagine(encoder, clips):
+    def pixels(*hints: int) -> torch.Tensor:
+        record = {"video": str(clips["closed"]), "image": [1, 3], "reasoning_image": list(hints)}
+        return encoder.encode(parsed(record)).hint_pixel_values
+
+    assert torch.equal(encoder.encode(unlabelled(clips["closed"])).hint_pixel_values, pixels(5, 6, 8))
+    assert torch.equal(pixels(5, 6, 8), torch.cat([pixels(5), pixels(6), pixels(8)]))
+    assert not torch.equal(pixels(5), pixels(6))
+
+
+def test_unlabelled_video_trains_beside_labelled_records(clips):
+    reasoner = LatentReasoner.from_pretrained("tiny")
+    encoder = ChatEncoder(reasoner.processor)
+    samples = [encoder.encode(make(clips["closed"])) for make in (unlabelled, framed)]
+    batch = SFTCollator(encoder.pad_token_id)([Fetched(samples=[sample], skipped=[]) for sample in samples])
+    alone = SFTCollator(encoder.pad_token_id)([Fetched(samples=samples[:1], skipped=[])])
+    output, own = LatentSFTLoss()(reasoner, batch), LatentSFTLoss()(reasoner, alone)
+    assert own.span.tolist() == [0, 0, 1, 1, 2, 2]
+    assert output.span.tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
+    # three of START, END and newline, then the end mark and its newline
+    assert own.num_tokens == 3 * 3 + 2
+    assert own.loss.isfinite()
+    torch.testing.assert_close(output.predicted[:6], own.predicted, rtol=1e-4, atol=1e-5)
+    weights = [weight for weight in reasoner.parameters() if weight.requires_grad]
+    for part in (own.ce, own.latent):
+        gradients = torch.autograd.grad(part, weights, retain_graph=True, allow_unused=True)
+        assert sum(gradient.abs().sum() for gradient in gradients if gradient is not None) > 0
 
 
 def test_labels_are_the_response_without_latents_and_nothing_before_it(encoder, clips):
@@ -323,6 +374,7 @@ def test_length_is_the_number_of_tokens(processor, clips, pictures):
         framed(clips["closed"]),
         pathed(pictures, image=["wide.png"], reasoning_image=["wide.png"]),
         pathed(pictures, answer="Ünïcode 猫 and more"),
+        unlabelled(clips["closed"]),
     ]
     for encoder in (ChatEncoder(processor), ChatEncoder(processor, max_latent_tokens=7, fixed_latents=True)):
         for sample in samples:

@@ -433,3 +433,9 @@ def test_references_lead_to_the_embedded_images(tmp_path):
     (tmp_path / "a.parquet").unlink()
     with pytest.raises(MissingFileError, match=r"a\.parquet: the file has gone"):
         read_images(place | {"record": 1})
+
+
+def test_an_unlabelled_video_is_no_prompt(make):
+    dataset = make({"video": "good.mp4", "image": [1, 2], "reasoning_image": [3]})
+    with pytest.raises(RecordError, match="no question to answer"):
+        dataset[~0]

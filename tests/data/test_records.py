@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from futurel1.data import records
 from futurel1.data.records import (
+    IMAGINE_NEXT,
     Frame,
     RecordFileError,
     Sample,
@@ -71,7 +72,14 @@ CHAT = {
     "videos": ["clips/a.mp4"],
     "images": ["seen.png"],
 }
-SHAPES = {"frame-indexed": FRAME_INDEXED, "upstream": UPSTREAM, "path-based": PATH_BASED, "chat": CHAT}
+UNLABELLED = {"id": "a", "video": "clips/a.mp4", "image": [1, 3], "reasoning_image": [5, 6, 8]}
+SHAPES = {
+    "frame-indexed": FRAME_INDEXED,
+    "upstream": UPSTREAM,
+    "path-based": PATH_BASED,
+    "chat": CHAT,
+    "unlabelled": UNLABELLED,
+}
 THOUGHTS = (
     "He lifts a latch.",
     Frame(CLIP, 4),
@@ -101,7 +109,7 @@ def said(record, speaker, text):
     return record
 
 
-# ---------------------------------------------------------------------------------------------------- the four shapes
+# ---------------------------------------------------------------------------------------------------- the five shapes
 
 
 def test_frame_indexed():
@@ -177,6 +185,19 @@ def test_chat_text_is_verbatim():
     )
 
 
+def test_unlabelled_video_is_frames_and_an_instruction():
+    assert parse(UNLABELLED) == Sample(
+        id="train.jsonl:3",
+        turns=(
+            Turn("user", ("frame_1", Frame(CLIP, 1), "frame_3", Frame(CLIP, 3), IMAGINE_NEXT)),
+            Turn("assistant", (Frame(CLIP, 5), Frame(CLIP, 6), Frame(CLIP, 8))),
+        ),
+        answer=None,
+        meta={"id": "a"},
+    )
+    assert parse(without(UNLABELLED, "id")).meta == {}
+
+
 @pytest.mark.parametrize("shape", ["frame-indexed", "upstream"])
 def test_observed_and_hints(shape):
     sample = parse(SHAPES[shape])
@@ -235,6 +256,8 @@ def test_samples_can_be_sent_between_processes(shape):
         (FRAME_INDEXED, "reasoning_image"),
         (UPSTREAM, "question_images_index"),
         (UPSTREAM, "reasoning_images_index"),
+        (UNLABELLED, "image"),
+        (UNLABELLED, "reasoning_image"),
     ],
 )
 def test_bad_index(record, field, value):
@@ -355,9 +378,40 @@ BAD = {
         changed(CHAT, messages=[CHAT["messages"][0], {"role": "assistant", "content": "<image>"}], images=["a", "b"]),
         "a <image> marker in an assistant turn; move it to a user turn",
     ),
+    "unlabelled without observed frames": (
+        changed(UNLABELLED, image=[]),
+        r"field 'image' = \[\]: no observed frame; list at least one",
+    ),
+    "unlabelled without a field of observed frames": (without(UNLABELLED, "image"), "field 'image' = None: no obs"),
+    "unlabelled with nothing to imagine": (
+        changed(UNLABELLED, reasoning_image=[]),
+        r"field 'reasoning_image' = \[\]: no frame to imagine; list at least one, or drop the record",
+    ),
+    "unlabelled without a field of hints": (
+        without(UNLABELLED, "reasoning_image"),
+        "field 'reasoning_image' = None: no frame to imagine",
+    ),
+    "unlabelled hint before observed": (
+        changed(UNLABELLED, image=[1, 6]),
+        r"field 'reasoning_image' = \[5, 6, 8\]: hint 5 comes before the last observed frame, 6 in 'image'",
+    ),
+    "unlabelled with image files": (
+        changed(UNLABELLED, image=["a.png"]),
+        r"field 'image' = \['a.png'\]: 'a.png' is not a frame of the 8-frame pool",
+    ),
+    "answer without conversations": (
+        without(FRAME_INDEXED, "conversations"),
+        "field 'answer' = .*: a video with 'answer' but without 'conversations'; add 'conversations', or leave",
+    ),
+    "question without conversations": (
+        changed(UNLABELLED, question="What next?"),
+        "field 'question' = 'What next\\?': a video with 'question' but without 'conversations'; add",
+    ),
+    "frames without a video": (without(UNLABELLED, "video"), "unknown shape, its keys are: id, image, reasoning_image"),
     "unknown shape": (
         {"text": "hi", "label": 1},
-        "record 3: unknown shape, its keys are: label, text; write it as frame-indexed .*upstream.*path-based.*chat",
+        "record 3: unknown shape, its keys are: label, text; "
+        "write it as frame-indexed .*upstream.*path-based.*chat.*unlabelled video",
     ),
     "empty record": ({}, "unknown shape, its keys are: none"),
     "no object": ([1, 2], r"record 3: list \(\[1, 2\]\) where an object is expected"),
@@ -520,11 +574,14 @@ def test_shapes_survive_storage(tmp_path, shape, suffix):
 
 
 def test_a_mixed_parquet_file_keeps_the_shapes_apart(tmp_path):
-    path = write_parquet(tmp_path / "mixed.parquet", [FRAME_INDEXED, CHAT])
+    path = write_parquet(tmp_path / "mixed.parquet", [FRAME_INDEXED, CHAT, UNLABELLED])
     source = open_records(path)
-    samples = [source.sample(index, check_files=False) for index in range(2)]
+    # null columns of the other shapes
+    assert source.raw(2).raw["conversations"] is source.raw(2).raw["messages"] is source.raw(2).raw["answer"] is None
+    samples = [source.sample(index, check_files=False) for index in range(3)]
     assert samples[0].answer == "He opens the gate."
     assert samples[1].turns == parse(CHAT, folder=tmp_path).turns
+    assert samples[2] == parse(UNLABELLED, file=path.name, folder=tmp_path)
 
 
 def test_a_single_json_object_is_one_record(tmp_path):

@@ -302,6 +302,16 @@ def test_bad_record_is_named(source, kind):
         source(RL, {**RL, **changes})[1]
 
 
+def test_unlabelled_videos_have_nothing_to_answer(source):
+    record = {"video": "good.mp4", "image": [1, 2], "reasoning_image": [5]}
+    with pytest.raises(
+        RecordError,
+        match=r"rl\.jsonl, record 2, field 'video' = 'good\.mp4': a video without a question, so there is nothing to "
+        r"answer; add 'conversations' and 'answer', or keep it for supervised",
+    ):
+        source(RL, {**record, "problem": None, "conversations": None})[1]
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_missing_media_are_named_whatever_the_kind(source, kind):
     gone = json.loads(json.dumps(KINDS[kind]).replace("good.mp4", "gone.mp4").replace("now.png", "gone.png"))

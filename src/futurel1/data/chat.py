@@ -1,7 +1,8 @@
 """From a record to token ids, labels and pixels: the chat layout of the Qwen-VL family with latent spans.
 
 Layout (`formats.md` 2): ``<|im_start|>role\\n{content}<|im_end|>\\n`` per turn. An assistant turn of a hinted record is
-its thoughts as ``<reason>..</reason>``, each hint frame as one span of LATENT tokens, then ``<answer>..</answer>``.
+its thoughts as ``<reason>..</reason>``, each hint frame as one span of LATENT tokens, then ``<answer>..</answer>``;
+that of an unlabelled video is its spans alone.
 """
 
 import hashlib
@@ -244,9 +245,9 @@ class ChatEncoder:
         pieces = [system]
         for number, turn in enumerate(turns):
             _check_text(sample, turn)
-            if turn.role == "assistant" and sample.answer is not None:
+            if _is_hinted(sample, turn):
                 content = self._response(turn, latents)
-                if number == last:
+                if number == last and sample.answer is not None:
                     _check_control(sample, "answer", sample.answer, (*CONTROL_STRINGS, *RESPONSE_TAGS))
                     content += f"<answer>{sample.answer}</answer>"
             else:
@@ -472,11 +473,18 @@ def _read_prompt(path: str | Path | None) -> str:
     return prompt
 
 
+def _is_hinted(sample: Sample, turn: Turn) -> bool:
+    """Whether a turn is a response of thoughts and latents: it leads to an answer, or holds frames to imagine."""
+    if turn.role != "assistant":
+        return False
+    return sample.answer is not None or any(isinstance(part, Frame) for part in turn.parts)
+
+
 def _check_text(sample: Sample, turn: Turn) -> None:
     for part in turn.parts:
         if isinstance(part, str):
             controls = SYSTEM_CONTROL_STRINGS if turn.role == "system" else CONTROL_STRINGS
-            if turn.role == "assistant" and sample.answer is not None:
+            if _is_hinted(sample, turn):
                 controls = (*CONTROL_STRINGS, *RESPONSE_TAGS)
             _check_control(sample, f"{turn.role} turn", part, controls)
 

@@ -75,7 +75,7 @@ class PromptCollator:
 
 
 def parse_prompt(record: RawRecord, *, data_root: Path | None = None) -> Sample:
-    """Turn a training record of any of the four shapes into the prompt that it starts with.
+    """Turn a training record of any labelled shape into the prompt that it starts with.
 
     Args:
         record: the record as stored.
@@ -87,7 +87,8 @@ def parse_prompt(record: RawRecord, *, data_root: Path | None = None) -> Sample:
         ``options`` and ``question_type`` as in the record, None where it has none.
 
     Raises:
-        RecordError: the record cannot be used, or has a final answer that belongs to another response than the first.
+        RecordError: the record cannot be used, is an unlabelled video, or has a final answer that belongs to another
+            response than the first.
         RecordFileError: a file of its observed frames is missing.
     """
     sample = parse_record(
@@ -100,6 +101,11 @@ def parse_prompt(record: RawRecord, *, data_root: Path | None = None) -> Sample:
     )
     responses = [turn for turn in sample.turns if turn.role == "assistant"]
     answer = sample.answer
+    if answer is None and sample.hints:
+        raise RecordError(
+            f"{record.name}, record {record.number}: an unlabelled video has no question to answer; add "
+            "'conversations' and 'answer', or keep it for supervised training"
+        )
     if answer is None:
         text = "".join(part for part in responses[0].parts if isinstance(part, str))
         found = _ANSWER.search(text)

@@ -1,8 +1,8 @@
 """Records of JSON, JSON Lines, Parquet and Arrow files, read one at a time and checked field by field.
 
-Four shapes are understood: frame-indexed (TwiFF style), upstream TwiFF-2.7M, path-based and chat. Whatever the shape, a
-record becomes a `Sample`: turns of text, frames and videos in the order in which the model sees them. A record that
-cannot be used raises an error that names the file, the record, the field, the value and the remedy.
+Five shapes are understood: frame-indexed (TwiFF style), upstream TwiFF-2.7M, path-based, chat and unlabelled video.
+Whatever the shape, a record becomes a `Sample`: turns of text, frames and videos in the order in which the model sees
+them. A record that cannot be used raises an error that names the file, the record, the field, the value and the remedy.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 __all__ = [
+    "IMAGINE_NEXT",
     "Frame",
     "Part",
     "RawRecord",
@@ -39,11 +40,15 @@ __all__ = [
     "SkippedRecord",
     "Turn",
     "Video",
+    "is_unlabelled",
     "open_records",
     "parse_record",
 ]
 
 Role = Literal["system", "user", "assistant"]
+
+IMAGINE_NEXT = "Imagine what comes next."
+"""What the user says after the observed frames of an unlabelled video."""
 
 _ROLES: dict[str, Role] = {
     "system": "system",
@@ -55,7 +60,8 @@ _ROLES: dict[str, Role] = {
 _SHAPES = (
     "frame-indexed (video, image, reasoning_image, conversations, answer), "
     "upstream TwiFF (video, question, answer, question_images_index, reasoning_images_index), "
-    "path-based (image, reasoning_image, conversations, answer) or chat (messages, videos, images)"
+    "path-based (image, reasoning_image, conversations, answer), chat (messages, videos, images) "
+    "or unlabelled video (video, image, reasoning_image)"
 )
 _MARKER = re.compile(r"(<r?image>|<video>)")
 _THOUGHT_PREFIX = re.compile(r"\bTHOUGHT\s+\d+\s*:\s*")
@@ -107,7 +113,7 @@ class Sample:
         turns: the conversation. In the hinted shapes texts are stripped, assistant texts are thoughts without their
             `THOUGHT n:` prefix, and assistant frames are hints; in the chat shape texts are verbatim.
         answer: the final answer that follows the last assistant turn; None in the chat shape, whose assistant texts
-            are used as they are.
+            are used as they are, and of unlabelled video, whose assistant turn is hints alone.
         meta: what else the record carried (`meta_data`, `gain`, `cot`, ...).
     """
 
@@ -174,7 +180,7 @@ def parse_record(
     data_root: Path | None = None,
     check_files: bool = True,
 ) -> Sample:
-    """Turn a raw record of any of the four shapes into a `Sample`.
+    """Turn a raw record of any of the five shapes into a `Sample`.
 
     Args:
         raw: the record's fields; a field that is null counts as absent.
@@ -198,8 +204,15 @@ def parse_record(
         return _parse_conversations(fields)
     if fields.values.keys() & {"question_images_index", "reasoning_images_index"}:
         return _parse_upstream(fields)
+    if is_unlabelled(fields):
+        return _parse_unlabelled(fields)
     keys = ", ".join(sorted(map(str, fields.values))) or "none"
     raise RecordError(f"{fields.place}: unknown shape, its keys are: {keys}; write it as {_SHAPES}")
+
+
+def is_unlabelled(fields: RecordFields) -> bool:
+    """Whether a record that has the fields of no labelled shape lists frames of a video."""
+    return "video" in fields.values and bool(fields.values.keys() & {"image", "reasoning_image"})
 
 
 class RecordFields:
@@ -424,6 +437,30 @@ def _parse_chat(fields: RecordFields) -> Sample:
                 parts.append(piece)
         parsed.append(Turn(role, tuple(parts)))
     return Sample(fields.id, tuple(parsed), None, fields.meta)
+
+
+def _parse_unlabelled(fields: RecordFields) -> Sample:
+    """Parse the shape without texts: the frames that are seen, and those to imagine."""
+    for field in ("question", "answer", "problem", "qa"):
+        if field in fields.values:
+            fields.fail(
+                field,
+                fields.values[field],
+                f"a video with '{field}' but without 'conversations'",
+                f"add 'conversations', or leave '{field}' out of an unlabelled video",
+            )
+    video = fields.media_path("video", fields.take("video"))
+    observed, hints = fields.pool_indices("image"), fields.pool_indices("reasoning_image")
+    if not observed:
+        fields.fail("image", fields.values.get("image"), "no observed frame", "list at least one")
+    if not hints:
+        value = fields.values.get("reasoning_image")
+        fields.fail("reasoning_image", value, "no frame to imagine", "list at least one, or drop the record")
+    _check_order(fields, "image", observed, "reasoning_image", hints)
+    shown = [part for index in observed for part in (f"frame_{index}", Frame(video, index))]
+    imagined = [Frame(video, index) for index in hints]
+    turns = (Turn("user", (*shown, IMAGINE_NEXT)), Turn("assistant", tuple(imagined)))
+    return Sample(fields.id, turns, None, fields.meta)
 
 
 def _conversation_turns(fields: RecordFields) -> list[tuple[Role, str]]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from futurel1.data.prompts import image_values, parse_futurebench, parse_prompt
-from futurel1.data.records import Frame, Part, RawRecord, RecordFields, Sample, Turn, Video
+from futurel1.data.records import Frame, Part, RawRecord, RecordFields, Sample, Turn, Video, is_unlabelled
 from futurel1.errors import RecordError
 
 __all__ = ["parse_rl_prompt"]
@@ -31,7 +31,7 @@ def parse_rl_prompt(record: RawRecord, *, data_root: Path | None = None) -> Samp
     """Turn a record of any kind that rollouts can start from into a prompt.
 
     Three kinds are told apart by their fields: RL records (``problem``), FutureBench records (``qa``), and the four
-    shapes of training records, of which the observed frames and the question are asked. A file may mix them.
+    labelled shapes of training records, of which the observed frames and the question are asked. A file may mix them.
 
     Args:
         record: the record as stored.
@@ -43,11 +43,18 @@ def parse_rl_prompt(record: RawRecord, *, data_root: Path | None = None) -> Samp
         None) and ``reference_length`` (tokens of a reference response, or None).
 
     Raises:
-        RecordError: the record cannot be used, or is of no or of two kinds.
+        RecordError: the record cannot be used, is of no or of two kinds, or is an unlabelled video.
         RecordFileError: a media file is missing.
     """
     fields = RecordFields(record.raw, file=record.name, number=record.number, folder=record.folder, data_root=data_root)
     kinds = [name for name in ("problem", "qa", *_TRAINING_FIELDS) if name in fields.values]
+    if not kinds and is_unlabelled(fields):
+        fields.fail(
+            "video",
+            fields.values["video"],
+            "a video without a question, so there is nothing to answer",
+            "add 'conversations' and 'answer', or keep it for supervised training",
+        )
     if not kinds:
         keys = ", ".join(sorted(fields.values)) or "none"
         raise RecordError(f"{fields.place}: unknown shape, its keys are: {keys}; write it as {_SHAPES}")
