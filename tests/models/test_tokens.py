@@ -54,9 +54,10 @@ def test_from_tokenizer():
         assert LatentTokens.from_tokenizer(Tokenizer(**fewer)) is None
 
 
-@pytest.mark.parametrize(("kind", "latents"), [("fixed", 0), ("loose", -1)])
+@pytest.mark.parametrize(("kind", "latents"), [("fixed", -1), ("loose", 0), ("loose", -1)])
 def test_budget_needs_a_latent(kind, latents):
-    with pytest.raises(ConfigError, match=f"at least 1 latent, got {latents}"):
+    least = {"fixed": "0 latents", "loose": "1 latent"}[kind]  # fixed(0) keeps the markers alone
+    with pytest.raises(ConfigError, match=f"{kind} span budget needs at least {least}, got {latents}"):
         SpanBudget(kind, latents)
 
 

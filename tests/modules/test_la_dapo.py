@@ -434,7 +434,7 @@ def test_validation_accuracy_is_a_rate(rl_world: Path, tmp_path: Path, opening: 
     [
         ({"temperature": 0.0}, "temperature"),
         ({"top_p": 0.0}, "top_p"),
-        ({"span_budget": "fixed", "span_latents": 0}, "at least 1 latent"),
+        ({"span_budget": "loose", "span_latents": 0}, "at least 1 latent"),
         ({"span_budget": "looose"}, "looose"),
         ({"seed": 2**31}, "seed"),
     ],

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -8,15 +10,17 @@ import pytest
 import torch
 from lightning import Trainer
 
+from futurel1.cli import main
 from futurel1.datamodules import FutureBenchDataModule, PromptDataModule
 from futurel1.errors import ConfigError, RecordError
-from futurel1.models import LatentReasoner, SpanBudget
+from futurel1.metrics.functional import intervention_effect
+from futurel1.models import LatentBank, LatentReasoner, SpanBudget
 from futurel1.models.decoding import Rollout
 from futurel1.models.policies import DeterministicLatents
 from futurel1.models.transcript import transcripts
 from futurel1.modules import JSONLinesWriter, LatentPredictor
 from futurel1.modules.callbacks import drop_cut_line
-from futurel1.modules.latent_predictor import answer_of, ended_by_budget, vote
+from futurel1.modules.latent_predictor import LATENT_PARTS, answer_of, ended_by_budget, vote
 
 OPTIONS = {"A": "left", "B": "right", "C": "up", "D": "down"}
 
@@ -261,3 +265,179 @@ def test_budget_of_spans_is_kept(world: Path, tmp_path: Path, data: PromptDataMo
         batch, max_new_tokens=12, budget=SpanBudget.fixed(3), force_start=True, eos_token_id=-1
     )
     assert rollout.span_table[:, 2].eq(3).all()
+
+
+# ---------------------------------------------------------------------- interventions
+
+SHORT = {"max_new_tokens": 8, "span_budget": "fixed", "span_latents": 2}
+
+
+class Kept(LatentPredictor):
+    """Keeps its rollouts."""
+
+    def decode(self, batch: Any) -> Any:
+        decoded = super().decode(batch)
+        self.rollouts = [*getattr(self, "rollouts", ()), decoded[0]]
+        return decoded
+
+
+def prompts(world: Path, **options: Any) -> PromptDataModule:
+    return PromptDataModule(
+        **{"predict": str(world / "test.jsonl"), "batch_size": 3, "num_workers": 0, **options},
+        system_prompt=str(world / "prompt.txt"),
+    )
+
+
+def predicted(run: Path, world: Path, module: LatentPredictor, **options: Any) -> list[dict[str, Any]]:
+    make_trainer(run, callbacks=[JSONLinesWriter()], **options).predict(module, prompts(world))
+    return [json.loads(line) for line in (run / "predictions.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"intervention": "mean"}, "latent_bank=None"),
+        ({"intervention": "noise"}, "latent_bank=None"),
+        ({"intervention": "other"}, "latent_bank=None"),
+        ({"latent_bank": "runs/base"}, "intervention='none' and latent_bank='runs/base'"),
+        ({"intervention": "zero", "latent_bank": "runs/base"}, "intervention='zero'"),
+        ({"intervention": "markers", "latent_bank": "runs/base"}, "intervention='markers'"),
+        ({"intervention": "zeros"}, "must be one of"),
+    ],
+)
+def test_banks_belong_to_the_interventions_that_need_one(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        LatentPredictor(**wrong)
+
+
+def test_latents_are_saved_and_given_to_other_samples(world: Path, tmp_path: Path, opening: str) -> None:
+    shared: dict[str, Any] = {**SHORT, "backbone": opening}
+    base = Kept(**shared, num_branches=2, do_sample=True, save_latents=True)
+    predicted(tmp_path / "base", world, base)
+    bank = LatentBank.load(tmp_path / "base")
+    assert bank.ids == tuple(f"test.jsonl:{number}" for number in range(1, 9))
+    firsts = [
+        (own, mask)
+        for rollout in base.rollouts
+        for own, mask in zip(rollout.latents[::2], rollout.latent_mask[::2], strict=True)
+    ]
+    for own, count, (latents, mask) in zip(bank.latents, bank.counts.tolist(), firsts, strict=True):
+        assert count >= 2
+        assert torch.equal(own[:count], latents[mask])
+    assert not (tmp_path / "base" / LATENT_PARTS).exists()
+
+    other = Kept(**shared, intervention="other", latent_bank=str(tmp_path / "base"))
+    predicted(tmp_path / "other", world, other)
+    fed = [
+        (own, int(mask.sum()))
+        for rollout in other.rollouts
+        for own, mask in zip(rollout.latents, rollout.latent_mask, strict=True)
+    ]
+    for number, (own, count) in enumerate(fed):
+        donor = (number + 1) % 8  # ids 1 to 8 are in order as strings too
+        for place in range(count):
+            assert torch.equal(own[place], bank.latents[donor, min(place, int(bank.counts[donor]) - 1)])
+    mean = Kept(**shared, intervention="mean", latent_bank=str(tmp_path / "base" / "latents.safetensors"))
+    predicted(tmp_path / "mean", world, mean)
+    assert torch.equal(mean.rollouts[0].latents[0, 0], bank.mean)
+    noise = Kept(**shared, intervention="noise", latent_bank=str(tmp_path / "base"))
+    predicted(tmp_path / "noise", world, noise)
+    draws = torch.stack([rollout.latents[0, 0] for rollout in noise.rollouts])
+    assert ((draws - bank.mean).abs() < 7 * bank.std).all()
+    assert len(draws.unique(dim=0)) == len(draws)
+    narrow = LatentBank.from_responses(["a", "b"], [torch.ones(1, 3), torch.ones(1, 3)])
+    narrow.save(tmp_path / "narrow.safetensors")
+    module = LatentPredictor(**shared, intervention="other", latent_bank=str(tmp_path / "narrow.safetensors"))
+    with pytest.raises(ConfigError, match="3 wide"):
+        module.configure_model()
+
+
+def test_zeros_and_markers(world: Path, tmp_path: Path, opening: str) -> None:
+    shared: dict[str, Any] = {**SHORT, "backbone": opening}
+    zero = Kept(**shared, intervention="zero")
+    predicted(tmp_path / "zero", world, zero)
+    assert all(rollout.latent_mask.any() and not rollout.latents.any() for rollout in zero.rollouts)
+    markers = Kept(**shared, intervention="markers", save_latents=True)
+    records = predicted(tmp_path / "markers", world, markers)
+    assert all(record["spans"][0] == 0 for record in records)
+    assert all(record["response"].startswith("[imagined frame 1: 0 latents]") for record in records)
+    tokens = markers.reasoner.tokens
+    assert all(
+        (rollout.responses[:, :2] == torch.tensor([tokens.start_id, tokens.end_id])).all()
+        for rollout in markers.rollouts
+    )
+    assert LatentBank.load(tmp_path / "markers").latents.shape[:2] == (8, 0)
+    with pytest.raises(ConfigError, match=r"model\.intervention differ"):
+        predicted(tmp_path / "zero", world, Kept(**shared, intervention="none"))
+
+
+def test_a_killed_prediction_keeps_its_latents(world: Path, tmp_path: Path, opening: str) -> None:
+    settings: dict[str, Any] = {**SHORT, "backbone": opening, "save_latents": True}
+    predicted(tmp_path / "whole", world, LatentPredictor(**settings))
+    whole = LatentBank.load(tmp_path / "whole")
+    run = tmp_path / "killed"
+
+    class Killed(LatentPredictor):
+        def predict_step(self, batch: Any, batch_idx: int) -> list[dict[str, Any]]:
+            if "test.jsonl:7" in batch.sample_ids:
+                raise KeyboardInterrupt
+            return super().predict_step(batch, batch_idx)
+
+    predicted(run, world, LatentPredictor(**settings), limit_predict_batches=1)  # ends, with the first three
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        predicted(run, world, Killed(**settings))
+    assert len((run / "predictions.jsonl").read_text().splitlines()) == 6
+    assert len(LatentBank.load(run / "latents.safetensors")) == 3
+    (part,) = (run / LATENT_PARTS).iterdir()
+    part.rename(part.with_name("1-00000000.safetensors"))  # it was on two ranks, and goes on with one
+    predicted(run, world, LatentPredictor(**settings))
+    again = LatentBank.load(run / "latents.safetensors")
+    assert sorted(again.ids) == sorted(whole.ids)
+    for name, latents, count in zip(whole.ids, whole.latents, whole.counts.tolist(), strict=True):
+        place = again.ids.index(name)
+        assert int(again.counts[place]) == count
+        torch.testing.assert_close(again.latents[place, :count], latents[:count], atol=1e-4, rtol=0)
+    assert not (run / LATENT_PARTS).exists()
+    # killed after the last batch: nothing is left to decode, and the latents are put together all the same
+    (run / LATENT_PARTS).mkdir()
+    (run / "latents.safetensors").rename(run / LATENT_PARTS / "0-00000000.safetensors")
+    predicted(run, world, LatentPredictor(**settings))
+    assert len(LatentBank.load(run / "latents.safetensors")) == 8
+
+
+def test_a_test_saves_its_latents_and_no_earlier_ones(world: Path, tmp_path: Path, opening: str) -> None:
+    settings: dict[str, Any] = {**SHORT, "backbone": opening, "save_latents": True}
+    for limit in (None, 2):
+        data = prompts(world, test=str(world / "test.jsonl"))
+        LatentBank.from_responses(["old"], [torch.ones(1, 3)]).save(tmp_path / "latents-rank3.safetensors")
+        make_trainer(tmp_path, limit_test_batches=limit).test(LatentPredictor(**settings), data, verbose=False)
+        assert len(LatentBank.load(tmp_path)) == (6 if limit else 8)
+        assert [file.name for file in tmp_path.glob("latents*")] == ["latents.safetensors"]
+
+
+@pytest.mark.slow
+def test_commands_of_the_document_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, world: Path, opening: str
+) -> None:
+    """As they stand, only shorter: another model and world under the names that the document uses."""
+    root = Path(__file__).parents[2]
+    (block,) = re.findall(r"```bash\n(.*?)```", (root / "docs" / "evaluation.md").read_text(), re.DOTALL)
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "world").symlink_to(world)
+    (tmp_path / "runs" / "first").symlink_to(opening)
+    (tmp_path / "configs").symlink_to(root / "configs")
+    monkeypatch.chdir(tmp_path)
+    found = {}
+    for line in block.splitlines():
+        command, *words = shlex.split(line)
+        assert command == "futurel1"
+        main([*words, "--model.init_args.max_new_tokens", "12", "--data.init_args.num_workers", "0"])
+        run = tmp_path / "runs" / words[-1]
+        found[run.name] = [json.loads(text) for text in (run / "predictions.jsonl").read_text().splitlines()]
+    assert set(found) == {"base", "zero", "mean", "noise", "other", "markers"}
+    assert intervention_effect(found["base"], found["base"])["changed_text"] == 0
+    assert intervention_effect(found["base"], found["markers"])["n"] == 8
+    assert {name for name, records in found.items() if any(sum(record["spans"]) for record in records)} == set(
+        found
+    ) - {"markers"}
+    assert len(LatentBank.load(tmp_path / "runs" / "base")) == 8

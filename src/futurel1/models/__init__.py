@@ -3,6 +3,14 @@
 from futurel1.models.backbones import BACKBONES, Backbone, Vision, VisionFeatures, VisualRows
 from futurel1.models.checkpoints import load_processor
 from futurel1.models.heads import HeadKind, build_head
+from futurel1.models.interventions import (
+    LatentBank,
+    LatentIntervention,
+    MeanLatents,
+    NoiseLatents,
+    OtherLatents,
+    ZeroLatents,
+)
 from futurel1.models.reasoner import LatentReasoner, LatentSettings, put_latents
 from futurel1.models.spans import Spans, find_spans, longest_chain, previous
 from futurel1.models.tokens import LATENT, LATENT_END, LATENT_START, LATENT_TOKENS, LatentTokens, SpanBudget
@@ -15,14 +23,20 @@ __all__ = [
     "LATENT_TOKENS",
     "Backbone",
     "HeadKind",
+    "LatentBank",
+    "LatentIntervention",
     "LatentReasoner",
     "LatentSettings",
     "LatentTokens",
+    "MeanLatents",
+    "NoiseLatents",
+    "OtherLatents",
     "SpanBudget",
     "Spans",
     "Vision",
     "VisionFeatures",
     "VisualRows",
+    "ZeroLatents",
     "build_head",
     "find_spans",
     "load_processor",

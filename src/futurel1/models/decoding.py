@@ -18,6 +18,7 @@ from futurel1.errors import BatchError, ConfigError, FutureL1Error
 from futurel1.models.attention import shared_prompt_mask
 from futurel1.models.backbones import Vision
 from futurel1.models.branching import Layout, branch_mask, kept_columns, next_positions, pack
+from futurel1.models.interventions import LatentIntervention
 from futurel1.models.noise import RowNoise, row_keys
 from futurel1.models.policies import LatentPolicy
 from futurel1.models.tokens import SpanBudget
@@ -193,6 +194,7 @@ class _State:
     emitted: Tensor
     reason: Tensor
     span: Tensor
+    latents: Tensor
     responses: Tensor
     response_mask: Tensor
     log_probs: Tensor
@@ -225,6 +227,7 @@ def generate(
     layout: Layout,
     vision: Vision | None,
     on_step: Callable[[DecodingStep], None] | None,
+    intervention: LatentIntervention | None = None,
 ) -> Rollout:
     """Decode; arguments as for :meth:`LatentReasoner.generate`, with all defaults filled in."""
     ids = prompt.input_ids
@@ -246,6 +249,7 @@ def generate(
         emitted=zeros(rows, dtype=torch.int64),
         reason=torch.full((rows,), REASONS.index("length"), device=device),
         span=torch.full((rows,), -1, device=device),
+        latents=zeros(rows, dtype=torch.int64),
         responses=torch.full((rows, max_new_tokens), pad_token_id, device=device),
         response_mask=zeros(rows, max_new_tokens, dtype=torch.bool),
         log_probs=zeros(rows, max_new_tokens, dtype=torch.float32),
@@ -260,14 +264,18 @@ def generate(
     else:
         runner = _CopiedPrompt(reasoner, prompt, vision, num_branches)
     hidden = runner.start()
-    keys = row_keys(seed, _contents(reasoner, prompt), num_branches).to(device)
+    contents = _contents(reasoner, prompt)
+    keys = row_keys(seed, contents, num_branches).to(device)
+    if intervention is not None:
+        intervention.begin(contents, num_branches)
     active = torch.arange(rows, device=device)
     eos = torch.tensor(list(eos_token_ids), device=device)
     for step in range(max_new_tokens):
         state.step = step
         tokens, latents, is_latent = _advance(
-            reasoner, state, active, hidden, sampling, budget, latent_policy, keys, force_start and step == 0
-        )
+            reasoner, state, active, hidden, sampling, budget, latent_policy, keys, force_start and step == 0,
+            intervention,
+        )  # fmt: skip
         finished = torch.isin(tokens, eos) & ~is_latent
         state.reason[active[finished]] = REASONS.index("eos")
         if stop_strings:
@@ -296,6 +304,7 @@ def _advance(
     policy: LatentPolicy,
     keys: Tensor,
     force_start: bool,
+    intervention: LatentIntervention | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Choose the next token of every active row: (A,) tokens, (A, H) latents, (A,) whether the token is a latent."""
     tokens, step = reasoner.tokens, state.step
@@ -333,6 +342,8 @@ def _advance(
         chosen_log_prob[where] = continue_log_prob(log_probs[where], tokens.end_id)
         # A row's latents are drawn from its own numbers, whichever rows share the step.
         drawn = policy.sample(mu[where], RowNoise(keys[active[where]] ^ -1, step))
+        if intervention is not None:
+            drawn = _replaced(intervention, drawn, active[where], state.latents[active[where]])
         latents[where] = drawn
         state.latent_rows.append(active[where])
         state.latent_values.append(drawn)
@@ -348,7 +359,18 @@ def _advance(
     state.last[active] = next_token
     state.inside[active] = is_latent
     state.emitted[active] = torch.where(is_latent, emitted + 1, emitted)
+    state.latents[active] += is_latent.long()
     return next_token, latents, is_latent
+
+
+def _replaced(intervention: LatentIntervention, drawn: Tensor, rows: Tensor, numbers: Tensor) -> Tensor:
+    """(K, H) what an intervention puts in the place of K latents."""
+    replaced = intervention(drawn, rows, numbers)
+    if replaced.shape != drawn.shape:
+        raise ConfigError(
+            f"{type(intervention).__name__} returned latents of shape {tuple(replaced.shape)} for {tuple(drawn.shape)}"
+        )
+    return replaced.to(drawn)
 
 
 def _record_spans(

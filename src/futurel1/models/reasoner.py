@@ -24,6 +24,7 @@ from futurel1.models.tokens import LATENT_TOKENS, LatentTokens, SpanBudget
 if TYPE_CHECKING:
     from futurel1.models.branching import Layout
     from futurel1.models.decoding import DecodingStep, Rollout, RolloutScores
+    from futurel1.models.interventions import LatentIntervention
     from futurel1.models.policies import LatentPolicy
 
 logger = logging.getLogger(__name__)
@@ -432,6 +433,7 @@ class LatentReasoner(nn.Module):
         pad_token_id: int | None = None,
         budget: SpanBudget | None = None,
         latent_policy: "LatentPolicy | None" = None,
+        intervention: "LatentIntervention | None" = None,
         seed: int | Tensor = 0,
         stop_strings: str | Sequence[str] = (),
         force_start: bool | None = None,
@@ -459,6 +461,8 @@ class LatentReasoner(nn.Module):
             pad_token_id: id that fills responses on the right; None: the tokenizer's.
             budget: latents per span; None: the checkpoint's (`LatentSettings.budget`).
             latent_policy: how latents are drawn; None: :class:`DeterministicLatents`.
+            intervention: replaces each latent just before it is recorded and fed (`futurel1.models.interventions`), and
+                so also before its log-density is taken; None: latents as they were drawn.
             seed: one seed, or (B,) one per prompt.
             stop_strings: texts that end a response as soon as it contains one of them.
             force_start: force START as the first token; None: as the checkpoint says (`RICE`).
@@ -494,6 +498,7 @@ class LatentReasoner(nn.Module):
                 pad_token_id=pad,
                 budget=budget or self.settings.budget(),
                 latent_policy=latent_policy or DeterministicLatents(),
+                intervention=intervention,
                 seed=seed,
                 stop_strings=(stop_strings,) if isinstance(stop_strings, str) else tuple(stop_strings),
                 force_start=self.settings.force_initial_latent_mode if force_start is None else force_start,

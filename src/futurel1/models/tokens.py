@@ -66,7 +66,10 @@ class SpanBudget:
 
     Args:
         kind: ``"fixed"``: exactly ``latents`` (an END chosen early is ignored); ``"loose"``: at most ``latents``.
-        latents: number of latents, at least 1.
+        latents: number of latents, at least 1; ``"fixed"`` also takes 0: START and END with nothing between.
+
+    Raises:
+        ConfigError: another kind, or too few latents.
     """
 
     kind: Literal["fixed", "loose"]
@@ -75,12 +78,14 @@ class SpanBudget:
     def __post_init__(self) -> None:
         if self.kind not in ("fixed", "loose"):
             raise ConfigError(f"a span budget is 'fixed' or 'loose', got {self.kind!r}")
-        if self.latents < 1:
-            raise ConfigError(f"a span budget needs at least 1 latent, got {self.latents}")
+        if self.kind == "fixed" and self.latents < 0:
+            raise ConfigError(f"a fixed span budget needs at least 0 latents, got {self.latents}")
+        if self.kind == "loose" and self.latents < 1:
+            raise ConfigError(f"a loose span budget needs at least 1 latent, got {self.latents}")
 
     @classmethod
     def fixed(cls, latents: int) -> Self:
-        """Exactly ``latents`` in every span."""
+        """Exactly ``latents`` in every span; with 0, END follows START at once."""
         return cls("fixed", latents)
 
     @classmethod

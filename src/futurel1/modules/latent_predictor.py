@@ -5,9 +5,10 @@ import math
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from lightning import LightningModule
@@ -24,14 +25,30 @@ from futurel1.metrics.functional import (
     extract_option,
     sanitize_response,
 )
-from futurel1.models import LatentReasoner, SpanBudget, load_processor
+from futurel1.models import (
+    LatentBank,
+    LatentIntervention,
+    LatentReasoner,
+    MeanLatents,
+    NoiseLatents,
+    OtherLatents,
+    SpanBudget,
+    ZeroLatents,
+    load_processor,
+)
 from futurel1.models.decoding import Rollout
+from futurel1.models.interventions import BANK_FILES
 from futurel1.models.policies import DeterministicLatents, LatentPolicy
 from futurel1.models.transcript import Transcript, transcripts
 from futurel1.modules.start import DTYPES, exported_folder
 from futurel1.rewards import Judge, ResponseItem
 
 Benchmark = Literal["none", "futurebench", "twiffbench"]
+Intervention = Literal["none", "zero", "mean", "noise", "other", "markers"]
+WITH_BANK = ("mean", "noise", "other")
+"""Interventions that take latents from a bank."""
+LATENT_PARTS = "latents.parts"
+"""Folder in the run folder with the latents of each batch, until the run has ended."""
 
 
 class LatentPredictor(LightningModule):
@@ -55,10 +72,20 @@ class LatentPredictor(LightningModule):
         span_budget: ``checkpoint``, ``fixed`` (exactly `span_latents`) or ``loose`` (at most `span_latents`).
         span_latents: latents per span for ``fixed`` and ``loose``.
         latent_policy: how latents are drawn.
-        seed: seed of the draws.
+        seed: seed of the draws, and of the noise of the intervention ``noise``.
         benchmark: ``futurebench`` or ``twiffbench`` for `futurel1 test`; the data module has to fit.
         judge: judge of TwiFF-Bench answers.
         name: name of this model in tables.
+        intervention: what the model is fed in the place of its latents, to see whether it uses them: ``zero`` zeros,
+            ``mean`` the mean latent of `latent_bank`, ``noise`` Gaussian noise with its mean and standard deviations,
+            ``other`` the latents of another sample in it; ``markers`` removes them and keeps START and END, whatever
+            `span_budget` says; ``none`` its own.
+        latent_bank: `latents.safetensors` of an earlier run, or that run's folder; for ``mean``, ``noise`` and
+            ``other``, and only for them.
+        save_latents: write the latents that the first branch of every prompt was fed to `latents.safetensors` in the
+            run folder when a test or a prediction ends; every rank but the first to its own `latents-rank1.safetensors`
+            and so on. Until then they lie in `latents.parts`, one file a batch, so a prediction that was killed and
+            goes on loses none.
 
     Raises:
         ConfigError: settings that contradict each other.
@@ -84,6 +111,9 @@ class LatentPredictor(LightningModule):
         benchmark: Benchmark = "none",
         judge: Judge | None = None,
         name: str = "ours",
+        intervention: Intervention = "none",
+        latent_bank: str | None = None,
+        save_latents: bool = False,
     ) -> None:
         super().__init__()
         self.save_hyperparameters(ignore=["latent_policy", "judge"])
@@ -93,6 +123,14 @@ class LatentPredictor(LightningModule):
             raise ConfigError(f"num_branches={num_branches} greedy responses would be equal: set do_sample")
         if benchmark == "twiffbench" and judge is None:
             raise ConfigError("benchmark 'twiffbench' needs model.init_args.judge, an OpenAI-compatible server")
+        if intervention not in get_args(Intervention):
+            raise ConfigError(f"intervention must be one of {get_args(Intervention)}, got {intervention!r}")
+        if (intervention in WITH_BANK) != (latent_bank is not None):
+            raise ConfigError(
+                f"latent_bank belongs to the interventions {', '.join(WITH_BANK)}, and they need one (a run's "
+                f"latents.safetensors, written with save_latents); got intervention={intervention!r} and "
+                f"latent_bank={latent_bank!r}"
+            )
         self.policy = latent_policy or DeterministicLatents()
         self.judge = judge
         self.metrics = nn.ModuleDict()
@@ -111,6 +149,9 @@ class LatentPredictor(LightningModule):
         """Load the model once."""
         if hasattr(self, "reasoner"):
             return
+        path = self.hparams["latent_bank"]
+        bank = None if path is None else LatentBank.load(path)
+        self._intervention = make_intervention(self.hparams["intervention"], bank, self.hparams["seed"])
         self.reasoner = LatentReasoner.from_pretrained(
             exported_folder(self.hparams["backbone"], self.hparams["init_from"]),
             dtype=DTYPES[self.hparams["dtype"]],
@@ -118,6 +159,8 @@ class LatentPredictor(LightningModule):
         )
         if self.reasoner.processor is None:
             raise ConfigError("prediction needs a checkpoint with a tokenizer")
+        if bank is not None:
+            bank.require_width(self.reasoner.hidden_size)
         splits = FUTUREBENCH_SPLITS if self.hparams["benchmark"] == "futurebench" else ()
         self.metrics["usage"] = LatentUsage(self.reasoner.tokens, splits=splits)
 
@@ -128,6 +171,8 @@ class LatentPredictor(LightningModule):
         hparams = self.hparams
         kind, latents = hparams["span_budget"], hparams["span_latents"]
         budget = None if kind == "checkpoint" else SpanBudget(kind, latents)
+        if hparams["intervention"] == "markers":
+            budget = SpanBudget.fixed(0)
         began = time.perf_counter()
         rollout = self.reasoner.generate(
             batch,
@@ -138,6 +183,7 @@ class LatentPredictor(LightningModule):
             top_p=hparams["top_p"],
             budget=budget,
             latent_policy=self.policy,
+            intervention=self._intervention,
             seed=hparams["seed"],
         )
         if self.device.type == "cuda":
@@ -147,7 +193,8 @@ class LatentPredictor(LightningModule):
 
     def predict_step(self, batch: PromptBatch, batch_idx: int) -> list[dict[str, Any]]:
         """Decode and describe every prompt of a batch."""
-        _, texts, seconds = self.decode(batch)
+        rollout, texts, seconds = self.decode(batch)
+        self._keep_latents(batch, rollout)
         return self._records(batch, texts, seconds)[0]
 
     def _records(
@@ -178,15 +225,24 @@ class LatentPredictor(LightningModule):
         return records, winners
 
     def setup(self, stage: str) -> None:
-        """Remove samples that an earlier test in this folder left on other ranks."""
-        if stage == "test" and self.global_rank == 0:
-            for file in self._folder().glob("samples-rank*.jsonl"):
+        """Remove what an earlier run in this folder left, but for latents of predictions that go on."""
+        folder = self._folder()
+        going_on = stage == "predict" and any(file.stat().st_size for file in folder.glob("predictions*.jsonl"))
+        if going_on:
+            # Nothing may be left to decode, and then no other hook is called.
+            self._save_latents()
+        elif self.global_rank == 0:
+            stale = list(folder.glob("samples-rank*.jsonl")) if stage == "test" else []
+            if self.hparams["save_latents"]:
+                stale += [*folder.glob(BANK_FILES), *folder.glob(f"{LATENT_PARTS}/*")]
+            for file in stale:
                 file.unlink()
         self._to_judge: list[tuple[dict[str, Any], Mapping[str, Any], str]] = []
 
     def test_step(self, batch: PromptBatch, batch_idx: int) -> None:
         """Decode, score and write every prompt of a batch; a judge is asked at the end."""
         rollout, texts, seconds = self.decode(batch)
+        self._keep_latents(batch, rollout)
         records, winners = self._records(batch, texts, seconds)
         metas = batch.meta or ({},) * len(batch)
         throughput: Any = self.metrics["throughput"]
@@ -199,6 +255,49 @@ class LatentPredictor(LightningModule):
                 (record, meta, winner.text) for record, meta, winner in zip(records, metas, winners, strict=True)
             ]
         self._write_samples(records, "a" if batch_idx else "w")
+
+    # ------------------------------------------------------------------ latents
+
+    def _keep_latents(self, batch: PromptBatch, rollout: Rollout) -> None:
+        """Write the latents of a batch's first branches to a file of their own."""
+        if not self.hparams["save_latents"]:
+            return
+        if not batch.sample_ids:
+            raise ConfigError("save_latents needs prompts with sample_ids; those of a data module have them")
+        latents, counts = rollout.latents.cpu(), rollout.latent_mask.sum(dim=1).tolist()
+        firsts = range(0, len(rollout), rollout.num_branches)
+        # A sampler that pads its last batch may repeat a sample.
+        own = {name: latents[row, : counts[row]] for name, row in zip(batch.sample_ids, firsts, strict=True)}
+        folder = self._folder() / LATENT_PARTS
+        number = len(list(folder.glob(f"{self.global_rank}-*.safetensors")))
+        LatentBank.from_responses(tuple(own), tuple(own.values())).save(
+            folder / f"{self.global_rank}-{number:08d}.safetensors"
+        )
+
+    def _save_latents(self) -> None:
+        """Put the parts of this rank, and of ranks that an earlier part of the run had and this one has not, together.
+
+        What an earlier part of a prediction has saved stays.
+        """
+        if not self.hparams["save_latents"]:
+            return
+        folder, rank, ranks = self._folder(), self.global_rank, self.trainer.world_size
+        file = folder / f"latents{f'-rank{rank}' if rank else ''}.safetensors"
+        every = sorted((folder / LATENT_PARTS).glob("*.safetensors"))
+        parts = [part for part in every if int(part.name.split("-")[0]) % ranks == rank]
+        if parts:
+            before = [file] if file.is_file() else []
+            LatentBank.merge([LatentBank.load(part) for part in [*before, *parts]]).save(file)
+        for part in parts:
+            part.unlink()
+        with suppress(OSError):  # not there, or other ranks' parts still are
+            (folder / LATENT_PARTS).rmdir()
+
+    def on_predict_epoch_end(self) -> None:
+        """Save the latents."""
+        self._save_latents()
+
+    # ------------------------------------------------------------------ benchmarks
 
     def _write_samples(self, records: Sequence[Mapping[str, Any]], mode: str) -> None:
         file = self._folder() / f"samples{f'-rank{self.global_rank}' if self.global_rank else ''}.jsonl"
@@ -261,6 +360,7 @@ class LatentPredictor(LightningModule):
 
     def on_test_epoch_end(self) -> None:
         """Log all scores over all ranks; write `results.json`, `results.md` and `results.tex` and print the table."""
+        self._save_latents()
         if self.hparams["benchmark"] == "twiffbench":
             self._judge()
         values: dict[str, float] = {}
@@ -287,6 +387,23 @@ class LatentPredictor(LightningModule):
         folder = Path(self.trainer.default_root_dir)
         folder.mkdir(parents=True, exist_ok=True)
         return folder
+
+
+def make_intervention(kind: Intervention, bank: LatentBank | None, seed: int) -> LatentIntervention | None:
+    """The intervention of a name; None where latents are not replaced.
+
+    Args:
+        kind: as the argument `intervention` of :class:`LatentPredictor`.
+        bank: for those that need one.
+        seed: seed of the noise.
+    """
+    if kind == "zero":
+        return ZeroLatents()
+    if bank is None:
+        return None
+    if kind == "noise":
+        return NoiseLatents(bank, seed)
+    return MeanLatents(bank) if kind == "mean" else OtherLatents(bank)
 
 
 def answer_of(text: str, options: Mapping[str, str] | None = None) -> str:

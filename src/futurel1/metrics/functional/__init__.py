@@ -9,6 +9,7 @@ from futurel1.metrics.functional.futurebench import (
     futurebench_prompt,
     gold_option,
 )
+from futurel1.metrics.functional.interventions import intervention_effect
 from futurel1.metrics.functional.latent_usage import adjacent_span_cosines
 from futurel1.metrics.functional.responses import extract_answer, sanitize_response
 from futurel1.metrics.functional.twiffbench import coerce_scores, judged_scores
@@ -24,6 +25,7 @@ __all__ = [
     "extract_option",
     "futurebench_prompt",
     "gold_option",
+    "intervention_effect",
     "judged_scores",
     "sanitize_response",
 ]

@@ -1,0 +1,327 @@
+"""Causal controls do(z): replace latents while decoding, to see whether they are used (`docs/evaluation.md`).
+
+Shapes: B prompts, K latents of one decoding step, N responses of a bank with up to S latents, H hidden size.
+"""
+
+import json
+import os
+from abc import ABC, abstractmethod
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import ClassVar, Self
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from futurel1.errors import CheckpointError, ConfigError, MissingFileError
+from futurel1.models.noise import RowNoise, mix, normal, row_keys
+
+__all__ = ["LatentBank", "LatentIntervention", "MeanLatents", "NoiseLatents", "OtherLatents", "ZeroLatents"]
+
+BANK_FILES = "latents*.safetensors"
+"""Banks in a run folder, one per rank."""
+
+
+@dataclass(frozen=True, eq=False)
+class LatentBank:
+    """Latents of a set of responses.
+
+    Args:
+        ids: N sample ids, no two alike.
+        latents: (N, S, H) latents in order of emission, padded on the right.
+        counts: (N,) int64 latents of each response.
+
+    Raises:
+        ConfigError: shapes that do not fit each other, equal ids, or latents that are not finite.
+    """
+
+    ids: tuple[str, ...]
+    latents: Tensor
+    counts: Tensor
+
+    def __post_init__(self) -> None:
+        shape = tuple(self.latents.shape)
+        if len(shape) != 3 or not len(self.ids) == shape[0] == self.counts.numel() or self.counts.dim() != 1:
+            raise ConfigError(
+                f"a bank of {len(self.ids)} responses needs latents (N, S, H) and counts (N,), got {shape} and "
+                f"{tuple(self.counts.shape)}"
+            )
+        if len(set(self.ids)) < len(self.ids):
+            twice = next(name for place, name in enumerate(self.ids) if name in self.ids[:place])
+            raise ConfigError(f"a bank holds one response per sample, but {twice!r} is there twice")
+        if not bool(((self.counts >= 0) & (self.counts <= shape[1])).all()):
+            raise ConfigError(f"counts must be between 0 and {shape[1]}, got {self.counts.tolist()}")
+        if not bool(self.real.isfinite().all()):
+            raise ConfigError("the bank has latents that are not finite")
+
+    @classmethod
+    def from_responses(cls, ids: Sequence[str], latents: Sequence[Tensor]) -> Self:
+        """Pad the latents of N >= 1 responses, each (its number of latents, H)."""
+        counts = torch.tensor([len(own) for own in latents])
+        return cls(tuple(ids), pad_sequence(list(latents), batch_first=True), counts)
+
+    @classmethod
+    def merge(cls, banks: Sequence["LatentBank"]) -> Self:
+        """One bank of several; the last one that has a sample counts.
+
+        Raises:
+            ConfigError: no bank, or banks of different widths.
+        """
+        widths = sorted({bank.width for bank in banks})
+        if len(widths) != 1:
+            raise ConfigError(f"banks to merge must have one width, got {widths}")
+        found = {
+            name: own[:count]
+            for bank in banks
+            for name, own, count in zip(bank.ids, bank.latents, bank.counts.tolist(), strict=True)
+        }
+        return cls.from_responses(tuple(found), tuple(found.values()))
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read a bank.
+
+        Args:
+            path: a file, or a run folder: all its `latents*.safetensors`, one per rank.
+
+        Raises:
+            MissingFileError: no such file, or a folder without one.
+            CheckpointError: a file that is damaged or no bank, or files that do not fit each other.
+        """
+        place = Path(path).expanduser()
+        files = sorted(place.glob(BANK_FILES)) if place.is_dir() else [place]
+        if not files or not files[0].is_file():
+            raise MissingFileError(
+                f"{place} is no bank of latents and no folder with {BANK_FILES}; write one with "
+                "model.init_args.save_latents: true"
+            )
+        banks = [cls._read(file) for file in files]
+        try:
+            return banks[0] if len(banks) == 1 else cls.merge(banks)
+        except ConfigError as error:
+            raise CheckpointError(f"{place}: {error}") from error
+
+    @classmethod
+    def _read(cls, file: Path) -> Self:
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(file, framework="pt") as handle:
+                ids = json.loads((handle.metadata() or {})["ids"])
+                return cls(tuple(map(str, ids)), handle.get_tensor("latents"), handle.get_tensor("counts"))
+        except (SafetensorError, KeyError, ValueError, TypeError, OSError) as error:
+            raise CheckpointError(
+                f"{file} is damaged or no bank of latents ({error}); write it anew with save_latents"
+            ) from error
+
+    def save(self, path: str | Path) -> Path:
+        """Write the bank as safetensors, and only a whole one; returns the file."""
+        from safetensors.torch import save_file
+
+        file = Path(path).expanduser()
+        file.parent.mkdir(parents=True, exist_ok=True)
+        partial = file.with_name(f"{file.name}.part")
+        tensors = {"latents": self.latents.contiguous(), "counts": self.counts.contiguous()}
+        save_file(tensors, partial, metadata={"ids": json.dumps(self.ids)})
+        os.replace(partial, file)
+        return file
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def width(self) -> int:
+        """H."""
+        return self.latents.shape[-1]
+
+    @property
+    def real(self) -> Tensor:
+        """(L, H) all latents without padding."""
+        places = torch.arange(self.latents.shape[1], device=self.counts.device)
+        return self.latents[places < self.counts[:, None]]
+
+    @cached_property
+    def mean(self) -> Tensor:
+        """(H,) float32 mean over all latents."""
+        self._require_latents()
+        return self.real.double().mean(dim=0).float()
+
+    @cached_property
+    def std(self) -> Tensor:
+        """(H,) float32 standard deviation of each dimension over all latents, without Bessel's correction."""
+        self._require_latents()
+        return self.real.double().std(dim=0, correction=0).float()
+
+    def _require_latents(self) -> None:
+        if not int(self.counts.sum()):
+            raise ConfigError(
+                f"the bank has {len(self)} responses without a single latent; decode it with a span budget that gives "
+                "latents (span_budget: fixed)"
+            )
+
+    def require_width(self, width: int) -> None:
+        """Refuse latents of another model.
+
+        Raises:
+            ConfigError: this bank's latents are not `width` wide.
+        """
+        if self.width != width:
+            raise ConfigError(
+                f"the bank's latents are {self.width} wide and the model's {width}; write a bank with this model"
+            )
+
+
+class LatentIntervention(ABC):
+    """Replaces every latent of a response, just before it is recorded and fed."""
+
+    kind: ClassVar[str]
+    """Name of the intervention in settings and tables."""
+
+    sample_ids: tuple[str, ...] = ()
+    num_branches: int = 1
+
+    def begin(self, sample_ids: Sequence[str], num_branches: int) -> None:
+        """Take note of a batch; called once before it is decoded.
+
+        Args:
+            sample_ids: B names of the prompts.
+            num_branches: G; row r is a response to prompt r // G.
+        """
+        self.sample_ids = tuple(sample_ids)
+        self.num_branches = num_branches
+
+    @abstractmethod
+    def __call__(self, latents: Tensor, rows: Tensor, numbers: Tensor) -> Tensor:
+        """Replace the latents of one decoding step.
+
+        Args:
+            latents: (K, H) latents that the model would be fed.
+            rows: (K,) int64 row of each.
+            numbers: (K,) int64 0-based number of each within its response, all spans counted through.
+
+        Returns:
+            (K, H) what it is fed instead.
+        """
+
+
+class ZeroLatents(LatentIntervention):
+    """Zeros."""
+
+    kind: ClassVar[str] = "zero"
+
+    def __call__(self, latents: Tensor, rows: Tensor, numbers: Tensor) -> Tensor:
+        """(K, H) zeros."""
+        return torch.zeros_like(latents)
+
+
+class MeanLatents(LatentIntervention):
+    """The mean latent of a bank: right on average, and the same whatever was seen.
+
+    Args:
+        bank: latents of the model itself.
+
+    Raises:
+        ConfigError: the bank has no latents, or (when called) another width.
+    """
+
+    kind: ClassVar[str] = "mean"
+
+    def __init__(self, bank: LatentBank) -> None:
+        self.bank = bank
+        self.mean = bank.mean
+
+    def __call__(self, latents: Tensor, rows: Tensor, numbers: Tensor) -> Tensor:
+        """(K, H) K times the mean."""
+        self.bank.require_width(latents.shape[-1])
+        return self.mean.to(latents).expand_as(latents)
+
+
+class NoiseLatents(LatentIntervention):
+    """Gaussian noise with a bank's mean and standard deviation of each dimension.
+
+    A draw depends on the seed, the sample and the number of the latent, on nothing else: the branches of a prompt are
+    fed the same noise, and so is a prompt in another batch.
+
+    Args:
+        bank: latents of the model itself.
+        seed: seed of the noise.
+
+    Raises:
+        ConfigError: the bank has no latents, or (when called) another width.
+    """
+
+    kind: ClassVar[str] = "noise"
+
+    def __init__(self, bank: LatentBank, seed: int = 0) -> None:
+        self.bank = bank
+        self.seed = seed
+        self.mean, self.std = bank.mean, bank.std
+
+    def begin(self, sample_ids: Sequence[str], num_branches: int) -> None:
+        """Take note of a batch and make one key per prompt."""
+        super().begin(sample_ids, num_branches)
+        # One by one, so that a sample that is there twice has one key; by another name than the key that tokens and
+        # latents of the sample are drawn with.
+        self._keys = torch.cat([row_keys(self.seed, [f"do(z):{name}"], 1) for name in sample_ids])
+
+    def __call__(self, latents: Tensor, rows: Tensor, numbers: Tensor) -> Tensor:
+        """(K, H) noise."""
+        self.bank.require_width(latents.shape[-1])
+        keys = self._keys.to(rows.device)[rows // self.num_branches]
+        draws = normal(RowNoise(mix(keys + numbers), 0), latents.shape[-1])
+        mean, std = (value.to(draws) for value in (self.mean, self.std))
+        return (mean + std * draws).to(latents.dtype)
+
+
+class OtherLatents(LatentIntervention):
+    """The latents of another sample: real ones, of the wrong video.
+
+    A sample is given those of the bank's next sample in the order of ids (as strings, after the last comes the first),
+    number by number; where that one's response has fewer, its last one again.
+
+    Args:
+        bank: latents of the model itself; samples without latents are skipped.
+
+    Raises:
+        ConfigError: (at `begin`) no other sample has latents, or (when called) the bank has another width.
+    """
+
+    kind: ClassVar[str] = "other"
+
+    def __init__(self, bank: LatentBank) -> None:
+        self.bank = bank
+        self._donors = sorted((name, row) for row, name in enumerate(bank.ids) if int(bank.counts[row]))
+        self._names = [name for name, _ in self._donors]
+
+    def donor(self, sample_id: str) -> str:
+        """Id of the bank's sample whose latents a sample is given.
+
+        Raises:
+            ConfigError: there is no other one.
+        """
+        return self._donor(sample_id)[0]
+
+    def _donor(self, sample_id: str) -> tuple[str, int]:
+        others = len(self._names) - (sample_id in self._names)
+        if not others:
+            raise ConfigError(
+                f"the bank has no latents of any sample but {sample_id!r}, of {len(self.bank)} responses; "
+                "give a bank with more samples"
+            )
+        return self._donors[bisect_right(self._names, sample_id) % len(self._names)]
+
+    def begin(self, sample_ids: Sequence[str], num_branches: int) -> None:
+        """Take note of a batch and choose the other sample of each prompt."""
+        super().begin(sample_ids, num_branches)
+        self._rows = torch.tensor([self._donor(name)[1] for name in sample_ids])
+
+    def __call__(self, latents: Tensor, rows: Tensor, numbers: Tensor) -> Tensor:
+        """(K, H) latents of the other samples."""
+        self.bank.require_width(latents.shape[-1])
+        given = self._rows[(rows // self.num_branches).cpu()]
+        last = self.bank.counts[given] - 1
+        return self.bank.latents[given, torch.minimum(numbers.cpu(), last)].to(latents)

@@ -1,0 +1,367 @@
+"""Interventions on latents: what is fed, to whom, and that nothing changes without one."""
+
+import pytest
+import torch
+from families import TOKENS, make_family
+from safetensors.torch import save_file
+from test_decoding import ROWS, assert_same, one, sample
+
+from futurel1.errors import CheckpointError, ConfigError, MissingFileError
+from futurel1.models import (
+    LatentBank,
+    LatentIntervention,
+    MeanLatents,
+    NoiseLatents,
+    OtherLatents,
+    SpanBudget,
+    ZeroLatents,
+)
+from futurel1.models.policies import DeterministicLatents, GaussianLatents, VonMisesFisherLatents
+
+START, LATENT, END = TOKENS.start_id, TOKENS.latent_id, TOKENS.end_id
+NAMES = ("a", "b", "c")
+
+
+@pytest.fixture(scope="module")
+def family():
+    made = make_family("qwen3_vl")
+    with torch.no_grad():
+        weight = made.reasoner.backbone.lm_head.weight
+        weight[START] *= 4
+        weight[END] *= 2
+    return made
+
+
+@pytest.fixture(scope="module")
+def prompt(family):
+    return named(family.batch(ROWS, padding="left"), NAMES)
+
+
+def named(batch, names):
+    batch.sample_ids = tuple(names)
+    return batch
+
+
+@pytest.fixture(scope="module")
+def own(family, prompt):
+    return sample(family.reasoner, prompt, force_start=True)
+
+
+def numbered_bank(width, counts, names=NAMES):
+    """Latent j of response i holds 10 i + j + 1 everywhere."""
+    values = [(10.0 * row + torch.arange(count) + 1)[:, None].expand(-1, width) for row, count in enumerate(counts)]
+    return LatentBank.from_responses(names, values)
+
+
+def random_bank(width, counts=(40, 0, 25)):
+    generator = torch.Generator().manual_seed(0)
+    scale = torch.linspace(0.1, 3, width)
+    return LatentBank.from_responses(
+        NAMES, [torch.randn(count, width, generator=generator) * scale + scale for count in counts]
+    )
+
+
+class Watched(LatentIntervention):
+    """Says whose latent it is: row and number in the first two dimensions."""
+
+    kind = "watched"
+
+    def __init__(self):
+        self.begun = []
+
+    def begin(self, sample_ids, num_branches):
+        self.begun.append((sample_ids, num_branches))
+
+    def __call__(self, latents, rows, numbers):
+        assert latents.shape == (len(rows), latents.shape[1])
+        assert rows.dtype == numbers.dtype == torch.int64
+        told = torch.zeros_like(latents)
+        told[:, 0], told[:, 1] = rows, numbers
+        return told
+
+
+WAYS = {"shared": {}, "copied": {"share_prompt": False}, "uncached": {"use_cache": False}}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_rows_and_numbers_survive_rows_that_leave(family, prompt, way):
+    watched = Watched()
+    rollout = sample(family.reasoner, prompt, force_start=True, intervention=watched, **WAYS[way])
+    assert watched.begun == [(list(NAMES), 4)]
+    # rows that finish at different steps, and several spans in one response: the count goes on through all of them
+    assert len(set(rollout.response_mask.sum(1).tolist())) > 4
+    assert int(rollout.span_ids.max()) >= 1
+    counts = rollout.latent_mask.sum(1).tolist()
+    for row, count in enumerate(counts):
+        assert rollout.latents[row, :count, 0].tolist() == [row] * count
+        assert rollout.latents[row, :count, 1].tolist() == list(range(count))
+
+
+def test_prompts_without_ids_are_named_by_what_they_are(family):
+    watched = Watched()
+    batch = family.batch([[5, 6, START]], padding="left")
+    sample(family.reasoner, batch, intervention=watched)
+    assert watched.begun == [([str([5, 6, START])], 4)]
+
+
+def test_without_an_intervention_nothing_changes(family, prompt, own):
+    class Same(LatentIntervention):
+        kind = "same"
+
+        def __call__(self, latents, rows, numbers):
+            return latents
+
+    again = sample(family.reasoner, prompt, force_start=True, intervention=Same())
+    assert_same(own, again, tolerance=0)
+    assert int(own.latent_mask.sum()) > 20
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_zeros_are_fed_and_recorded(family, prompt, own, monkeypatch, way):
+    honest = type(family.reasoner.backbone).run
+    inputs = []
+
+    def spy(self, embeds, *args, **more):
+        inputs.append(embeds)
+        return honest(self, embeds, *args, **more)
+
+    monkeypatch.setattr(type(family.reasoner.backbone), "run", spy)
+    single = one(prompt, 2)  # it ends with START, so the first step is a latent
+    rollout = sample(
+        family.reasoner, single, num_branches=1, do_sample=False, max_new_tokens=3, eos_token_id=[],
+        budget=SpanBudget.fixed(2), latent_policy=DeterministicLatents(), intervention=ZeroLatents(), **WAYS[way],
+    )  # fmt: skip
+    assert rollout.responses[0].tolist() == [LATENT, LATENT, END]
+    assert len(inputs) == 3
+    for fed in inputs[1:]:
+        assert not fed[0, -1].any()
+    assert inputs[0][0, -1].any()
+    zeroed = sample(family.reasoner, prompt, force_start=True, intervention=ZeroLatents(), **WAYS[way])
+    assert zeroed.latent_mask.any()
+    assert not zeroed.latents.any()
+    assert zeroed.responses.tolist() != own.responses.tolist()
+
+
+@pytest.mark.parametrize("kind", ["zero", "mean", "noise", "other"])
+def test_all_layouts_and_batches_agree(family, prompt, kind):
+    bank = random_bank(family.reasoner.hidden_size)
+    make = {
+        "zero": ZeroLatents, "mean": lambda: MeanLatents(bank), "noise": lambda: NoiseLatents(bank, 4),
+        "other": lambda: OtherLatents(bank),
+    }[kind]  # fmt: skip
+    assert make().kind == kind
+    more = {"force_start": True, "latent_policy": DeterministicLatents()}
+    whole = sample(family.reasoner, prompt, intervention=make(), **more)
+    assert whole.latent_mask.any()
+    for way in ("copied", "uncached"):
+        assert_same(whole, sample(family.reasoner, prompt, intervention=make(), **more, **WAYS[way]))
+    for row, name in enumerate(NAMES):
+        alone = sample(family.reasoner, named(one(prompt, row), [name]), intervention=make(), **more)
+        assert_same(whole, alone, slice(4 * row, 4 * row + 4))
+
+
+def test_the_mean_is_that_of_real_latents(family, prompt):
+    bank = numbered_bank(family.reasoner.hidden_size, (2, 0, 3))
+    assert bank.mean.tolist() == pytest.approx([(1 + 2 + 21 + 22 + 23) / 5] * family.reasoner.hidden_size)
+    rollout = sample(family.reasoner, prompt, force_start=True, intervention=MeanLatents(bank))
+    fed = rollout.latents[rollout.latent_mask]
+    assert torch.equal(fed, bank.mean.expand_as(fed))
+
+
+# ---------------------------------------------------------------------- noise
+
+
+def noise(bank, seed, names, numbers, branches=1):
+    intervention = NoiseLatents(bank, seed)
+    intervention.begin(names, branches)
+    rows = torch.arange(len(numbers))
+    return intervention(torch.zeros(len(rows), bank.width), rows, torch.tensor(numbers))
+
+
+def test_noise_belongs_to_sample_number_and_seed():
+    bank = random_bank(16)
+    whole = noise(bank, 3, ["a", "b", "c"], [0, 5, 2])
+    assert torch.equal(noise(bank, 3, ["c", "b"], [2, 5]), whole[[2, 1]])
+    for other in (noise(bank, 4, ["a"], [0]), noise(bank, 3, ["a"], [1]), noise(bank, 3, ["d"], [0])):
+        assert (other - whole[:1]).abs().min() > 1e-6
+    # branches of one prompt, and a prompt that is there twice, are one sample
+    assert torch.equal(noise(bank, 3, ["a"], [0, 0], branches=2), whole[[0, 0]])
+    assert torch.equal(noise(bank, 3, ["a", "a"], [0, 0]), whole[[0, 0]])
+
+
+def test_noise_has_the_banks_mean_and_standard_deviation():
+    bank = random_bank(12)
+    real = torch.cat([bank.latents[0], bank.latents[2, :25]]).double()
+    torch.testing.assert_close(bank.std.double(), real.var(dim=0, correction=0).sqrt())
+    names = [f"sample {number}" for number in range(20000)]
+    drawn = noise(bank, 0, names, [0] * 10000 + [1] * 10000).double()
+    # standard errors of mean and standard deviation: 0.7 % and 0.5 % of the latter
+    assert ((drawn.mean(dim=0) - bank.mean) / bank.std).abs().max() < 4 * 20000**-0.5
+    assert (drawn.std(dim=0) / bank.std - 1).abs().max() < 4 * 40000**-0.5
+    standardised = (drawn - bank.mean) / bank.std
+    correlation = standardised.T @ standardised / len(names) - torch.eye(12)
+    assert correlation.abs().max() < 6 * 20000**-0.5
+    assert (standardised**4).mean() == pytest.approx(3, abs=0.1)  # a normal distribution's
+
+
+def test_noise_is_not_what_tokens_or_latents_are_drawn_with():
+    from futurel1.models.noise import RowNoise, normal, row_keys
+
+    bank = LatentBank.from_responses(["x"], [torch.tensor([[-1.0] * 64, [1.0] * 64])])
+    drawn = noise(bank, 3, ["a"], [0])[0].double()
+    keys = row_keys(3, ["a"], 1)
+    for key in (keys, keys ^ -1):
+        other = normal(RowNoise(key, 0), 64)[0]
+        assert abs(float(torch.corrcoef(torch.stack([drawn, other]))[0, 1])) < 0.5
+
+
+# ---------------------------------------------------------------------- another sample's
+
+
+def test_other_is_the_next_sample_and_never_the_own_one(family, prompt):
+    bank = numbered_bank(family.reasoner.hidden_size, (2, 3, 1))
+    rollout = sample(family.reasoner, prompt, force_start=True, intervention=OtherLatents(bank))
+    counts = rollout.latent_mask.sum(1).tolist()
+    assert max(counts) > 3
+    donors = {0: [11, 12, 13], 1: [21], 2: [1, 2]}
+    for row, count in enumerate(counts):
+        values = donors[row // 4]
+        want = [values[min(number, len(values) - 1)] for number in range(count)]
+        assert rollout.latents[row, :count, 0].tolist() == want
+
+
+def test_others_go_round_in_the_order_of_ids_and_need_latents():
+    bank = numbered_bank(4, (1, 0, 2, 1), ("d", "b", "a", "e"))
+    other = OtherLatents(bank)
+    assert [other.donor(name) for name in ("a", "b", "c", "d", "e", "f")] == ["d", "d", "d", "e", "a", "a"]
+    alone = OtherLatents(numbered_bank(4, (1, 0), ("d", "b")))
+    assert alone.donor("b") == "d"
+    with pytest.raises(ConfigError, match=r"no latents of any sample but 'd', of 2 responses"):
+        alone.begin(["b", "d"], 1)
+    with pytest.raises(ConfigError, match="no latents of any sample"):
+        OtherLatents(numbered_bank(4, (0, 0), ("d", "b"))).begin(["x"], 1)
+
+
+# ---------------------------------------------------------------------- markers alone
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_budget_of_zero_keeps_the_markers_alone(family, prompt, way):
+    rollout = sample(family.reasoner, prompt, force_start=True, budget=SpanBudget.fixed(0), **WAYS[way])
+    assert rollout.latents.shape == (12, 0, family.reasoner.hidden_size)
+    assert rollout.latent_mask.shape == rollout.span_ids.shape == rollout.latent_log_probs.shape == (12, 0)
+    assert not rollout.slot_mask.any()
+    start = (rollout.responses == START) & rollout.response_mask
+    followed = rollout.response_mask[:, 1:] & start[:, :-1]
+    assert followed.sum() > 12
+    assert (rollout.responses[:, 1:][followed] == END).all()
+    assert (rollout.responses[8:, 0] == END).all()  # the prompt itself ends with START
+    assert not rollout.chosen_mask[:, 1:][followed].any()
+    assert rollout.span_table[:, 2].eq(0).all()
+    ended = rollout.span_table[rollout.span_table[:, 3] >= 0]
+    assert ended[:, 4].eq(1).all()
+    assert torch.equal(ended[:, 3], ended[:, 1] + 1)
+
+
+@pytest.mark.parametrize("share", [True, False])
+@pytest.mark.parametrize("policy", [DeterministicLatents(), VonMisesFisherLatents(0.8), GaussianLatents(0.2)])
+@pytest.mark.parametrize("control", ["markers", "zero", "noise"])
+def test_controlled_rollouts_are_scored_as_recorded(family, prompt, control, policy, share):
+    bank = random_bank(family.reasoner.hidden_size)
+    more = {
+        "markers": {"budget": SpanBudget.fixed(0)}, "zero": {"intervention": ZeroLatents()},
+        "noise": {"intervention": NoiseLatents(bank, 0)},
+    }[control]  # fmt: skip
+    rollout = sample(family.reasoner, prompt, force_start=True, latent_policy=policy, **more)
+    scores = family.reasoner.score_rollout(prompt, rollout, share_prompt=share)
+    torch.testing.assert_close(scores.log_probs, rollout.log_probs, atol=2e-4, rtol=0)
+    torch.testing.assert_close(scores.latent_log_probs, rollout.latent_log_probs, atol=1e-3, rtol=1e-4)
+    scores.log_probs.sum().backward()
+
+
+# ---------------------------------------------------------------------- banks
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_bank_survives_its_file(tmp_path, dtype):
+    bank = LatentBank.from_responses(["β", "a"], [torch.randn(2, 4).to(dtype), torch.randn(3, 4).to(dtype)])
+    again = LatentBank.load(bank.save(tmp_path / "new" / "latents.safetensors"))
+    assert again.ids == ("β", "a")
+    assert again.latents.dtype == dtype
+    assert torch.equal(again.latents, bank.latents)
+    assert again.counts.tolist() == [2, 3]
+    assert (len(again), again.width) == (2, 4)
+    assert [file.name for file in (tmp_path / "new").iterdir()] == ["latents.safetensors"]
+
+
+def test_a_bank_without_any_latent_is_kept_but_gives_none(tmp_path):
+    bank = LatentBank.load(numbered_bank(4, (0, 0, 0)).save(tmp_path / "none.safetensors"))
+    assert bank.latents.shape == (3, 0, 4)
+    for make in (MeanLatents, NoiseLatents):
+        with pytest.raises(ConfigError, match="3 responses without a single latent"):
+            make(bank)
+
+
+def test_a_folder_is_the_bank_of_all_ranks(tmp_path):
+    numbered_bank(4, (2, 1), ("a", "b")).save(tmp_path / "latents.safetensors")
+    numbered_bank(4, (0, 3), ("b", "c")).save(tmp_path / "latents-rank1.safetensors")
+    bank = LatentBank.load(tmp_path)
+    assert dict(zip(bank.ids, bank.counts.tolist(), strict=True)) == {"b": 1, "c": 3, "a": 2}
+    numbered_bank(6, (1,), ("d",)).save(tmp_path / "latents-rank2.safetensors")
+    with pytest.raises(CheckpointError, match=r"one width, got \[4, 6\]"):
+        LatentBank.load(tmp_path)
+
+
+def test_files_that_are_no_banks(tmp_path):
+    with pytest.raises(MissingFileError, match="save_latents"):
+        LatentBank.load(tmp_path / "latents.safetensors")
+    with pytest.raises(MissingFileError, match="save_latents"):
+        LatentBank.load(tmp_path)
+    file = numbered_bank(4, (2, 1, 3)).save(tmp_path / "whole.safetensors")
+    cut = tmp_path / "cut.safetensors"
+    cut.write_bytes(file.read_bytes()[:-7])
+    weights = tmp_path / "weights.safetensors"
+    save_file({"latents": torch.zeros(1, 1, 4)}, weights)
+    odd = tmp_path / "odd.safetensors"
+    save_file({"latents": torch.zeros(1, 1, 4), "counts": torch.tensor([2])}, odd, metadata={"ids": '["a"]'})
+    for broken in (cut, weights, odd):
+        with pytest.raises(CheckpointError, match=f"{broken.name} is damaged or no bank"):
+            LatentBank.load(broken)
+
+
+@pytest.mark.parametrize(
+    ("ids", "latents", "counts", "message"),
+    [
+        (("a",), torch.zeros(2, 1, 4), torch.ones(2), "1 responses needs"),
+        (("a",), torch.zeros(1, 4), torch.ones(1), "needs latents"),
+        (("a", "a"), torch.zeros(2, 1, 4), torch.ones(2), "'a' is there twice"),
+        (("a",), torch.zeros(1, 1, 4), torch.tensor([-1]), "between 0 and 1"),
+        (("a",), torch.full((1, 1, 4), torch.nan), torch.ones(1), "not finite"),
+    ],
+)
+def test_banks_that_contradict_themselves(ids, latents, counts, message):
+    with pytest.raises(ConfigError, match=message):
+        LatentBank(ids, latents, counts)
+
+
+@pytest.mark.parametrize("make", [MeanLatents, NoiseLatents, OtherLatents])
+def test_latents_of_another_model_are_refused(family, prompt, make):
+    with pytest.raises(ConfigError, match=f"6 wide and the model's {family.reasoner.hidden_size}"):
+        sample(family.reasoner, prompt, force_start=True, intervention=make(numbered_bank(6, (1, 1, 1))))
+
+
+def test_what_an_intervention_returns_is_checked(family, prompt):
+    class Short(ZeroLatents):
+        def __call__(self, latents, rows, numbers):
+            return latents[:, :1]
+
+    with pytest.raises(ConfigError, match="Short returned latents of shape"):
+        sample(family.reasoner, prompt, force_start=True, intervention=Short())
+
+
+def test_half_precision_is_kept():
+    bank = random_bank(8)
+    for intervention in (ZeroLatents(), MeanLatents(bank), NoiseLatents(bank, 0), OtherLatents(bank)):
+        intervention.begin(["a"], 1)
+        out = intervention(torch.ones(1, 8, dtype=torch.bfloat16), torch.tensor([0]), torch.tensor([0]))
+        assert (out.dtype, out.shape) == (torch.bfloat16, (1, 8))
