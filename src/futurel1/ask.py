@@ -31,7 +31,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--max-length", type=int, default=16384, help="most tokens of the prompt (default 16384)")
     made.add_argument("--temperature", type=float, default=0.9, help="for --branches above 1 (default 0.9)")
     made.add_argument("--seed", type=int, default=0, help="seed of the draws (default 0)")
-    made.add_argument("--system-prompt", help="text file with the system turn (default: the paper's)")
+    made.add_argument("--system-prompt", help="text file with the system turn (default: the model's, or the paper's)")
     made.add_argument("--dtype", choices=("float32", "bfloat16", "float16"),
                       help="dtype of the weights (default: bfloat16 on cuda, float32 on cpu)")  # fmt: skip
     made.add_argument("--device", default="auto", help="cpu, cuda or auto (default)")

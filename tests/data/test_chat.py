@@ -640,3 +640,16 @@ def test_cache_keys_change_with_the_image_processor(encoder: ChatEncoder) -> Non
     other.image_processor.image_mean = [0.1, 0.2, 0.3]
     assert ChatEncoder(other)._image_settings != ChatEncoder(encoder.processor)._image_settings
     assert ChatEncoder(encoder.processor)._image_settings == encoder._image_settings
+
+
+def test_a_checkpoint_brings_its_own_system_turn(tmp_path):
+    reasoner = LatentReasoner.from_pretrained("tiny")
+    assert ChatEncoder(reasoner.processor).system_prompt == default_system_prompt()
+    reasoner.processor.system_prompt = "Look, then answer."
+    again = LatentReasoner.from_pretrained(reasoner.save_pretrained(tmp_path / "own"))
+    assert ChatEncoder(again.processor).system_prompt == "Look, then answer."
+    (tmp_path / "given.txt").write_text("Answer.")
+    assert ChatEncoder(again.processor, system_prompt=tmp_path / "given.txt").system_prompt == "Answer."
+    again.processor.system_prompt = "<|im_start|>"
+    with pytest.raises(ConfigError, match=r"system_prompt.txt contains"):
+        ChatEncoder(again.processor)

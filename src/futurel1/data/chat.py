@@ -148,7 +148,8 @@ class ChatEncoder:
         processor: a Qwen-VL processor whose tokenizer knows the latent tokens.
         max_latent_tokens: L_max, most latents per hint frame.
         fixed_latents: give every hint exactly `max_latent_tokens` latents; features are pooled to that number.
-        system_prompt: text file with the system turn for records that have none; None: the paper's wording.
+        system_prompt: text file with the system turn for records that have none; None: the checkpoint's own
+            (`system_prompt.txt` in its folder), else the paper's wording.
         max_length: most tokens of a sample.
         video_fps: frames per second taken from whole videos.
         video_max_frames: most frames taken from a whole video.
@@ -208,7 +209,7 @@ class ChatEncoder:
         self.video_num_frames = video_num_frames
         self.strip_text = strip_text
         self.keys = keys
-        self.system_prompt = _read_prompt(system_prompt)
+        self.system_prompt = _system_prompt(system_prompt, processor)
         image_processor = processor.image_processor
         self.merge = int(image_processor.merge_size)
         self.unit = int(image_processor.patch_size) * self.merge
@@ -460,17 +461,21 @@ class ChatEncoder:
         )
 
 
-def _read_prompt(path: str | Path | None) -> str:
+def _system_prompt(path: str | Path | None, processor: Any) -> str:
+    """The system turn of a file; without one, the checkpoint's own, and the paper's for a checkpoint without."""
     if path is None:
-        return default_system_prompt()
-    file = Path(path).expanduser()
-    if not file.is_file():
-        raise MissingFileError(f"no system prompt file {file}; leave system_prompt out for the paper's wording")
-    prompt = file.read_text(encoding="utf-8").strip()
+        prompt, place = getattr(processor, "system_prompt", None), "the checkpoint's system_prompt.txt"
+        if prompt is None:
+            return default_system_prompt()
+    else:
+        file = Path(path).expanduser()
+        if not file.is_file():
+            raise MissingFileError(f"no system prompt file {file}; leave system_prompt out for the usual wording")
+        prompt, place = file.read_text(encoding="utf-8").strip(), f"system prompt file {file}"
     found = [control for control in SYSTEM_CONTROL_STRINGS if control in prompt]
     if found:
-        raise ConfigError(f"system prompt file {file} contains {found[0]}, which the chat format reads as structure")
-    return prompt
+        raise ConfigError(f"{place} contains {found[0]}, which the chat format reads as structure")
+    return str(prompt)
 
 
 def _is_hinted(sample: Sample, turn: Turn) -> bool:

@@ -1,5 +1,6 @@
 """LightningDataModules: they tie records, encoders and loaders together."""
 
+from futurel1.datamodules.event_frames import EventFramesDataModule
 from futurel1.datamodules.events import BouncingEventsDataModule
 from futurel1.datamodules.futurebench import FutureBenchDataModule
 from futurel1.datamodules.loading import PlannedLoader, plan_batches
@@ -10,6 +11,7 @@ from futurel1.datamodules.video_hint import VideoHintDataModule
 
 __all__ = [
     "BouncingEventsDataModule",
+    "EventFramesDataModule",
     "FutureBenchDataModule",
     "PlannedLoader",
     "PromptDataModule",

@@ -25,7 +25,7 @@ class FutureBenchDataModule(BasePromptDataModule):
         batch_size: prompts per batch and device.
         num_frames: frames taken evenly over each video; all of a shorter one.
         frame_tokens: most merged tokens per frame.
-        system_prompt: text file with the system turn; None: the paper's wording.
+        system_prompt: text file with the system turn; None: the checkpoint's own, else the paper's wording.
         max_length: most tokens per prompt; longer ones are errors.
         on_error: ``raise``: stop at the first record that cannot be used; ``skip``: leave it out, count it and write it
             to `skipped.jsonl` in the run folder. A benchmark with records left out is not the benchmark.

@@ -210,7 +210,7 @@ class PromptDataModule(BasePromptDataModule):
         data_root: folder that no record's path may leave, through `..`, an absolute path or a link; None: no check.
         processor: checkpoint folder whose tokenizer and image processor are used; None: the model's own.
         batch_size: prompts per batch and device.
-        system_prompt: text file with the system turn; None: the paper's wording.
+        system_prompt: text file with the system turn; None: the checkpoint's own, else the paper's wording.
         max_length: most tokens per prompt; longer ones are errors.
         video_fps: frames per second taken from whole videos (chat records).
         video_max_frames: most frames taken from a whole video.

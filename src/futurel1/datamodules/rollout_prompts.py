@@ -132,7 +132,7 @@ class RolloutPromptDataModule(BasePromptDataModule):
         processor: checkpoint folder whose tokenizer and image processor are used; None: the model's own.
         batch_size: prompts per batch and device in validation and test; in training see the model's
             `rollout_batch_size` and `generation_batch_size`.
-        system_prompt: text file with the system turn; None: the paper's wording.
+        system_prompt: text file with the system turn; None: the checkpoint's own, else the paper's wording.
         max_length: most tokens per prompt; longer ones are errors.
         video_fps: frames per second taken from whole videos.
         video_max_frames: most frames taken from a whole video.

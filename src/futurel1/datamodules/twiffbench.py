@@ -36,7 +36,7 @@ class TwiFFBenchDataModule(BasePromptDataModule):
         records: .parquet (or .arrow) file, folder or list of them.
         processor: checkpoint folder whose tokenizer and image processor are used; None: the model's own.
         batch_size: prompts per batch and device.
-        system_prompt: text file with the system turn; None: the paper's wording.
+        system_prompt: text file with the system turn; None: the checkpoint's own, else the paper's wording.
         max_length: most tokens per prompt; longer ones are errors.
         on_error: ``raise``: stop at the first record that cannot be used; ``skip``: leave it out, count it and write it
             to `skipped.jsonl` in the run folder. A benchmark with records left out is not the benchmark.

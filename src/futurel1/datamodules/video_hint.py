@@ -55,7 +55,7 @@ class VideoHintDataModule(RecordDataModule):
             measured once per data set and kept in `cache_dir`.
         max_latent_tokens: L_max, most latents per hint frame.
         fixed_latents: give every hint exactly `max_latent_tokens` latents, features pooled to that number.
-        system_prompt: text file with the system turn; None: the paper's wording.
+        system_prompt: text file with the system turn; None: the checkpoint's own, else the paper's wording.
         max_length: most tokens per record; longer ones are errors.
         video_fps: frames per second taken from whole videos (chat records).
         video_max_frames: most frames taken from a whole video.

@@ -136,7 +136,7 @@ class FutureL1(_BASE):
         max_num_frames: frames taken evenly over each video; with `fps`, most frames.
         fps: frames per second taken from videos; None: `max_num_frames`.
         frame_tokens: most merged tokens per frame.
-        system_prompt: text file with the system turn; None: the paper's wording.
+        system_prompt: text file with the system turn; None: the checkpoint's own, else the paper's wording.
         max_length: most tokens per prompt; longer ones are errors.
         span_budget: ``checkpoint``, ``fixed`` (exactly `span_latents`) or ``loose`` (at most `span_latents`).
         span_latents: latents per span for ``fixed`` and ``loose``.

@@ -15,6 +15,8 @@ TINY = "tiny"
 HEAD_FILE = "projection_head.safetensors"
 HEAD_PREFIX = "projection_head."
 DUAL_HEADS = ("projection_head_orig.", "projection_head_render.")
+SYSTEM_PROMPT_FILE = "system_prompt.txt"
+"""Optional file of a checkpoint folder: the system turn that the model was trained with."""
 INDEX_FILE = "model.safetensors.index.json"
 WEIGHTS_FILE = "model.safetensors"
 
@@ -90,7 +92,8 @@ def load_processor(path: str | Path) -> Any:
         path: as for :func:`checkpoint_folder`, or ``"tiny"``.
 
     Returns:
-        The `transformers` processor, or None when the folder has no tokenizer.
+        The `transformers` processor, or None when the folder has no tokenizer. Its attribute `system_prompt` holds the
+        folder's `system_prompt.txt`, if there is one.
 
     Raises:
         MissingFileError: no such checkpoint.
@@ -114,6 +117,8 @@ def load_processor(path: str | Path) -> Any:
                 "processor files (preprocessor_config.json, video_preprocessor_config.json or processor_config.json), "
                 "or remove the tokenizer files to load the weights alone"
             ) from error
+        if (folder / SYSTEM_PROMPT_FILE).is_file():
+            processor.system_prompt = (folder / SYSTEM_PROMPT_FILE).read_text(encoding="utf-8").strip()
     register_tokens(processor.tokenizer)
     return processor
 

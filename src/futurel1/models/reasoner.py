@@ -324,6 +324,9 @@ class LatentReasoner(nn.Module):
             save_file(head, head_file, metadata={"format": "pt"})
         if self.processor is not None:
             self.processor.save_pretrained(folder)
+            prompt = getattr(self.processor, "system_prompt", None)
+            if prompt is not None:
+                (folder / checkpoints.SYSTEM_PROMPT_FILE).write_text(f"{prompt}\n", encoding="utf-8")
         return folder
 
     # ------------------------------------------------------------------ running

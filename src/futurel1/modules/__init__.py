@@ -5,6 +5,7 @@ from futurel1.modules.la_dapo import LADAPOModule
 from futurel1.modules.latent_predictor import LatentPredictor
 from futurel1.modules.latent_sft import LatentSFTModule
 from futurel1.modules.loggers import ResumableCSVLogger
+from futurel1.modules.tower_pretraining import TowerPretrainModule
 
 __all__ = [
     "HuggingFaceExport",
@@ -13,4 +14,5 @@ __all__ = [
     "LatentPredictor",
     "LatentSFTModule",
     "ResumableCSVLogger",
+    "TowerPretrainModule",
 ]

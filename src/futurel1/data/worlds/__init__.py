@@ -14,19 +14,24 @@ from futurel1.data.worlds.collisions import States
 from futurel1.data.worlds.events import (
     EventEpisode,
     EventFiles,
+    EventScene,
     Layout,
     layouts_of,
     make_event_episode,
     make_event_episodes,
+    make_event_scenes,
     write_events_world,
 )
 from futurel1.data.worlds.footage import write_footage
+from futurel1.data.worlds.scene_code import CODE_SIZE, read_code, scene_code
 
 __all__ = [
+    "CODE_SIZE",
     "Arena",
     "Episode",
     "EventEpisode",
     "EventFiles",
+    "EventScene",
     "Layout",
     "Shape",
     "States",
@@ -36,7 +41,10 @@ __all__ = [
     "make_episodes",
     "make_event_episode",
     "make_event_episodes",
+    "make_event_scenes",
     "palette",
+    "read_code",
+    "scene_code",
     "write_events_world",
     "write_footage",
     "write_world",

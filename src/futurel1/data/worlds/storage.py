@@ -14,14 +14,19 @@ from futurel1.errors import ConfigError
 
 __all__ = ["SPLITS", "Split", "claim_folder", "import_av", "is_complete", "write_clip", "write_text"]
 
-Split = Literal["train", "test", "rl"]
+Split = Literal["train", "test", "rl", "pretrain"]
 
-SPLITS: tuple[Split, ...] = ("train", "test", "rl")  # the position is the split's number in the seed
+SPLITS: tuple[Split, ...] = ("train", "test", "rl", "pretrain")  # the position is the split's number in the seed
 FRAMES_PER_SECOND = 2
 MANIFEST = "world.json"
 CLIP_FOLDERS = ("videos", "observed")
-RECORD_FILES = (*(f"{split}.jsonl" for split in SPLITS), *(f"{split}_open.jsonl" for split in SPLITS),
-                "futurebench.jsonl")  # fmt: skip
+PRETRAINING_KINDS = ("describe", "imagine", "tell", "answer", "choose")
+RECORD_FILES = (
+    *(f"{split}.jsonl" for split in SPLITS),
+    *(f"{split}_open.jsonl" for split in SPLITS),
+    *(f"pretrain_{kind}.jsonl" for kind in PRETRAINING_KINDS),
+    "futurebench.jsonl",
+)
 
 
 def import_av() -> ModuleType:

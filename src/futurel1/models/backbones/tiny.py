@@ -5,6 +5,7 @@ the 8B model, only the widths are small.
 """
 
 import re
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -102,10 +103,11 @@ def tiny_processor() -> Any:
     )
 
 
-def tiny_config(**text_overrides: Any) -> Any:
+def tiny_config(vision: Mapping[str, Any] | None = None, **text_overrides: Any) -> Any:
     """Configuration of the tiny backbone.
 
     Args:
+        vision: replacements for fields of the vision configuration, such as ``{"depth": 3}``.
         text_overrides: replacements for fields of the text configuration, such as ``num_hidden_layers=2``.
     """
     from transformers import Qwen3VLConfig
@@ -139,6 +141,7 @@ def tiny_config(**text_overrides: Any) -> Any:
             "temporal_patch_size": 2,
             "num_position_embeddings": 64,
             "deepstack_visual_indexes": [0],
+            **(vision or {}),
         },
         image_token_id=ids["<|image_pad|>"],
         video_token_id=ids["<|video_pad|>"],
@@ -148,18 +151,19 @@ def tiny_config(**text_overrides: Any) -> Any:
     )
 
 
-def tiny_model(seed: int = 0, **text_overrides: Any) -> Any:
+def tiny_model(seed: int = 0, vision: Mapping[str, Any] | None = None, **text_overrides: Any) -> Any:
     """A stock ``Qwen3VLForConditionalGeneration`` of about one million parameters with seeded random weights.
 
     Args:
         seed: seed of the initial weights; the global random state is left as it was.
+        vision: replacements for fields of the vision configuration.
         text_overrides: replacements for fields of the text configuration.
     """
     from transformers import Qwen3VLForConditionalGeneration
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model: Any = Qwen3VLForConditionalGeneration(tiny_config(**text_overrides))
+        model: Any = Qwen3VLForConditionalGeneration(tiny_config(vision, **text_overrides))
     # Latents are aligned with post-merger features: at the usual initial scale those are so small (rms 0.06) that the
     # final norm of the language model could not come near them. This brings them to an rms near 1.
     with torch.no_grad():

@@ -1,0 +1,1 @@
+"""Experiments with the library; nothing in it depends on them."""

@@ -1,0 +1,62 @@
+"""Command line of the miniature: `python -m experiments.miniature`, from the root of the repository."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from experiments.miniature.report import write_report
+from experiments.miniature.run import Bench, clock, read_results, run_stages, states
+from experiments.miniature.stages import FOLDER, build_stages, load_plan
+from experiments.miniature.work import Places
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run stages, or show how far they are; then write the page."""
+    parser = argparse.ArgumentParser(prog="python -m experiments.miniature", description=__doc__)
+    add = parser.add_argument
+    add("--only", nargs="+", default=[], metavar="GLOB", help="stages to run, such as 'test-*', with what they need")
+    add("--seeds", nargs="+", type=int, help="seeds, in place of the plan's")
+    add("--minutes", type=float, help="start no new stage after so many minutes")
+    add("--list", action="store_true", help="show all stages, and how far they are")
+    add("--report", action="store_true", help="only write the page and its figures from the results that are there")
+    add("--again", action="store_true", help="also run stages whose result came with the repository")
+    add("--quick", action="store_true", help="check the plumbing in minutes; the numbers mean nothing")
+    add("--plan", type=Path, default=FOLDER / "plan.yaml", help="another plan, such as one for choosing settings")
+    add("--root", type=Path, help="write runs, results and page into this folder")
+    options = parser.parse_args(args)
+    if not FOLDER.is_dir():
+        parser.error(f"run it from the root of the repository: there is no {FOLDER} here")
+    if options.quick and options.root is None:
+        parser.error("--quick needs --root, a folder for what it writes")
+    plan = load_plan(options.plan, quick=options.quick)
+    if options.seeds:
+        plan["seeds"] = options.seeds
+    places = Places() if options.root is None else Places.under(options.root)
+    if options.quick:
+        from experiments.miniature.quick import write_opening
+
+        plan["backbone"] = write_opening(options.root / "backbone")
+    bench = Bench(build_stages(plan), places, in_process=options.quick)
+    if options.list:
+        _list(bench)
+        return
+    done = options.report or run_stages(bench, options.only, minutes=options.minutes, again=options.again)
+    write_report(replace(bench, in_process=False), plan)
+    print(f"page: {places.document}" + ("" if done else " (with what is there so far)"))
+
+
+def _list(bench: Bench) -> None:
+    results, state = read_results(bench.places), states(bench)
+    for number, name in enumerate(bench.stages, 1):
+        seconds = results[name]["seconds"] if state[name] == "done" else None
+        print(f"{number:>4} {name:<32}{state[name]:<8}{'' if seconds is None else clock(seconds):>8}")
+    total = sum(results[name]["seconds"] for name in bench.stages if state[name] == "done")
+    done = sum(value == "done" for value in state.values())
+    print(f"{done} of {len(state)} stages are done, in {clock(total)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,192 @@
+"""What imagined latents look like: `python -m experiments.miniature.latents --run RUN ...`.
+
+Latents that a model was fed while it answered the test questions are compared with features of true frames, by the
+cosine of span means: with the future frames of all test questions, to see how often the own one is the nearest, and
+with those of training clips, to see what was imagined.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from experiments.miniature.records import read_lines
+from futurel1.data import open_records
+from futurel1.data.chat import ChatEncoder
+from futurel1.models import LatentBank, LatentReasoner
+
+BATCH = 32
+SHOWN = ("hop2", "hop3", "hop5")
+"""Splits from which the first two samples each are shown."""
+
+
+@dataclass(frozen=True)
+class Frames:
+    """Future frames of a file of records.
+
+    Attributes:
+        features: (F, H) mean feature of each frame, of length 1.
+        record: (F,) number of its record, from 0.
+        hint: (F,) number of the frame among its record's hints, from 0.
+    """
+
+    features: Tensor
+    record: Tensor
+    hint: Tensor
+
+
+@torch.no_grad()
+def future_frames(reasoner: LatentReasoner, records: Path, most: int | None = None) -> Frames:
+    """Encode the hint frames of records, as the targets of latents are."""
+    settings = reasoner.settings
+    encoder = ChatEncoder(
+        reasoner.processor, max_latent_tokens=settings.max_latent_token, fixed_latents=settings.fixed_latent_budget
+    )
+    source = open_records(str(records))
+    number = len(source) if most is None else min(most, len(source))
+    device = reasoner.backbone.lm_head.weight.device
+    features: list[Tensor] = []
+    record: list[int] = []
+    hint: list[int] = []
+    for start in range(0, number, BATCH):
+        samples = [encoder.encode(source.sample(place)) for place in range(start, min(start + BATCH, number))]
+        pixels, grids = [], []
+        for place, sample in enumerate(samples, start):
+            if sample.hint_pixel_values is None or sample.hint_grid_thw is None:
+                continue
+            pixels.append(sample.hint_pixel_values)
+            grids.append(sample.hint_grid_thw)
+            record += [place] * len(sample.hint_grid_thw)
+            hint += range(len(sample.hint_grid_thw))
+        if pixels:
+            seen = reasoner.encode_hints(torch.cat(pixels).to(device), torch.cat(grids).to(device))
+            means = [rows.mean(dim=0) for rows in torch.split(seen.embeds.float(), list(seen.counts))]
+            features += means
+    return Frames(F.normalize(torch.stack(features), dim=-1).cpu(), torch.tensor(record), torch.tensor(hint))
+
+
+@dataclass(frozen=True)
+class ImaginedSpans:
+    """Spans of a set of responses, those without latents left out.
+
+    Attributes:
+        means: (S, H) mean latent of each span, of length 1.
+        record: (S,) number of its record, from 0.
+        hint: (S,) number of the span within its response, from 0.
+    """
+
+    means: Tensor
+    record: Tensor
+    hint: Tensor
+
+
+def imagined_spans(bank: LatentBank, predictions: Sequence[Mapping[str, Any]]) -> ImaginedSpans:
+    """Cut the latents of a bank into spans.
+
+    Args:
+        bank: latents of the responses.
+        predictions: records of `futurel1 predict`, in the order of the questions.
+    """
+    rows = {name: row for row, name in enumerate(bank.ids)}
+    means, record, hint = [], [], []
+    for place, prediction in enumerate(predictions):
+        spans = prediction["spans"]
+        own = bank.latents[rows[prediction["id"]]].float()
+        for number, (length, end) in enumerate(zip(spans, accumulate(spans), strict=True)):
+            if length:
+                means.append(own[end - length : end].mean(dim=0))
+                record.append(place)
+                hint.append(number)
+    stacked = torch.stack(means) if means else torch.zeros(0, bank.width)
+    return ImaginedSpans(F.normalize(stacked, dim=-1), torch.tensor(record), torch.tensor(hint))
+
+
+def retrieval(spans: ImaginedSpans, frames: Frames) -> dict[str, float | int | None]:
+    """How often a span is nearest to its own true frame among all of them.
+
+    Spans beyond the number of true frames have none of their own and are left out.
+    """
+    places = {(int(r), int(h)): place for place, (r, h) in enumerate(zip(frames.record, frames.hint, strict=True))}
+    pairs = [
+        (span, places[int(r), int(h)])
+        for span, (r, h) in enumerate(zip(spans.record, spans.hint, strict=True))
+        if (int(r), int(h)) in places
+    ]
+    numbers: dict[str, float | int | None] = {
+        "spans": len(spans.means), "compared": len(pairs), "frames": len(frames.features),
+        "chance": round(1 / len(frames.features), 6), "retrieval": None, "cosine": None, "cosine_others": None,
+    }  # fmt: skip
+    if pairs:
+        span, own = torch.tensor(pairs).T
+        similarity = spans.means[span] @ frames.features.T
+        to_own = similarity.gather(1, own[:, None])[:, 0]
+        others = (similarity.sum(dim=1) - to_own) / max(1, similarity.shape[1] - 1)
+        numbers["retrieval"] = round(float((similarity.argmax(dim=1) == own).float().mean()), 6)
+        numbers["cosine"] = round(float(to_own.mean()), 4)
+        numbers["cosine_others"] = round(float(others.mean()), 4)
+    return numbers
+
+
+def strip(
+    spans: ImaginedSpans,
+    frames: Frames,
+    questions: Sequence[Mapping[str, Any]],
+    training: Sequence[Mapping[str, Any]],
+) -> list[dict[str, Any]]:
+    """Six questions with the training frame nearest to each imagined span; frames are numbered in the 8-frame pool."""
+    shown = []
+    for name in SHOWN:
+        of_split = [place for place, question in enumerate(questions) if question["question_type"] == name]
+        for place in of_split[:2]:
+            own = spans.means[spans.record == place]
+            nearest = (own @ frames.features.T).argmax(dim=1).tolist()
+            found = [(training[int(frames.record[frame])], int(frames.hint[frame])) for frame in nearest]
+            question = questions[place]
+            shown.append(
+                {
+                    "id": question["id"],
+                    "split": name,
+                    "observed": question["image"],
+                    "future": question["reasoning_image"],
+                    "nearest": [[record["id"], record["reasoning_image"][hint]] for record, hint in found],
+                }
+            )
+    return shown
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Compare the latents of a test with true frames, and write the numbers as JSON."""
+    parser = argparse.ArgumentParser(prog="python -m experiments.miniature.latents", description=__doc__)
+    parser.add_argument("--model", required=True, help="folder of the exported model")
+    parser.add_argument("--test", type=Path, required=True, help="run folder of its predictions, with latents")
+    parser.add_argument("--questions", type=Path, required=True, help="records that were asked")
+    parser.add_argument("--training", type=Path, required=True, help="training records")
+    parser.add_argument("--train", type=int, required=True, help="how many of them")
+    parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
+    options = parser.parse_args(args)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    reasoner = LatentReasoner.from_pretrained(options.model).to(device)
+    predictions = read_predictions(options.test / "predictions.jsonl")
+    spans = imagined_spans(LatentBank.load(options.test), predictions)
+    found = retrieval(spans, future_frames(reasoner, options.questions))
+    training = future_frames(reasoner, options.training, options.train)
+    strips = strip(spans, training, read_lines(options.questions), read_lines(options.training))
+    options.out.write_text(json.dumps({**found, "strip": strips}), encoding="utf-8")
+
+
+def read_predictions(file: Path) -> list[dict[str, Any]]:
+    """Predictions of one file of questions, in its order."""
+    return sorted(read_lines(file), key=lambda line: int(str(line["id"]).rpartition(":")[2]))
+
+
+if __name__ == "__main__":
+    main()

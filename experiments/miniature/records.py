@@ -1,0 +1,118 @@
+"""Sets of records for the miniature: `python -m experiments.miniature.records split|draw|text ...`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+HINT = re.compile(r"\s*<image>")
+
+
+def read_lines(file: Path) -> list[dict[str, Any]]:
+    """The records of a JSON Lines file."""
+    with file.open(encoding="utf-8") as stream:
+        return [json.loads(line) for line in stream if line.strip()]
+
+
+def without_hints(record: dict[str, Any]) -> dict[str, Any]:
+    """A frame-indexed record whose reasoning goes on where a hint frame stood."""
+    turns = [
+        {**turn, "value": HINT.sub("", turn["value"])} if turn["from"] == "gpt" else turn
+        for turn in record["conversations"]
+    ]
+    return {**record, "reasoning_image": [], "conversations": turns}
+
+
+def write_records(records: Sequence[dict[str, Any]], source: Path, target: Path) -> None:
+    """Write records of a file into another folder; paths of their clips are rewritten to start there."""
+    from futurel1.curation.curated import curated_record
+    from futurel1.data.records import RawRecord
+
+    target.parent.mkdir(parents=True, exist_ok=True)
+    raw = [RawRecord(record, source, number, source.parent, source.name) for number, record in enumerate(records, 1)]
+    lines = (json.dumps(curated_record(record, {}, target.parent)) + "\n" for record in raw)
+    target.write_text("".join(lines), encoding="utf-8")
+
+
+def trained_tokens(file: Path, backbone: str, sft: Path) -> int:
+    """Tokens and latents with a loss in one pass over a file, encoded as an SFT configuration says."""
+    from futurel1.data import open_records
+    from futurel1.data.chat import IGNORE, ChatEncoder
+    from futurel1.models import load_processor
+
+    settings = yaml.safe_load(sft.read_text(encoding="utf-8"))["data"]["init_args"]
+    names = ("max_latent_tokens", "fixed_latents", "system_prompt")
+    encoder = ChatEncoder(load_processor(backbone), **{name: settings[name] for name in names})
+    source = open_records(str(file))
+    total = 0
+    for number in range(len(source)):
+        encoded = encoder.encode(source.sample(number))
+        latents = encoded.input_ids == encoder.tokens.latent_id
+        total += int(((encoded.labels != IGNORE) | latents).sum())
+    return total
+
+
+def split(records: Path, validation: int, out: Path) -> None:
+    """Hold the last records out as `validation.jsonl`; the others are `candidates.jsonl`."""
+    found = read_lines(records)
+    if not 0 < validation < len(found):
+        raise SystemExit(f"validation is between 1 and {len(found) - 1}, got {validation}")
+    write_records(found[:-validation], records, out / "candidates.jsonl")
+    write_records(found[-validation:], records, out / "validation.jsonl")
+    _note(out, {"candidates": len(found) - validation, "validation": validation})
+
+
+def draw(records: Path, count: int, seed: int, out: Path) -> None:
+    """Draw records at random, each at most once."""
+    found = read_lines(records)
+    if count > len(found):
+        raise SystemExit(f"{count} records are to be drawn, but {records} has {len(found)}")
+    write_records(random.Random(seed).sample(found, count), records, out / "records.jsonl")
+    _note(out, {"records": count})
+
+
+def text(records: Path, validation: Path, backbone: str, sft: Path, out: Path) -> None:
+    """Take the hints out, and measure how many tokens are trained with and without them."""
+    for source, name in ((records, "records.jsonl"), (validation, "validation.jsonl")):
+        write_records([without_hints(record) for record in read_lines(source)], source, out / name)
+    tokens = {
+        "tokens_with_hints": trained_tokens(records, backbone, sft),
+        "tokens": trained_tokens(out / "records.jsonl", backbone, sft),
+    }
+    _note(out, {"records": len(read_lines(records)), **tokens})
+
+
+def _note(out: Path, numbers: dict[str, int]) -> None:
+    (out / "numbers.json").write_text(json.dumps(numbers), encoding="utf-8")
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run a command."""
+    parser = argparse.ArgumentParser(prog="python -m experiments.miniature.records", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name, numbers, files in (
+        ("split", ("validation",), ()),
+        ("draw", ("count", "seed"), ()),
+        ("text", (), ("validation", "sft")),
+    ):
+        command = commands.add_parser(name)
+        for option in ("records", "out", *files):
+            command.add_argument(f"--{option}", type=Path, required=True)
+        for option in numbers:
+            command.add_argument(f"--{option}", type=int, required=True)
+        if name == "text":
+            command.add_argument("--backbone", required=True)
+    options = vars(parser.parse_args(args))
+    command_of: dict[str, Callable[..., None]] = {"split": split, "draw": draw, "text": text}
+    command_of[options.pop("command")](**options)
+
+
+if __name__ == "__main__":
+    main()

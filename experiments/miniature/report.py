@@ -1,0 +1,285 @@
+"""The page of the miniature, from result files alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from experiments.miniature import figures
+from experiments.miniature.run import Bench, read_results
+from experiments.miniature.stages import Plan, stages_testing
+from experiments.miniature.statistics import Difference, Mean, paired_bootstrap, seed_mean
+
+MARKER = "<!-- hand-written below -->"
+HEADINGS = {"hop1": "1 hop", "hop2": "2 hops", "hop3": "3 hops", "hop5": "interpolation", "all": "average"}
+PUBLISHED = (
+    "Qwen3-VL-8B zero-shot", "text-only SFT, same 50K", "Future-L1-SFT", "Future-L1-SFT on random 50K",
+    "text-only SFT + DAPO", "Future-L1-SFT + GRPO", "Future-L1-SFT + DAPO", "Future-L1-SFT + DAPO + R_ctr",
+    "Future-L1-SFT + DAPO + R_div", "Future-L1-RL",
+)  # fmt: skip
+"""The paper's rows, in the order of ours."""
+
+Results = Mapping[str, Mapping[str, Any]]
+
+
+def write_report(bench: Bench, plan: Plan) -> None:
+    """Write the page and its figures; what stands below the marker in the page is kept."""
+    results = current_results(bench)
+    document = bench.places.document
+    kept = ""
+    if document.is_file():
+        _, _, kept = document.read_text(encoding="utf-8").partition(MARKER)
+    pictures = document.parent / document.stem
+    pictures.mkdir(parents=True, exist_ok=True)
+    drawn = figures.draw_all(results, plan, pictures)
+    parts = page(results, plan, bench, {name: f"{document.stem}/{name}.png" for name in drawn})
+    document.write_text("\n\n".join([*parts, MARKER]) + (kept or "\n"), encoding="utf-8")
+
+
+def current_results(bench: Bench) -> dict[str, dict[str, Any]]:
+    """Results that were made with the settings of now."""
+    digests = bench.digests
+    return {
+        name: result
+        for name, result in read_results(bench.places).items()
+        if name in digests and result["digest"] == digests[name]
+    }
+
+
+def page(results: Results, plan: Plan, bench: Bench, pictures: Mapping[str, str]) -> list[str]:
+    """The paragraphs of the page."""
+
+    def picture(name: str, text: str) -> list[str]:
+        return [f"![{text}]({pictures[name]})"] if name in pictures else []
+
+    parts = ["# The paper's table in small", *_about(results, plan, bench)]
+    parts += ["## Accuracy", _ACCURACY, main_table(results, plan), *picture("accuracy", "accuracy")]
+    parts += ["Other pairs of rows:", comparison_table(results, plan), *picture("rewards", "rewards")]
+    parts += ["## Spans", "Latent spans per response.", span_table(results, plan), *picture("spans", "spans")]
+    parts += ["## Ablations", "Differences are to the first row of each table."]
+    for title, runs in plan["ablations"].items():
+        parts += [f"### {title}", ablation_table(results, plan, runs)]
+    parts += ["## Are the latents used?", _CONTROLS]
+    labels = _labels(plan)
+    for run in plan["controls"]:
+        parts += [f"### Latents of {labels[run]} replaced", control_table(results, plan, run)]
+    parts += ["## Do they show the future?", _RETRIEVAL, retrieval_table(results, plan)]
+    parts += picture("imagined", "observed frames, nearest training frames, true future frames")
+    parts += ["## The paper", _PAPER, published_table()]
+    return parts
+
+
+_CONTROLS = (
+    "The same questions, with what the model is fed in the place of its latents: zeros, its mean latent, noise with "
+    "the mean and spread of its latents, the latents of another question, or none between the markers. Drop: mean over "
+    "seeds ± 95% interval, and the 95% interval of a paired bootstrap over questions; flips are mean numbers of "
+    "questions; changed text is the share of responses that read otherwise at all."
+)
+_RETRIEVAL = (
+    "Share of imagined spans whose mean is nearest, by cosine, to the mean feature of their own true frame among the "
+    "future frames of all test questions. Pictures show for each span the future frame of a training clip that is "
+    "nearest to it."
+)
+_PAPER = (
+    "Future-L1, arXiv 2606.05769: FutureBench, 8B parameters, without seeds or intervals. For comparison of the order "
+    "of rows; the numbers have nothing else in common with those above."
+)
+
+
+def _about(results: Results, plan: Plan, bench: Bench) -> list[str]:
+    total, seconds = len(bench.stages), sum(result["seconds"] for result in results.values())
+    machines = sorted({_machine(result["machine"]) for result in results.values()})
+    commits = sorted({f"{result['commit']}{'+' if result['dirty'] else ''}" for result in results.values()})
+    stale = sorted(bench.stages.keys() & read_results(bench.places).keys() - results.keys())
+    world = plan["world"]
+    curated = results.get("curate", {}).get("metrics", {}).get("records", "-")
+    lines = [
+        "Written by `make proof` from the files in `experiments/miniature/results`; how to read and to repeat it: "
+        "[experiments/miniature](../experiments/miniature/README.md).",
+        f"{len(results)} of {total} stages in {seconds / 3600:.1f} hours, seeds {', '.join(map(str, plan['seeds']))}. "
+        f"World: {world['train']} training, {world['test']} test and {world['rl']} RL clips of {world['size']} pixels; "
+        f"{curated} curated records.",
+    ]
+    if machines:
+        lines.append(f"Machine: {'; '.join(machines)}. Commit (+ with changes): {', '.join(commits)}.")
+    if stale:
+        lines.append(f"Left out, as made with other settings: {', '.join(stale)}.")
+    return lines
+
+
+def _machine(machine: Mapping[str, Any]) -> str:
+    device = machine["gpu"] or f"{machine['cpu']}, {machine['cores']} cores"
+    return f"{device}, PyTorch {machine['torch']}, transformers {machine['transformers']}"
+
+
+_ACCURACY = (
+    "Percent of questions answered rightly (chance 25), greedy; mean over seeds ± its 95% interval (Student's t). "
+    "Difference: to the row above, in points, with the 95% interval and two-sided p of a paired bootstrap over "
+    "questions, seeds averaged. Tokens, latents included, and seconds are per question."
+)
+
+
+# ----------------------------------------------------------------------------------------------------------- tables
+
+
+def tests(results: Results, plan: Plan, run: str) -> list[Mapping[str, Any]]:
+    """Metrics of the tests of a run, one per seed that is there."""
+    return [results[name]["metrics"] for name in stages_testing(run, plan) if name in results]
+
+
+def main_table(results: Results, plan: Plan) -> str:
+    """The rows of the plan, each against the one above."""
+    rows, above = [], ""
+    for run, label in plan["rows"].items():
+        found = tests(results, plan, run)
+        difference = compared(results, plan, run, above) if above else None
+        cells = [label, str(len(found)), *(_over(found, _accuracy(name)) for name in HEADINGS)]
+        cells += _difference(difference)
+        for name, digits in (("tokens", 1), ("seconds_per_sample", 3)):
+            values = [test[name] for test in found]
+            cells.append(f"{seed_mean(values).value:.{digits}f}" if values else "-")
+        rows.append(cells)
+        above = run
+    return markdown(["", "seeds", *HEADINGS.values(), "difference", "p", "tokens", "seconds"], rows)
+
+
+def comparison_table(results: Results, plan: Plan) -> str:
+    """The pairs of the plan."""
+    labels = _labels(plan)
+    rows = [
+        [f"{labels[first]} - {labels[second]}", *_difference(compared(results, plan, first, second))]
+        for first, second in plan["comparisons"]
+    ]
+    return markdown(["", "difference", "p"], rows)
+
+
+def span_table(results: Results, plan: Plan) -> str:
+    """Spans per response and split."""
+    rows = []
+    for run, label in plan["rows"].items():
+        found = tests(results, plan, run)
+        rows.append([label, str(len(found)), *(_over(found, _spans(name), 2) for name in HEADINGS)])
+    return markdown(["", "seeds", *HEADINGS.values()], rows)
+
+
+def ablation_table(results: Results, plan: Plan, runs: Mapping[str, str]) -> str:
+    """Runs that differ in one setting, against the first of them."""
+    first, *_ = runs
+    rows = []
+    for run, label in runs.items():
+        found = tests(results, plan, run)
+        difference = None if run == first else compared(results, plan, run, first)
+        rows.append([label, str(len(found)), _over(found, _accuracy("all")), *_difference(difference)])
+        rows[-1] += [_over(found, _spans("all"), 2), _over(found, lambda test: test["latents"]["all"], 2)]
+    return markdown(["", "seeds", "average", "difference", "p", "spans", "latents"], rows)
+
+
+def control_table(results: Results, plan: Plan, run: str) -> str:
+    """Effects of the interventions on one run."""
+    seeds = [seed for seed in plan["seeds"] if {f"controls-{run}-s{seed}", f"test-{run}-s{seed}"} <= results.keys()]
+    rows = []
+    for kind in plan["interventions"]:
+        effects = [results[f"controls-{run}-s{seed}"]["metrics"].get(kind) for seed in seeds]
+        pairs = [
+            (effect, results[f"test-{run}-s{seed}"]["metrics"])
+            for effect, seed in zip(effects, seeds, strict=True)
+            if effect is not None
+        ]
+        found = [effect for effect, _ in pairs]
+        difference = _bootstrap([test for _, test in pairs], found)
+        cells = [kind, str(len(found)), _over(found, lambda effect: 100 * effect["accuracy"])]
+        cells.append(_over(found, lambda effect: 100 * effect["drop"]))
+        cells.append("-" if difference is None else f"{100 * difference.low:.1f} to {100 * difference.high:.1f}")
+        cells.append(_over(found, lambda effect: effect["right_to_wrong"]))
+        cells.append(_over(found, lambda effect: effect["wrong_to_right"]))
+        cells.append(_over(found, lambda effect: 100 * effect["changed_text"]))
+        rows.append(cells)
+    columns = ["accuracy", "drop", "interval", "right to wrong", "wrong to right", "changed text, %"]
+    return markdown(["fed", "seeds", *columns], rows)
+
+
+def retrieval_table(results: Results, plan: Plan) -> str:
+    """How often a span is nearest to its own frame."""
+    rows, labels = [], _labels(plan)
+    for run in plan["controls"]:
+        names = [f"retrieval-{run}-s{seed}" for seed in plan["seeds"]]
+        found = [results[name]["metrics"] for name in names if name in results]
+        with_spans = [one for one in found if one["retrieval"] is not None]
+        rows.append([labels[run], str(len(found)), _over(with_spans, lambda one: 100 * one["retrieval"])])
+        rows[-1] += [_over(found, lambda one: 100 * one["chance"], 2), _over(found, lambda one: one["compared"], 0)]
+        rows[-1] += [_over(with_spans, lambda one: one["cosine"], 3)]
+        rows[-1] += [_over(with_spans, lambda one: one["cosine_others"], 3)]
+    columns = ["nearest, %", "chance, %", "spans", "cosine to own frame", "cosine to others"]
+    return markdown(["", "seeds", *columns], rows)
+
+
+def published_table() -> str:
+    """The paper's rows of FutureBench and its spans per response."""
+    from futurel1.metrics.published import FUTUREBENCH, SPANS_PER_RESPONSE
+
+    by_name = {row.model: row.values for row in FUTUREBENCH.rows}
+    rows = [
+        [name, *("-" if value is None else f"{value:.1f}" for value in by_name[name])]
+        for name in PUBLISHED
+        if name in by_name
+    ]
+    table = markdown(["", *(column.heading for column in FUTUREBENCH.columns)], rows)
+    spans = ", ".join(f"{value:.2f} ({HEADINGS[name]})" for name, value in SPANS_PER_RESPONSE.items())
+    return f"{table}\n\nSpans per response: {spans}."
+
+
+# ---------------------------------------------------------------------------------------------------------- numbers
+
+
+def compared(results: Results, plan: Plan, first: str, second: str) -> Difference | None:
+    """Paired bootstrap of two runs; None where one has no test yet."""
+    return _bootstrap(tests(results, plan, first), tests(results, plan, second))
+
+
+def _bootstrap(first: Sequence[Mapping[str, Any]], second: Sequence[Mapping[str, Any]]) -> Difference | None:
+    if not first or not second:
+        return None
+    return paired_bootstrap(*([[int(mark) for mark in one["correct"]] for one in side] for side in (first, second)))
+
+
+def _accuracy(split: str) -> Callable[[Mapping[str, Any]], float | None]:
+    def percent(test: Mapping[str, Any]) -> float | None:
+        value = test["accuracy"][split]
+        return None if value is None else 100 * float(value)
+
+    return percent
+
+
+def _spans(split: str) -> Callable[[Mapping[str, Any]], float | None]:
+    return lambda test: test["spans"][split]
+
+
+def _over(found: Iterable[Mapping[str, Any]], number: Callable[[Mapping[str, Any]], Any], digits: int = 1) -> str:
+    """A number over seeds, as text."""
+    values = [value for value in map(number, found) if value is not None]
+    return _text(seed_mean(values), digits) if values else "-"
+
+
+def _text(mean: Mean, digits: int) -> str:
+    interval = "" if mean.half is None else f" ± {mean.half:.{digits}f}"
+    return f"{mean.value:.{digits}f}{interval}"
+
+
+def _difference(difference: Difference | None) -> list[str]:
+    if difference is None:
+        return ["-", "-"]
+    value, low, high = (100 * number for number in (difference.value, difference.low, difference.high))
+    p = "<0.001" if difference.p < 0.001 else f"{difference.p:.3f}"
+    return [f"{value:+.1f} ({low:+.1f} to {high:+.1f})", p]
+
+
+def _labels(plan: Plan) -> dict[str, str]:
+    """What each run is called: as in the main table, or as in an ablation."""
+    labels = {run: label for table in plan["ablations"].values() for run, label in table.items()}
+    return {**labels, **plan["rows"]}
+
+
+def markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table; all columns but the first are aligned to the right."""
+    rule = ["---", *["---:"] * (len(headings) - 1)]
+    return "\n".join(f"| {' | '.join(row)} |" for row in (headings, rule, *rows))

@@ -1,0 +1,297 @@
+"""Runs stages in order, each once: its result file says with what it was made."""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from fnmatch import fnmatch
+from functools import cache
+from importlib import import_module
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+from experiments.miniature.stages import Stage, config_of, digests, with_needs
+from experiments.miniature.work import Command, Places, commands, finish, scaled_steps
+
+State = Literal["done", "begun", "stale", "open"]
+NOTE = "stage.json"
+"""File in a stage's folder that says what is in it."""
+TAIL = 30
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Stages, their digests, and where they are run.
+
+    Attributes:
+        stages: all of them, each after those that it needs.
+        places: where things are written.
+        in_process: run commands in this process, which saves their imports.
+    """
+
+    stages: Mapping[str, Stage]
+    places: Places
+    in_process: bool = False
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """Digest of each stage as its configuration is now."""
+        return digests(self.stages)
+
+
+def read_results(places: Places) -> dict[str, dict[str, Any]]:
+    """All result files, whatever they were made with."""
+    return {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in sorted(places.results.glob("*.json"))}
+
+
+def states(bench: Bench) -> dict[str, State]:
+    """How far each stage is: done, begun, made with other settings, or open."""
+    current, results = bench.digests, read_results(bench.places)
+    found: dict[str, State] = {}
+    for name in bench.stages:
+        if name in results and results[name]["digest"] == current[name]:
+            found[name] = "done"
+        elif _note(bench.places.runs / name).get("digest") == current[name]:
+            found[name] = "begun"
+        else:
+            found[name] = "stale" if name in results else "open"
+    return found
+
+
+def _note(folder: Path) -> dict[str, Any]:
+    try:
+        note: dict[str, Any] = json.loads((folder / NOTE).read_text(encoding="utf-8"))
+    except (FileNotFoundError, json.JSONDecodeError):
+        return {}
+    return note
+
+
+def has_output(name: str, digest: str, places: Places) -> bool:
+    """Whether what a stage made lies on this machine."""
+    note = _note(places.runs / name)
+    return note.get("digest") == digest and bool(note.get("finished"))
+
+
+def chosen(bench: Bench, patterns: Sequence[str], *, again: bool = False) -> list[str]:
+    """Stages to run: those that match and have no result, and what they need and is not on this machine.
+
+    Args:
+        bench: the stages.
+        patterns: globs over names; none: all stages.
+        again: also those that have a result, where nothing that they made is on this machine.
+
+    Raises:
+        SystemExit: a pattern that matches nothing.
+    """
+    for pattern in patterns:
+        if not any(fnmatch(name, pattern) for name in bench.stages):
+            raise SystemExit(f"--only {pattern}: there is no such stage; --list shows all")
+    current, state = bench.digests, states(bench)
+    here = {name: has_output(name, current[name], bench.places) for name in bench.stages}
+
+    def missing(name: str) -> bool:
+        return state[name] != "done" or (again and not here[name])
+
+    wanted = [name for name in bench.stages if not patterns or any(fnmatch(name, pattern) for pattern in patterns)]
+    found: set[str] = set()
+    left = [name for name in with_needs(wanted, bench.stages) if name in wanted and missing(name)]
+    while left:
+        name = left.pop()
+        if name not in found:
+            found.add(name)
+            left += [need for need in bench.stages[name].needs if missing(need) or not here[need]]
+    return [name for name in bench.stages if name in found]
+
+
+def run_stages(
+    bench: Bench,
+    patterns: Sequence[str] = (),
+    *,
+    minutes: float | None = None,
+    again: bool = False,
+    say: Callable[..., None] = print,
+) -> bool:
+    """Run what is left to do.
+
+    Args:
+        bench: the stages.
+        patterns: globs over names; none: all stages.
+        minutes: start no stage after so many.
+        again: see :func:`chosen`.
+        say: prints progress.
+
+    Returns:
+        Whether nothing is left.
+    """
+    began = time.monotonic()
+    with _alone(bench.places.runs, say):
+        names = chosen(bench, patterns, again=again)
+        current = bench.digests
+        spent = seconds_by_kind(read_results(bench.places))
+        for number, name in enumerate(names, 1):
+            if minutes is not None and time.monotonic() - began > minutes * 60:
+                say(f"{len(names) - number + 1} stages are left; the same command goes on")
+                return False
+            stage = bench.stages[name]
+            say(f"[{number}/{len(names)}] {name:<30} expected {clock(spent.get(stage.kind)):>7}", end="", flush=True)
+            seconds = run_stage(stage, current[name], bench)
+            say(f"   took {clock(seconds):>7}", flush=True)
+    return True
+
+
+def seconds_by_kind(results: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+    """Mean seconds of the stages of each kind."""
+    taken: dict[str, list[float]] = {}
+    for result in results.values():
+        taken.setdefault(result["kind"], []).append(result["seconds"])
+    return {kind: sum(seconds) / len(seconds) for kind, seconds in taken.items()}
+
+
+def clock(seconds: float | None) -> str:
+    """Seconds as minutes and seconds."""
+    return "?" if seconds is None else f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
+
+
+@contextmanager
+def _alone(runs: Path, say: Callable[..., None]) -> Iterator[None]:
+    """Wait until no other process works in the folder; the system forgets the lock of one that dies."""
+    runs.mkdir(parents=True, exist_ok=True)
+    with (runs / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say(f"another process works in {runs}: waiting for it", flush=True)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def run_stage(stage: Stage, digest: str, bench: Bench) -> float:
+    """Run one stage and write its result; a stage that was cut off goes on.
+
+    Returns:
+        Seconds it took.
+
+    Raises:
+        SystemExit: a command failed; the end of its log is printed.
+    """
+    places = bench.places
+    folder = places.runs / stage.name
+    note = _note(folder)
+    # What was finished is begun anew: somebody removed its result.
+    resumed = note.get("digest") == digest and not note.get("finished")
+    if not resumed:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        write_json(folder / NOTE, {"digest": digest, "finished": False})
+    log = places.log(stage.name)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    started = datetime.now(UTC).isoformat(timespec="seconds")
+    began = time.monotonic()
+    with log.open("ab") as stream:
+        for module, arguments in commands(stage, places):
+            stream.write(f"\n$ python -m {module} {' '.join(arguments)}\n".encode())
+            stream.flush()
+            if not (_run_here if bench.in_process else _run_apart)((module, arguments), stream.fileno()):
+                lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-TAIL:]
+                raise SystemExit("\n".join(["", *lines, f"{stage.name} failed; all of it: {log}"]))
+    seconds = time.monotonic() - began
+    config = {**config_of(stage), "needs": list(stage.needs)}
+    if stage.options.get("same_tokens"):
+        config["steps"] = scaled_steps(stage, places)
+    result = {
+        "stage": stage.name, "kind": stage.kind, "seed": stage.seed, "config": config, "digest": digest, **commit(),
+        "machine": machine(), "started": started, "seconds": round(seconds, 2), "resumed": resumed,
+        "metrics": finish(stage, places),
+    }  # fmt: skip
+    write_json(places.result(stage.name), result)
+    write_json(folder / NOTE, {"digest": digest, "finished": True})
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # other stages start from the export
+    return seconds
+
+
+def _run_apart(command: Command, log: int) -> bool:
+    """Run a command in a process of its own, which ends with this one."""
+    module, arguments = command
+    process = subprocess.run(
+        [sys.executable, "-m", module, *arguments],
+        stdin=subprocess.DEVNULL, stdout=log, stderr=log, preexec_fn=_end_with_parent, check=False,
+    )  # fmt: skip
+    return process.returncode == 0
+
+
+def _end_with_parent() -> None:
+    """Ask Linux to kill this process when its parent dies, however that does: nobody else would stop its training."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, 9)  # PR_SET_PDEATHSIG, SIGKILL
+
+
+def _run_here(command: Command, log: int) -> bool:
+    """Run a command in this process, its output into the log."""
+    module, arguments = command
+    sys.stdout.flush()
+    sys.stderr.flush()
+    kept = [os.dup(1), os.dup(2)]
+    try:
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        import_module(module).main(arguments)
+    except SystemExit as error:
+        return error.code in (None, 0)
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for own, descriptor in zip(kept, (1, 2), strict=True):
+            os.dup2(own, descriptor)
+            os.close(own)
+    return True
+
+
+def write_json(file: Path, content: Mapping[str, Any]) -> None:
+    """Write a file aside and move it into place."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_suffix(".part")
+    partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    os.replace(partial, file)
+
+
+def commit() -> dict[str, Any]:
+    """The commit that runs, and whether what it runs differs from it; None where there is no git."""
+    code = ["--", "src", "experiments", "configs", ":(exclude)experiments/miniature/results"]
+    try:
+        head = subprocess.check_output(["git", "rev-parse", "--short=12", "HEAD"], text=True, stderr=subprocess.DEVNULL)
+        changed = subprocess.check_output(["git", "status", "--porcelain", *code], text=True)
+    except (OSError, subprocess.CalledProcessError):
+        return {"commit": None, "dirty": None}
+    return {"commit": head.strip(), "dirty": bool(changed.strip())}
+
+
+@cache
+def machine() -> dict[str, Any]:
+    """What stages run on."""
+    cpu = platform.processor() or platform.machine()
+    about = Path("/proc/cpuinfo")
+    if about.is_file():
+        models = [line.split(":", 1)[1] for line in about.read_text().splitlines() if line.startswith("model name")]
+        cpu = models[0].strip() if models else cpu
+    gpu = None
+    if shutil.which("nvidia-smi"):
+        command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+        names = subprocess.run(command, capture_output=True, text=True, check=False).stdout.splitlines()
+        gpu = names[0].strip() if names else None
+    packages = {name: version(name) for name in ("torch", "transformers", "lightning")}
+    return {
+        "cpu": cpu, "cores": os.cpu_count(), "threads": os.environ.get("OMP_NUM_THREADS"), "gpu": gpu,
+        "python": platform.python_version(), **packages,
+    }  # fmt: skip

@@ -1,0 +1,251 @@
+"""The stages of the miniature, made from its plan: what is run, from what, and the digest of all that decides it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+Kind = Literal["world", "split", "probe", "curate", "records", "sft", "rl", "test", "controls", "retrieval"]
+Plan = Mapping[str, Any]
+
+FOLDER = Path("experiments/miniature")
+CONFIGS = FOLDER / "configs"
+BACKBONE = "backbone"
+"""Name of the run that is no run: the backbone as it is shipped."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A piece of work with one result.
+
+    Attributes:
+        name: such as ``sft-latent-s0``; also names its folder and its result file.
+        kind: what is done.
+        seed: seed of its run; None where there is none.
+        needs: names of the stages whose output it reads.
+        options: all that decides its result, beside `needs` and its configuration file.
+    """
+
+    name: str
+    kind: Kind
+    seed: int | None
+    needs: tuple[str, ...]
+    options: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def config_file(self) -> Path | None:
+        """Configuration of the `futurel1` command; None where there is none."""
+        name = {"sft": "sft", "rl": "rl", "test": "test", "controls": "test"}.get(self.kind)
+        return None if name is None else CONFIGS / f"{name}.yaml"
+
+
+def load_plan(file: Path = FOLDER / "plan.yaml", *, quick: bool = False) -> dict[str, Any]:
+    """Read a plan; with `quick`, what stands under that name replaces the rest."""
+    plan: dict[str, Any] = yaml.safe_load(file.read_text(encoding="utf-8"))
+    changes = plan.pop("quick", {})
+    return merged(plan, changes) if quick else plan
+
+
+def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """A mapping with values replaced, key by key at every depth."""
+    both = dict(base)
+    for name, value in changes.items():
+        inner = both.get(name)
+        both[name] = merged(inner, value) if isinstance(inner, Mapping) and isinstance(value, Mapping) else value
+    return both
+
+
+class _Builder:
+    """Adds stages on demand, each after those that it needs."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.stages: dict[str, Stage] = {}
+        self._open: list[str] = []
+
+    def add(self, stage: Stage) -> str:
+        self.stages.setdefault(stage.name, stage)
+        return stage.name
+
+    def world(self) -> str:
+        return self.add(Stage("world", "world", None, (), dict(self.plan["world"])))
+
+    def split(self) -> str:
+        return self.add(Stage("split", "split", None, (self.world(),), {"validation": self.plan["validation"]}))
+
+    def curate(self) -> str:
+        probe = self.plan["probe"]
+        model = probe["model"]
+        needs = [self.split()] if model == BACKBONE else [self.split(), self.run(model, 0)]
+        options = {"model": model, "backbone": self.plan["backbone"], "set": probe["set"]}
+        self.add(Stage("probe", "probe", None, tuple(needs), options))
+        return self.add(Stage("curate", "curate", None, ("probe", "split"), dict(self.plan["curate"])))
+
+    def records(self, name: str, seed: int) -> str:
+        """The stage that makes a set of records."""
+        if name == "curated":
+            return self.curate()
+        made: Mapping[str, Any] = self.plan["records"][name]
+        if "text" in made:
+            of = self.records(made["text"], seed)
+            own = self.stages[of].seed
+            options = {"text": True, "backbone": self.plan["backbone"]}
+            return self.add(Stage(_named(f"records-{name}", own), "records", own, (of, self.split()), options))
+        needs = [self.split()]
+        draw: int | str = made["draw"]
+        if isinstance(draw, str):
+            draw = self.records(draw, seed)
+            needs.append(draw)
+        return self.add(Stage(_named(f"records-{name}", seed), "records", seed, tuple(needs), {"draw": draw}))
+
+    def run(self, name: str, seed: int) -> str:
+        """The stage that trains a run such as ``sft-latent``."""
+        stage = _named(name, seed)
+        if stage in self._open:
+            raise ValueError(f"the plan needs {stage} to make {stage}: {' <- '.join([*self._open, stage])}")
+        self._open.append(stage)
+        kind, _, short = name.partition("-")
+        if kind not in ("sft", "rl") or short not in self.plan[kind]["runs"]:
+            raise ValueError(f"the plan has no run {name!r}")
+        run: Mapping[str, Any] = self.plan[kind]["runs"][short]
+        options = {"backbone": self.plan["backbone"], "set": {**self.plan[kind]["set"], **run.get("set", {})}}
+        if kind == "sft":
+            source = self.records(run["records"], seed)
+            options["same_tokens"] = bool(run.get("same_tokens"))
+            made = Stage(stage, "sft", seed, (source, self.split()), options)
+        else:
+            made = Stage(stage, "rl", seed, (self.run(f"sft-{run['from']}", seed), self.world(), self.split()), options)
+        self._open.pop()
+        return self.add(made)
+
+    def test(self, name: str, seed: int) -> str:
+        """The stage that tests a run."""
+        own = None if name == BACKBONE else seed
+        model = () if own is None else (self.run(name, seed),)
+        records = self.world() if self.plan["test"]["records"] == "test" else self.split()
+        options = {
+            "backbone": self.plan["backbone"], "set": self.plan["test"]["set"],
+            "records": self.plan["test"]["records"], "save_latents": name in self.plan["controls"],
+        }  # fmt: skip
+        return self.add(Stage(_named(f"test-{name}", own), "test", own, (*model, records), options))
+
+    def studies(self, name: str, seed: int) -> None:
+        """The stages that look at the latents of a run."""
+        test = self.stages[self.test(name, seed)]
+        options = {**test.options, "interventions": list(self.plan["interventions"])}
+        needs = (test.name, *test.needs)
+        self.add(Stage(_named(f"controls-{name}", seed), "controls", seed, needs, options))
+        options = {"backbone": self.plan["backbone"], "records": self.plan["test"]["records"], **self.plan["retrieval"]}
+        needs = tuple(dict.fromkeys((*needs, self.world())))
+        self.add(Stage(_named(f"retrieval-{name}", seed), "retrieval", seed, needs, options))
+
+
+def _named(name: str, seed: int | None) -> str:
+    return name if seed is None else f"{name}-s{seed}"
+
+
+def shown_runs(plan: Plan) -> list[str]:
+    """Runs that a table shows, main rows first."""
+    names = [*plan["rows"], *(run for table in plan["ablations"].values() for run in table), *plan["controls"]]
+    return list(dict.fromkeys(names))
+
+
+def build_stages(plan: Plan) -> dict[str, Stage]:
+    """All stages that the tables need, each after what it needs, seed by seed.
+
+    Raises:
+        ValueError: a run that is not in the plan, or one that would be made from itself.
+    """
+    builder = _Builder(plan)
+    for seed in plan["seeds"]:
+        for name in shown_runs(plan):
+            builder.test(name, seed)
+            if name in plan["controls"]:
+                builder.studies(name, seed)
+    return builder.stages
+
+
+def stages_testing(run: str, plan: Plan) -> list[str]:
+    """Names of the stages that test a run, one per seed; one in all for the backbone."""
+    return [f"test-{run}"] if run == BACKBONE else [_named(f"test-{run}", seed) for seed in plan["seeds"]]
+
+
+def with_needs(names: Iterator[str] | list[str], stages: Mapping[str, Stage]) -> list[str]:
+    """Some stages and all that they need, in the order of `stages`."""
+    found: set[str] = set()
+    left = list(names)
+    while left:
+        name = left.pop()
+        if name not in found:
+            found.add(name)
+            left += stages[name].needs
+    return [name for name in stages if name in found]
+
+
+# ---------------------------------------------------------------------------------------------------------- digests
+
+
+def config_of(stage: Stage) -> dict[str, Any]:
+    """Everything that decides a stage's result but its inputs: options, the configuration file, texts it names."""
+    file = stage.config_file
+    settings = None if file is None else _parsed(file.read_text(encoding="utf-8"))
+    config = {"kind": stage.kind, "seed": stage.seed, "options": stage.options, "settings": settings}
+    backbone = stage.options.get("backbone")
+    return {
+        **config,
+        "texts": {name: _sha256(Path(name)) for name in sorted(set(_text_files(config)))},
+        "weights": None if backbone is None else weights_digest(backbone),
+    }
+
+
+def digests(stages: Mapping[str, Stage]) -> dict[str, str]:
+    """Digest of each stage, over its configuration and the digests of its inputs.
+
+    Args:
+        stages: all of them, each after those that it needs.
+    """
+    found: dict[str, str] = {}
+    for name, stage in stages.items():
+        content = {**config_of(stage), "inputs": [found[need] for need in stage.needs]}
+        found[name] = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+    return found
+
+
+@cache
+def _parsed(text: str) -> Any:
+    """A configuration; not to be changed."""
+    return yaml.safe_load(text)
+
+
+def _text_files(value: Any) -> Iterator[str]:
+    """Values that name a text file, such as a system prompt."""
+    if isinstance(value, Mapping):
+        for inner in value.values():
+            yield from _text_files(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _text_files(inner)
+    elif isinstance(value, str) and value.endswith(".txt") and Path(value).is_file():
+        yield value
+
+
+@cache
+def weights_digest(backbone: str) -> str:
+    """Digest of a backbone's weights: those of a folder, or those that the library ships under a name."""
+    import futurel1
+
+    folder = Path(backbone) if Path(backbone).is_dir() else Path(futurel1.__file__).parent
+    files = sorted(folder.rglob("*.safetensors"))
+    return hashlib.sha256("".join(_sha256(file) for file in files).encode()).hexdigest()[:16]
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

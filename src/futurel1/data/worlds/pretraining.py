@@ -1,0 +1,101 @@
+"""What a tiny backbone learns to read, imagine and answer from: records about clips of the world of events.
+
+No record asks about what it does not show, but for imagining: that is learned from video, as the next frames of a clip
+and as descriptions of frames that were imagined.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from futurel1.data.frames import POOL_SIZE
+from futurel1.data.worlds.bouncing import COLOURS, FORMS
+from futurel1.data.worlds.events import OBSERVED, EventEpisode
+
+__all__ = ["describe", "pretraining_records"]
+
+CELLS_ACROSS = 8
+WINDOW = 4  # frames in a description
+IMAGINED = (5, 6, 7)  # pool frames, 1-based, and steps
+
+
+def describe(episode: EventEpisode, step: int) -> str:
+    """What a frame shows: cell (column, row) of every visible shape, in the order of their colours, and the gate."""
+    names, colours, half = list(COLOURS), episode.colours[step], len(COLOURS) // 2
+    cells = np.clip((episode.states.positions[step] * CELLS_ACROSS).astype(int), 0, CELLS_ACROSS - 1)
+    shapes = [
+        f"{names[colours[shape]]} {FORMS[shape]} {cells[shape, 0]} {cells[shape, 1]}"
+        for shape in np.argsort(colours % half)
+        if not episode.states.hidden[step, shape]
+    ]
+    return ", ".join([*shapes, "gate open" if episode.states.gate_open[step] else "gate closed"])
+
+
+def pretraining_records(episode: EventEpisode, video: str) -> dict[str, dict[str, Any]]:
+    """Records about one clip, one of each kind.
+
+    Args:
+        episode: the clip, with a question about it.
+        video: path of its clip, relative to the folder of the records' file.
+
+    Returns:
+        By kind: ``describe``: four consecutive frames, each of them described; ``imagine``: an unlabelled video to
+        imagine the end of; ``tell``: the same with the imagined frames described; ``answer``: the episode's question
+        with the frames that answer it in view; ``choose``: without video, which letter one of its options has.
+    """
+    first = 1 + episode.number % (POOL_SIZE - WINDOW + 1)
+    window = range(first, first + WINDOW)
+    told = [describe(episode, step) for step in IMAGINED]
+    thoughts = " <image>\n".join(["", *told[:-1], ""])
+    seen = [*OBSERVED, *episode.asked.hints]
+    options = "".join(f"\n{letter}. {text}" for letter, text in episode.options.items())
+    letter, text = list(episode.options.items())[episode.number % len(episode.options)]
+    return {
+        "describe": _record(
+            episode, "describe", video, window, "Describe the frames.", "",
+            "; ".join(describe(episode, step) for step in window),
+        ),
+        "imagine": {
+            "id": f"{episode.id}-imagine",
+            "video": video,
+            "image": list(OBSERVED),
+            "reasoning_image": list(IMAGINED),
+        },
+        "tell": _record(
+            episode, "tell", video, OBSERVED, "Imagine what comes next and describe it.", thoughts, told[-1]
+        )
+        | {"reasoning_image": list(IMAGINED)},
+        "answer": _record(
+            episode, "answer", video, seen, episode.question + options, episode.thoughts[-1], episode.answer
+        ),
+        "choose": {
+            "id": f"{episode.id}-choose",
+            "messages": [
+                {"role": "user", "content": f"Which letter is the answer: {text}?{options}"},
+                {
+                    "role": "assistant",
+                    "content": f"<reason>So the answer is: {text}.</reason>\n<answer>{letter}</answer>",
+                },
+            ],
+        },
+    }  # fmt: skip
+
+
+def _record(
+    episode: EventEpisode, kind: str, video: str, shown: Iterable[int], question: str, response: str, answer: str
+) -> dict[str, Any]:
+    shown = list(shown)
+    frames = "".join(f"frame_{number}\n<image>\n" for number in shown)
+    return {
+        "id": f"{episode.id}-{kind}",
+        "video": video,
+        "image": shown,
+        "reasoning_image": [],
+        "conversations": [{"from": "human", "value": frames + question}, {"from": "gpt", "value": response}],
+        "answer": answer,
+        "cot": "",
+        "question_type": kind,
+    }

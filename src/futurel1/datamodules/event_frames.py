@@ -1,0 +1,153 @@
+"""Frames of the world of events with what they show, drawn in memory."""
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from lightning import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from futurel1.data.worlds import make_event_scenes, scene_code
+from futurel1.data.worlds.collisions import NUM_STATES
+from futurel1.errors import ConfigError
+
+__all__ = ["EventFramesDataModule", "FrameBatch"]
+
+FRAMES_PER_SCENE = 2
+
+
+class FrameBatch(NamedTuple):
+    """I frames in P patches of D values, and what they show.
+
+    Attributes:
+        pixel_values: (P, D) patches.
+        image_grid_thw: (I, 3) int64 patch grids.
+        codes: (I, CODE_SIZE), see `futurel1.data.worlds.scene_code`.
+    """
+
+    pixel_values: Tensor
+    image_grid_thw: Tensor
+    codes: Tensor
+
+
+class EventFramesDataModule(LightningDataModule):
+    """Batches of random frames of the world of events, of all combinations of colour and form and all layouts.
+
+    A batch depends on the seed and its number alone, so a resumed run sees what it would have seen.
+
+    Args:
+        num_batches: training batches of an epoch.
+        num_val_batches: validation batches, of scenes of their own.
+        batch_size: frames in a batch, an even number: each scene gives two.
+        frame_sizes: sides in pixels, multiples of 32. Each batch draws one; list a size twice to draw it more often.
+        noise: standard deviation of pixel noise in grey levels, since compressed video is not clean.
+        seed: seed of the frames.
+        num_workers: processes that draw; 0 draws in the training process.
+
+    Raises:
+        ConfigError: a number that cannot work.
+    """
+
+    def __init__(
+        self,
+        num_batches: int = 3000,
+        num_val_batches: int = 8,
+        batch_size: int = 96,
+        frame_sizes: list[int] = [64, 64, 64, 96],  # noqa: B006 (never changed; a tuple cannot be written in YAML)
+        noise: float = 2.0,
+        seed: int = 0,
+        num_workers: int = 1,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        if min(num_batches, num_val_batches) < 1 or batch_size < 2 or batch_size % FRAMES_PER_SCENE:
+            raise ConfigError(
+                "num_batches and num_val_batches are at least 1 and batch_size an even number, got "
+                f"{num_batches}, {num_val_batches} and {batch_size}"
+            )
+        if not frame_sizes or any(size < 32 or size % 32 for size in frame_sizes):
+            raise ConfigError(f"frame_sizes are multiples of 32, got {frame_sizes}")
+        if not noise >= 0:
+            raise ConfigError(f"noise is a number of grey levels from 0, got {noise}")
+        if min(seed, num_workers) < 0:
+            raise ConfigError(f"seed and num_workers count from 0, got {seed} and {num_workers}")
+
+    def _loader(self, stream: int, count: int, first: Callable[[], int]) -> "_BatchesFrom":
+        hparams = self.hparams
+        if self.trainer is None:
+            raise ConfigError("frames are cut into patches by the model's processor: load them inside a Trainer")
+        module: Any = self.trainer.lightning_module
+        frames = _FrameBatches(
+            module.processor.image_processor,
+            entropy=(hparams["seed"], stream),
+            size=hparams["batch_size"],
+            frame_sizes=hparams["frame_sizes"],
+            noise=hparams["noise"],
+        )
+        return _BatchesFrom(frames, count, first, hparams["num_workers"])
+
+    def train_dataloader(self) -> "_BatchesFrom":
+        """Training batches, in the same order in every epoch."""
+        trainer: Any = self.trainer
+        return self._loader(0, self.hparams["num_batches"], lambda: trainer.fit_loop.batch_idx + 1)
+
+    def val_dataloader(self) -> "_BatchesFrom":
+        """Validation batches."""
+        return self._loader(1, self.hparams["num_val_batches"], lambda: 0)
+
+
+class _BatchesFrom:
+    """A sized loader of batches in order, from the one where a run stopped."""
+
+    def __init__(self, frames: "_FrameBatches", count: int, first: Callable[[], int], num_workers: int) -> None:
+        self.frames = frames
+        self.count = count
+        self.first = first
+        self.num_workers = num_workers
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Iterator[FrameBatch]:
+        # A generator: a Trainer that resumes makes its iterator before it has put its counts in order, and after an
+        # epoch's end makes no other.
+        numbers = range(self.first(), self.count)
+        # Its own generator: a pass must not draw from the global random state, which a resumed run has put back.
+        yield from DataLoader(
+            self.frames, sampler=numbers, batch_size=None, num_workers=self.num_workers, generator=torch.Generator()
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing: the Trainer counts batches. It tells Lightning that the loader can resume."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Nothing to restore."""
+
+
+class _FrameBatches(Dataset[FrameBatch]):
+    """Batches by number."""
+
+    def __init__(
+        self, image_processor: Any, *, entropy: tuple[int, int], size: int, frame_sizes: list[int], noise: float
+    ) -> None:
+        self.image_processor = image_processor
+        self.entropy = entropy
+        self.size = size
+        self.frame_sizes = frame_sizes
+        self.noise = noise
+
+    def __getitem__(self, number: int) -> FrameBatch:
+        rng = np.random.default_rng(np.random.SeedSequence([*self.entropy, number]))
+        frame_size = self.frame_sizes[int(rng.integers(len(self.frame_sizes)))]
+        pictures, codes = [], []
+        for scene in make_event_scenes(rng, self.size // FRAMES_PER_SCENE, size=frame_size):
+            steps = rng.choice(NUM_STATES, FRAMES_PER_SCENE, replace=False).tolist()
+            pictures.append(scene.render(steps))
+            codes.append(scene_code(scene, steps))
+        noisy = np.concatenate(pictures) + rng.normal(0, self.noise, (self.size, frame_size, frame_size, 3))
+        frames = np.clip(np.rint(noisy), 0, 255).astype(np.uint8)
+        inputs = self.image_processor(images=list(frames), do_resize=False, return_tensors="pt")
+        return FrameBatch(inputs["pixel_values"], inputs["image_grid_thw"], torch.from_numpy(np.concatenate(codes)))

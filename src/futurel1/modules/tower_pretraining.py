@@ -1,0 +1,161 @@
+"""A vision tower learns to see the world of events, before a language model learns to read what it sees."""
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning import LightningModule
+from torch import Tensor
+from torch.nn import functional as F
+
+from futurel1.data.worlds import CODE_SIZE, make_event_scenes, read_code, scene_code
+from futurel1.datamodules.event_frames import FrameBatch
+from futurel1.errors import ConfigError
+from futurel1.models import LatentReasoner, LatentTokens, load_processor
+from futurel1.models.backbones import Qwen3VLBackbone
+from futurel1.models.backbones.tiny import tiny_model
+from futurel1.models.checkpoints import TINY
+from futurel1.modules.optimization import Schedule, freeze_parts, schedule_factor
+
+
+class TowerPretrainModule(LightningModule):
+    """Trains the vision tower alone: every post-merger feature of a frame regresses what the whole frame shows.
+
+    The target is the frame's code (positions, colours and forms of the shapes, gate, pillar), centred, scaled to a root
+    mean square of 1 and rotated at random into the width of the features. So a feature holds what can be said of the
+    frame and nothing else, a mean of features says the same, and features have the scale that latents need.
+
+    Args:
+        vision_depth: layers of the vision tower.
+        vision_width: width of the vision tower.
+        text_depth: layers of the language model, which is exported as it was initialised.
+        text_width: width of the language model, and of the features.
+        seed: seed of the initial weights.
+        learning_rate: AdamW learning rate.
+        betas: AdamW betas.
+        weight_decay: AdamW decay.
+        lr_schedule: ``cosine``, ``linear`` or ``constant`` after the warm-up.
+        warmup_ratio: share of all steps that warms up linearly.
+        rotation_seed: seed of the rotation.
+
+    Raises:
+        ConfigError: features that are narrower than the code.
+    """
+
+    reasoner: LatentReasoner
+
+    def __init__(
+        self,
+        vision_depth: int = 3,
+        vision_width: int = 96,
+        text_depth: int = 4,
+        text_width: int = 128,
+        seed: int = 0,
+        learning_rate: float = 2e-3,
+        betas: tuple[float, float] = (0.9, 0.98),
+        weight_decay: float = 0.01,
+        lr_schedule: Schedule = "cosine",
+        warmup_ratio: float = 0.03,
+        rotation_seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        if text_width < CODE_SIZE:
+            raise ConfigError(f"text_width={text_width}: features have to hold a code of {CODE_SIZE} numbers")
+
+    @cached_property
+    def processor(self) -> Any:
+        """The processor of the tiny backbone."""
+        return load_processor(TINY)
+
+    def configure_model(self) -> None:
+        """Make the backbone once, and the target's constants."""
+        if hasattr(self, "reasoner"):
+            return
+        hparams = self.hparams
+        width, depth = hparams["vision_width"], hparams["vision_depth"]
+        vision = {"depth": depth, "hidden_size": width, "intermediate_size": 2 * width}
+        text = {"num_hidden_layers": hparams["text_depth"], "hidden_size": hparams["text_width"]}
+        model = tiny_model(hparams["seed"], vision, **text, intermediate_size=3 * hparams["text_width"])
+        tokens = LatentTokens.from_tokenizer(self.processor.tokenizer)
+        assert tokens is not None  # load_processor registers them
+        reasoner = LatentReasoner(Qwen3VLBackbone(model), tokens, processor=self.processor)
+        freeze_parts(reasoner, ["llm", "head"])
+        self.reasoner = reasoner
+        width = reasoner.hidden_size
+        generator = torch.Generator().manual_seed(self.hparams["rotation_seed"])
+        rotation = torch.linalg.qr(torch.randn(width, width, generator=generator))[0][:CODE_SIZE]
+        scenes = make_event_scenes(np.random.default_rng(self.hparams["rotation_seed"]), 512)
+        codes = torch.from_numpy(np.concatenate([scene_code(scene, range(10)) for scene in scenes]))
+        mean = codes.mean(dim=0)
+        self.register_buffer("rotation", rotation)
+        self.register_buffer("mean", mean)
+        self.register_buffer("scale", (width / (codes - mean).square().sum(dim=1).mean()).sqrt())
+
+    def on_train_start(self) -> None:
+        """`from_pretrained` returns eval mode and `fit` keeps it: switch to training mode here."""
+        self.train()
+
+    def _features(self, batch: FrameBatch) -> tuple[Tensor, Tensor]:
+        """(N, H) features of all frames, and the target of each."""
+        features = self.reasoner.backbone.encode_images(batch.pixel_values, batch.image_grid_thw)
+        mean, scale, rotation = self.get_buffer("mean"), self.get_buffer("scale"), self.get_buffer("rotation")
+        target = ((batch.codes - mean) * scale) @ rotation
+        counts = torch.tensor(features.counts, device=target.device)
+        return features.embeds, target.repeat_interleave(counts, dim=0)
+
+    def training_step(self, batch: FrameBatch, batch_idx: int) -> Tensor:
+        """Mean squared error over features."""
+        features, target = self._features(batch)
+        loss = F.mse_loss(features, target)
+        self.log("train/loss", loss, prog_bar=True)
+        self.log("train/rms", features.detach().square().mean().sqrt())
+        return loss
+
+    def validation_step(self, batch: FrameBatch, batch_idx: int) -> None:
+        """Error, and what can be read from the mean feature of a frame by undoing the rotation."""
+        features, target = self._features(batch)
+        frames = len(batch.codes)
+        mean, scale, rotation = self.get_buffer("mean"), self.get_buffer("scale"), self.get_buffer("rotation")
+        pooled = features.view(frames, -1, features.shape[-1]).mean(dim=1)
+        told = read_code((pooled @ rotation.T / scale + mean).cpu().numpy())
+        true = read_code(batch.codes.cpu().numpy())
+        visible = true[2]
+        apart = np.linalg.norm(told[0] - true[0], axis=-1)[visible]
+        values: dict[str, Any] = {
+            "loss": F.mse_loss(features, target),
+            "rms": features.square().mean().sqrt(),
+            "position_error": float(apart.mean()),  # sides of the arena
+            "colour_accuracy": float((told[1] == true[1])[visible].mean()),
+            "visible_accuracy": float((told[2] == visible).mean()),
+        }
+        self.log_dict({f"val/{name}": value for name, value in values.items()}, batch_size=frames)
+
+    def configure_optimizers(self) -> Any:
+        """AdamW over the tower, and a schedule over the run's steps, as Lightning's dictionary."""
+        hparams = self.hparams
+        trained = [parameter for parameter in self.reasoner.parameters() if parameter.requires_grad]
+        optimizer = torch.optim.AdamW(
+            trained, lr=hparams["learning_rate"], betas=tuple(hparams["betas"]), weight_decay=hparams["weight_decay"]
+        )
+        steps = int(self.trainer.max_steps)
+        if steps < 1:
+            raise ConfigError("the schedule needs trainer.max_steps")
+        factor = schedule_factor(hparams["lr_schedule"], steps, hparams["warmup_ratio"])
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def export(self, folder: str | Path) -> Path:
+        """Write the model in Hugging Face format.
+
+        Args:
+            folder: where to write.
+
+        Returns:
+            The folder.
+        """
+        if self.global_rank == 0:
+            self.reasoner.save_pretrained(folder)
+        return Path(folder)

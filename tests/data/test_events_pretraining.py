@@ -1,0 +1,281 @@
+"""Records for pretraining: all of them show, or imagine, what they tell."""
+
+import json
+import re
+from collections import Counter
+
+import jsonargparse
+import numpy as np
+import pytest
+
+from futurel1.data import open_records
+from futurel1.data.chat import ChatEncoder
+from futurel1.data.worlds import (
+    bouncing,
+    collisions,
+    events,
+    layouts_of,
+    make_event_episode,
+    make_event_episodes,
+    palette,
+    write_events_world,
+)
+from futurel1.data.worlds.command import world
+from futurel1.data.worlds.pretraining import pretraining_records
+from futurel1.data.worlds.storage import PRETRAINING_KINDS
+from futurel1.errors import ConfigError
+from futurel1.models import load_processor
+
+COLOURS, FORMS, ZONES, WALLS = list(bouncing.COLOURS), bouncing.FORMS, bouncing.ZONES, bouncing.WALLS
+CLIPS = 12
+COUNTS = {"train": 3, "test": 2, "rl": 2}
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    return write_events_world(tmp_path_factory.mktemp("plain"), **COUNTS, size=64, progress=False)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pretrain")
+    return write_events_world(folder, **COUNTS, pretrain=CLIPS, size=64, progress=False)
+
+
+@pytest.fixture(scope="module")
+def source(files):
+    return open_records([files.root / f"pretrain_{kind}.jsonl" for kind in PRETRAINING_KINDS])
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    """Episodes of two blocks, each with its records."""
+    return [(e, pretraining_records(e, f"videos/{e.id}.mp4")) for e in make_event_episodes("pretrain", 128, size=64)]
+
+
+def records_of(path):
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def check_description(text, episode, step):
+    """Whether a text says just what the states of a step say."""
+    *shapes, gate = text.split(", ")
+    assert gate == ("gate open" if episode.states.gate_open[step] else "gate closed")
+    told = {}
+    for shape in shapes:
+        colour, form, x, y = re.fullmatch(r"(\w+) (\w+) ([0-7]) ([0-7])", shape).groups()
+        told[FORMS.index(form)] = (COLOURS.index(colour), int(x), int(y))
+    assert sorted(told) == np.flatnonzero(~episode.states.hidden[step]).tolist()
+    for shape, (colour, *cell) in told.items():
+        assert colour == episode.colours[step, shape]
+        assert (np.abs(episode.states.positions[step, shape] * 8 - np.array(cell) - 0.5) <= 0.5).all()
+
+
+# --- files ----------------------------------------------------------------------------------------------------------
+
+
+def test_each_clip_has_a_record_of_every_kind(files):
+    for kind in PRETRAINING_KINDS:
+        records = records_of(files.root / f"pretrain_{kind}.jsonl")
+        assert [record["id"] for record in records] == [f"pretrain-{number:05d}-{kind}" for number in range(CLIPS)]
+        videos = [record.get("video") for record in records]
+        shown = [f"videos/pretrain-{number:05d}.mp4" for number in range(CLIPS)]
+        assert videos == ([None] * CLIPS if kind == "choose" else shown)
+    clips = sorted(path.name for path in files.videos.glob("pretrain-*.mp4"))
+    assert clips == [f"pretrain-{number:05d}.mp4" for number in range(CLIPS)]
+    assert (files.written, files.kept) == (sum(COUNTS.values()) + CLIPS, 0)
+    assert not (files.root / "pretrain_open.jsonl").exists()
+
+
+def test_other_splits_are_the_same_with_and_without_pretraining(plain, files):
+    def others(root):
+        return {
+            str(path.relative_to(root)): path.read_bytes()
+            for path in root.rglob("*")
+            if path.is_file() and not path.name.startswith("pretrain")
+        }
+
+    there = others(plain.root)
+    assert there == others(files.root)
+    assert len(there) == 7 + 1 + sum(COUNTS.values()) + COUNTS["test"]  # records, world.json, clips, observed clips
+    assert not list(plain.root.rglob("pretrain*"))
+
+
+def test_a_later_call_keeps_clips_and_records_and_writes_what_is_missing(tmp_path):
+    def write(count):
+        return write_events_world(tmp_path, train=0, test=0, pretrain=count, size=32, progress=False)
+
+    first = write(3)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
+    again = write(3)
+    assert (again.written, again.kept) == (0, 3)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()} == before
+    told = first.root / "pretrain_tell.jsonl"
+    text = told.read_text()
+    lost = first.videos / "pretrain-00001.mp4"
+    bytes_lost = lost.read_bytes()
+    lost.unlink()
+    more = write(5)
+    assert (more.written, more.kept) == (3, 2)
+    assert lost.read_bytes() == bytes_lost
+    assert told.read_text().startswith(text)
+    write_events_world(tmp_path, train=1, test=0, seed=1, size=32, progress=False, overwrite=True)  # another world
+    assert not list(tmp_path.rglob("pretrain*"))
+
+
+def test_clips_have_the_looks_and_layouts_of_training_and_starts_of_their_own(drawn):
+    looks = {
+        (COLOURS[colour], form)
+        for episode, _ in drawn
+        for row in episode.colours
+        for colour, form in zip(row, FORMS, strict=True)
+    }
+    assert looks == set(palette("train"))
+    assert {episode.layout for episode, _ in drawn} <= set(layouts_of("train"))
+    starts = {episode.states.positions[0].tobytes() for episode, _ in drawn}
+    for split in ("train", "test", "rl"):
+        assert not starts & {episode.states.positions[0].tobytes() for episode in make_event_episodes(split, 128)}
+
+
+def test_only_the_world_of_events_has_clips_for_pretraining(tmp_path):
+    with pytest.raises(ConfigError, match=r"pretrain=2.*--task events"):
+        world(str(tmp_path / "world"), task="mixed", pretrain=2, footage=True)
+    assert not (tmp_path / "world").exists()
+    with pytest.raises(ConfigError, match="pretrain=-1"):
+        write_events_world(tmp_path / "world", train=1, test=0, pretrain=-1)
+    assert not (tmp_path / "world").exists()
+
+
+def test_the_command_says_how_many_records_there_are(tmp_path, capsys):
+    arguments = ["--train=0", "--test=0", "--pretrain=2", "--task=events", "--size=32"]
+    jsonargparse.CLI(world, args=[str(tmp_path), *arguments])
+    assert f"pretrain: 2 records of each kind in {tmp_path / 'pretrain_*.jsonl'}" in capsys.readouterr().out
+
+
+# --- records --------------------------------------------------------------------------------------------------------
+
+
+def test_every_record_parses_and_is_encoded_with_its_spans(source):
+    processor = load_processor("tiny")
+    encoder = ChatEncoder(processor, max_latent_tokens=1)
+    assert len(source) == 5 * CLIPS
+    for number in range(len(source)):
+        sample = source.sample(number)
+        kind = PRETRAINING_KINDS[number // CLIPS]
+        spans = {"imagine": 3, "tell": 3, "describe": 0, "answer": 0, "choose": 0}[kind]
+        assert len(sample.hints) == spans
+        assert [frame.pool_index for frame in sample.hints] == [5, 6, 7][:spans]
+        encoded = encoder.encode(sample)
+        response = encoded.input_ids[encoded.prompt_length :]
+        assert int((response == encoder.tokens.start_id).sum()) == spans
+        assert int((response == encoder.tokens.end_id).sum()) == spans
+        grids = [] if encoded.image_grid_thw is None else encoded.image_grid_thw.tolist()
+        assert grids == [[1, 4, 4]] * len(sample.observed)
+        assert (len(grids) == 0) == (kind == "choose")
+        assert (encoded.hint_grid_thw is None) == (spans == 0)
+        text = processor.tokenizer.decode(response)
+        assert ("<answer>" in text) == (kind != "imagine")
+        if kind not in ("imagine", "choose"):
+            assert f"<answer>{sample.answer}</answer>" in text
+        if kind == "describe":
+            assert "<reason>" not in text  # it tells at once what it sees
+        assert len(encoded) < 1024
+
+
+def test_the_end_is_imagined_from_the_observed_frames_alone(drawn):
+    for _, records in drawn:
+        for record in (records["imagine"], records["tell"]):
+            assert (record["image"], record["reasoning_image"]) == ([1, 2, 3, 4], [5, 6, 7])
+        assert set(records["imagine"]) == {"id", "video", "image", "reasoning_image"}  # an unlabelled video
+
+
+def test_imagined_frames_are_described_as_they_are(drawn, source):
+    for episode, records in drawn:
+        tell = records["tell"]
+        _, first, second, after = tell["conversations"][1]["value"].split("<image>")
+        assert after.strip() == ""
+        for text, step in zip((first.strip(), second.strip(), tell["answer"]), (5, 6, 7), strict=True):
+            check_description(text, episode, step)
+    sample = source.sample(PRETRAINING_KINDS.index("tell") * CLIPS)
+    parts = sample.turns[-1].parts
+    assert [getattr(part, "pool_index", "text") for part in parts] == [5, "text", 6, "text", 7]
+    check_description(parts[1], make_event_episode("pretrain", 0), 5)
+
+
+def test_a_description_is_of_every_frame_that_is_shown(drawn):
+    windows = Counter()
+    for episode, records in drawn:
+        record = records["describe"]
+        human, gpt = (turn["value"] for turn in record["conversations"])
+        labels = [int(label) for label in re.findall(r"^frame_(\d)\n<image>$", human, re.MULTILINE)]
+        assert record["image"] == labels == list(range(labels[0], labels[0] + 4))
+        assert gpt == ""
+        for text, step in zip(record["answer"].split("; "), labels, strict=True):
+            check_description(text, episode, step)
+        windows[labels[0]] += 1
+    assert set(windows) == {1, 2, 3, 4, 5}
+
+
+def deeds_of(episode, steps):
+    """What the states say of steps, as options would."""
+    states, names, target = episode.states, episode.asked.names, episode.asked.target
+    steps = list(steps)
+    if episode.asked.kind == "zone":
+        x, y = states.positions[steps[-1], target]
+        return {f"{'top' if y < 0.5 else 'bottom'} {'left' if x < 0.5 else 'right'}"}
+    if episode.asked.kind == "gate":
+        return {f"The {names[shape]}" for shape in range(3) if states.gate_hits[steps, shape].any()} or {"None of them"}
+    if episode.asked.kind == "pair":
+        pairs = [pair for pair in collisions.PAIRS if states.contacts[steps, pair[0], pair[1]].any()]
+        return {f"The {names[one]} and the {names[other]}" for one, other in pairs} or {"None of them"}
+    found = {
+        f"It hits the {wall}" for number, wall in enumerate(WALLS) if states.wall_hits[steps, target, number].any()
+    }
+    found |= {
+        f"It touches the {name}" for other, name in enumerate(names) if states.contacts[steps, target, other].any()
+    }
+    found |= {"It opens the gate"} if states.gate_hits[steps, target].any() else set()
+    found |= {"It goes behind the pillar"} if states.goes_behind()[steps, target].any() else set()
+    return found or {"It meets nothing"}
+
+
+def test_questions_are_answered_with_the_frames_that_answer_them_in_view(drawn):
+    kinds = Counter()
+    for episode, records in drawn:
+        answer = records["answer"]
+        shown, hop = answer["image"], int(episode.question_type[3:])
+        assert shown == list(range(1, {1: 5, 2: 6, 3: 7, 5: 7}[hop] + 1))
+        asked = range(5, shown[-1] + 1) if hop == 5 else [4 + hop]
+        right = episode.options[answer["answer"]]
+        told = deeds_of(episode, asked)
+        assert right in told
+        assert not (set(episode.options.values()) - {right}) & told
+        human, gpt = (turn["value"] for turn in answer["conversations"])
+        assert human.count("<image>") == len(shown)
+        question = human.rpartition("<image>\n")[2]
+        assert question == "\n".join([episode.question, *(f"{k}. {text}" for k, text in episode.options.items())])
+        assert gpt.endswith(f"So the answer is: {right}.")
+        assert "<image>" not in gpt
+        assert answer["reasoning_image"] == []
+        kinds[episode.asked.kind] += 1
+    assert min(kinds.values()) >= 24
+    assert set(kinds) == {"zone", "event", "pair", "gate"}
+
+
+def test_letters_are_chosen_by_the_text_of_their_option(drawn):
+    letters = Counter()
+    for episode, records in drawn:
+        user, assistant = (turn["content"] for turn in records["choose"]["messages"])
+        text = re.search(r"the answer: (.*)\?\n", user).group(1)
+        letter = next(letter for letter, option in episode.options.items() if option == text)
+        assert assistant == f"<reason>So the answer is: {text}.</reason>\n<answer>{letter}</answer>"
+        letters[letter] += 1
+    assert set(letters.values()) == {len(drawn) // 4}
+
+
+def test_records_depend_on_the_clip_alone():
+    records = pretraining_records(make_event_episode("pretrain", 5), "a")
+    events._block.cache_clear()
+    assert pretraining_records(make_event_episode("pretrain", 5, size=32), "a") == records
+    assert pretraining_records(make_event_episode("pretrain", 6), "a") != records
+    assert pretraining_records(make_event_episode("pretrain", 5, seed=1), "a") != records

@@ -1,0 +1,86 @@
+"""Result files without the work."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from experiments.miniature.run import Bench, write_json
+from experiments.miniature.stages import Stage
+from experiments.miniature.work import SPLITS
+
+QUESTIONS = 128
+LEVELS = {
+    "backbone": 0.27, "sft-text": 0.45, "sft-latent": 0.55, "sft-random": 0.5, "rl-text-dapo": 0.58, "rl-grpo": 0.66,
+    "rl-dapo": 0.68, "rl-contrastive": 0.69, "rl-diversity": 0.7, "rl-la_dapo": 0.72,
+}  # fmt: skip
+MACHINE = {"cpu": "a processor", "cores": 2, "gpu": None, "torch": "2.15", "transformers": "5.23"}
+
+
+def fabricate(bench: Bench, names: list[str] | None = None) -> None:
+    """Write results of stages, all of them by default, as if they had been run."""
+    digests = bench.digests
+    for number, name in enumerate(bench.stages if names is None else names):
+        stage = bench.stages[name]
+        rng = np.random.default_rng(number)
+        result = {
+            "stage": name, "kind": stage.kind, "seed": stage.seed, "digest": digests[name], "commit": "abc",
+            "dirty": False, "machine": MACHINE, "started": "", "seconds": 60.0, "metrics": metrics(stage, rng),
+        }  # fmt: skip
+        write_json(bench.places.result(name), result)
+
+
+def metrics(stage: Stage, rng: np.random.Generator) -> dict[str, Any]:
+    if stage.kind == "test":
+        return test_metrics(stage, rng)
+    if stage.kind == "controls":
+        return {kind: effect(rng) for kind in stage.options["interventions"]}
+    if stage.kind == "retrieval":
+        numbers = {
+            "spans": 300,
+            "compared": 290,
+            "frames": 300,
+            "chance": 1 / 300,
+            "retrieval": 0.2 + 0.1 * rng.random(),
+        }
+        return {**numbers, "cosine": 0.8, "cosine_others": 0.5, "strip": strip()}
+    if stage.kind == "rl":
+        curve = 0.5 + 0.25 * (1 - np.exp(-np.arange(60) / 25)) + 0.03 * rng.standard_normal(60)
+        return {"curve": [[step, round(float(value), 4)] for step, value in enumerate(curve)]}
+    return {"records": 100}
+
+
+def test_metrics(stage: Stage, rng: np.random.Generator) -> dict[str, Any]:
+    run = stage.name.removeprefix("test-").rpartition("-s")[0] or "backbone"
+    level = LEVELS.get(run, 0.6)
+    correct = rng.random(QUESTIONS) < level + 0.03 * rng.standard_normal()
+    by_split = {name: float(correct[place::4].mean()) for place, name in enumerate(SPLITS)}
+    deep = 0.0 if "text" in run or run == "backbone" else 1.0
+    spans = {name: deep * (place + 1 + 0.1 * float(rng.random())) for place, name in enumerate(SPLITS)}
+    return {
+        "accuracy": {**by_split, "all": float(correct.mean())},
+        "spans": {**spans, "all": sum(spans.values()) / 4},
+        "latents": {**spans, "all": sum(spans.values()) / 4},
+        "tokens": 80.0, "unanswered": 0, "cut": 0, "seconds_per_sample": 0.01,
+        "correct": "".join("01"[int(value)] for value in correct),
+    }  # fmt: skip
+
+
+def effect(rng: np.random.Generator) -> dict[str, Any]:
+    correct = rng.random(QUESTIONS) < 0.4
+    return {
+        "accuracy": float(correct.mean()), "drop": 0.15 + 0.02 * float(rng.random()), "right_to_wrong": 30,
+        "wrong_to_right": 9, "changed_text": 0.6, "n": QUESTIONS, "correct": "".join("01"[int(v)] for v in correct),
+    }  # fmt: skip
+
+
+def strip() -> list[dict[str, Any]]:
+    future = {"hop2": [5, 6], "hop3": [5, 6, 7], "hop5": [5, 6, 7]}
+    return [
+        {
+            "id": f"test-{number:05d}", "split": split, "observed": [1, 2, 3, 4], "future": future[split],
+            "nearest": [[f"train-{number + place:05d}", frame] for place, frame in enumerate(future[split])],
+        }
+        for number, split in enumerate(("hop2", "hop2", "hop3", "hop3", "hop5", "hop5"))
+    ]  # fmt: skip

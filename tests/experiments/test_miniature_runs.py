@@ -1,0 +1,156 @@
+"""The whole of it in small: every stage, every row, the page, and interruptions."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from experiments.miniature.__main__ import main
+from experiments.miniature.latents import Frames, ImaginedSpans, imagined_spans, retrieval
+from experiments.miniature.quick import write_opening
+from experiments.miniature.run import Bench, run_stages
+from experiments.miniature.stages import Stage, build_stages, load_plan
+from experiments.miniature.work import Places, scaled_steps
+from futurel1.models import LatentBank
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.slow
+def test_quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(ROOT)
+    # Somewhere in the middle the time is up; the same command then goes on.
+    main(["--quick", "--root", str(tmp_path), "--only", "sft-latent-s0", "--minutes", "0"])
+    assert "stages are left" in capsys.readouterr().out
+    main(["--quick", "--root", str(tmp_path)])
+    plan, places = load_plan(quick=True), Places.under(tmp_path)
+    results = {file.stem: json.loads(file.read_text()) for file in places.results.glob("*.json")}
+    assert set(results) == set(build_stages(plan))
+    assert max(file.stat().st_size for file in places.results.glob("*.json")) < 10_000
+
+    questions = plan["world"]["test"]
+    for name, result in results.items():
+        assert result["digest"]
+        assert result["machine"]["torch"]
+        if result["kind"] == "test":
+            assert len(result["metrics"]["correct"]) == questions
+            assert result["metrics"]["spans"]["all"] == 1, name  # this backbone opens a span, and cannot do more
+    numbers = results["records-text"]["metrics"]
+    assert numbers["tokens_with_hints"] > numbers["tokens"] > 0
+    steps = round(2 * numbers["tokens_with_hints"] / numbers["tokens"])
+    assert results["sft-text-s0"]["config"]["steps"] == results["sft-text-s0"]["metrics"]["steps"] == steps
+    assert results["sft-latent-s0"]["metrics"]["steps"] == 2
+    assert results["test-sft-L4-s0"]["metrics"]["latents"]["all"] == 4
+    assert results["records-random-s0"]["metrics"]["records"] == results["curate"]["metrics"]["records"] == 8
+    controls = results["controls-rl-la_dapo-s0"]["metrics"]
+    assert list(controls) == plan["interventions"]
+    assert all(effect["n"] == questions for effect in controls.values())
+    assert results["retrieval-sft-latent-s0"]["metrics"]["compared"] == questions
+    strip = results["retrieval-sft-latent-s0"]["metrics"]["strip"]
+    assert {sample["split"] for sample in strip} == {"hop2", "hop3", "hop5"}
+    assert all(len(sample["nearest"]) == 1 and sample["nearest"][0][0].startswith("train-") for sample in strip)
+    assert len(results["rl-la_dapo-s0"]["metrics"]["curve"]) == 2
+    weights = {
+        name: (places.runs / f"{name}-s0" / "config.yaml").read_text().partition("weights:")[2][:60]
+        for name in ("rl-dapo", "rl-contrastive", "rl-diversity")
+    }
+    assert "contrastive: 0.0" in weights["rl-dapo"]
+    assert "diversity: 0.0" in weights["rl-dapo"]
+    assert "contrastive" not in weights["rl-contrastive"]
+    assert "diversity" not in weights["rl-diversity"]
+    page = places.document.read_text()
+    assert all(f"| {label} | 1 |" in page for label in plan["rows"].values())
+    assert all((places.document.parent / "miniature" / f"{name}.png").is_file() for name in ("accuracy", "imagined"))
+
+    capsys.readouterr()
+    main(["--quick", "--root", str(tmp_path)])  # nothing is left
+    assert "expected" not in capsys.readouterr().out
+    main(["--quick", "--root", str(tmp_path), "--list"])
+    assert f"{len(results)} of {len(results)} stages are done" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_killed_training_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """kill -9 ends the training process with its parent, and the same command continues it from its checkpoint."""
+    monkeypatch.chdir(ROOT)
+    plan = load_plan(quick=True)
+    plan["backbone"] = write_opening(tmp_path / "backbone")
+    run_stages(Bench(build_stages(plan), Places.under(tmp_path), in_process=True), ["curate"])
+    script = (
+        "import sys\nfrom pathlib import Path\n"
+        "from experiments.miniature import run, stages, work\n"
+        "plan = stages.load_plan(quick=True)\n"
+        "plan['backbone'] = str(Path(sys.argv[1]) / 'backbone')\n"
+        "often = {'class_path': 'ModelCheckpoint', 'init_args': {'every_n_train_steps': 5, 'save_last': True}}\n"
+        "callbacks = [often, {'class_path': 'HuggingFaceExport'}]\n"
+        "plan['sft']['set'] |= {'trainer.max_steps': 60, 'trainer.callbacks': callbacks}\n"
+        "plan['sft']['set']['trainer.val_check_interval'] = 60\n"
+        "bench = run.Bench(stages.build_stages(plan), work.Places.under(Path(sys.argv[1])))\n"
+        "run.run_stages(bench, ['sft-latent-s0'])\n"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    first = subprocess.Popen(command, env=environment)
+    run, result = tmp_path / "runs" / "sft-latent-s0", tmp_path / "results" / "sft-latent-s0.json"
+    deadline = time.monotonic() + 240
+    while not list(run.glob("checkpoints/*.ckpt")):
+        assert time.monotonic() < deadline
+        assert first.poll() is None
+        time.sleep(0.05)
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    assert not result.is_file()
+    subprocess.run(command, env=environment, check=True, timeout=240)
+    made = json.loads(result.read_text())
+    assert made["resumed"]
+    assert made["metrics"]["steps"] == 60
+    assert "--resume" in (tmp_path / "runs" / "logs" / "sft-latent-s0.log").read_text()
+    assert not (run / "checkpoints").exists()
+
+
+def test_a_failed_stage_shows_the_end_of_its_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    stage = Stage("world", "world", None, (), {"train": 1, "test": 1, "size": 33})
+    bench = Bench({"world": stage}, Places.under(tmp_path), in_process=True)
+    with pytest.raises(SystemExit, match=r"(?s)size.*33.*world failed"):
+        run_stages(bench)
+    assert not bench.places.result("world").is_file()
+
+
+def test_steps_without_hints(tmp_path: Path) -> None:
+    places = Places.under(tmp_path)
+    (places.runs / "records-text").mkdir(parents=True)
+    (places.runs / "records-text" / "numbers.json").write_text('{"tokens": 100, "tokens_with_hints": 125}')
+    stage = Stage("sft-text-s0", "sft", 0, ("records-text",), {"set": {"trainer.max_steps": 600}})
+    assert scaled_steps(stage, places) == 750
+
+
+def test_spans_are_cut_as_they_were_decoded() -> None:
+    rows = torch.eye(4)
+    bank = LatentBank.from_responses(["t:1", "t:2"], [rows[:3], rows[3:]])
+    spans = imagined_spans(bank, [{"id": "t:1", "spans": [2, 0, 1]}, {"id": "t:2", "spans": [1]}])
+    assert spans.record.tolist() == [0, 0, 1]
+    assert spans.hint.tolist() == [0, 2, 0]
+    half = 0.5**0.5
+    assert torch.allclose(spans.means, torch.tensor([[half, half, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]]))
+
+
+def test_retrieval_counts_own_frames() -> None:
+    frames = Frames(torch.eye(3), torch.tensor([0, 0, 1]), torch.tensor([0, 1, 0]))
+    means = torch.tensor([[1.0, 0, 0], [1.0, 0, 0], [0, 0, 1.0], [0, 1.0, 0]])
+    # The second span should show the second frame, and shows the first; the last one has no frame of its own.
+    spans = ImaginedSpans(means, torch.tensor([0, 0, 1, 1]), torch.tensor([0, 1, 0, 1]))
+    found = retrieval(spans, frames)
+    assert (found["spans"], found["compared"], found["frames"]) == (4, 3, 3)
+    assert found["retrieval"] == pytest.approx(2 / 3, abs=1e-6)
+    assert found["chance"] == pytest.approx(1 / 3, abs=1e-6)
+    assert found["cosine"] == pytest.approx(2 / 3, abs=1e-3)
+    assert found["cosine_others"] == pytest.approx(1 / 6, abs=1e-3)
