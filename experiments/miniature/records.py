@@ -49,7 +49,8 @@ def trained_tokens(file: Path, backbone: str, sft: Path) -> int:
 
     settings = yaml.safe_load(sft.read_text(encoding="utf-8"))["data"]["init_args"]
     names = ("max_latent_tokens", "fixed_latents", "system_prompt")
-    encoder = ChatEncoder(load_processor(backbone), **{name: settings[name] for name in names})
+    options = {name: settings[name] for name in names if name in settings}
+    encoder = ChatEncoder(load_processor(backbone), **options)
     source = open_records(str(file))
     total = 0
     for number in range(len(source)):
