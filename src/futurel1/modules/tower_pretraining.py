@@ -25,7 +25,8 @@ class TowerPretrainModule(LightningModule):
 
     The target is the frame's code (positions, colours and forms of the shapes, gate, pillar), centred, scaled to a root
     mean square of 1 and rotated at random into the width of the features. So a feature holds what can be said of the
-    frame and nothing else, a mean of features says the same, and features have the scale that latents need.
+    frame and nothing else, a mean of features says the same, and features have the scale that latents need. DeepStack
+    mergers have no part in the loss and stay as they were initialised.
 
     Args:
         vision_depth: layers of the vision tower.
@@ -75,19 +76,23 @@ class TowerPretrainModule(LightningModule):
         if hasattr(self, "reasoner"):
             return
         hparams = self.hparams
-        width, depth = hparams["vision_width"], hparams["vision_depth"]
-        vision = {"depth": depth, "hidden_size": width, "intermediate_size": 2 * width}
-        text = {"num_hidden_layers": hparams["text_depth"], "hidden_size": hparams["text_width"]}
-        model = tiny_model(hparams["seed"], vision, **text, intermediate_size=3 * hparams["text_width"])
+        tower, width = hparams["vision_width"], hparams["text_width"]
+        vision = {"depth": hparams["vision_depth"], "hidden_size": tower, "intermediate_size": 2 * tower}
+        model = tiny_model(
+            hparams["seed"],
+            vision,
+            num_hidden_layers=hparams["text_depth"],
+            hidden_size=width,
+            intermediate_size=3 * width,
+        )
         tokens = LatentTokens.from_tokenizer(self.processor.tokenizer)
         assert tokens is not None  # load_processor registers them
         reasoner = LatentReasoner(Qwen3VLBackbone(model), tokens, processor=self.processor)
         freeze_parts(reasoner, ["llm", "head"])
         self.reasoner = reasoner
-        width = reasoner.hidden_size
-        generator = torch.Generator().manual_seed(self.hparams["rotation_seed"])
+        generator = torch.Generator().manual_seed(hparams["rotation_seed"])
         rotation = torch.linalg.qr(torch.randn(width, width, generator=generator))[0][:CODE_SIZE]
-        scenes = make_event_scenes(np.random.default_rng(self.hparams["rotation_seed"]), 512)
+        scenes = make_event_scenes(np.random.default_rng(hparams["rotation_seed"]), 512)
         codes = torch.from_numpy(np.concatenate([scene_code(scene, range(10)) for scene in scenes]))
         mean = codes.mean(dim=0)
         self.register_buffer("rotation", rotation)
@@ -95,7 +100,7 @@ class TowerPretrainModule(LightningModule):
         self.register_buffer("scale", (width / (codes - mean).square().sum(dim=1).mean()).sqrt())
 
     def on_train_start(self) -> None:
-        """`from_pretrained` returns eval mode and `fit` keeps it: switch to training mode here."""
+        """`tiny_model` returns eval mode and `fit` keeps it: switch to training mode here."""
         self.train()
 
     def _features(self, batch: FrameBatch) -> tuple[Tensor, Tensor]:

@@ -335,6 +335,11 @@ class EventEpisode(EventScene):
         return {letter: self.asked.text(choice) for letter, choice in zip(LETTERS, self.asked.choices, strict=True)}
 
     @property
+    def listed_options(self) -> str:
+        """The options as they stand behind a question, each on a line of its own."""
+        return "".join(f"\n{letter}. {text}" for letter, text in self.options.items())
+
+    @property
     def answer(self) -> str:
         """The letter of the right option."""
         return LETTERS[self.asked.right]
@@ -355,9 +360,8 @@ class EventEpisode(EventScene):
         Returns:
             A record that JSON can hold.
         """
-        listed = "".join(f"\n{letter}. {text}" for letter, text in self.options.items())
         return {
-            **_conversation(self.id, video, self.question + listed, self.thoughts, self.asked.hints),
+            **_conversation(self.id, video, self.question + self.listed_options, self.thoughts, self.asked.hints),
             "answer": self.answer,
             "cot": "",
             "question_type": self.question_type,
@@ -563,8 +567,8 @@ def write_events_world(
         train: number of training episodes.
         test: number of test episodes.
         rl: number of episodes for reinforcement learning: of the looks and layouts of training, but others.
-        pretrain: number of episodes for pretraining, likewise; each gives a record of
-            every kind in `futurel1.data.worlds.pretraining`, in `pretrain_describe.jsonl` and so on.
+        pretrain: number of episodes for pretraining, likewise; each gives a record of every kind in
+            `futurel1.data.worlds.pretraining`, in `pretrain_describe.jsonl` and so on.
         seed: seed of the world, from 0.
         size: side of the frames in pixels, a multiple of 32.
         progress: show a progress bar.
@@ -615,10 +619,9 @@ def write_events_world(
                 if split == "pretrain":
                     for kind, record in pretraining_records(episode, f"{videos.name}/{clip.name}").items():
                         records[f"pretrain_{kind}.jsonl"].append(record)
-                    bar.advance(drawn)
-                    continue
-                records[f"{split}.jsonl"].append(episode.record(f"{videos.name}/{clip.name}"))
-                records[f"{split}_open.jsonl"].append(episode.open_record(f"{videos.name}/{clip.name}"))
+                else:
+                    records[f"{split}.jsonl"].append(episode.record(f"{videos.name}/{clip.name}"))
+                    records[f"{split}_open.jsonl"].append(episode.open_record(f"{videos.name}/{clip.name}"))
                 bar.advance(drawn)
             for name, entries in records.items():
                 _write_records(out / name, entries)

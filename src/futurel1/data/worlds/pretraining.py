@@ -51,7 +51,7 @@ def pretraining_records(episode: EventEpisode, video: str) -> dict[str, dict[str
     told = [describe(episode, step) for step in IMAGINED]
     thoughts = " <image>\n".join(["", *told[:-1], ""])
     seen = [*OBSERVED, *episode.asked.hints]
-    options = "".join(f"\n{letter}. {text}" for letter, text in episode.options.items())
+    options = episode.listed_options
     letter, text = list(episode.options.items())[episode.number % len(episode.options)]
     return {
         "describe": _record(
@@ -65,9 +65,8 @@ def pretraining_records(episode: EventEpisode, video: str) -> dict[str, dict[str
             "reasoning_image": list(IMAGINED),
         },
         "tell": _record(
-            episode, "tell", video, OBSERVED, "Imagine what comes next and describe it.", thoughts, told[-1]
-        )
-        | {"reasoning_image": list(IMAGINED)},
+            episode, "tell", video, OBSERVED, "Imagine what comes next and describe it.", thoughts, told[-1], IMAGINED
+        ),
         "answer": _record(
             episode, "answer", video, seen, episode.question + options, episode.thoughts[-1], episode.answer
         ),
@@ -85,15 +84,17 @@ def pretraining_records(episode: EventEpisode, video: str) -> dict[str, dict[str
 
 
 def _record(
-    episode: EventEpisode, kind: str, video: str, shown: Iterable[int], question: str, response: str, answer: str
-) -> dict[str, Any]:
+    episode: EventEpisode, kind: str, video: str, shown: Iterable[int], question: str, response: str, answer: str,
+    hints: Iterable[int] = (),
+) -> dict[str, Any]:  # fmt: skip
+    """A frame-indexed record."""
     shown = list(shown)
     frames = "".join(f"frame_{number}\n<image>\n" for number in shown)
     return {
         "id": f"{episode.id}-{kind}",
         "video": video,
         "image": shown,
-        "reasoning_image": [],
+        "reasoning_image": list(hints),
         "conversations": [{"from": "human", "value": frames + question}, {"from": "gpt", "value": response}],
         "answer": answer,
         "cot": "",
