@@ -25,11 +25,12 @@ $(VENV)/.installed: pyproject.toml
 	touch $@
 
 demo: install
-	$(BIN)/futurel1 world --out runs/world --train 256 --test 64 --footage true
+	$(BIN)/futurel1 world --task events --out runs/world --train 256 --test 64 --size 64 --footage true
+	$(BIN)/futurel1 ask runs/world/videos/test-00000.mp4 "Imagine what comes next and describe it." --pool-frames 1 2 3 4
 	$(BIN)/futurel1 fit --config configs/tiny/sft.yaml --run_name $(RUN)
 	$(BIN)/futurel1 curves --run runs/$(RUN)
 	@echo
-	@echo "Trained the tiny latent reasoner on procedural clips and real footage (runs/world)."
+	@echo "Trained the tiny latent reasoner on clips of the world of events and real footage (runs/world)."
 	@echo "  curves       runs/$(RUN)/curves.png"
 	@echo "  metrics      runs/$(RUN)/metrics.csv   (TensorBoard: $(BIN)/tensorboard --logdir runs)"
 	@echo "  checkpoint   runs/$(RUN)/checkpoints/last.ckpt"

@@ -25,6 +25,8 @@ from futurel1.data.chat import ChatEncoder
 from futurel1.models import LatentBank, LatentReasoner
 
 BATCH = 32
+FRAME_TOKENS = 64
+"""Most visual tokens of a frame: more than a frame of the world has."""
 SHOWN = ("hop2", "hop3", "hop5")
 """Splits from which the first two samples each are shown."""
 
@@ -46,11 +48,8 @@ class Frames:
 
 @torch.no_grad()
 def future_frames(reasoner: LatentReasoner, records: Path, most: int | None = None) -> Frames:
-    """Encode the hint frames of records, as the targets of latents are."""
-    settings = reasoner.settings
-    encoder = ChatEncoder(
-        reasoner.processor, max_latent_tokens=settings.max_latent_token, fixed_latents=settings.fixed_latent_budget
-    )
+    """Encode the hint frames of records in their own size, as the targets of latents are."""
+    encoder = ChatEncoder(reasoner.processor, max_latent_tokens=FRAME_TOKENS)
     source = open_records(str(records))
     number = len(source) if most is None else min(most, len(source))
     device = reasoner.backbone.lm_head.weight.device

@@ -48,7 +48,7 @@ def trained_tokens(file: Path, backbone: str, sft: Path) -> int:
     from futurel1.models import load_processor
 
     settings = yaml.safe_load(sft.read_text(encoding="utf-8"))["data"]["init_args"]
-    names = ("max_latent_tokens", "fixed_latents", "system_prompt")
+    names = ("max_latent_tokens", "fixed_latents", "max_hint_tokens", "system_prompt")
     options = {name: settings[name] for name in names if name in settings}
     encoder = ChatEncoder(load_processor(backbone), **options)
     source = open_records(str(file))

@@ -15,7 +15,7 @@ from futurel1.models import load_processor
 def encoder(tmp_path_factory: pytest.TempPathFactory) -> ChatEncoder:
     prompt = tmp_path_factory.mktemp("prompt") / "prompt.txt"
     prompt.write_text("Think.")
-    return ChatEncoder(load_processor("tiny"), system_prompt=prompt)
+    return ChatEncoder(load_processor("tiny-random"), system_prompt=prompt)
 
 
 @pytest.fixture(scope="session")

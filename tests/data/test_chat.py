@@ -1,6 +1,7 @@
 """From a record to token ids, labels and pixels: layout, labels, sizes, frames, refusals."""
 
 import pickle
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ TWO_LATENTS = "<|latent_start|><|latent|><|latent|><|latent_end|>\n"
 
 @pytest.fixture(scope="module")
 def processor() -> Any:
-    return load_processor("tiny")
+    return load_processor("tiny-random")
 
 
 @pytest.fixture(scope="module")
@@ -188,7 +189,7 @@ def test_unlabelled_spans_show_the_frames_to_imagine(encoder, clips):
 
 
 def test_unlabelled_video_trains_beside_labelled_records(clips):
-    reasoner = LatentReasoner.from_pretrained("tiny")
+    reasoner = LatentReasoner.from_pretrained("tiny-random")
     encoder = ChatEncoder(reasoner.processor)
     samples = [encoder.encode(make(clips["closed"])) for make in (unlabelled, framed)]
     batch = SFTCollator(encoder.pad_token_id)([Fetched(samples=[sample], skipped=[]) for sample in samples])
@@ -364,6 +365,30 @@ def test_fixed_latents_gives_exactly_that_many(processor, pictures, clips):
         assert "<|latent_start|>" + "<|latent|>" * 5 + "<|latent_end|>\n" in text
         assert text.count("<|latent|>") == 5
     assert int((encoder.encode(framed(clips["closed"])).input_ids == encoder.tokens.latent_id).sum()) == 10
+
+
+def test_one_latent_can_be_a_whole_frame(processor, clips):
+    """Features of the frame in its own size, pooled; the smaller picture of an L_max of 1 is something else."""
+    reasoner = LatentReasoner.from_pretrained("tiny-random")
+    reasoner.settings = replace(reasoner.settings, fixed_latent_budget=True, max_latent_token=1)
+    whole = ChatEncoder(processor, max_latent_tokens=64).encode(framed(clips["closed"]))
+    pooled = ChatEncoder(processor, max_latent_tokens=1, fixed_latents=True, max_hint_tokens=64)
+    encoded = pooled.encode(framed(clips["closed"]))
+    assert torch.equal(encoded.hint_pixel_values, whole.hint_pixel_values)
+    assert int((encoded.input_ids == pooled.tokens.latent_id).sum()) == len(encoded.hint_grid_thw) == 2
+    batch = SFTCollator(pooled.pad_token_id)([Fetched([encoded], [])])
+    with torch.no_grad():
+        target = LatentSFTLoss()(reasoner, batch).target
+        features = reasoner.encode_hints(whole.hint_pixel_values, whole.hint_grid_thw)
+    means = [rows.mean(dim=0) for rows in torch.split(features.embeds, list(features.counts))]
+    torch.testing.assert_close(target, torch.stack(means))
+    assert pooled.length(framed(clips["closed"])) == len(encoded)
+
+
+@pytest.mark.parametrize("options", [{"max_hint_tokens": 4}, {"max_hint_tokens": 0, "fixed_latents": True}])
+def test_hint_tokens_that_cannot_be_pooled_are_refused(processor, options):
+    with pytest.raises(ConfigError, match=r"max_hint_tokens=\d: a number from 1, with fixed_latents: true"):
+        ChatEncoder(processor, **options)
 
 
 # ---------------------------------------------------------------------------------------------------- length
@@ -643,7 +668,7 @@ def test_cache_keys_change_with_the_image_processor(encoder: ChatEncoder) -> Non
 
 
 def test_a_checkpoint_brings_its_own_system_turn(tmp_path):
-    reasoner = LatentReasoner.from_pretrained("tiny")
+    reasoner = LatentReasoner.from_pretrained("tiny-random")
     assert ChatEncoder(reasoner.processor).system_prompt == default_system_prompt()
     reasoner.processor.system_prompt = "Look, then answer."
     again = LatentReasoner.from_pretrained(reasoner.save_pretrained(tmp_path / "own"))

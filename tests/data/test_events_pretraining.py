@@ -156,15 +156,15 @@ def test_the_command_says_how_many_records_there_are(tmp_path, capsys):
 
 
 def test_every_record_parses_and_is_encoded_with_its_spans(source):
-    processor = load_processor("tiny")
+    processor = load_processor("tiny-random")
     encoder = ChatEncoder(processor, max_latent_tokens=1)
-    assert len(source) == 5 * CLIPS
+    assert len(source) == 6 * CLIPS
     for number in range(len(source)):
         sample = source.sample(number)
         kind = PRETRAINING_KINDS[number // CLIPS]
-        spans = {"imagine": 3, "tell": 3, "describe": 0, "answer": 0, "choose": 0}[kind]
+        spans = {"imagine": 3, "watch": 6, "tell": 3, "describe": 0, "answer": 0, "choose": 0}[kind]
         assert len(sample.hints) == spans
-        assert [frame.pool_index for frame in sample.hints] == [5, 6, 7][:spans]
+        assert [frame.pool_index for frame in sample.hints] == list({3: (5, 6, 7), 6: range(3, 9), 0: ()}[spans])
         encoded = encoder.encode(sample)
         response = encoded.input_ids[encoded.prompt_length :]
         assert int((response == encoder.tokens.start_id).sum()) == spans
@@ -174,8 +174,8 @@ def test_every_record_parses_and_is_encoded_with_its_spans(source):
         assert (len(grids) == 0) == (kind == "choose")
         assert (encoded.hint_grid_thw is None) == (spans == 0)
         text = processor.tokenizer.decode(response)
-        assert ("<answer>" in text) == (kind != "imagine")
-        if kind not in ("imagine", "choose"):
+        assert ("<answer>" in text) == (kind not in ("imagine", "watch"))
+        if kind not in ("imagine", "watch", "choose"):
             assert f"<answer>{sample.answer}</answer>" in text
         if kind == "describe":
             assert "<reason>" not in text  # it tells at once what it sees
@@ -265,12 +265,18 @@ def test_questions_are_answered_with_the_frames_that_answer_them_in_view(drawn):
 def test_letters_are_chosen_by_the_text_of_their_option(drawn):
     letters = Counter()
     for episode, records in drawn:
-        user, assistant = (turn["content"] for turn in records["choose"]["messages"])
-        text = re.search(r"the answer: (.*)\?\n", user).group(1)
-        letter = next(letter for letter, option in episode.options.items() if option == text)
-        assert assistant == f"<reason>So the answer is: {text}.</reason>\n<answer>{letter}</answer>"
-        letters[letter] += 1
-    assert set(letters.values()) == {len(drawn) // 4}
+        turns = records["choose"]["messages"]
+        assert [turn["role"] for turn in turns] == ["user", "assistant"] * 4
+        assert turns[0]["content"].endswith(episode.listed_options)
+        for user, assistant in zip(turns[::2], turns[1::2], strict=True):
+            text = re.search(r"the answer: (.*)\?(\n|$)", user["content"]).group(1)
+            letter = next(letter for letter, option in episode.options.items() if option == text)
+            assert assistant["content"] == f"<reason>So the answer is: {text}.</reason>\n<answer>{letter}</answer>"
+            letters[letter] += 1
+    assert set(letters) == set("ABCD")
+    assert min(letters.values()) > 0.15 * 4 * len(drawn)
+    # Drawn anew in every turn: what has not been asked yet says nothing.
+    assert any(len({turn["content"] for turn in records["choose"]["messages"][1::2]}) < 4 for _, records in drawn)
 
 
 def test_records_depend_on_the_clip_alone():

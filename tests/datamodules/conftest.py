@@ -14,7 +14,7 @@ from futurel1.models import load_processor
 
 @pytest.fixture(scope="session")
 def processor() -> Any:
-    return load_processor("tiny")
+    return load_processor("tiny-random")
 
 
 @pytest.fixture(scope="session")

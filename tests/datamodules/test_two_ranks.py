@@ -46,7 +46,7 @@ def work(rank: int, port: int, folder: str, train: str) -> None:
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", rank=rank, world_size=2)
     report: dict[str, Any] = {"sum": sum_over_ranks((3 + rank, 10 * rank), torch.device("cpu"))}
-    processor = load_processor("tiny")
+    processor = load_processor("tiny-random")
     tokens = LatentTokens.from_tokenizer(processor.tokenizer)
     assert tokens is not None
 

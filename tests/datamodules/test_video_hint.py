@@ -374,7 +374,7 @@ def test_a_split_that_takes_every_record(records: Records, tmp_path: Path, proce
 def test_without_a_trainer_a_processor_has_to_be_named(train: str, tmp_path: Path, processor: Any) -> None:
     with pytest.raises(ConfigError, match="processor="):
         make_data(tmp_path, train=train).train_dataloader()
-    loader = make_data(tmp_path, train=train, processor="tiny", batch_size=7).train_dataloader()
+    loader = make_data(tmp_path, train=train, processor="tiny-random", batch_size=7).train_dataloader()
     assert sorted(chain(*(batch.sample_ids for batch in loader))) == numbered(train, 7)
 
 
@@ -456,10 +456,10 @@ def test_records_that_could_not_be_measured_are_tried_again(
 
     file = records("late.jsonl", [0, 1, 2], point_to_late)
     options = {"train": str(file), "tokens_per_batch": 2000, "on_error": "skip"}
-    assert make_data(tmp_path, processor="tiny", **options).lengths("train").tolist()[1] == 1
+    assert make_data(tmp_path, processor="tiny-random", **options).lengths("train").tolist()[1] == 1
     late.write_bytes(next(world.videos.glob("train-*.mp4")).read_bytes())
     try:
-        lengths = make_data(tmp_path, processor="tiny", **options).lengths("train")
+        lengths = make_data(tmp_path, processor="tiny-random", **options).lengths("train")
     finally:
         late.unlink()
     assert measured == [3, 1]
@@ -575,7 +575,7 @@ class Seeing(Recorder):
 
 @pytest.fixture(scope="module")
 def reasoner() -> LatentReasoner:
-    return LatentReasoner.from_pretrained("tiny").requires_grad_(False)
+    return LatentReasoner.from_pretrained("tiny-random").requires_grad_(False)
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
@@ -624,7 +624,7 @@ def test_without_a_cache_nothing_is_looked_up(train: str, tmp_path: Path, proces
 
 
 def test_a_cache_needs_a_frozen_vision_tower(train: str, tmp_path: Path, processor: Any) -> None:
-    module = Seeing(processor, LatentReasoner.from_pretrained("tiny").requires_grad_(True))
+    module = Seeing(processor, LatentReasoner.from_pretrained("tiny-random").requires_grad_(True))
     data = make_data(tmp_path, train=train, vision_cache=str(tmp_path / "vision"))
     with pytest.raises(ConfigError, match="needs a frozen vision tower"):
         make_trainer(tmp_path).fit(module, datamodule=data)

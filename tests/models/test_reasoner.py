@@ -76,7 +76,7 @@ def assert_same_weights(one, other):
 def test_tiny_is_deterministic_and_leaves_the_random_state_alone(tiny):
     torch.manual_seed(123)
     before = torch.get_rng_state()
-    again = LatentReasoner.from_pretrained("tiny")
+    again = LatentReasoner.from_pretrained("tiny-random")
     assert torch.equal(torch.get_rng_state(), before)
     assert_same_weights(tiny, again)
     assert not again.training
@@ -84,7 +84,7 @@ def test_tiny_is_deterministic_and_leaves_the_random_state_alone(tiny):
 
 
 def test_tiny_keeps_the_attention_that_was_asked_for(tiny):
-    eager = LatentReasoner.from_pretrained("tiny", attn_implementation="eager")
+    eager = LatentReasoner.from_pretrained("tiny-random", attn_implementation="eager")
     assert eager.backbone.config._attn_implementation == "eager"
     assert eager.backbone.language_model.config._attn_implementation == "eager"
     assert tiny.backbone.language_model.config._attn_implementation == "sdpa"
@@ -92,7 +92,7 @@ def test_tiny_keeps_the_attention_that_was_asked_for(tiny):
 
 
 def test_tiny_with_a_new_head():
-    reasoner = LatentReasoner.from_pretrained("tiny", projection_head="swiglu", projection_hidden_dim=12)
+    reasoner = LatentReasoner.from_pretrained("tiny-random", projection_head="swiglu", projection_hidden_dim=12)
     assert reasoner.projection_head.state_dict()["projection.1.weight"].shape == (12, reasoner.hidden_size)
     assert (reasoner.settings.projection_head_type, reasoner.settings.projection_hidden_dim) == ("swiglu", 12)
 

@@ -36,6 +36,6 @@ def opening(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def write_opening(folder: Path) -> str:
     torch.manual_seed(1)
-    reasoner = LatentReasoner.from_pretrained("tiny", projection_head="swiglu", projection_hidden_dim=64)
+    reasoner = LatentReasoner.from_pretrained("tiny-random", projection_head="swiglu", projection_hidden_dim=64)
     reasoner.settings = replace(reasoner.settings, force_initial_latent_mode=True)
     return str(reasoner.save_pretrained(folder))

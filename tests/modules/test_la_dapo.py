@@ -266,7 +266,7 @@ def eager(tmp_path_factory: pytest.TempPathFactory, rl_world: Path) -> str:
     """The tiny checkpoint with a START row that about one token in twenty-five is likely to be."""
     module = make_module()
     module.configure_model()
-    data = make_data(rl_world, processor="tiny", batch_size=8, val=str(rl_world / "rl.jsonl"))
+    data = make_data(rl_world, processor="tiny-random", batch_size=8, val=str(rl_world / "rl.jsonl"))
     (batch,) = list(data.val_dataloader())
     reasoner = module.reasoner.eval()
     with torch.no_grad():

@@ -52,7 +52,7 @@ def test_votes_rank_answers_and_put_silence_last() -> None:
 
 
 def test_transcripts_name_imagined_frames() -> None:
-    reasoner = LatentReasoner.from_pretrained("tiny")
+    reasoner = LatentReasoner.from_pretrained("tiny-random")
     tokenizer, tokens = reasoner.processor.tokenizer, reasoner.tokens
     start, latent, end = tokens.start_id, tokens.latent_id, tokens.end_id
     word = tokenizer(" left")["input_ids"]

@@ -101,7 +101,7 @@ def test_one_batch_of_eight_equals_eight_of_one(world: Path, tmp_path: Path) -> 
 
 
 def test_batches_without_totals_are_refused_under_accumulation(world: Path, tmp_path: Path) -> None:
-    data = make_data(world, processor="tiny", batch_size=1)
+    data = make_data(world, processor="tiny-random", batch_size=1)
     batches = [batch for batch, _ in zip(data.train_dataloader(), range(4), strict=False)]
     from dataclasses import replace
 
@@ -186,7 +186,7 @@ def test_lora_saves_an_adapter_and_merged_weights(world: Path, tmp_path: Path) -
     make_trainer(tmp_path, max_steps=3).fit(module, make_data(world, batch_size=4))
     module.export(tmp_path / "out")
     merged = LatentReasoner.from_pretrained(tmp_path / "out")
-    base = LatentReasoner.from_pretrained("tiny")
+    base = LatentReasoner.from_pretrained("tiny-random")
     ids = torch.arange(20, 60)[None]
     module.eval()
     with torch.no_grad():
@@ -247,7 +247,7 @@ def test_liger_changes_the_modules_of_this_model_only() -> None:
 
     classes = (modeling_qwen3_vl.Qwen3VLTextRMSNorm, modeling_qwen3_vl.Qwen3VLTextMLP)
     before = [cls.forward for cls in classes]
-    module, other = LatentSFTModule(), LatentReasoner.from_pretrained("tiny")
+    module, other = LatentSFTModule(), LatentReasoner.from_pretrained("tiny-random")
     module.configure_model()
     # four layers with two norms, query and key norms and an MLP each, and the final norm
     assert apply_liger(module.reasoner, torch.device("cuda")) == 4 * 5 + 1

@@ -148,6 +148,8 @@ class ChatEncoder:
         processor: a Qwen-VL processor whose tokenizer knows the latent tokens.
         max_latent_tokens: L_max, most latents per hint frame.
         fixed_latents: give every hint exactly `max_latent_tokens` latents; features are pooled to that number.
+        max_hint_tokens: most visual tokens of a hint frame before they are pooled to its latents, so that few latents
+            need not mean a small picture; needs `fixed_latents`. None: `max_latent_tokens`.
         system_prompt: text file with the system turn for records that have none; None: the checkpoint's own
             (`system_prompt.txt` in its folder), else the paper's wording.
         max_length: most tokens of a sample.
@@ -171,6 +173,7 @@ class ChatEncoder:
         *,
         max_latent_tokens: int = 4,
         fixed_latents: bool = False,
+        max_hint_tokens: int | None = None,
         system_prompt: str | Path | None = None,
         max_length: int = 16384,
         video_fps: float = 2.0,
@@ -196,12 +199,18 @@ class ChatEncoder:
                 f"at least 4 and video_fps above 0; got {max_latent_tokens}, {max_length}, {video_max_frames}, "
                 f"{video_frame_tokens} and {video_fps}"
             )
+        if max_hint_tokens is not None and (max_hint_tokens < 1 or not fixed_latents):
+            raise ConfigError(
+                f"max_hint_tokens={max_hint_tokens}: a number from 1, with fixed_latents: true; otherwise a hint "
+                "has as many latents as visual tokens, at most max_latent_tokens"
+            )
         if video_num_frames is not None and video_num_frames < 2:
             raise ConfigError(f"video_num_frames must be at least 2, got {video_num_frames}")
         self.processor = processor
         self.tokens = tokens
         self.max_latent_tokens = max_latent_tokens
         self.fixed_latents = fixed_latents
+        self.max_hint_tokens = max_latent_tokens if max_hint_tokens is None else max_hint_tokens
         self.max_length = max_length
         self.video_fps = video_fps
         self.video_max_frames = video_max_frames
@@ -359,11 +368,11 @@ class ChatEncoder:
     def _hint_tokens(self, height: int, width: int) -> int:
         if self.fixed_latents:
             return self.max_latent_tokens
-        rows, columns = hint_size(height, width, self.max_latent_tokens, self.unit)
+        rows, columns = hint_size(height, width, self.max_hint_tokens, self.unit)
         return rows * columns // self.unit**2
 
     def _resize(self, picture: Image.Image) -> Image.Image:
-        height, width = hint_size(picture.height, picture.width, self.max_latent_tokens, self.unit)
+        height, width = hint_size(picture.height, picture.width, self.max_hint_tokens, self.unit)
         return picture.resize((width, height), _RESAMPLING)
 
     def _labels(self, ids: Tensor) -> Tensor:

@@ -55,6 +55,7 @@ class VideoHintDataModule(RecordDataModule):
             measured once per data set and kept in `cache_dir`.
         max_latent_tokens: L_max, most latents per hint frame.
         fixed_latents: give every hint exactly `max_latent_tokens` latents, features pooled to that number.
+        max_hint_tokens: most visual tokens of a hint frame before they are pooled; None: `max_latent_tokens`.
         system_prompt: text file with the system turn; None: the checkpoint's own, else the paper's wording.
         max_length: most tokens per record; longer ones are errors.
         video_fps: frames per second taken from whole videos (chat records).
@@ -85,6 +86,7 @@ class VideoHintDataModule(RecordDataModule):
         tokens_per_batch: int | None = None,
         max_latent_tokens: int = 4,
         fixed_latents: bool = False,
+        max_hint_tokens: int | None = None,
         system_prompt: str | None = None,
         max_length: int = 16384,
         video_fps: float = 2.0,
@@ -128,8 +130,8 @@ class VideoHintDataModule(RecordDataModule):
             hparams = self.hparams
             processor = self.find_processor(hparams["processor"])
             names = (
-                "max_latent_tokens", "fixed_latents", "system_prompt", "max_length", "video_fps", "video_max_frames",
-                "video_frame_tokens",
+                "max_latent_tokens", "fixed_latents", "max_hint_tokens", "system_prompt", "max_length", "video_fps",
+                "video_max_frames", "video_frame_tokens",
             )  # fmt: skip
             options = {name: hparams[name] for name in names}
             self._encoder = ChatEncoder(processor, **options, keys=hparams["vision_cache"] is not None)

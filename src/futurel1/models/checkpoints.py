@@ -11,7 +11,10 @@ from torch import Tensor
 from futurel1.errors import CheckpointError, MissingFileError
 
 TINY = "tiny"
-"""Name that stands for the tiny backbone wherever a checkpoint folder is expected."""
+"""Name that stands for the tiny backbone of this package, wherever a checkpoint folder is expected."""
+TINY_RANDOM = "tiny-random"
+"""The same for one with random weights, which is made in memory."""
+TINY_FOLDER = Path(__file__).parent / "backbones" / "tiny_weights"
 HEAD_FILE = "projection_head.safetensors"
 HEAD_PREFIX = "projection_head."
 DUAL_HEADS = ("projection_head_orig.", "projection_head_render.")
@@ -25,13 +28,14 @@ def checkpoint_folder(path: str | Path) -> Path:
     """The folder of a checkpoint: a local one as it is, a hub name through the hub's local cache.
 
     Args:
-        path: a folder with `config.json` and safetensors, or a repository name such as ``Qwen/Qwen3-VL-8B-Instruct``.
+        path: a folder with `config.json` and safetensors, or a repository name such as ``Qwen/Qwen3-VL-8B-Instruct``,
+            or ``"tiny"``.
 
     Raises:
         MissingFileError: neither a folder nor a repository that can be had.
         CheckpointError: a folder without configuration, or whose files are missing or damaged.
     """
-    folder = Path(path).expanduser()
+    folder = TINY_FOLDER if str(path) == TINY else Path(path).expanduser()
     if not folder.is_dir():
         folder = _from_hub(str(path))
     if not (folder / "config.json").is_file():
@@ -81,7 +85,7 @@ def _from_hub(name: str) -> Path:
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise MissingFileError(
             f"no checkpoint folder {name!r}, and no such model in the hub or its local cache "
-            f"({type(error).__name__}); give a folder, a repository name, or 'tiny'"
+            f"({type(error).__name__}); give a folder, a repository name, 'tiny' or 'tiny-random'"
         ) from error
 
 
@@ -89,7 +93,7 @@ def load_processor(path: str | Path) -> Any:
     """Load the processor (tokenizer, image and video processor) of a checkpoint, with latent tokens registered.
 
     Args:
-        path: as for :func:`checkpoint_folder`, or ``"tiny"``.
+        path: as for :func:`checkpoint_folder`, or ``"tiny-random"``.
 
     Returns:
         The `transformers` processor, or None when the folder has no tokenizer. Its attribute `system_prompt` holds the
@@ -99,7 +103,7 @@ def load_processor(path: str | Path) -> Any:
         MissingFileError: no such checkpoint.
         CheckpointError: a tokenizer without its image and video processor, or files that cannot be read.
     """
-    if str(path) == TINY:
+    if str(path) == TINY_RANDOM:
         from futurel1.models.backbones.tiny import tiny_processor
 
         processor = tiny_processor()

@@ -196,7 +196,8 @@ class LatentReasoner(nn.Module):
         """Load a stock checkpoint, a released Future-L1 checkpoint or one of our own, in eval mode.
 
         Args:
-            path: a folder, a hub name, or ``"tiny"`` for the built-in tiny backbone with random weights.
+            path: a folder, a hub name, ``"tiny"`` for the pretrained tiny backbone of this package, or
+                ``"tiny-random"`` for one with random weights.
             dtype: dtype of all weights, whatever they were stored in.
             attn_implementation: attention of `transformers`: ``"sdpa"``, ``"eager"``, ``"flash_attention_2"``, ...
             tokens: ids of the latent tokens, for a checkpoint that has neither tokenizer nor ids in its configuration.
@@ -212,7 +213,7 @@ class LatentReasoner(nn.Module):
         from safetensors import SafetensorError
 
         processor = checkpoints.load_processor(path)
-        if str(path) == checkpoints.TINY:
+        if str(path) == checkpoints.TINY_RANDOM:
             from futurel1.models.backbones.tiny import tiny_model
 
             model = tiny_model()

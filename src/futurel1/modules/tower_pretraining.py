@@ -16,7 +16,7 @@ from futurel1.errors import ConfigError
 from futurel1.models import LatentReasoner, LatentTokens, load_processor
 from futurel1.models.backbones import Qwen3VLBackbone
 from futurel1.models.backbones.tiny import tiny_model
-from futurel1.models.checkpoints import TINY
+from futurel1.models.checkpoints import TINY_RANDOM
 from futurel1.modules.optimization import Schedule, freeze_parts, schedule_factor
 
 
@@ -69,7 +69,7 @@ class TowerPretrainModule(LightningModule):
     @cached_property
     def processor(self) -> Any:
         """The processor of the tiny backbone."""
-        return load_processor(TINY)
+        return load_processor(TINY_RANDOM)
 
     def configure_model(self) -> None:
         """Make the backbone once, and the target's constants."""

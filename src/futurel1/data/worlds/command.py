@@ -37,8 +37,8 @@ def world(
         rl: Number of clips for reinforcement learning, with their questions in rl.jsonl: looks as in training, but
             clips of their own.
         pretrain: Number of clips of the world of events for pretraining, with records to describe, to imagine and to be
-            asked about what they show in pretrain_describe.jsonl, pretrain_imagine.jsonl, pretrain_tell.jsonl,
-            pretrain_answer.jsonl and pretrain_choose.jsonl.
+            asked about what they show in pretrain_describe.jsonl, pretrain_imagine.jsonl, pretrain_watch.jsonl,
+            pretrain_tell.jsonl, pretrain_answer.jsonl and pretrain_choose.jsonl.
         seed: Seed of the world, from 0; the same seed, size and task give the same clips.
         size: Side of the frames in pixels, a multiple of 32.
         task: What is asked. mixed: in which zone one of two shapes is after one to three steps, or which wall it hits,

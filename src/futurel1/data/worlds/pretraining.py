@@ -20,6 +20,8 @@ __all__ = ["describe", "pretraining_records"]
 CELLS_ACROSS = 8
 WINDOW = 4  # frames in a description
 IMAGINED = (5, 6, 7)  # pool frames, 1-based, and steps
+WATCHED = 2  # frames from which speeds can be told
+CHOICES = 4  # questions about the letters of one list
 
 
 def describe(episode: EventEpisode, step: int) -> str:
@@ -42,9 +44,10 @@ def pretraining_records(episode: EventEpisode, video: str) -> dict[str, dict[str
         video: path of its clip, relative to the folder of the records' file.
 
     Returns:
-        By kind: ``describe``: four consecutive frames, each of them described; ``imagine``: an unlabelled video to
-        imagine the end of; ``tell``: the same with the imagined frames described; ``answer``: the episode's question
-        with the frames that answer it in view; ``choose``: without video, which letter one of its options has.
+        By kind: ``describe``: four consecutive frames, each of them described; ``imagine``: an unlabelled video, three
+        frames to imagine after four; ``watch``: the same, all frames after two; ``tell``: the first with the imagined
+        frames described; ``answer``: the episode's question with the frames that answer it in view; ``choose``: without
+        video, which letters its options have.
     """
     first = 1 + episode.number % (POOL_SIZE - WINDOW + 1)
     window = range(first, first + WINDOW)
@@ -52,7 +55,6 @@ def pretraining_records(episode: EventEpisode, video: str) -> dict[str, dict[str
     thoughts = " <image>\n".join(["", *told[:-1], ""])
     seen = [*OBSERVED, *episode.asked.hints]
     options = episode.listed_options
-    letter, text = list(episode.options.items())[episode.number % len(episode.options)]
     return {
         "describe": _record(
             episode, "describe", video, window, "Describe the frames.", "",
@@ -64,23 +66,33 @@ def pretraining_records(episode: EventEpisode, video: str) -> dict[str, dict[str
             "image": list(OBSERVED),
             "reasoning_image": list(IMAGINED),
         },
+        "watch": {
+            "id": f"{episode.id}-watch",
+            "video": video,
+            "image": list(range(1, WATCHED + 1)),
+            "reasoning_image": list(range(WATCHED + 1, POOL_SIZE + 1)),
+        },
         "tell": _record(
             episode, "tell", video, OBSERVED, "Imagine what comes next and describe it.", thoughts, told[-1], IMAGINED
         ),
         "answer": _record(
             episode, "answer", video, seen, episode.question + options, episode.thoughts[-1], episode.answer
         ),
-        "choose": {
-            "id": f"{episode.id}-choose",
-            "messages": [
-                {"role": "user", "content": f"Which letter is the answer: {text}?{options}"},
-                {
-                    "role": "assistant",
-                    "content": f"<reason>So the answer is: {text}.</reason>\n<answer>{letter}</answer>",
-                },
-            ],
-        },
+        "choose": {"id": f"{episode.id}-choose", "messages": _choices(episode)},
     }  # fmt: skip
+
+
+def _choices(episode: EventEpisode) -> list[dict[str, str]]:
+    """A chat about the letters of the options: drawn anew in every turn, so that none is left over."""
+    generator = np.random.default_rng((episode.number, CHOICES))
+    listed = list(episode.options.items())
+    messages = []
+    for turn, choice in enumerate(generator.integers(len(listed), size=CHOICES)):
+        letter, text = listed[choice]
+        question = f"Which letter is the answer: {text}?" + (episode.listed_options if turn == 0 else "")
+        answer = f"<reason>So the answer is: {text}.</reason>\n<answer>{letter}</answer>"
+        messages += [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+    return messages
 
 
 def _record(

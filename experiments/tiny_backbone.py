@@ -1,0 +1,73 @@
+"""Put a pretrained tiny backbone where the package keeps it, in fp16, with its system turn and its model card.
+
+    python -m experiments.tiny_backbone runs/tiny-pretrain
+
+The run is that of `configs/tiny/pretrain.yaml`; the runs that it started from are told by their configurations.
+"""
+
+import argparse
+import csv
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from futurel1.models import LatentReasoner
+from futurel1.models.checkpoints import TINY_FOLDER
+
+ROOT = Path(__file__).resolve().parents[1]
+CARD = Path(__file__).with_name("tiny_backbone.md")
+MEGABYTES = 8
+
+
+def last_values(run: Path) -> dict[str, float]:
+    """The last value of every column of a run's `metrics.csv`."""
+    values: dict[str, float] = {}
+    with (run / "metrics.csv").open(encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            values |= {name: float(value) for name, value in row.items() if value}
+    return values
+
+
+def configuration(run: Path) -> dict[str, Any]:
+    """What a run was started with."""
+    settings: dict[str, Any] = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+    return settings
+
+
+def pack(run: Path, out: Path) -> None:
+    """Write the weights, the processor, the system turn, the licence and the model card to `out`."""
+    config = configuration(run)
+    basics = Path(config["model"]["init_args"]["init_from"])
+    tower = Path(configuration(basics)["model"]["init_args"]["init_from"])
+    reasoner = LatentReasoner.from_pretrained(run / "huggingface", dtype=torch.float16)
+    if reasoner.processor is None:
+        raise SystemExit(f"{run}/huggingface has no tokenizer")
+    reasoner.processor.system_prompt = (ROOT / config["data"]["init_args"]["system_prompt"]).read_text("utf-8").strip()
+    if out.exists():
+        shutil.rmtree(out)
+    reasoner.save_pretrained(out)
+    shutil.copy(ROOT / "LICENSE", out / "LICENSE")
+
+    numbers = {f"tower/{name}": value for name, value in last_values(tower).items()}
+    numbers |= {f"basics/{name}": value for name, value in last_values(basics).items()}
+    numbers |= {f"model/{name}": value for name, value in last_values(run).items()}
+    numbers["parameters"] = sum(parameter.numel() for parameter in reasoner.parameters()) / 1e6
+    card = CARD.read_text(encoding="utf-8")
+    for name, value in numbers.items():
+        card = card.replace(f"{{{name}}}", f"{value:.3f}")
+    (out / "README.md").write_text(card, encoding="utf-8")
+    size = sum(file.stat().st_size for file in out.iterdir()) / 1e6
+    print(f"{out}: {numbers['parameters']:.2f} million parameters, {size:.1f} MB")
+    if size > MEGABYTES:
+        raise SystemExit(f"more than {MEGABYTES} MB")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, help="run folder of configs/tiny/pretrain.yaml")
+    parser.add_argument("--out", type=Path, default=TINY_FOLDER, help="folder to write (default: the package's own)")
+    options = parser.parse_args()
+    pack(options.run, options.out)

@@ -1,0 +1,98 @@
+"""The pretrained tiny backbone that the package ships: it reads and imagines the world of events."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from futurel1 import LatentReasoner
+from futurel1.data import open_records
+from futurel1.data.chat import ChatEncoder
+from futurel1.data.collate import Fetched, SFTCollator
+from futurel1.data.prompts import PromptCollator, parse_prompt
+from futurel1.data.worlds import make_event_episodes, write_events_world
+from futurel1.data.worlds.pretraining import pretraining_records
+from futurel1.losses import LatentSFTLoss, hint_retrieval
+from futurel1.models.checkpoints import TINY_FOLDER
+from futurel1.models.transcript import Transcript, transcripts
+
+CLIPS = 48
+
+
+@pytest.fixture(scope="module")
+def tiny() -> LatentReasoner:
+    return LatentReasoner.from_pretrained("tiny")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Records of every kind about clips that pretraining has not seen."""
+    made = tmp_path_factory.mktemp("events")
+    write_events_world(made, train=CLIPS, test=0, seed=991, size=64, progress=False)
+    for episode in make_event_episodes("train", CLIPS, seed=991, size=64):
+        for kind, record in pretraining_records(episode, f"videos/{episode.id}.mp4").items():
+            with (made / f"{kind}.jsonl").open("a") as file:
+                file.write(json.dumps(record) + "\n")
+    return made
+
+
+def test_it_is_small_and_complete(tiny: LatentReasoner) -> None:
+    assert sum(file.stat().st_size for file in TINY_FOLDER.iterdir()) < 8e6
+    assert sum(parameter.numel() for parameter in tiny.parameters()) < 4e6
+    names = {file.name for file in TINY_FOLDER.iterdir()}
+    assert {"model.safetensors", "config.json", "tokenizer.json", "README.md", "LICENSE", "system_prompt.txt"} <= names
+    card = (TINY_FOLDER / "README.md").read_text()
+    assert "{" not in card
+    assert "configs/tiny/pretrain.yaml" in card
+    assert tiny.backbone.lm_head.weight.dtype == torch.float32  # stored in half of that
+
+
+def answered(tiny: LatentReasoner, file: Path) -> tuple[list[Transcript], list[str]]:
+    """Greedy responses to the prompts of a file, and the answers expected."""
+    source = open_records(str(file), parse=parse_prompt)
+    encoder = ChatEncoder(tiny.processor)
+    samples = [source[number] for number in range(len(source))]
+    prompts = PromptCollator(encoder.pad_token_id)([Fetched([encoder.encode_prompt(s) for s in samples], [])])
+    with torch.no_grad():
+        rollout = tiny.generate(prompts, max_new_tokens=128)
+    return transcripts(rollout, tiny.processor.tokenizer), [str(sample.meta["answer"]) for sample in samples]
+
+
+def shared_words(text: str, expected: str) -> float:
+    """Share of the words expected that stand in their place in an answer."""
+    told, true = (part.replace(",", " ").replace(";", " ").split() for part in (text, expected))
+    return float(np.mean([word == told[place] if place < len(told) else False for place, word in enumerate(true)]))
+
+
+def answer_of(text: str) -> str:
+    return text.partition("<answer>")[2].partition("</answer>")[0]
+
+
+def test_it_describes_frames(tiny: LatentReasoner, folder: Path) -> None:
+    texts, expected = answered(tiny, folder / "describe.jsonl")
+    assert np.mean([shared_words(answer_of(text.text), true) for text, true in zip(texts, expected, strict=True)]) > 0.6
+
+
+def test_it_imagines_three_frames_and_describes_them(tiny: LatentReasoner, folder: Path) -> None:
+    texts, expected = answered(tiny, folder / "tell.jsonl")
+    assert np.mean([len(text.spans) == 3 for text in texts]) > 0.9
+    shares = [shared_words(answer_of(text.text), true) for text, true in zip(texts, expected, strict=True)]
+    of_another = [shared_words(answer_of(text.text), true) for text, true in zip(texts, expected[1:], strict=False)]
+    assert np.mean(shares) > np.mean(of_another) + 0.1
+
+
+def test_its_latents_are_of_the_frames_to_come(tiny: LatentReasoner, folder: Path) -> None:
+    source = open_records(str(folder / "imagine.jsonl"))
+    encoder = ChatEncoder(tiny.processor, max_latent_tokens=1, fixed_latents=True, max_hint_tokens=4)
+    batch = SFTCollator(encoder.pad_token_id)(
+        [Fetched([encoder.encode(source[number]) for number in range(len(source))], [])]
+    )
+    with torch.no_grad():
+        own = LatentSFTLoss(1.0, latent_feedback="self", feedback_passes=3)(tiny, batch)
+    assert float(own.latent) < 0.7  # always the mean: 1
+    retrieved = hint_retrieval(own.predicted, own.target, own.span)
+    assert float(retrieved.mean()) > 10 / len(retrieved)  # chance: 1
