@@ -89,9 +89,10 @@ def _choices(episode: EventEpisode) -> list[dict[str, str]]:
     messages = []
     for turn, choice in enumerate(generator.integers(len(listed), size=CHOICES)):
         letter, text = listed[choice]
-        question = f"Which letter is the answer: {text}?" + (episode.listed_options if turn == 0 else "")
-        answer = f"<reason>So the answer is: {text}.</reason>\n<answer>{letter}</answer>"
-        messages += [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+        question = f"Which letter is the answer: {text}?"
+        # After the options, as in a response: what an option's text has to do is to find its place in the list.
+        asked = f"{episode.listed_options.strip()}\n{question}" if turn == 0 else question
+        messages += [{"role": "user", "content": asked}, {"role": "assistant", "content": f"<answer>{letter}</answer>"}]
     return messages
 
 
