@@ -252,7 +252,7 @@ def test_head_of_an_unknown_kind(released):
 
 
 def test_missing_folder(tmp_path):
-    with pytest.raises(MissingFileError, match=r"no checkpoint folder .*give a folder, a repository name, or 'tiny'"):
+    with pytest.raises(MissingFileError, match=r"no checkpoint folder .*a repository name, 'tiny' or 'tiny-random'"):
         LatentReasoner.from_pretrained(tmp_path / "nothing")
     with pytest.raises(MissingFileError, match="no checkpoint folder 'someone/nothing'"):
         LatentReasoner.from_pretrained("someone/nothing")

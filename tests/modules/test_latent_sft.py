@@ -186,7 +186,7 @@ def test_lora_saves_an_adapter_and_merged_weights(world: Path, tmp_path: Path) -
     make_trainer(tmp_path, max_steps=3).fit(module, make_data(world, batch_size=4))
     module.export(tmp_path / "out")
     merged = LatentReasoner.from_pretrained(tmp_path / "out")
-    base = LatentReasoner.from_pretrained("tiny-random")
+    base = LatentReasoner.from_pretrained("tiny")
     ids = torch.arange(20, 60)[None]
     module.eval()
     with torch.no_grad():
@@ -296,7 +296,7 @@ def test_liger_kernels_keep_the_loss_on_cuda(world: Path, tmp_path: Path) -> Non
 
 
 def test_true_half_precision_of_the_trainer_runs(world: Path, tmp_path: Path) -> None:
-    module = Recorder(**QUICK)
+    module = Recorder(**QUICK, backbone="tiny-random")
     data = make_data(world, batch_size=1, vision_cache=str(tmp_path / "features"), on_error="skip")
     make_trainer(tmp_path, max_steps=1, precision="bf16-true").fit(module, data)
     assert module.reasoner.backbone.lm_head.weight.dtype == torch.bfloat16
@@ -306,11 +306,11 @@ def test_true_half_precision_of_the_trainer_runs(world: Path, tmp_path: Path) ->
 def test_predict_writes_one_line_per_record(world: Path, tmp_path: Path) -> None:
     writer = JSONLinesWriter()
     data = make_data(world, predict=str(world / "test.jsonl"), batch_size=3)
-    make_trainer(tmp_path, callbacks=[writer]).predict(LatentSFTModule(), data)
+    make_trainer(tmp_path, callbacks=[writer]).predict(LatentSFTModule(backbone="tiny-random"), data)
     rows = [json.loads(line) for line in (tmp_path / "predictions.jsonl").read_text().splitlines()]
     assert [row["id"] for row in rows] == [f"test.jsonl:{number}" for number in range(1, 9)]
     single = make_data(world, predict=str(world / "test.jsonl"), batch_size=1)
-    alone = make_trainer(tmp_path / "single").predict(LatentSFTModule(), single)
+    alone = make_trainer(tmp_path / "single").predict(LatentSFTModule(backbone="tiny-random"), single)
     assert alone is not None
     for row, (other,) in zip(rows, alone, strict=True):
         assert row["ce"] == pytest.approx(other["ce"], rel=1e-4)
