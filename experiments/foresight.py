@@ -66,7 +66,7 @@ def train(model: Foresight, frames: Tensor, steps: int) -> None:
         optimizer.step()
         schedule.step()
         if (step + 1) % (steps // 4) == 0:
-            print(f"step {step + 1}: error of the next frame {float(loss):.3f}", flush=True)
+            print(f"step {step + 1}: error of the next frame {float(loss.detach()):.3f}", flush=True)
 
 
 @torch.no_grad()
