@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from futurel1.data.worlds import CODE_SIZE, make_event_scenes, read_code, scene_code
+from futurel1.data.worlds.collisions import NUM_STATES
 from futurel1.datamodules.event_frames import FrameBatch
 from futurel1.errors import ConfigError
 from futurel1.models import LatentReasoner, LatentTokens, load_processor
@@ -93,7 +94,7 @@ class TowerPretrainModule(LightningModule):
         generator = torch.Generator().manual_seed(hparams["rotation_seed"])
         rotation = torch.linalg.qr(torch.randn(width, width, generator=generator))[0][:CODE_SIZE]
         scenes = make_event_scenes(np.random.default_rng(hparams["rotation_seed"]), 512)
-        codes = torch.from_numpy(np.concatenate([scene_code(scene, range(10)) for scene in scenes]))
+        codes = torch.from_numpy(np.concatenate([scene_code(scene, range(NUM_STATES)) for scene in scenes]))
         mean = codes.mean(dim=0)
         self.register_buffer("rotation", rotation)
         self.register_buffer("mean", mean)
