@@ -65,7 +65,7 @@ def train(model: Foresight, frames: Tensor, steps: int) -> None:
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
-        if (step + 1) % (steps // 4) == 0:
+        if (step + 1) % max(1, steps // 4) == 0:
             print(f"step {step + 1}: error of the next frame {float(loss.detach()):.3f}", flush=True)
 
 

@@ -19,6 +19,7 @@ def main(args: Sequence[str] | None = None) -> None:
     add = parser.add_argument
     add("--only", nargs="+", default=[], metavar="GLOB", help="stages to run, such as 'test-*', with what they need")
     add("--seeds", nargs="+", type=int, help="seeds, in place of the plan's")
+    add("--jobs", type=int, default=1, help="stages at once, each with its share of the cores (default: 1)")
     add("--minutes", type=float, help="start no new stage after so many minutes")
     add("--list", action="store_true", help="show all stages, and how far they are")
     add("--report", action="store_true", help="only write the page and its figures from the results that are there")
@@ -31,6 +32,8 @@ def main(args: Sequence[str] | None = None) -> None:
         parser.error(f"run it from the root of the repository: there is no {FOLDER} here")
     if options.quick and options.root is None:
         parser.error("--quick needs --root, a folder for what it writes")
+    if options.jobs < 1 or (options.quick and options.jobs > 1):
+        parser.error(f"--jobs {options.jobs}: at least one, and one with --quick")
     plan = load_plan(options.plan, quick=options.quick)
     if options.seeds:
         plan["seeds"] = options.seeds
@@ -43,7 +46,9 @@ def main(args: Sequence[str] | None = None) -> None:
     if options.list:
         _list(bench)
         return
-    done = options.report or run_stages(bench, options.only, minutes=options.minutes, again=options.again)
+    done = options.report or run_stages(
+        bench, options.only, jobs=options.jobs, minutes=options.minutes, again=options.again
+    )
     write_report(replace(bench, in_process=False), plan)
     print(f"page: {places.document}" + ("" if done else " (with what is there so far)"))
 

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -119,6 +120,7 @@ def run_stages(
     bench: Bench,
     patterns: Sequence[str] = (),
     *,
+    jobs: int = 1,
     minutes: float | None = None,
     again: bool = False,
     say: Callable[..., None] = print,
@@ -128,26 +130,41 @@ def run_stages(
     Args:
         bench: the stages.
         patterns: globs over names; none: all stages.
+        jobs: stages at once, each with its share of the cores.
         minutes: start no stage after so many.
         again: see :func:`chosen`.
         say: prints progress.
 
     Returns:
         Whether nothing is left.
+
+    Raises:
+        SystemExit: a stage failed; those beside it end first.
+        ValueError: several jobs in one process.
     """
+    if jobs > 1 and bench.in_process:
+        raise ValueError(f"{jobs} jobs in one process: their output cannot be told apart")
     began = time.monotonic()
-    with _alone(bench.places.runs, say):
+    with _alone(bench.places.runs, say), ThreadPoolExecutor(jobs) as pool:
         names = chosen(bench, patterns, again=again)
         current = bench.digests
         spent = seconds_by_kind(read_results(bench.places))
-        for number, name in enumerate(names, 1):
-            if minutes is not None and time.monotonic() - began > minutes * 60:
-                say(f"{len(names) - number + 1} stages are left; the same command goes on")
+        left, running = list(names), dict[Future[float], str]()
+        while left or running:
+            late = minutes is not None and time.monotonic() - began > minutes * 60
+            unmade = {*left, *running.values()}
+            ready = [name for name in left if unmade.isdisjoint(bench.stages[name].needs)]
+            for name in [] if late else ready[: jobs - len(running)]:
+                left.remove(name)
+                expected = clock(spent.get(bench.stages[name].kind))
+                say(f"[{len(names) - len(left)}/{len(names)}] {name:<30} expected {expected:>7}", flush=True)
+                running[pool.submit(run_stage, bench.stages[name], current[name], bench, jobs)] = name
+            if not running:
+                say(f"{len(left)} stages are left; the same command goes on")
                 return False
-            stage = bench.stages[name]
-            say(f"[{number}/{len(names)}] {name:<30} expected {clock(spent.get(stage.kind)):>7}", end="", flush=True)
-            seconds = run_stage(stage, current[name], bench)
-            say(f"   took {clock(seconds):>7}", flush=True)
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                name = running.pop(future)
+                say(f"{'':<{len(str(len(names))) * 2 + 3}} {name:<30} took     {clock(future.result()):>7}", flush=True)
     return True
 
 
@@ -177,8 +194,14 @@ def _alone(runs: Path, say: Callable[..., None]) -> Iterator[None]:
         yield
 
 
-def run_stage(stage: Stage, digest: str, bench: Bench) -> float:
+def run_stage(stage: Stage, digest: str, bench: Bench, jobs: int = 1) -> float:
     """Run one stage and write its result; a stage that was cut off goes on.
+
+    Args:
+        stage: what to run.
+        digest: digest of all that decides its result.
+        bench: where to run it.
+        jobs: stages that run at once; each has its share of the cores.
 
     Returns:
         Seconds it took.
@@ -195,6 +218,7 @@ def run_stage(stage: Stage, digest: str, bench: Bench) -> float:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         write_json(folder / NOTE, {"digest": digest, "finished": False})
+    threads = None if jobs == 1 else str(max(1, (os.cpu_count() or 1) // jobs))
     log = places.log(stage.name)
     log.parent.mkdir(parents=True, exist_ok=True)
     started = datetime.now(UTC).isoformat(timespec="seconds")
@@ -203,7 +227,9 @@ def run_stage(stage: Stage, digest: str, bench: Bench) -> float:
         for module, arguments in commands(stage, places):
             stream.write(f"\n$ python -m {module} {' '.join(arguments)}\n".encode())
             stream.flush()
-            if not (_run_here if bench.in_process else _run_apart)((module, arguments), stream.fileno()):
+            command = module, arguments
+            output = stream.fileno()
+            if not (_run_here(command, output) if bench.in_process else _run_apart(command, output, threads)):
                 lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-TAIL:]
                 raise SystemExit("\n".join(["", *lines, f"{stage.name} failed; all of it: {log}"]))
     seconds = time.monotonic() - began
@@ -212,8 +238,8 @@ def run_stage(stage: Stage, digest: str, bench: Bench) -> float:
         config["steps"] = scaled_steps(stage, places)
     result = {
         "stage": stage.name, "kind": stage.kind, "seed": stage.seed, "config": config, "digest": digest, **commit(),
-        "machine": machine(), "started": started, "seconds": round(seconds, 2), "resumed": resumed,
-        "metrics": finish(stage, places),
+        "machine": machine(threads or os.environ.get("OMP_NUM_THREADS")), "started": started,
+        "seconds": round(seconds, 2), "resumed": resumed, "metrics": finish(stage, places),
     }  # fmt: skip
     write_json(places.result(stage.name), result)
     write_json(folder / NOTE, {"digest": digest, "finished": True})
@@ -221,12 +247,13 @@ def run_stage(stage: Stage, digest: str, bench: Bench) -> float:
     return seconds
 
 
-def _run_apart(command: Command, log: int) -> bool:
-    """Run a command in a process of its own, which ends with this one."""
+def _run_apart(command: Command, log: int, threads: str | None) -> bool:
+    """Run a command in a process of its own, which ends with this one, with so many threads or as many as it likes."""
     module, arguments = command
+    environment = None if threads is None else {**os.environ, "OMP_NUM_THREADS": threads}
     process = subprocess.run(
         [sys.executable, "-m", module, *arguments],
-        stdin=subprocess.DEVNULL, stdout=log, stderr=log, preexec_fn=_end_with_parent, check=False,
+        stdin=subprocess.DEVNULL, stdout=log, stderr=log, preexec_fn=_end_with_parent, env=environment, check=False,
     )  # fmt: skip
     return process.returncode == 0
 
@@ -278,8 +305,8 @@ def commit() -> dict[str, Any]:
 
 
 @cache
-def machine() -> dict[str, Any]:
-    """What stages run on."""
+def machine(threads: str | None) -> dict[str, Any]:
+    """What stages run on, with so many threads or as many as PyTorch likes."""
     cpu = platform.processor() or platform.machine()
     about = Path("/proc/cpuinfo")
     if about.is_file():
@@ -292,6 +319,6 @@ def machine() -> dict[str, Any]:
         gpu = names[0].strip() if names else None
     packages = {name: version(name) for name in ("torch", "transformers", "lightning")}
     return {
-        "cpu": cpu, "cores": os.cpu_count(), "threads": os.environ.get("OMP_NUM_THREADS"), "gpu": gpu,
+        "cpu": cpu, "cores": os.cpu_count(), "threads": threads, "gpu": gpu,
         "python": platform.python_version(), **packages,
     }  # fmt: skip

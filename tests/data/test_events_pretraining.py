@@ -12,7 +12,6 @@ from futurel1.data import open_records
 from futurel1.data.chat import ChatEncoder
 from futurel1.data.worlds import (
     bouncing,
-    collisions,
     events,
     layouts_of,
     make_event_episode,
@@ -78,9 +77,7 @@ def test_each_clip_has_a_record_of_every_kind(files):
     for kind in PRETRAINING_KINDS:
         records = records_of(files.root / f"pretrain_{kind}.jsonl")
         assert [record["id"] for record in records] == [f"pretrain-{number:05d}-{kind}" for number in range(CLIPS)]
-        videos = [record.get("video") for record in records]
-        shown = [f"videos/pretrain-{number:05d}.mp4" for number in range(CLIPS)]
-        assert videos == ([None] * CLIPS if kind == "choose" else shown)
+        assert [record["video"] for record in records] == [f"videos/pretrain-{n:05d}.mp4" for n in range(CLIPS)]
     clips = sorted(path.name for path in files.videos.glob("pretrain-*.mp4"))
     assert clips == [f"pretrain-{number:05d}.mp4" for number in range(CLIPS)]
     assert (files.written, files.kept) == (sum(COUNTS.values()) + CLIPS, 0)
@@ -158,11 +155,11 @@ def test_the_command_says_how_many_records_there_are(tmp_path, capsys):
 def test_every_record_parses_and_is_encoded_with_its_spans(source):
     processor = load_processor("tiny-random")
     encoder = ChatEncoder(processor, max_latent_tokens=1)
-    assert len(source) == 6 * CLIPS
+    assert len(source) == 5 * CLIPS
     for number in range(len(source)):
         sample = source.sample(number)
         kind = PRETRAINING_KINDS[number // CLIPS]
-        spans = {"imagine": 3, "watch": 6, "tell": 3, "describe": 0, "answer": 0, "choose": 0}[kind]
+        spans = {"imagine": 3, "watch": 6, "tell": 3, "describe": 0, "answer": 0}[kind]
         assert len(sample.hints) == spans
         assert [frame.pool_index for frame in sample.hints] == list({3: (5, 6, 7), 6: range(3, 9), 0: ()}[spans])
         encoded = encoder.encode(sample)
@@ -171,11 +168,10 @@ def test_every_record_parses_and_is_encoded_with_its_spans(source):
         assert int((response == encoder.tokens.end_id).sum()) == spans
         grids = [] if encoded.image_grid_thw is None else encoded.image_grid_thw.tolist()
         assert grids == [[1, 4, 4]] * len(sample.observed)
-        assert (len(grids) == 0) == (kind == "choose")
         assert (encoded.hint_grid_thw is None) == (spans == 0)
         text = processor.tokenizer.decode(response)
         assert ("<answer>" in text) == (kind not in ("imagine", "watch"))
-        if kind not in ("imagine", "watch", "choose"):
+        if kind not in ("imagine", "watch"):
             assert f"<answer>{sample.answer}</answer>" in text
         if kind == "describe":
             assert "<reason>" not in text  # it tells at once what it sees
@@ -189,17 +185,29 @@ def test_the_end_is_imagined_from_the_observed_frames_alone(drawn):
         assert set(records["imagine"]) == {"id", "video", "image", "reasoning_image"}  # an unlabelled video
 
 
+def check_caption(text, episode, step, first):
+    """Whether a text says where all shapes are in a step, `first` and then in the order of their pairs of colours."""
+    names = [name for part in text.split(", ") for name in episode.asked.names if part.startswith(f"{name} ")]
+    assert sorted(names) == sorted(episode.asked.names)
+    assert names[0] == first
+    assert np.diff([COLOURS.index(name.split()[0]) % 3 for name in names[1:]]) > 0
+    for name, part in zip(names, text.split(", "), strict=True):
+        x, y = episode.states.positions[step, episode.asked.names.index(name)]
+        assert part == f"{name} {'top' if y < 0.5 else 'bottom'} {'left' if x < 0.5 else 'right'}"
+
+
 def test_imagined_frames_are_described_as_they_are(drawn, source):
     for episode, records in drawn:
         tell = records["tell"]
-        _, first, second, after = tell["conversations"][1]["value"].split("<image>")
-        assert after.strip() == ""
-        for text, step in zip((first.strip(), second.strip(), tell["answer"]), (5, 6, 7), strict=True):
+        before, *told, after = (text.strip() for text in tell["conversations"][1]["value"].split("<image>"))
+        assert before == after == ""
+        for text, step in zip(told, (5, 6), strict=True):
             check_description(text, episode, step)
+        check_caption(tell["answer"], episode, 7, episode.asked.names[episode.asked.target])
     sample = source.sample(PRETRAINING_KINDS.index("tell") * CLIPS)
     parts = sample.turns[-1].parts
     assert [getattr(part, "pool_index", "text") for part in parts] == [5, "text", 6, "text", 7]
-    check_description(parts[1], make_event_episode("pretrain", 0), 5)
+    check_description(parts[1].strip(), make_event_episode("pretrain", 0), 5)
 
 
 def test_a_description_is_of_every_frame_that_is_shown(drawn):
@@ -216,67 +224,29 @@ def test_a_description_is_of_every_frame_that_is_shown(drawn):
     assert set(windows) == {1, 2, 3, 4, 5}
 
 
-def deeds_of(episode, steps):
-    """What the states say of steps, as options would."""
-    states, names, target = episode.states, episode.asked.names, episode.asked.target
-    steps = list(steps)
-    if episode.asked.kind == "zone":
-        x, y = states.positions[steps[-1], target]
-        return {f"{'top' if y < 0.5 else 'bottom'} {'left' if x < 0.5 else 'right'}"}
-    if episode.asked.kind == "gate":
-        return {f"The {names[shape]}" for shape in range(3) if states.gate_hits[steps, shape].any()} or {"None of them"}
-    if episode.asked.kind == "pair":
-        pairs = [pair for pair in collisions.PAIRS if states.contacts[steps, pair[0], pair[1]].any()]
-        return {f"The {names[one]} and the {names[other]}" for one, other in pairs} or {"None of them"}
-    found = {
-        f"It hits the {wall}" for number, wall in enumerate(WALLS) if states.wall_hits[steps, target, number].any()
-    }
-    found |= {
-        f"It touches the {name}" for other, name in enumerate(names) if states.contacts[steps, target, other].any()
-    }
-    found |= {"It opens the gate"} if states.gate_hits[steps, target].any() else set()
-    found |= {"It goes behind the pillar"} if states.goes_behind()[steps, target].any() else set()
-    return found or {"It meets nothing"}
-
-
 def test_questions_are_answered_with_the_frames_that_answer_them_in_view(drawn):
-    kinds = Counter()
+    steps, targets, answers = Counter(), Counter(), Counter()
     for episode, records in drawn:
         answer = records["answer"]
-        shown, hop = answer["image"], int(episode.question_type[3:])
-        assert shown == list(range(1, {1: 5, 2: 6, 3: 7, 5: 7}[hop] + 1))
-        asked = range(5, shown[-1] + 1) if hop == 5 else [4 + hop]
-        right = episode.options[answer["answer"]]
-        told = deeds_of(episode, asked)
-        assert right in told
-        assert not (set(episode.options.values()) - {right}) & told
+        shown = answer["image"]
+        assert shown == list(range(1, shown[-1] + 1))
+        assert shown[-1] in (5, 6, 7)
         human, gpt = (turn["value"] for turn in answer["conversations"])
         assert human.count("<image>") == len(shown)
-        question = human.rpartition("<image>\n")[2]
-        assert question == "\n".join([episode.question, *(f"{k}. {text}" for k, text in episode.options.items())])
-        assert gpt.endswith(f"So the answer is: {right}.")
-        assert "<image>" not in gpt
+        question, *options = human.rpartition("<image>\n")[2].split("\n")
+        name, hop = re.fullmatch(r"In which zone is the (.+) after (\d) steps?\?", question).groups()
+        assert shown[-1] == 4 + int(hop)
+        assert sorted(option[3:] for option in options) == sorted(ZONES)
+        assert [option[:3] for option in options] == ["A. ", "B. ", "C. ", "D. "]
+        assert ZONES[episode.zone(episode.asked.names.index(name), shown[-1])] == answer["answer"]
+        check_caption(gpt, episode, shown[-1], name)
         assert answer["reasoning_image"] == []
-        kinds[episode.asked.kind] += 1
-    assert min(kinds.values()) >= 24
-    assert set(kinds) == {"zone", "event", "pair", "gate"}
-
-
-def test_letters_are_chosen_by_the_text_of_their_option(drawn):
-    letters = Counter()
-    for episode, records in drawn:
-        turns = records["choose"]["messages"]
-        assert [turn["role"] for turn in turns] == ["user", "assistant"] * 4
-        assert turns[0]["content"].startswith(episode.listed_options.strip() + "\n")
-        for user, assistant in zip(turns[::2], turns[1::2], strict=True):
-            text = re.search(r"the answer: (.*)\?$", user["content"]).group(1)
-            letter = next(letter for letter, option in episode.options.items() if option == text)
-            assert assistant["content"] == f"<answer>{letter}</answer>"
-            letters[letter] += 1
-    assert set(letters) == set("ABCD")
-    assert min(letters.values()) > 0.15 * 4 * len(drawn)
-    # Drawn anew in every turn: what has not been asked yet says nothing.
-    assert any(len({turn["content"] for turn in records["choose"]["messages"][1::2]}) < 4 for _, records in drawn)
+        steps[shown[-1]] += 1
+        targets[episode.asked.names.index(name)] += 1
+        answers[answer["answer"]] += 1
+    assert min(*steps.values(), *targets.values()) > len(drawn) / 5
+    assert min(answers.values()) > len(drawn) / 8
+    assert len(answers) == 4
 
 
 def test_records_depend_on_the_clip_alone():

@@ -355,19 +355,51 @@ def test_targets_were_seen_and_are_any_of_the_shapes(train):
     assert sum(bool(e.states.hidden[1:9].any()) for e in train) > TRAIN / 3
 
 
-def test_thoughts_are_coarse_follow_the_motion_and_end_with_the_answer(train):
+def test_thoughts_are_coarse_follow_the_motion_and_tell_the_answer(train):
     for episode in train:
         thoughts = episode.thoughts
         assert len(thoughts) == len(episode.asked.hints) + 1
         assert not re.search(r"\d", " ".join(thoughts))
-        assert thoughts[-1].endswith(f"So the answer is: {episode.options[episode.answer]}.")
-        if episode.asked.kind in ("zone", "event"):
-            path = episode.states.positions[[4, *episode.asked.hints], episode.asked.target]
-            for place, thought in zip(path, thoughts, strict=True):
-                assert f"the {zone_name(place)} zone" in thought
+        path = episode.states.positions[[4, *episode.asked.hints]]
+        for places, thought in zip(path, thoughts, strict=True):
+            if episode.asked.kind == "zone":
+                told = [f"{name} {zone_name(place)}" for name, place in zip(episode.asked.names, places, strict=True)]
+                assert sorted(thought.split(", ")) == sorted(told)
+                first, *others = (part.rpartition(" ")[0].rpartition(" ")[0] for part in thought.split(", "))
+                assert first == episode.asked.names[episode.asked.target]
+                assert np.diff([COLOURS.index(name.split()[0]) % 3 for name in others]) > 0
+            if episode.asked.kind == "event":
+                assert f"the {zone_name(places[episode.asked.target])} zone" in thought
         if episode.asked.kind == "event" and episode.options[episode.answer] != "It meets nothing":
             deed = episode.options[episode.answer].removeprefix("It ")
-            assert deed in " ".join(thoughts).rpartition("So the answer")[0]
+            assert deed in " ".join(thoughts)
+
+
+def test_a_world_may_ask_for_zones_alone():
+    episodes = list(make_event_episodes("train", 64, kinds=("zone",)))
+    cells = Counter((episode.question_type, episode.asked.kind, episode.answer) for episode in episodes)
+    assert cells == {(f"hop{hop}", "zone", letter): 4 for hop in (1, 2, 3, 5) for letter in "ABCD"}
+    for episode in episodes:
+        target, step = episode.asked.target, {"hop1": 5, "hop2": 6, "hop3": 7, "hop5": 5}[episode.question_type]
+        assert episode.asked.hints == tuple(range(5, step + 1))
+        assert episode.options[episode.answer] == zone_name(episode.states.positions[step, target])
+        assert episode.options[episode.answer] == ZONES[episode.zone(target, step)]
+        if episode.question_type == "hop5":
+            later = zone_name(episode.states.positions[8, target])
+            name = episode.asked.names[target]
+            told = f"After 4 steps the {name} is in the {later} zone. In which zone is it after 1 step?"
+            assert episode.question == told
+    with pytest.raises(ConfigError, match="zone, event, pair, gate"):
+        make_event_episode("train", 0, kinds=())
+    with pytest.raises(ConfigError, match=r"kinds=.'zone', 'zone'.*each once"):
+        make_event_episode("train", 0, kinds=("zone", "zone"))
+
+
+def test_clips_fit_the_kinds_of_question_of_their_folder(tmp_path):
+    write_events_world(tmp_path, train=1, test=0, size=32, kinds=("zone",), progress=False)
+    assert json.loads((tmp_path / "world.json").read_text())["kinds"] == ["zone"]
+    with pytest.raises(ConfigError, match="kinds"):
+        write_events_world(tmp_path, train=1, test=0, size=32, progress=False)
 
 
 # --- what the text tells --------------------------------------------------------------------------------------------
@@ -448,10 +480,12 @@ def test_the_guesser_would_find_a_leak(train):
     assert guess_rate(leaking[: TRAIN // 2], leaking[TRAIN // 2 :]) > 0.4
 
 
-def test_no_template_option_or_word_is_right_more_often_than_chance_in_many_questions():
+@pytest.mark.parametrize("kinds", [events.KINDS, ("zone",)])
+def test_no_template_option_or_word_is_right_more_often_than_chance_in_many_questions(kinds):
     """Texts are drawn before scenes, so that thousands of them cost nothing."""
     rng = np.random.default_rng(0)
-    asked = [events._ask("train", *divmod(number % 64, 4), rng) for number in range(12800)]
+    cells = events._cells(kinds)
+    asked = [events._ask("train", cells[number // 4 % len(cells)], number % 4, rng) for number in range(12800)]
     offered, right = defaultdict(int), defaultdict(int)
     for question in asked:
         words = template_of(question.question)
@@ -468,7 +502,7 @@ def test_no_template_option_or_word_is_right_more_often_than_chance_in_many_ques
     deviations = [
         (right[key] - count / 4) / np.sqrt(count * 0.25 * 0.75) for key, count in offered.items() if count > 40
     ]
-    assert len(deviations) > 100
+    assert len(deviations) > 25 * len(kinds)
     assert np.abs(deviations).max() < 4.5
     assert np.std(deviations) < 1.25
 
@@ -476,7 +510,8 @@ def test_no_template_option_or_word_is_right_more_often_than_chance_in_many_ques
 def test_each_question_keeps_the_text_that_was_drawn_for_it(train):
     """Scenes are fitted to the questions, so no question can be dropped or changed because its answer is rare."""
     rng = np.random.default_rng(np.random.SeedSequence([0, 0, 1], spawn_key=(1,)))
-    drawn = [events._ask("train", *divmod(int(cell), 4), rng) for cell in rng.permutation(64)]
+    cells = events._cells(events.KINDS)
+    drawn = [events._ask("train", cells[cell // 4], cell % 4, rng) for cell in rng.permutation(64).tolist()]
     assert [episode.asked for episode in train[64:128]] == drawn
 
 
@@ -522,7 +557,7 @@ def test_records_parse_in_every_shape(files):
             last = {"hop1": 5, "hop2": 6, "hop3": 7, "hop5": 7}[record["question_type"]]
             assert [frame.pool_index for frame in sample.observed] == [1, 2, 3, 4]
             assert [frame.pool_index for frame in sample.hints] == list(range(5, last + 1))
-            assert sample.answer == record["letter"]
+            assert sample.answer == record["options"][record["letter"]]
             human = record["conversations"][0]["value"]
             assert all(f"\n{letter}. {text}" in human for letter, text in record["options"].items())
     prompts = parsed(files.train, parse_rl_prompt)

@@ -259,6 +259,7 @@ def work(rank: int, port: int, folder: str, records: str, few: str) -> None:
         trainer.test(module, datamodule=data, verbose=False)
         report[name] = [[batch.sample_ids for batch in module.batches], module.total]
     Path(folder, f"rank{rank}.json").write_text(json.dumps(report))
+    torch.distributed.destroy_process_group()  # its threads must not outlive the interpreter
 
 
 @pytest.mark.slow

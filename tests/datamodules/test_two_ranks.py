@@ -81,6 +81,7 @@ def work(rank: int, port: int, folder: str, train: str) -> None:
         trainer.fit(module, datamodule=data)
         report[name] = module.seen
     Path(folder, f"rank{rank}.json").write_text(json.dumps(report))
+    torch.distributed.destroy_process_group()  # its threads must not outlive the interpreter
 
 
 @pytest.fixture(scope="module")

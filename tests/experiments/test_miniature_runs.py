@@ -7,7 +7,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -123,6 +125,50 @@ def test_a_failed_stage_shows_the_end_of_its_log(tmp_path: Path, monkeypatch: py
     with pytest.raises(SystemExit, match=r"(?s)size.*33.*world failed"):
         run_stages(bench)
     assert not bench.places.result("world").is_file()
+
+
+def test_two_jobs_start_a_stage_after_what_it_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    needs = {"world": (), "left": ("world",), "right": ("world",), "end": ("left", "right"), "other": ()}
+    stages = {name: Stage(name, "split", None, of) for name, of in needs.items()}
+    together = threading.Barrier(2, timeout=60)
+    ended: list[str] = []
+    asked: list[str] = []
+
+    def run_stage(stage: Stage, digest: str, bench: Bench, jobs: int) -> float:
+        assert jobs == 2
+        assert set(stage.needs) <= set(ended)
+        if stage.name in ("left", "right"):
+            together.wait()  # one alone would wait in vain
+        ended.append(stage.name)
+        return 61.0
+
+    monkeypatch.setattr("experiments.miniature.run.run_stage", run_stage)
+    bench = Bench(stages, Places.under(tmp_path))
+    assert run_stages(bench, jobs=2, say=lambda *text, **_: asked.append(" ".join(text)))
+    assert sorted(ended) == sorted(stages)
+    assert [line.split()[1] for line in asked if line.startswith("[")][-1] == "end"
+    assert sum("1:01" in line for line in asked) == len(stages)
+    assert not run_stages(bench, minutes=0, say=lambda *text, **_: asked.append(" ".join(text)))
+    assert asked[-1].startswith("5 stages are left")
+    with pytest.raises(ValueError, match="2 jobs in one process"):
+        run_stages(replace(bench, in_process=True), jobs=2)
+
+
+def test_a_failed_stage_beside_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stages = {name: Stage(name, "split", None, ()) for name in ("bad", "good", "next")}
+    ended: list[str] = []
+
+    def run_stage(stage: Stage, digest: str, bench: Bench, jobs: int) -> float:
+        if stage.name == "bad":
+            raise SystemExit("bad failed")
+        time.sleep(0.5)
+        ended.append(stage.name)
+        return 0.0
+
+    monkeypatch.setattr("experiments.miniature.run.run_stage", run_stage)
+    with pytest.raises(SystemExit, match="bad failed"):
+        run_stages(Bench(stages, Places.under(tmp_path)), jobs=2)
+    assert ended == ["good"]
 
 
 def test_steps_without_hints(tmp_path: Path) -> None:

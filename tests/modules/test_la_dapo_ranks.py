@@ -112,6 +112,7 @@ def work(rank: int, port: int, world: str, backbone: str, folder: str, cases: li
     for name in cases:
         report = run(name, world, backbone, Path(folder, name), devices=2)
         torch.save(report, Path(folder, f"{name}-{rank}.pt"))
+    torch.distributed.destroy_process_group()  # its threads must not outlive the interpreter
 
 
 @pytest.fixture(scope="module")

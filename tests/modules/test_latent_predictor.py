@@ -20,7 +20,7 @@ from futurel1.models.policies import DeterministicLatents
 from futurel1.models.transcript import transcripts
 from futurel1.modules import JSONLinesWriter, LatentPredictor
 from futurel1.modules.callbacks import drop_cut_line
-from futurel1.modules.latent_predictor import LATENT_PARTS, answer_of, ended_by_budget, vote
+from futurel1.modules.latent_predictor import LATENT_PARTS, answer_of, ended_by_budget, expected_of, vote
 
 OPTIONS = {"A": "left", "B": "right", "C": "up", "D": "down"}
 
@@ -49,6 +49,15 @@ def test_votes_rank_answers_and_put_silence_last() -> None:
     five = {**OPTIONS, "E": "yellow"}
     ballots = ["<answer>E</answer>", "<answer>yellow</answer>", "<answer>(E)</answer>", "<answer>A</answer>"]
     assert vote(ballots, five) == {"E": 0.75, "A": 0.25}
+
+
+def test_the_truth_is_written_as_answers_are() -> None:
+    options = {"A": "the gate opens", "B": "nothing"}
+    assert expected_of({"answer": "The gate opens.", "options": options}) == "A"
+    assert expected_of({"answer": "B", "options": options}) == "B"
+    assert expected_of({"answer": "it rains", "options": options}) == "it rains"
+    assert expected_of({"answer": "it rains"}) == "it rains"
+    assert expected_of({}) is None
 
 
 def test_transcripts_name_imagined_frames() -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from futurel1.data.worlds import write_events_world
+from futurel1.data.worlds.events import KINDS, Kind
 from futurel1.datamodules.video_hint import VideoHintDataModule
 from futurel1.errors import ConfigError
 
@@ -26,6 +27,7 @@ class BouncingEventsDataModule(VideoHintDataModule):
         num_rl: clips for reinforcement learning, in `rl.jsonl`.
         world_seed: seed of the world.
         frame_size: side of the frames in pixels, a multiple of 32.
+        kinds: kinds of question: zone, event, pair, gate; None for all.
         open_questions: train and test on questions without options, as TwiFF asks, about the same clips.
         progress: show a progress bar while clips are written.
         **options: arguments of :class:`VideoHintDataModule` other than the paths of records.
@@ -42,6 +44,7 @@ class BouncingEventsDataModule(VideoHintDataModule):
         num_rl: int = 0,
         world_seed: int = 0,
         frame_size: int = 96,
+        kinds: list[Kind] | None = None,
         open_questions: bool = False,
         progress: bool = True,
         **options: Any,
@@ -68,6 +71,7 @@ class BouncingEventsDataModule(VideoHintDataModule):
             rl=hparams["num_rl"],
             seed=hparams["world_seed"],
             size=hparams["frame_size"],
+            kinds=hparams["kinds"] or KINDS,
             progress=hparams["progress"],
         )
         super().prepare_data()

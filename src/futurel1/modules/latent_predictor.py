@@ -215,7 +215,7 @@ class LatentPredictor(LightningModule):
                     "response": winner.readable,
                     "answer": next(iter(votes)),
                     "votes": votes,
-                    "expected": meta.get("answer"),
+                    "expected": expected_of(meta),
                     "spans": list(winner.spans),
                     "tokens": sum(text.tokens for text in group),
                     "finish_reason": winner.finish_reason,
@@ -420,6 +420,12 @@ def answer_of(text: str, options: Mapping[str, str] | None = None) -> str:
     by_name = {normalised(value): letter for letter, value in options.items()}
     by_name |= {normalised(letter): letter for letter in options}
     return by_name.get(normalised(answer), "")
+
+
+def expected_of(meta: Mapping[str, Any]) -> str | None:
+    """The ground truth of a prompt as :func:`answer_of` writes answers: a letter, be it given as one or as a text."""
+    answer, options = meta.get("answer"), meta.get("options")
+    return answer if answer is None else answer_of(f"<answer>{answer}</answer>", options) or answer
 
 
 def normalised(answer: str) -> str:

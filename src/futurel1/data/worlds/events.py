@@ -91,6 +91,7 @@ MANIFEST_VERSION = 1  # raise it when the same seed no longer gives the same cli
 OBSERVED = (1, 2, 3, 4)  # pool frames, 1-based, and steps
 INTERPOLATION = 5  # the `hop` of questions about what happens on the way to a later frame
 LATER = 8  # the step that those tell about
+ON_THE_WAY = 5  # the step whose zone those ask for that ask for one
 STAY_RATE = 0.25  # share of zone questions whose answer is the last seen zone: repeating it is no better than chance
 SLOWEST, FASTEST = 0.05, 0.10  # arena sides per step: what a small model can foresee for three steps
 ACROSS_THE_GATE = 0.3  # part of their motion across the gate that shapes keep in scenes with a gate that lasts
@@ -99,13 +100,7 @@ MARGIN = 1 / 24  # distance to a zone boundary below which a zone would be a mat
 PILLAR_MARGIN = 1 / 48  # the same for the edge of the pillar
 SEEN_AT_LEAST = 2  # observed frames in which a shape has to be visible for a question about it
 
-# Every block of 64 episodes holds each of these with each letter once. An interpolation has no zone to ask for.
-CELLS: tuple[tuple[int, Kind], ...] = tuple(
-    (hop, "event" if hop == INTERPOLATION and kind == "zone" else kind)
-    for hop in (1, 2, 3, INTERPOLATION)
-    for kind in ("zone", "event", "pair", "gate")
-)
-BLOCK = len(CELLS) * len(LETTERS)
+KINDS: tuple[Kind, ...] = ("zone", "event", "pair", "gate")
 
 # What can happen to one shape, by code: bounces off the 4 walls, contacts with the 3 shapes (itself: never), and
 GATE, PILLAR, NOTHING = 7, 8, 9
@@ -182,13 +177,14 @@ class Asked:
     @property
     def window(self) -> tuple[int, int]:
         """First and last step that the question is about."""
-        return (LAST_SEEN + 1, LATER) if self.hop == INTERPOLATION else (LAST_SEEN + self.hop,) * 2
+        if self.hop == INTERPOLATION and self.kind != "zone":
+            return LAST_SEEN + 1, LATER
+        return (ON_THE_WAY if self.hop == INTERPOLATION else LAST_SEEN + self.hop,) * 2
 
     @property
     def hints(self) -> tuple[int, ...]:
         """Pool frames (1-based) of the future that lead to the answer."""
-        last = LATER - 1 if self.hop == INTERPOLATION else LAST_SEEN + self.hop
-        return tuple(range(LAST_SEEN + 1, last + 1))
+        return tuple(range(LAST_SEEN + 1, min(self.window[1], LATER - 1) + 1))
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -203,13 +199,14 @@ class Asked:
         if self.hop == INTERPOLATION:
             told = f"After {LATER - LAST_SEEN} steps the {name} is in the {ZONES[self.later_zone]} zone. "
             asked = {
+                "zone": f"In which zone is it after {_steps(ON_THE_WAY - LAST_SEEN)}?",
                 "event": "What happens to it on the way?",
                 "pair": "Which shapes touch in these steps?",
                 "gate": "Which shape opens the gate in these steps?",
             }
             return told + asked[self.kind]
         asked = {
-            "zone": f"In which zone is the {name} after {self.hop} step{'s' if self.hop > 1 else ''}?",
+            "zone": f"In which zone is the {name} after {_steps(self.hop)}?",
             "event": f"What happens to the {name} in step {self.hop} from now?",
             "pair": f"Which shapes touch in step {self.hop} from now?",
             "gate": f"Which shape opens the gate in step {self.hop} from now?",
@@ -347,12 +344,12 @@ class EventEpisode(EventScene):
     @property
     def thoughts(self) -> tuple[str, ...]:
         """What to think before each hint, and after the last; coarse words, never coordinates."""
-        told = [self._now(), *(self._step(step) for step in self.asked.hints)]
-        told[-1] += f" So the answer is: {self.options[self.answer]}."
-        return tuple(told)
+        if self.asked.kind == "zone":
+            return tuple(self.caption(step) for step in (LAST_SEEN, *self.asked.hints))
+        return (self._now(), *(self._step(step) for step in self.asked.hints))
 
     def record(self, video: str) -> dict[str, Any]:
-        """The episode as a frame-indexed training record.
+        """The episode as a frame-indexed training record, answered by the text of an option.
 
         Args:
             video: path of its clip, relative to the folder of the records' file.
@@ -362,7 +359,7 @@ class EventEpisode(EventScene):
         """
         return {
             **_conversation(self.id, video, self.question + self.listed_options, self.thoughts, self.asked.hints),
-            "answer": self.answer,
+            "answer": self.options[self.answer],
             "cot": "",
             "question_type": self.question_type,
             "options": self.options,
@@ -410,9 +407,19 @@ class EventEpisode(EventScene):
             "question_type": "open",
         }
 
+    def zone(self, shape: int, step: int) -> int:
+        """Index into `ZONES` of where a shape is in a step."""
+        return int(_zones(self.states.positions[step, shape]))
+
+    def caption(self, step: int) -> str:
+        """Where all shapes are in a step: the one that is asked about, then the others in the order of their pairs."""
+        pairs = np.asarray(self.asked.colours) % (len(COLOURS) // 2)
+        order = sorted(range(NUM_SHAPES), key=lambda shape: (shape != self.asked.target, pairs[shape]))
+        return ", ".join(f"{self.asked.names[shape]} {ZONES[self.zone(shape, step)]}" for shape in order)
+
     def _now(self) -> str:
         """The scene when last seen, as far as the question needs it."""
-        if self.asked.kind in ("zone", "event"):
+        if self.asked.kind == "event":
             return self._look(self.asked.target)
         return " ".join(self._look(shape) for shape in range(NUM_SHAPES))
 
@@ -427,7 +434,7 @@ class EventEpisode(EventScene):
     def _step(self, step: int) -> str:
         """What a step brings, as far as the question needs it."""
         states, names, colours = self.states, self.asked.names, list(COLOURS)
-        if self.asked.kind in ("zone", "event"):
+        if self.asked.kind == "event":
             return self._walk(self.asked.target, step)
         if self.asked.kind == "gate":
             openers = [f"The {names[shape]} opens the gate." for shape in np.flatnonzero(states.gate_hits[step])]
@@ -482,7 +489,9 @@ class EventFiles(WorldFiles):
     observed: Path
 
 
-def make_event_episode(split: Split, number: int, *, seed: int = 0, size: int = 96) -> EventEpisode:
+def make_event_episode(
+    split: Split, number: int, *, seed: int = 0, size: int = 96, kinds: Sequence[Kind] = KINDS
+) -> EventEpisode:
     """Draw one episode; the same arguments always give the same one, and the same states at every size.
 
     Args:
@@ -490,27 +499,32 @@ def make_event_episode(split: Split, number: int, *, seed: int = 0, size: int = 
         number: position in the split, from 0.
         seed: seed of the whole world, from 0.
         size: side of the frames in pixels, a multiple of 32.
+        kinds: kinds of question, see `Asked`; interpolations ask for zones only where none asks for events.
 
     Returns:
         The episode.
 
     Raises:
-        ConfigError: a negative `seed` or `number`, an unknown split, or an impossible `size`.
+        ConfigError: a negative `seed` or `number`, an unknown split or kind, or an impossible `size`.
     """
     if split not in SPLITS:
         raise ConfigError(f"split={split!r}: choose one of {', '.join(SPLITS)}")
     if seed < 0 or number < 0:
         raise ConfigError(f"seed={seed}, number={number}: both count from 0")
     Arena(size)
-    asked, layout, states = _block(seed, split, number // BLOCK)[number % BLOCK]
+    cells = _cells(kinds)
+    block, place = divmod(number, len(cells) * len(LETTERS))
+    asked, layout, states = _block(seed, split, block, cells)[place]
     return EventEpisode(
         size=size, layout=layout, last_colours=asked.colours, states=states, split=split, number=number, asked=asked
     )
 
 
-def make_event_episodes(split: Split, count: int, *, seed: int = 0, size: int = 96) -> Iterator[EventEpisode]:
+def make_event_episodes(
+    split: Split, count: int, *, seed: int = 0, size: int = 96, kinds: Sequence[Kind] = KINDS
+) -> Iterator[EventEpisode]:
     """Episodes 0 to `count` - 1 of a split, drawn one by one; arguments and errors are `make_event_episode`'s."""
-    return (make_event_episode(split, number, seed=seed, size=size) for number in range(count))
+    return (make_event_episode(split, number, seed=seed, size=size, kinds=kinds) for number in range(count))
 
 
 def make_event_scenes(rng: np.random.Generator, count: int, *, size: int = 96) -> list[EventScene]:
@@ -551,6 +565,7 @@ def write_events_world(
     pretrain: int = 0,
     seed: int = 0,
     size: int = 96,
+    kinds: Sequence[Kind] = KINDS,
     progress: bool = True,
     overwrite: bool = False,
 ) -> EventFiles:
@@ -571,6 +586,7 @@ def write_events_world(
             `futurel1.data.worlds.pretraining`, in `pretrain_describe.jsonl` and so on.
         seed: seed of the world, from 0.
         size: side of the frames in pixels, a multiple of 32.
+        kinds: kinds of question, as in `make_event_episode`; clips fit the questions, so other kinds are other clips.
         progress: show a progress bar.
         overwrite: replace a world that is already in the folder, whatever its settings.
 
@@ -587,12 +603,14 @@ def write_events_world(
     if seed < 0:
         raise ConfigError(f"seed={seed}: seeds count from 0")
     Arena(size)  # refuses an impossible size before anything is written
+    _cells(kinds)
     from futurel1.data.worlds.pretraining import pretraining_records  # it imports this module
 
     av = import_av()
     out = Path(out)
     videos, observed = out / "videos", out / "observed"
-    claim_folder(out, {"world": "events", "version": MANIFEST_VERSION, "seed": seed, "size": size}, overwrite)
+    settings: dict[str, Any] = {"world": "events", "version": MANIFEST_VERSION, "seed": seed, "size": size}
+    claim_folder(out, settings | ({} if tuple(kinds) == KINDS else {"kinds": list(kinds)}), overwrite)
     observed.mkdir(exist_ok=True)
 
     counts = {split: count for split, count in wanted.items() if count or split in ("train", "test")}
@@ -607,7 +625,7 @@ def write_events_world(
             records: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
             if split == "test":
                 records["futurebench.jsonl"] = []
-            for episode in make_event_episodes(split, count, seed=seed, size=size):
+            for episode in make_event_episodes(split, count, seed=seed, size=size, kinds=kinds):
                 clip, prefix = videos / f"{episode.id}.mp4", observed / f"{episode.id}.mp4"
                 if not is_complete(clip):
                     write_clip(av, clip, episode.render(range(NUM_STATES)))
@@ -665,6 +683,10 @@ def _conversation(
     }
 
 
+def _steps(count: int) -> str:
+    return f"{count} step{'s' if count > 1 else ''}"
+
+
 def _partner(colours: Ints) -> Ints:
     """What colours change into, and back: three places on, which never leaves the combinations of a split."""
     return (colours + len(COLOURS) // 2) % len(COLOURS)
@@ -695,15 +717,30 @@ def _paint(frames: NDArray[np.float32], cover: Floats, rgb: object) -> None:
 # ------------------------------------------------------------------------------------------ questions, then scenes
 
 
+def _cells(kinds: Sequence[Kind]) -> tuple[tuple[int, Kind], ...]:
+    """Hop and kind of the questions of a block of consecutive episodes, each of them asked once with each letter."""
+    if not kinds or len(set(kinds)) < len(kinds) or not set(kinds) <= set(KINDS):
+        raise ConfigError(f"kinds={list(kinds)}: choose some of {', '.join(KINDS)}, each once")
+    return tuple(
+        # What happens on the way tells more than where a shape is then.
+        (hop, "event" if hop == INTERPOLATION and kind == "zone" and "event" in kinds else kind)
+        for hop in (1, 2, 3, INTERPOLATION)
+        for kind in kinds
+    )
+
+
 @lru_cache(maxsize=4)
-def _block(seed: int, split: Split, block: int) -> tuple[tuple[Asked, Layout, States], ...]:
+def _block(
+    seed: int, split: Split, block: int, cells: tuple[tuple[int, Kind], ...]
+) -> tuple[tuple[Asked, Layout, States], ...]:
     """Questions of a block of consecutive numbers, each with a scene of its own that fits it."""
     words = np.random.default_rng(np.random.SeedSequence([seed, SPLITS.index(split), block], spawn_key=(1,)))
     scenes = np.random.default_rng(np.random.SeedSequence([seed, SPLITS.index(split), block], spawn_key=(2,)))
-    questions = [_ask(split, *divmod(int(cell), len(LETTERS)), words) for cell in words.permutation(BLOCK)]
+    order = words.permutation(len(cells) * len(LETTERS)).tolist()
+    questions = [_ask(split, cells[cell // len(LETTERS)], cell % len(LETTERS), words) for cell in order]
     layouts = layouts_of(split)
     found: dict[int, tuple[Asked, Layout, States]] = {}
-    while len(found) < BLOCK:
+    while len(found) < len(questions):
         numbers = scenes.integers(len(layouts), size=CANDIDATES)
         states, apart = _draw_scenes([layouts[number] for number in numbers], scenes)
         edge_free = _off_the_pillars_edge(states, [layouts[number] for number in numbers])
@@ -718,12 +755,12 @@ def _block(seed: int, split: Split, block: int) -> tuple[tuple[Asked, Layout, St
                         scene = int(fitting[0])
                         unused[scene] = False
                         found[place] = (asked, layouts[numbers[scene]], named.scene(scene))
-    return tuple(found[place] for place in range(BLOCK))
+    return tuple(found[place] for place in range(len(questions)))
 
 
-def _ask(split: Split, cell: int, right: int, rng: np.random.Generator) -> Asked:
-    """Draw a question, four options and the place of the right one, which nothing else depends on."""
-    hop, kind = CELLS[cell]
+def _ask(split: Split, cell: tuple[int, Kind], right: int, rng: np.random.Generator) -> Asked:
+    """Draw a question and four options, of which the one at `right` is right; nothing else decides that."""
+    hop, kind = cell
     target = int(rng.integers(NUM_SHAPES))
     later_zone = int(rng.integers(len(ZONES))) if hop == INTERPOLATION else -1
     if kind == "event":
@@ -827,10 +864,11 @@ def _fits(asked: Asked, states: States, edge_free: Bools) -> Bools:
         fits &= edge_free[:, first - 1 : last + 1, target].all(axis=1)
 
     # Zones are told at the start and the end, and in zone questions all the way.
-    told = range(LAST_SEEN, last + 1) if asked.kind == "zone" else (LAST_SEEN, last)
-    fits &= (np.abs(states.positions[:, list(told), target] - 0.5) >= MARGIN).all(axis=(1, 2))
-    if asked.kind == "zone":
+    told = [*range(LAST_SEEN, last + 1)] if asked.kind == "zone" else [LAST_SEEN, last]
+    told += [LATER] if asked.later_zone >= 0 else []
+    fits &= (np.abs(states.positions[:, told, target] - 0.5) >= MARGIN).all(axis=(1, 2))
+    if asked.kind == "zone" and asked.hop != INTERPOLATION:  # nothing comes back from the zone opposite in two steps
         fits &= (_zones(states.positions[:, LAST_SEEN, target]) == asked.answer) == asked.stays
     if asked.later_zone >= 0:
-        fits &= _zones(states.positions[:, last, target]) == asked.later_zone
+        fits &= _zones(states.positions[:, LATER, target]) == asked.later_zone
     return fits

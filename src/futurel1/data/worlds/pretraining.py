@@ -7,12 +7,14 @@ and as descriptions of frames that were imagined.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from futurel1.data.frames import POOL_SIZE
-from futurel1.data.worlds.bouncing import COLOURS, FORMS
+from futurel1.data.worlds.bouncing import COLOURS, FORMS, ZONES
+from futurel1.data.worlds.collisions import NUM_SHAPES
 from futurel1.data.worlds.events import OBSERVED, EventEpisode
 
 __all__ = ["describe", "pretraining_records"]
@@ -21,7 +23,7 @@ CELLS_ACROSS = 8
 WINDOW = 4  # frames in a description
 IMAGINED = (5, 6, 7)  # pool frames, 1-based, and steps
 WATCHED = 2  # frames from which speeds can be told
-CHOICES = 4  # questions about the letters of one list
+ANSWERS = 4  # seeds what `answer` asks for, beside the number of the clip
 
 
 def describe(episode: EventEpisode, step: int) -> str:
@@ -45,16 +47,15 @@ def pretraining_records(episode: EventEpisode, video: str) -> dict[str, dict[str
 
     Returns:
         By kind: ``describe``: four consecutive frames, each of them described; ``imagine``: an unlabelled video, three
-        frames to imagine after four; ``watch``: the same, all frames after two; ``tell``: the first with the imagined
-        frames described; ``answer``: the episode's question with the frames that answer it in view; ``choose``: without
-        video, which letters its options have.
+        frames to imagine after four; ``watch``: the same, all frames after two; ``tell``: the first, with the imagined
+        frames described, the last of them by the zones of the shapes; ``answer``: a question about where a shape is,
+        with that frame in view.
     """
     first = 1 + episode.number % (POOL_SIZE - WINDOW + 1)
     window = range(first, first + WINDOW)
-    told = [describe(episode, step) for step in IMAGINED]
-    thoughts = " <image>\n".join(["", *told[:-1], ""])
-    seen = [*OBSERVED, *episode.asked.hints]
-    options = episode.listed_options
+    # In cells, of which every step has others, so that they have to be read: zones are mostly those of the step before.
+    thoughts = " <image>\n".join(["", *(describe(episode, step) for step in IMAGINED[:-1]), ""])
+    shown = _about_what_is_shown(episode)
     return {
         "describe": _record(
             episode, "describe", video, window, "Describe the frames.", "",
@@ -73,27 +74,26 @@ def pretraining_records(episode: EventEpisode, video: str) -> dict[str, dict[str
             "reasoning_image": list(range(WATCHED + 1, POOL_SIZE + 1)),
         },
         "tell": _record(
-            episode, "tell", video, OBSERVED, "Imagine what comes next and describe it.", thoughts, told[-1], IMAGINED
+            episode, "tell", video, OBSERVED, "Imagine what comes next and describe it.", thoughts,
+            episode.caption(IMAGINED[-1]), IMAGINED,
         ),
         "answer": _record(
-            episode, "answer", video, seen, episode.question + options, episode.thoughts[-1], episode.answer
+            episode, "answer", video, [*OBSERVED, *shown.asked.hints], shown.question + shown.listed_options,
+            shown.thoughts[-1], shown.options[shown.answer],
         ),
-        "choose": {"id": f"{episode.id}-choose", "messages": _choices(episode)},
     }  # fmt: skip
 
 
-def _choices(episode: EventEpisode) -> list[dict[str, str]]:
-    """A chat about the letters of the options: drawn anew in every turn, so that none is left over."""
-    generator = np.random.default_rng((episode.number, CHOICES))
-    listed = list(episode.options.items())
-    messages = []
-    for turn, choice in enumerate(generator.integers(len(listed), size=CHOICES)):
-        letter, text = listed[choice]
-        question = f"Which letter is the answer: {text}?"
-        # After the options, as in a response: what an option's text has to do is to find its place in the list.
-        asked = f"{episode.listed_options.strip()}\n{question}" if turn == 0 else question
-        messages += [{"role": "user", "content": asked}, {"role": "assistant", "content": f"<answer>{letter}</answer>"}]
-    return messages
+def _about_what_is_shown(episode: EventEpisode) -> EventEpisode:
+    """The clip with another question: where one of its shapes is in one of the frames that others are to imagine."""
+    rng = np.random.default_rng((episode.number, ANSWERS))
+    target, step = int(rng.integers(NUM_SHAPES)), int(rng.choice(IMAGINED))
+    choices = tuple(rng.permutation(len(ZONES)).tolist())
+    asked = replace(
+        episode.asked, kind="zone", hop=step - OBSERVED[-1], target=target, choices=choices, later_zone=-1,
+        right=choices.index(episode.zone(target, step)),
+    )  # fmt: skip
+    return replace(episode, asked=asked)
 
 
 def _record(

@@ -20,7 +20,7 @@ SPLITS: tuple[Split, ...] = ("train", "test", "rl", "pretrain")  # the position 
 FRAMES_PER_SECOND = 2
 MANIFEST = "world.json"
 CLIP_FOLDERS = ("videos", "observed")
-PRETRAINING_KINDS = ("describe", "imagine", "watch", "tell", "answer", "choose")
+PRETRAINING_KINDS = ("describe", "imagine", "watch", "tell", "answer")
 RECORD_FILES = (
     *(f"{split}.jsonl" for split in SPLITS),
     *(f"{split}_open.jsonl" for split in SPLITS),
