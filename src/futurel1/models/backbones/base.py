@@ -6,6 +6,7 @@ A backbone is an adapter around an untouched `transformers` model: it calls the 
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any, ClassVar, Self
 
 import torch
@@ -87,6 +88,9 @@ class Backbone(nn.Module):
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
+        # transformers 5.24 renamed `past_key_values`, and warns at the old name in every call.
+        named = signature(self.language_model.forward).parameters
+        self._cache_argument = "cache" if "cache" in named else "past_key_values"
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         # Rotary frequencies stay in float32 whatever the weights are cast to, as in the stock `from_pretrained`: in
@@ -317,8 +321,8 @@ class Backbone(nn.Module):
             inputs_embeds=embeds,
             position_ids=positions,
             attention_mask=attention_mask,
-            past_key_values=cache,
             use_cache=cache is not None,
+            **{self._cache_argument: cache},
             **kwargs,
         )
         hidden: Tensor = output.last_hidden_state
