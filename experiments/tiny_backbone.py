@@ -40,8 +40,8 @@ def configuration(run: Path) -> dict[str, Any]:
 def pack(run: Path, out: Path) -> None:
     """Write the weights, the processor, the system turn, the licence and the model card to `out`."""
     config = configuration(run)
-    basics = Path(config["model"]["init_args"]["init_from"])
-    tower = Path(configuration(basics)["model"]["init_args"]["init_from"])
+    imagine = Path(config["model"]["init_args"]["init_from"])
+    tower = Path(configuration(imagine)["model"]["init_args"]["init_from"])
     reasoner = LatentReasoner.from_pretrained(run / "huggingface", dtype=torch.float16)
     if reasoner.processor is None:
         raise SystemExit(f"{run}/huggingface has no tokenizer")
@@ -52,7 +52,7 @@ def pack(run: Path, out: Path) -> None:
     shutil.copy(ROOT / "LICENSE", out / "LICENSE")
 
     numbers = {f"tower/{name}": value for name, value in last_values(tower).items()}
-    numbers |= {f"basics/{name}": value for name, value in last_values(basics).items()}
+    numbers |= {f"imagine/{name}": value for name, value in last_values(imagine).items()}
     numbers |= {f"model/{name}": value for name, value in last_values(run).items()}
     numbers["parameters"] = sum(parameter.numel() for parameter in reasoner.parameters()) / 1e6
     card = CARD.read_text(encoding="utf-8")

@@ -225,7 +225,7 @@ def test_a_description_is_of_every_frame_that_is_shown(drawn):
 
 
 def test_questions_are_answered_with_the_frames_that_answer_them_in_view(drawn):
-    steps, targets, answers = Counter(), Counter(), Counter()
+    steps, targets, answers, interpolations = Counter(), Counter(), Counter(), 0
     for episode, records in drawn:
         answer = records["answer"]
         shown = answer["image"]
@@ -234,17 +234,26 @@ def test_questions_are_answered_with_the_frames_that_answer_them_in_view(drawn):
         human, gpt = (turn["value"] for turn in answer["conversations"])
         assert human.count("<image>") == len(shown)
         question, *options = human.rpartition("<image>\n")[2].split("\n")
-        name, hop = re.fullmatch(r"In which zone is the (.+) after (\d) steps?\?", question).groups()
-        assert shown[-1] == 4 + int(hop)
+        told = re.fullmatch(r"After 4 steps the (.+) is in the (.+) zone. In which zone is it after 1 step\?", question)
+        if told:
+            name, later = told.groups()
+            assert later == ZONES[episode.zone(episode.asked.names.index(name), 8)]
+            assert shown[-1] == 5
+            interpolations += 1
+        else:
+            name, hop = re.fullmatch(r"In which zone is the (.+) after (\d) steps?\?", question).groups()
+            assert shown[-1] == 4 + int(hop)
+            steps[shown[-1]] += 1
         assert sorted(option[3:] for option in options) == sorted(ZONES)
         assert [option[:3] for option in options] == ["A. ", "B. ", "C. ", "D. "]
         assert ZONES[episode.zone(episode.asked.names.index(name), shown[-1])] == answer["answer"]
         check_caption(gpt, episode, shown[-1], name)
         assert answer["reasoning_image"] == []
-        steps[shown[-1]] += 1
         targets[episode.asked.names.index(name)] += 1
         answers[answer["answer"]] += 1
-    assert min(*steps.values(), *targets.values()) > len(drawn) / 5
+    assert min(*steps.values(), interpolations) > len(drawn) / 6
+    assert set(steps) == {5, 6, 7}
+    assert min(targets.values()) > len(drawn) / 5
     assert min(answers.values()) > len(drawn) / 8
     assert len(answers) == 4
 

@@ -294,7 +294,7 @@ class ChatEncoder:
         encoded = self._encode(sample, self.text(sample, counts), observed)
         if futures:
             inputs = self.processor.image_processor(
-                images=[self._resize(picture) for picture in futures], do_resize=False, return_tensors="pt"
+                images=[self.as_hint(picture) for picture in futures], do_resize=False, return_tensors="pt"
             )
             encoded = replace(encoded, hint_pixel_values=inputs["pixel_values"], hint_grid_thw=inputs["image_grid_thw"])
         labels = self._labels(encoded.input_ids)
@@ -371,7 +371,8 @@ class ChatEncoder:
         rows, columns = hint_size(height, width, self.max_hint_tokens, self.unit)
         return rows * columns // self.unit**2
 
-    def _resize(self, picture: Image.Image) -> Image.Image:
+    def as_hint(self, picture: Image.Image) -> Image.Image:
+        """A frame in the size in which its features are the targets of latents."""
         height, width = hint_size(picture.height, picture.width, self.max_hint_tokens, self.unit)
         return picture.resize((width, height), _RESAMPLING)
 

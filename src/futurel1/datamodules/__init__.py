@@ -1,5 +1,6 @@
 """LightningDataModules: they tie records, encoders and loaders together."""
 
+from futurel1.datamodules.event_clips import EventClipsDataModule
 from futurel1.datamodules.event_frames import EventFramesDataModule
 from futurel1.datamodules.events import BouncingEventsDataModule
 from futurel1.datamodules.futurebench import FutureBenchDataModule
@@ -11,6 +12,7 @@ from futurel1.datamodules.video_hint import VideoHintDataModule
 
 __all__ = [
     "BouncingEventsDataModule",
+    "EventClipsDataModule",
     "EventFramesDataModule",
     "FutureBenchDataModule",
     "PlannedLoader",

@@ -74,7 +74,7 @@ class EventFramesDataModule(LightningDataModule):
         if min(seed, num_workers) < 0:
             raise ConfigError(f"seed and num_workers count from 0, got {seed} and {num_workers}")
 
-    def _loader(self, stream: int, count: int, first: Callable[[], int]) -> "_BatchesFrom":
+    def _loader(self, stream: int, count: int, first: Callable[[], int]) -> "BatchesFrom":
         hparams = self.hparams
         if self.trainer is None:
             raise ConfigError("frames are cut into patches by the model's processor: load them inside a Trainer")
@@ -86,23 +86,30 @@ class EventFramesDataModule(LightningDataModule):
             frame_sizes=hparams["frame_sizes"],
             noise=hparams["noise"],
         )
-        return _BatchesFrom(frames, count, first, hparams["num_workers"])
+        return BatchesFrom(frames, count, first, hparams["num_workers"])
 
-    def train_dataloader(self) -> "_BatchesFrom":
+    def train_dataloader(self) -> "BatchesFrom":
         """Training batches, in the same order in every epoch."""
         trainer: Any = self.trainer
         return self._loader(0, self.hparams["num_batches"], lambda: trainer.fit_loop.batch_idx + 1)
 
-    def val_dataloader(self) -> "_BatchesFrom":
+    def val_dataloader(self) -> "BatchesFrom":
         """Validation batches."""
         return self._loader(1, self.hparams["num_val_batches"], lambda: 0)
 
 
-class _BatchesFrom:
-    """A sized loader of batches in order, from the one where a run stopped."""
+class BatchesFrom:
+    """A sized loader of batches in order, from the one where a run stopped.
 
-    def __init__(self, frames: "_FrameBatches", count: int, first: Callable[[], int], num_workers: int) -> None:
-        self.frames = frames
+    Args:
+        batches: batches by number.
+        count: how many there are.
+        first: number of the first one that is wanted, asked when a pass begins.
+        num_workers: processes that make them.
+    """
+
+    def __init__(self, batches: Dataset[Any], count: int, first: Callable[[], int], num_workers: int) -> None:
+        self.batches = batches
         self.count = count
         self.first = first
         self.num_workers = num_workers
@@ -110,13 +117,13 @@ class _BatchesFrom:
     def __len__(self) -> int:
         return self.count
 
-    def __iter__(self) -> Iterator[FrameBatch]:
+    def __iter__(self) -> Iterator[Any]:
         # A generator: a Trainer that resumes makes its iterator before it has put its counts in order, and after an
         # epoch's end makes no other.
         numbers = range(self.first(), self.count)
         # Its own generator: a pass must not draw from the global random state, which a resumed run has put back.
         yield from DataLoader(
-            self.frames, sampler=numbers, batch_size=None, num_workers=self.num_workers, generator=torch.Generator()
+            self.batches, sampler=numbers, batch_size=None, num_workers=self.num_workers, generator=torch.Generator()
         )
 
     def state_dict(self) -> dict[str, Any]:

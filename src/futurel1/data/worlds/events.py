@@ -527,19 +527,22 @@ def make_event_episodes(
     return (make_event_episode(split, number, seed=seed, size=size, kinds=kinds) for number in range(count))
 
 
-def make_event_scenes(rng: np.random.Generator, count: int, *, size: int = 96) -> list[EventScene]:
-    """Draw scenes without questions, of all combinations of colour and form and all layouts.
+def make_event_scenes(
+    rng: np.random.Generator, count: int, *, size: int = 96, split: Split | None = None
+) -> list[EventScene]:
+    """Draw scenes without questions.
 
     Args:
         rng: where they are drawn from.
         count: number of scenes.
         size: side of the frames in pixels, a multiple of 32.
+        split: take combinations of colour and form, and layouts, of this split; None for all there are.
 
     Returns:
         The scenes.
     """
     Arena(size)
-    every_layout = [*layouts_of("train"), *layouts_of("test")]
+    every_layout = [*layouts_of("train"), *layouts_of("test")] if split is None else layouts_of(split)
     scenes: list[EventScene] = []
     while len(scenes) < count:
         layouts = [every_layout[number] for number in rng.integers(len(every_layout), size=count)]
@@ -549,7 +552,7 @@ def make_event_scenes(rng: np.random.Generator, count: int, *, size: int = 96) -
                 EventScene(
                     size=size,
                     layout=layouts[number],
-                    last_colours=_apart_colours(rng),
+                    last_colours=_apart_colours(rng) if split is None else _draw_colours(split, rng),
                     states=states.scene(int(number)),
                 )
             )

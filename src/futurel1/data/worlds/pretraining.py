@@ -15,13 +15,14 @@ import numpy as np
 from futurel1.data.frames import POOL_SIZE
 from futurel1.data.worlds.bouncing import COLOURS, FORMS, ZONES
 from futurel1.data.worlds.collisions import NUM_SHAPES
-from futurel1.data.worlds.events import OBSERVED, EventEpisode
+from futurel1.data.worlds.events import INTERPOLATION, LATER, OBSERVED, EventEpisode
 
 __all__ = ["describe", "pretraining_records"]
 
 CELLS_ACROSS = 8
 WINDOW = 4  # frames in a description
-IMAGINED = (5, 6, 7)  # pool frames, 1-based, and steps
+STEPS = (1, 2, 3)  # after the last observed one
+IMAGINED = tuple(OBSERVED[-1] + step for step in STEPS)  # pool frames, 1-based, and steps
 WATCHED = 2  # frames from which speeds can be told
 ANSWERS = 4  # seeds what `answer` asks for, beside the number of the clip
 
@@ -85,15 +86,15 @@ def pretraining_records(episode: EventEpisode, video: str) -> dict[str, dict[str
 
 
 def _about_what_is_shown(episode: EventEpisode) -> EventEpisode:
-    """The clip with another question: where one of its shapes is in one of the frames that others are to imagine."""
+    """The clip with another question, in the words of one of the four splits: where one of its shapes is in one of the
+    frames that others are to imagine."""
     rng = np.random.default_rng((episode.number, ANSWERS))
-    target, step = int(rng.integers(NUM_SHAPES)), int(rng.choice(IMAGINED))
+    target, hop = int(rng.integers(NUM_SHAPES)), int(rng.choice((*STEPS, INTERPOLATION)))
+    told = episode.zone(target, LATER) if hop == INTERPOLATION else -1
+    asked = replace(episode.asked, kind="zone", hop=hop, target=target, later_zone=told)
     choices = tuple(rng.permutation(len(ZONES)).tolist())
-    asked = replace(
-        episode.asked, kind="zone", hop=step - OBSERVED[-1], target=target, choices=choices, later_zone=-1,
-        right=choices.index(episode.zone(target, step)),
-    )  # fmt: skip
-    return replace(episode, asked=asked)
+    right = choices.index(episode.zone(target, asked.window[1]))
+    return replace(episode, asked=replace(asked, choices=choices, right=right))
 
 
 def _record(

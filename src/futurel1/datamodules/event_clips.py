@@ -1,0 +1,171 @@
+"""Unlabelled clips of the world of events, drawn in memory: frames to see, and frames to imagine."""
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning import LightningDataModule
+from PIL import Image
+from torch.utils.data import Dataset
+
+from futurel1.data import SFTBatch
+from futurel1.data.chat import ChatEncoder
+from futurel1.data.records import Frame, Sample, Turn
+from futurel1.data.worlds import make_event_scenes
+from futurel1.data.worlds.collisions import NUM_STATES
+from futurel1.datamodules.event_frames import BatchesFrom
+from futurel1.errors import ConfigError
+
+__all__ = ["EventClipsDataModule"]
+
+
+class EventClipsDataModule(LightningDataModule):
+    """Batches of unlabelled clips: their first frames are observed, the frames that follow are hints.
+
+    What unlabelled video teaches is how it goes on. Millions of frames cost nothing here, where as many clips on disk
+    would take hours. Combinations of colour and form, and layouts, are those of training worlds. A batch depends on the
+    seed and its number alone, so a resumed run sees what it would have seen.
+
+    Args:
+        num_batches: training batches of an epoch.
+        num_val_batches: validation batches, of clips of their own.
+        batch_size: clips in a batch.
+        observed: frames that are shown; two tell speeds.
+        imagined: frames after those that are to be imagined; a clip has 10 in all.
+        frame_size: side of the frames in pixels, a multiple of 32.
+        noise: standard deviation of pixel noise in grey levels, since compressed video is not clean.
+        max_latent_tokens: as of :class:`VideoHintDataModule`.
+        fixed_latents: as of :class:`VideoHintDataModule`.
+        max_hint_tokens: as of :class:`VideoHintDataModule`.
+        system_prompt: as of :class:`VideoHintDataModule`.
+        seed: seed of the clips.
+        num_workers: processes that draw; 0 draws in the training process.
+
+    Raises:
+        ConfigError: a number that cannot work.
+    """
+
+    def __init__(
+        self,
+        num_batches: int = 2000,
+        num_val_batches: int = 4,
+        batch_size: int = 96,
+        observed: int = 2,
+        imagined: int = 8,
+        frame_size: int = 64,
+        noise: float = 2.0,
+        max_latent_tokens: int = 1,
+        fixed_latents: bool = True,
+        max_hint_tokens: int | None = 4,
+        system_prompt: str | None = None,
+        seed: int = 0,
+        num_workers: int = 1,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        if min(num_batches, num_val_batches, batch_size) < 1:
+            raise ConfigError(
+                "num_batches, num_val_batches and batch_size are at least 1, got "
+                f"{num_batches}, {num_val_batches} and {batch_size}"
+            )
+        if min(observed, imagined) < 1 or observed + imagined > NUM_STATES:
+            raise ConfigError(
+                f"observed={observed} and imagined={imagined}: at least 1 each, and together at most the "
+                f"{NUM_STATES} frames of a clip"
+            )
+        if frame_size < 32 or frame_size % 32:
+            raise ConfigError(f"frame_size={frame_size}: a multiple of 32 is needed")
+        if not noise >= 0:
+            raise ConfigError(f"noise is a number of grey levels from 0, got {noise}")
+        if min(seed, num_workers) < 0:
+            raise ConfigError(f"seed and num_workers count from 0, got {seed} and {num_workers}")
+
+    def _loader(self, stream: int, count: int, first: Callable[[], int]) -> BatchesFrom:
+        hparams = self.hparams
+        if self.trainer is None:
+            raise ConfigError("clips are encoded by the model's processor: load them inside a Trainer")
+        module: Any = self.trainer.lightning_module
+        encoder = ChatEncoder(
+            module.processor,
+            max_latent_tokens=hparams["max_latent_tokens"],
+            fixed_latents=hparams["fixed_latents"],
+            max_hint_tokens=hparams["max_hint_tokens"],
+            system_prompt=hparams["system_prompt"],
+        )
+        clips = _ClipBatches(
+            encoder,
+            entropy=(hparams["seed"], stream),
+            size=hparams["batch_size"],
+            frames=(hparams["observed"], hparams["imagined"]),
+            frame_size=hparams["frame_size"],
+            noise=hparams["noise"],
+        )
+        return BatchesFrom(clips, count, first, hparams["num_workers"])
+
+    def train_dataloader(self) -> BatchesFrom:
+        """Training batches, in the same order in every epoch."""
+        trainer: Any = self.trainer
+        return self._loader(0, self.hparams["num_batches"], lambda: trainer.fit_loop.batch_idx + 1)
+
+    def val_dataloader(self) -> BatchesFrom:
+        """Validation batches."""
+        return self._loader(1, self.hparams["num_val_batches"], lambda: 0)
+
+
+class _ClipBatches(Dataset[SFTBatch]):
+    """Batches by number."""
+
+    def __init__(
+        self,
+        encoder: ChatEncoder,
+        *,
+        entropy: tuple[int, int],
+        size: int,
+        frames: tuple[int, int],
+        frame_size: int,
+        noise: float,
+    ) -> None:
+        self.encoder = encoder
+        self.entropy = entropy
+        self.size = size
+        self.observed, self.imagined = frames
+        self.frame_size = frame_size
+        self.noise = noise
+        self.template = encoder.encode(self._blank())
+
+    def _blank(self) -> Sample:
+        """A clip of black frames: all clips of one size have its tokens."""
+        file = io.BytesIO()
+        Image.new("RGB", (self.frame_size, self.frame_size)).save(file, "PNG")
+        frame = Frame(Path("blank.png"), None, file.getvalue())
+        turns = (Turn("user", (frame,) * self.observed), Turn("assistant", (frame,) * self.imagined))
+        return Sample("blank:1", turns, None, {})
+
+    def __getitem__(self, number: int) -> SFTBatch:
+        rng = np.random.default_rng(np.random.SeedSequence([*self.entropy, number]))
+        length = self.observed + self.imagined
+        scenes = make_event_scenes(rng, self.size, size=self.frame_size, split="pretrain")
+        starts = rng.integers(NUM_STATES - length + 1, size=self.size).tolist()
+        clean = np.stack(
+            [scene.render(range(start, start + length)) for scene, start in zip(scenes, starts, strict=True)]
+        )
+        disturbed = clean + self.noise * rng.standard_normal(clean.shape, dtype=np.float32)
+        noisy = np.clip(np.rint(disturbed), 0, 255).astype(np.uint8)
+        seen = [Image.fromarray(frame) for clip in noisy[:, : self.observed] for frame in clip]
+        hints = [self.encoder.as_hint(Image.fromarray(frame)) for clip in noisy[:, self.observed :] for frame in clip]
+        patches = self.encoder.processor.image_processor
+        shown, future = (patches(images=pictures, do_resize=False, return_tensors="pt") for pictures in (seen, hints))
+        template = self.template
+        return SFTBatch(
+            input_ids=template.input_ids.repeat(self.size, 1),
+            attention_mask=torch.ones_like(template.input_ids).repeat(self.size, 1),
+            labels=template.labels.repeat(self.size, 1),
+            pixel_values=shown["pixel_values"],
+            image_grid_thw=shown["image_grid_thw"],
+            hint_pixel_values=future["pixel_values"],
+            hint_grid_thw=future["image_grid_thw"],
+            sample_ids=tuple(f"clips-{self.entropy[1]}-{number}:{row + 1}" for row in range(self.size)),
+        )
