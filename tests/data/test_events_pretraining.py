@@ -199,11 +199,20 @@ def check_caption(text, episode, step, first):
 def test_imagined_frames_are_described_as_they_are(drawn, source):
     for episode, records in drawn:
         tell = records["tell"]
-        before, *told, after = (text.strip() for text in tell["conversations"][1]["value"].split("<image>"))
-        assert before == after == ""
-        for text, step in zip(told, (5, 6), strict=True):
-            check_description(text, episode, step)
-        check_caption(tell["answer"], episode, 7, episode.asked.names[episode.asked.target])
+        question, response = (turn["value"] for turn in tell["conversations"])
+        before, *told, after = (text.strip() for text in response.split("<image>"))
+        assert after == ""
+        first = episode.asked.names[episode.asked.target]
+        if episode.number % 2:
+            assert question.endswith("\nImagine what comes next and tell the zones.")
+            for text, step in zip((before, *told), (4, 5, 6), strict=True):
+                check_caption(text, episode, step, first)
+        else:
+            assert question.endswith("\nImagine what comes next and describe it.")
+            assert before == ""
+            for text, step in zip(told, (5, 6), strict=True):
+                check_description(text, episode, step)
+        check_caption(tell["answer"], episode, 7, first)
     sample = source.sample(PRETRAINING_KINDS.index("tell") * CLIPS)
     parts = sample.turns[-1].parts
     assert [getattr(part, "pool_index", "text") for part in parts] == [5, "text", 6, "text", 7]
@@ -216,16 +225,16 @@ def test_a_description_is_of_every_frame_that_is_shown(drawn):
         record = records["describe"]
         human, gpt = (turn["value"] for turn in record["conversations"])
         labels = [int(label) for label in re.findall(r"^frame_(\d)\n<image>$", human, re.MULTILINE)]
-        assert record["image"] == labels == list(range(labels[0], labels[0] + 4))
+        assert record["image"] == labels == list(range(labels[0], labels[0] + 2))
         assert gpt == ""
         for text, step in zip(record["answer"].split("; "), labels, strict=True):
             check_description(text, episode, step)
         windows[labels[0]] += 1
-    assert set(windows) == {1, 2, 3, 4, 5}
+    assert set(windows) == {1, 2, 3, 4, 5, 6, 7}
 
 
 def test_questions_are_answered_with_the_frames_that_answer_them_in_view(drawn):
-    steps, targets, answers, interpolations = Counter(), Counter(), Counter(), 0
+    steps, targets, answers, arrivals = Counter(), Counter(), Counter(), Counter()
     for episode, records in drawn:
         answer = records["answer"]
         shown = answer["image"]
@@ -234,24 +243,35 @@ def test_questions_are_answered_with_the_frames_that_answer_them_in_view(drawn):
         human, gpt = (turn["value"] for turn in answer["conversations"])
         assert human.count("<image>") == len(shown)
         question, *options = human.rpartition("<image>\n")[2].split("\n")
-        told = re.fullmatch(r"After 4 steps the (.+) is in the (.+) zone. In which zone is it after 1 step\?", question)
+        told = re.fullmatch(r"After 4 steps the (.+) is in the (.+) zone. When does it get there\?", question)
         if told:
             name, later = told.groups()
-            assert later == ZONES[episode.zone(episode.asked.names.index(name), 8)]
-            assert shown[-1] == 5
-            interpolations += 1
+            path = [ZONES[episode.zone(episode.asked.names.index(name), step)] for step in range(4, 9)]
+            arrival = int(answer["answer"].split()[1])
+            assert later == path[-1]
+            assert [zone == later for zone in path] == [False] * arrival + [True] * (5 - arrival)
+            assert shown[-1] == 7
+            for text, step in zip(gpt.split("\n"), range(4, 8), strict=True):
+                check_caption(text, episode, step, name)
+            assert sorted(option[3:] for option in options) == [
+                "After 1 step",
+                *(f"After {n} steps" for n in (2, 3, 4)),
+            ]
+            arrivals[arrival] += 1
         else:
             name, hop = re.fullmatch(r"In which zone is the (.+) after (\d) steps?\?", question).groups()
             assert shown[-1] == 4 + int(hop)
+            assert ZONES[episode.zone(episode.asked.names.index(name), shown[-1])] == answer["answer"]
+            check_caption(gpt, episode, shown[-1], name)
+            assert sorted(option[3:] for option in options) == sorted(ZONES)
             steps[shown[-1]] += 1
-        assert sorted(option[3:] for option in options) == sorted(ZONES)
+            answers[answer["answer"]] += 1
         assert [option[:3] for option in options] == ["A. ", "B. ", "C. ", "D. "]
-        assert ZONES[episode.zone(episode.asked.names.index(name), shown[-1])] == answer["answer"]
-        check_caption(gpt, episode, shown[-1], name)
         assert answer["reasoning_image"] == []
         targets[episode.asked.names.index(name)] += 1
-        answers[answer["answer"]] += 1
-    assert min(*steps.values(), interpolations) > len(drawn) / 6
+    assert min(steps.values()) > len(drawn) / 6
+    assert sum(arrivals.values()) > len(drawn) / 10
+    assert set(arrivals) == {1, 2, 3, 4}
     assert set(steps) == {5, 6, 7}
     assert min(targets.values()) > len(drawn) / 5
     assert min(answers.values()) > len(drawn) / 8

@@ -380,15 +380,27 @@ def test_a_world_may_ask_for_zones_alone():
     cells = Counter((episode.question_type, episode.asked.kind, episode.answer) for episode in episodes)
     assert cells == {(f"hop{hop}", "zone", letter): 4 for hop in (1, 2, 3, 5) for letter in "ABCD"}
     for episode in episodes:
-        target, step = episode.asked.target, {"hop1": 5, "hop2": 6, "hop3": 7, "hop5": 5}[episode.question_type]
+        target, step = episode.asked.target, {"hop1": 5, "hop2": 6, "hop3": 7, "hop5": 7}[episode.question_type]
         assert episode.asked.hints == tuple(range(5, step + 1))
-        assert episode.options[episode.answer] == zone_name(episode.states.positions[step, target])
-        assert episode.options[episode.answer] == ZONES[episode.zone(target, step)]
+        answer, name = episode.options[episode.answer], episode.asked.names[target]
         if episode.question_type == "hop5":
-            later = zone_name(episode.states.positions[8, target])
-            name = episode.asked.names[target]
-            told = f"After 4 steps the {name} is in the {later} zone. In which zone is it after 1 step?"
-            assert episode.question == told
+            path = [zone_name(place) for place in episode.states.positions[4:9, target]]
+            assert episode.question == f"After 4 steps the {name} is in the {path[-1]} zone. When does it get there?"
+            assert sorted(episode.options.values()) == ["After 1 step", *(f"After {n} steps" for n in (2, 3, 4))]
+            arrival = int(answer.split()[1])
+            assert [zone == path[-1] for zone in path] == [False] * arrival + [True] * (5 - arrival)
+        else:
+            assert answer == zone_name(episode.states.positions[step, target]) == ZONES[episode.zone(target, step)]
+
+
+def test_arrivals_are_first_and_for_good():
+    there = np.array([[0, 0, 1, 1, 1], [0, 1, 0, 0, 1], [1, 1, 1, 1, 1], [0, 0, 0, 0, 1], [0, 0, 0, 0, 0]], bool)
+    expected = [[0, 1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 1], [0, 0, 0, 0]]
+    assert events.arrivals(there).tolist() == np.array(expected, bool).tolist()
+    assert (events.arrivals(np.stack([there, there])) == events.arrivals(there)).all()
+
+
+def test_kinds_that_are_none():
     with pytest.raises(ConfigError, match="zone, event, pair, gate"):
         make_event_episode("train", 0, kinds=())
     with pytest.raises(ConfigError, match=r"kinds=.'zone', 'zone'.*each once"):

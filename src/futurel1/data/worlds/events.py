@@ -2,8 +2,8 @@
 
 A clip has 10 frames and frame i shows step i: its 8-frame pool is exactly frames 1 to 8. A model sees steps 1 to 4 and
 is asked what happens in the first, second or third step after that (`hop1` to `hop3`), or, told where a shape is after
-four more steps, what happens on the way (`hop5`). The hints are the frames up to the one asked about, for `hop5` those
-between.
+four more steps, what happens on the way, or when it gets there (`hop5`). The hints are the frames up to the one asked
+about, for `hop5` those between.
 
 Rules of the world: a circle, a square and a triangle move on straight lines. Two that touch bounce off each other and
 both change colour, red with yellow, green with purple, blue with orange. A gate bars the arena from wall to wall until
@@ -87,11 +87,10 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
-MANIFEST_VERSION = 1  # raise it when the same seed no longer gives the same clips
+MANIFEST_VERSION = 2  # raise it when the same seed no longer gives the same clips
 OBSERVED = (1, 2, 3, 4)  # pool frames, 1-based, and steps
 INTERPOLATION = 5  # the `hop` of questions about what happens on the way to a later frame
 LATER = 8  # the step that those tell about
-ON_THE_WAY = 5  # the step whose zone those ask for that ask for one
 STAY_RATE = 0.25  # share of zone questions whose answer is the last seen zone: repeating it is no better than chance
 SLOWEST, FASTEST = 0.05, 0.10  # arena sides per step: what a small model can foresee for three steps
 ACROSS_THE_GATE = 0.3  # part of their motion across the gate that shapes keep in scenes with a gate that lasts
@@ -149,12 +148,12 @@ class Asked:
     """A question and its answer, drawn before there is a scene.
 
     Args:
-        kind: `zone` asks where a shape is, `event` what happens to it, `pair` which two touch, `gate` which one
-            opens the gate.
+        kind: `zone` asks where a shape is, or when it gets where it will be, `event` what happens to it, `pair` which
+            two touch, `gate` which one opens the gate.
         hop: step asked about, counted from the last observed one, or `INTERPOLATION`.
         target: number of the shape it is about; a `pair` or `gate` question tells about it in interpolations only.
         colours: number of each shape's colour when last seen.
-        choices: codes of the four options in the order shown: zones, or what can happen, or pairs, or shapes.
+        choices: codes of the four options in the order shown: zones, steps, what can happen, pairs or shapes.
         right: place of the right one.
         later_zone: number of the target's zone after an interpolation; -1 for other hops.
         stays: whether the answer to a zone question is the zone last seen.
@@ -177,9 +176,9 @@ class Asked:
     @property
     def window(self) -> tuple[int, int]:
         """First and last step that the question is about."""
-        if self.hop == INTERPOLATION and self.kind != "zone":
+        if self.hop == INTERPOLATION:
             return LAST_SEEN + 1, LATER
-        return (ON_THE_WAY if self.hop == INTERPOLATION else LAST_SEEN + self.hop,) * 2
+        return (LAST_SEEN + self.hop,) * 2
 
     @property
     def hints(self) -> tuple[int, ...]:
@@ -199,7 +198,7 @@ class Asked:
         if self.hop == INTERPOLATION:
             told = f"After {LATER - LAST_SEEN} steps the {name} is in the {ZONES[self.later_zone]} zone. "
             asked = {
-                "zone": f"In which zone is it after {_steps(ON_THE_WAY - LAST_SEEN)}?",
+                "zone": "When does it get there?",
                 "event": "What happens to it on the way?",
                 "pair": "Which shapes touch in these steps?",
                 "gate": "Which shape opens the gate in these steps?",
@@ -217,7 +216,7 @@ class Asked:
         """An option in words."""
         names = self.names
         if self.kind == "zone":
-            return ZONES[choice]
+            return f"After {_steps(choice + 1)}" if self.hop == INTERPOLATION else ZONES[choice]
         if self.kind == "event":
             contacts = [f"It touches the {name}" for name in names]
             bounces = [f"It hits the {wall}" for wall in WALLS]
@@ -831,6 +830,8 @@ def _off_the_pillars_edge(states: States, layouts: Sequence[Layout]) -> Bools:
 def _outcomes(asked: Asked, states: States, first: int, last: int) -> Bools:
     """(B, codes) which answers, by code, are true of the steps from `first` to `last`."""
     steps, target = slice(first, last + 1), asked.target
+    if asked.kind == "zone" and asked.hop == INTERPOLATION:
+        return arrivals(_zones(states.positions[:, LAST_SEEN : LATER + 1, target]) == asked.later_zone)
     if asked.kind == "zone":
         there: Bools = _zones(states.positions[:, last, target])[:, None] == np.arange(len(ZONES))
         return there
@@ -847,6 +848,12 @@ def _outcomes(asked: Asked, states: States, first: int, last: int) -> Bools:
     return np.concatenate([found, ~np.any(found, axis=1, keepdims=True)], axis=1)
 
 
+def arrivals(there: Bools) -> Bools:
+    """(..., K) whether a shape is somewhere for the first time in a step and stays, from (..., 1 + K) where it is."""
+    steps = range(1, there.shape[-1])
+    return np.stack([~there[..., :step].any(axis=-1) & there[..., step:].all(axis=-1) for step in steps], axis=-1)
+
+
 def _fits(asked: Asked, states: States, edge_free: Bools) -> Bools:
     """(B,) in which scenes the right option is true, beyond dispute, and the other three are not."""
     first, last = asked.window
@@ -855,7 +862,8 @@ def _fits(asked: Asked, states: States, edge_free: Bools) -> Bools:
 
     true = _outcomes(asked, states, first, last)[:, list(asked.choices)]
     fits: Bools = true[:, asked.right] & (true.sum(axis=1) == 1)
-    if asked.hop == INTERPOLATION and asked.answer != (NOTHING if asked.kind == "event" else NO_ONE):
+    nothing = {"event": NOTHING, "pair": NO_ONE, "gate": NO_ONE}.get(asked.kind, asked.answer)
+    if asked.hop == INTERPOLATION and asked.answer != nothing:
         fits &= _outcomes(asked, states, first, last - 1)[:, asked.answer]  # hints lie between, so the event does too
 
     fits &= states.clear_cut[:, LAST_SEEN : last + 2, involved].all(axis=(1, 2))
@@ -870,7 +878,7 @@ def _fits(asked: Asked, states: States, edge_free: Bools) -> Bools:
     told = [*range(LAST_SEEN, last + 1)] if asked.kind == "zone" else [LAST_SEEN, last]
     told += [LATER] if asked.later_zone >= 0 else []
     fits &= (np.abs(states.positions[:, told, target] - 0.5) >= MARGIN).all(axis=(1, 2))
-    if asked.kind == "zone" and asked.hop != INTERPOLATION:  # nothing comes back from the zone opposite in two steps
+    if asked.kind == "zone" and asked.hop != INTERPOLATION:
         fits &= (_zones(states.positions[:, LAST_SEEN, target]) == asked.answer) == asked.stays
     if asked.later_zone >= 0:
         fits &= _zones(states.positions[:, LATER, target]) == asked.later_zone

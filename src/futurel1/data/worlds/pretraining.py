@@ -15,12 +15,12 @@ import numpy as np
 from futurel1.data.frames import POOL_SIZE
 from futurel1.data.worlds.bouncing import COLOURS, FORMS, ZONES
 from futurel1.data.worlds.collisions import NUM_SHAPES
-from futurel1.data.worlds.events import INTERPOLATION, LATER, OBSERVED, EventEpisode
+from futurel1.data.worlds.events import INTERPOLATION, LATER, OBSERVED, EventEpisode, arrivals
 
 __all__ = ["describe", "pretraining_records"]
 
 CELLS_ACROSS = 8
-WINDOW = 4  # frames in a description
+WINDOW = 2  # frames in a description
 STEPS = (1, 2, 3)  # after the last observed one
 IMAGINED = tuple(OBSERVED[-1] + step for step in STEPS)  # pool frames, 1-based, and steps
 WATCHED = 2  # frames from which speeds can be told
@@ -47,15 +47,19 @@ def pretraining_records(episode: EventEpisode, video: str) -> dict[str, dict[str
         video: path of its clip, relative to the folder of the records' file.
 
     Returns:
-        By kind: ``describe``: four consecutive frames, each of them described; ``imagine``: an unlabelled video, three
+        By kind: ``describe``: two consecutive frames, each of them described; ``imagine``: an unlabelled video, three
         frames to imagine after four; ``watch``: the same, all frames after two; ``tell``: the first, with the imagined
-        frames described, the last of them by the zones of the shapes; ``answer``: a question about where a shape is,
-        with that frame in view.
+        frames described, of every other clip in the captions that thoughts about zones are; ``answer``: a question
+        about where a shape is, or when it got there, with those frames in view.
     """
     first = 1 + episode.number % (POOL_SIZE - WINDOW + 1)
     window = range(first, first + WINDOW)
-    # In cells, of which every step has others, so that they have to be read: zones are mostly those of the step before.
-    thoughts = " <image>\n".join(["", *(describe(episode, step) for step in IMAGINED[:-1]), ""])
+    if episode.number % 2:
+        asked, told = "tell the zones", [episode.caption(step) for step in (OBSERVED[-1], *IMAGINED[:-1])]
+    else:
+        # Of every step in other cells, which have to be read: zones are mostly those of the step before.
+        asked, told = "describe it", ["", *(describe(episode, step) for step in IMAGINED[:-1])]
+    thoughts = " <image>\n".join([*told, ""])
     shown = _about_what_is_shown(episode)
     return {
         "describe": _record(
@@ -75,26 +79,40 @@ def pretraining_records(episode: EventEpisode, video: str) -> dict[str, dict[str
             "reasoning_image": list(range(WATCHED + 1, POOL_SIZE + 1)),
         },
         "tell": _record(
-            episode, "tell", video, OBSERVED, "Imagine what comes next and describe it.", thoughts,
+            episode, "tell", video, OBSERVED, f"Imagine what comes next and {asked}.", thoughts,
             episode.caption(IMAGINED[-1]), IMAGINED,
         ),
         "answer": _record(
             episode, "answer", video, [*OBSERVED, *shown.asked.hints], shown.question + shown.listed_options,
-            shown.thoughts[-1], shown.options[shown.answer],
+            "\n".join(shown.thoughts if shown.asked.hop == INTERPOLATION else shown.thoughts[-1:]),
+            shown.options[shown.answer],
         ),
     }  # fmt: skip
 
 
 def _about_what_is_shown(episode: EventEpisode) -> EventEpisode:
-    """The clip with another question, in the words of one of the four splits: where one of its shapes is in one of the
-    frames that others are to imagine."""
+    """The clip with a question about where a shape is in a frame that others are to imagine, or when it got there."""
     rng = np.random.default_rng((episode.number, ANSWERS))
-    target, hop = int(rng.integers(NUM_SHAPES)), int(rng.choice((*STEPS, INTERPOLATION)))
-    told = episode.zone(target, LATER) if hop == INTERPOLATION else -1
-    asked = replace(episode.asked, kind="zone", hop=hop, target=target, later_zone=told)
+    zones = np.array(
+        [[episode.zone(shape, step) for step in range(OBSERVED[-1], LATER + 1)] for shape in range(NUM_SHAPES)]
+    )
+    arrived = arrivals(zones == zones[:, -1:])
+    hop = int(rng.choice((*STEPS, INTERPOLATION))) if arrived.any() else int(rng.choice(STEPS))
+    target = int(rng.choice(np.flatnonzero(arrived.any(axis=1)) if hop == INTERPOLATION else NUM_SHAPES))
+    answer, told = int(zones[target, hop % INTERPOLATION]), -1
+    if hop == INTERPOLATION:
+        answer, told = int(arrived[target].argmax()), int(zones[target, -1])
     choices = tuple(rng.permutation(len(ZONES)).tolist())
-    right = choices.index(episode.zone(target, asked.window[1]))
-    return replace(episode, asked=replace(asked, choices=choices, right=right))
+    asked = replace(
+        episode.asked,
+        kind="zone",
+        hop=hop,
+        target=target,
+        choices=choices,
+        right=choices.index(answer),
+        later_zone=told,
+    )
+    return replace(episode, asked=asked)
 
 
 def _record(
