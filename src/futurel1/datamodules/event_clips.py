@@ -1,13 +1,11 @@
 """Unlabelled clips of the world of events, drawn in memory: frames to see, and frames to imagine."""
 
 import io
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from lightning import LightningDataModule
 from PIL import Image
 from torch.utils.data import Dataset
 
@@ -16,13 +14,13 @@ from futurel1.data.chat import ChatEncoder
 from futurel1.data.records import Frame, Sample, Turn
 from futurel1.data.worlds import make_event_scenes
 from futurel1.data.worlds.collisions import NUM_STATES
-from futurel1.datamodules.event_frames import BatchesFrom
+from futurel1.datamodules.event_frames import DrawnDataModule
 from futurel1.errors import ConfigError
 
 __all__ = ["EventClipsDataModule"]
 
 
-class EventClipsDataModule(LightningDataModule):
+class EventClipsDataModule(DrawnDataModule):
     """Batches of unlabelled clips: their first frames are observed, the frames that follow are hints.
 
     What unlabelled video teaches is how it goes on. Millions of frames cost nothing here, where as many clips on disk
@@ -83,7 +81,8 @@ class EventClipsDataModule(LightningDataModule):
         if min(seed, num_workers) < 0:
             raise ConfigError(f"seed and num_workers count from 0, got {seed} and {num_workers}")
 
-    def _loader(self, stream: int, count: int, first: Callable[[], int]) -> BatchesFrom:
+    def batches(self, stream: int) -> "_ClipBatches":
+        """Clips of a stream."""
         hparams = self.hparams
         if self.trainer is None:
             raise ConfigError("clips are encoded by the model's processor: load them inside a Trainer")
@@ -95,7 +94,7 @@ class EventClipsDataModule(LightningDataModule):
             max_hint_tokens=hparams["max_hint_tokens"],
             system_prompt=hparams["system_prompt"],
         )
-        clips = _ClipBatches(
+        return _ClipBatches(
             encoder,
             entropy=(hparams["seed"], stream),
             size=hparams["batch_size"],
@@ -103,16 +102,6 @@ class EventClipsDataModule(LightningDataModule):
             frame_size=hparams["frame_size"],
             noise=hparams["noise"],
         )
-        return BatchesFrom(clips, count, first, hparams["num_workers"])
-
-    def train_dataloader(self) -> BatchesFrom:
-        """Training batches, in the same order in every epoch."""
-        trainer: Any = self.trainer
-        return self._loader(0, self.hparams["num_batches"], lambda: trainer.fit_loop.batch_idx + 1)
-
-    def val_dataloader(self) -> BatchesFrom:
-        """Validation batches."""
-        return self._loader(1, self.hparams["num_val_batches"], lambda: 0)
 
 
 class _ClipBatches(Dataset[SFTBatch]):

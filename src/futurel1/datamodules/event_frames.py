@@ -1,5 +1,6 @@
 """Frames of the world of events with what they show, drawn in memory."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -32,7 +33,37 @@ class FrameBatch(NamedTuple):
     codes: Tensor
 
 
-class EventFramesDataModule(LightningDataModule):
+class DrawnDataModule(LightningDataModule, ABC):
+    """Batches that are drawn in memory, by number.
+
+    A data module on it has the hyper-parameters `num_batches`, `num_val_batches` and `num_workers`.
+    """
+
+    @abstractmethod
+    def batches(self, stream: int) -> Dataset[Any]:
+        """Batches by number.
+
+        Args:
+            stream: 0 for training, 1 for validation; batches of one are not those of the other.
+
+        Raises:
+            ConfigError: there is no Trainer, whose model has the processor.
+        """
+
+    def train_dataloader(self) -> "BatchesFrom":
+        """Training batches, in the same order in every epoch."""
+        trainer: Any = self.trainer
+        hparams = self.hparams
+        return BatchesFrom(
+            self.batches(0), hparams["num_batches"], lambda: trainer.fit_loop.batch_idx + 1, hparams["num_workers"]
+        )
+
+    def val_dataloader(self) -> "BatchesFrom":
+        """Validation batches."""
+        return BatchesFrom(self.batches(1), self.hparams["num_val_batches"], lambda: 0, self.hparams["num_workers"])
+
+
+class EventFramesDataModule(DrawnDataModule):
     """Batches of random frames of the world of events, of all combinations of colour and form and all layouts.
 
     A batch depends on the seed and its number alone, so a resumed run sees what it would have seen.
@@ -74,28 +105,19 @@ class EventFramesDataModule(LightningDataModule):
         if min(seed, num_workers) < 0:
             raise ConfigError(f"seed and num_workers count from 0, got {seed} and {num_workers}")
 
-    def _loader(self, stream: int, count: int, first: Callable[[], int]) -> "BatchesFrom":
+    def batches(self, stream: int) -> "_FrameBatches":
+        """Frames of a stream."""
         hparams = self.hparams
         if self.trainer is None:
             raise ConfigError("frames are cut into patches by the model's processor: load them inside a Trainer")
         module: Any = self.trainer.lightning_module
-        frames = _FrameBatches(
+        return _FrameBatches(
             module.processor.image_processor,
             entropy=(hparams["seed"], stream),
             size=hparams["batch_size"],
             frame_sizes=hparams["frame_sizes"],
             noise=hparams["noise"],
         )
-        return BatchesFrom(frames, count, first, hparams["num_workers"])
-
-    def train_dataloader(self) -> "BatchesFrom":
-        """Training batches, in the same order in every epoch."""
-        trainer: Any = self.trainer
-        return self._loader(0, self.hparams["num_batches"], lambda: trainer.fit_loop.batch_idx + 1)
-
-    def val_dataloader(self) -> "BatchesFrom":
-        """Validation batches."""
-        return self._loader(1, self.hparams["num_val_batches"], lambda: 0)
 
 
 class BatchesFrom:

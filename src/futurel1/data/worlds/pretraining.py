@@ -99,9 +99,10 @@ def _about_what_is_shown(episode: EventEpisode) -> EventEpisode:
     arrived = arrivals(zones == zones[:, -1:])
     hop = int(rng.choice((*STEPS, INTERPOLATION))) if arrived.any() else int(rng.choice(STEPS))
     target = int(rng.choice(np.flatnonzero(arrived.any(axis=1)) if hop == INTERPOLATION else NUM_SHAPES))
-    answer, told = int(zones[target, hop % INTERPOLATION]), -1
     if hop == INTERPOLATION:
         answer, told = int(arrived[target].argmax()), int(zones[target, -1])
+    else:
+        answer, told = int(zones[target, hop]), -1
     choices = tuple(rng.permutation(len(ZONES)).tolist())
     asked = replace(
         episode.asked,
