@@ -1,17 +1,14 @@
 """Speed and memory of decoding G branches of one prompt, against G copies of the prompt, and against `transformers`.
 
     python benchmarks/decoding.py [--prompts 1024 3072] [--branches 8] [--tokens 128] [--repeats 3]
+                                  [--device cuda --dtype bfloat16]
 
 Each way runs in a process of its own, so that its peak memory is its own; the model (4 layers, width 256), the prompt
 (with images) and the seed are the same, and the tokens are compared.
 """
 
 import argparse
-import multiprocessing
-import resource
 import statistics
-import time
-from typing import Any
 
 import torch
 
@@ -19,6 +16,7 @@ from futurel1.data import PromptBatch
 from futurel1.models import LatentReasoner, LatentSettings, LatentTokens
 from futurel1.models.backbones import Qwen3VLBackbone
 from futurel1.models.backbones.tiny import VOCAB_SIZE, tiny_model
+from meters import add_device_options, in_fresh_process, machine, peak_mb, seconds_now
 
 IMAGE_SIDE = 16  # patches; an image gives 64 visual tokens
 
@@ -46,12 +44,12 @@ def make_prompt(reasoner: LatentReasoner, length: int, copies: int) -> PromptBat
     return PromptBatch(ids, torch.ones_like(ids), pixels, grid)
 
 
-def run(kind: str, options: argparse.Namespace, length: int, results: Any) -> None:
-    """One way of decoding, timed."""
-    reasoner = make_reasoner(length)
+def run(kind: str, options: argparse.Namespace, length: int) -> tuple[float, float, float, list[list[int]]]:
+    """One way of decoding: seconds, their spread, peak memory and tokens."""
+    reasoner = make_reasoner(length).to(options.device, getattr(torch, options.dtype))
     branches = 1 if kind in ("one row", "stock row") else options.branches
     copies = branches if kind in ("copies", "stock copies") else 1
-    prompt = make_prompt(reasoner, length, copies)
+    prompt = make_prompt(reasoner, length, copies).to(options.device)
 
     def decode() -> torch.Tensor:
         if kind.startswith("stock"):
@@ -69,15 +67,15 @@ def run(kind: str, options: argparse.Namespace, length: int, results: Any) -> No
         )  # fmt: skip
         return rollout.responses
 
-    idle = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    idle = peak_mb(options.device)
     tokens = decode()
     seconds = []
     for _ in range(options.repeats):
-        begin = time.perf_counter()
+        begin = seconds_now(options.device)
         decode()
-        seconds.append(time.perf_counter() - begin)
-    peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - idle) / 1024
-    results.put((kind, statistics.median(seconds), max(seconds) - min(seconds), peak, tokens.tolist()))
+        seconds.append(seconds_now(options.device) - begin)
+    peak = peak_mb(options.device) - idle
+    return statistics.median(seconds), max(seconds) - min(seconds), peak, tokens.tolist()
 
 
 KINDS = (
@@ -95,26 +93,20 @@ def main() -> None:
     parser.add_argument("--branches", type=int, default=8)
     parser.add_argument("--tokens", type=int, default=128)
     parser.add_argument("--repeats", type=int, default=3)
+    add_device_options(parser)
     options = parser.parse_args()
-    context = multiprocessing.get_context("spawn")
-    print(f"{vars(options)}, PyTorch {torch.__version__}, {torch.get_num_threads()} threads")
+    print(f"{vars(options)}, {machine(options.device)}")
     for length in options.prompts:
-        rows = {}
-        for kind, _ in KINDS:
-            results = context.Queue()
-            process = context.Process(target=run, args=(kind, options, length, results))
-            process.start()
-            rows[kind] = results.get()
-            process.join()
+        rows = {kind: in_fresh_process(run, kind, options, length) for kind, _ in KINDS}
         print(f"prompt of {length} tokens")
         for kind, against in KINDS:
-            _, median, spread, peak, tokens = rows[kind]
+            median, spread, peak, tokens = rows[kind]
             base = rows[against]
-            note = f", same tokens as copies: {tokens == rows['copies'][4]}" if kind == "shared" else ""
-            note += f", same tokens as {against}: {tokens == base[4]}" if kind == "one row" else ""
+            note = f", same tokens as copies: {tokens == rows['copies'][3]}" if kind == "shared" else ""
+            note += f", same tokens as {against}: {tokens == base[3]}" if kind == "one row" else ""
             print(
-                f"  {kind:<13}{median:>8.2f} s  spread {spread:.2f}  {base[1] / median:.2f} times as fast as {against}"
-                f", peak {peak:.0f} MB ({peak / base[3]:.0%}){note}"
+                f"  {kind:<13}{median:>8.2f} s  spread {spread:.2f}  {base[0] / median:.2f} times as fast as {against}"
+                f", peak {peak:.0f} MB ({peak / base[2]:.0%}){note}"
             )
 
 

@@ -1,6 +1,7 @@
 """Speed and memory of one group update: G branches packed on their shared prompt, against G separate rows.
 
     python benchmarks/update.py [--settings 1024:128 3072:192] [--branches 8] [--repeats 7] [--threads 2]
+                                [--device cuda --dtype bfloat16]
 
 The loss is minus the mean of advantage times log-probability over all response tokens; forward and backward of one
 group are timed, with the model of 4 layers and width 256 that `benchmarks/decoding.py` uses. Three ways: ``packed`` is
@@ -12,12 +13,10 @@ wait for each other without end: `--threads 1` and the seconds of the processor 
 """
 
 import argparse
-import multiprocessing
-import resource
 import statistics
 import time
 from collections.abc import Callable
-from typing import Any
+from dataclasses import fields, replace
 
 import torch
 from torch import Tensor
@@ -28,10 +27,13 @@ from futurel1.models.backbones import Qwen3VLBackbone
 from futurel1.models.backbones.tiny import VOCAB_SIZE, tiny_model
 from futurel1.models.decoding import Rollout
 from futurel1.models.policies import DeterministicLatents
+from meters import add_device_options, in_fresh_process, machine, peak_mb, seconds_now
 
 WAYS = ("packed", "rows", "plain")
 Setting = tuple[int, int]
 """Tokens of the prompt, and of every response."""
+Times = dict[str, list[float]]
+Values = dict[str, tuple[float, float]]
 
 
 def make_reasoner(length: int) -> LatentReasoner:
@@ -73,6 +75,12 @@ def make_group(setting: Setting, branches: int) -> tuple[PromptBatch, Rollout, T
     return PromptBatch(ids, torch.ones_like(ids)), rollout, advantages
 
 
+def _to(rollout: Rollout, device: str) -> Rollout:
+    """The same rollout on another device."""
+    values = {field.name: getattr(rollout, field.name) for field in fields(rollout)}
+    return replace(rollout, **{name: value.to(device) for name, value in values.items() if isinstance(value, Tensor)})
+
+
 def plain_log_probs(reasoner: LatentReasoner, prompt: PromptBatch, rollout: Rollout) -> Tensor:
     """(G, R) by the stock model on G sequences; SDPA takes its causal path because there is no mask."""
     ids = torch.cat([prompt.input_ids.expand(len(rollout), -1), rollout.responses[:, :-1]], dim=1)
@@ -82,10 +90,12 @@ def plain_log_probs(reasoner: LatentReasoner, prompt: PromptBatch, rollout: Roll
     return log_probs.gather(-1, rollout.responses[..., None])[..., 0]
 
 
-def make_step(way: str, setting: Setting, branches: int) -> Callable[[], tuple[float, float]]:
+def make_step(way: str, setting: Setting, options: argparse.Namespace) -> Callable[[], tuple[float, float]]:
     """A function that runs forward and backward of the group and returns loss and gradient norm."""
-    reasoner = make_reasoner(sum(setting))
+    device, branches = options.device, options.branches
+    reasoner = make_reasoner(sum(setting)).to(device, getattr(torch, options.dtype))
     prompt, rollout, advantages = make_group(setting, branches)
+    prompt, rollout, advantages = prompt.to(device), _to(rollout, device), advantages.to(device)
     weights = [weight for weight in reasoner.parameters() if weight.requires_grad]
 
     def step() -> tuple[float, float]:
@@ -102,40 +112,29 @@ def make_step(way: str, setting: Setting, branches: int) -> Callable[[], tuple[f
     return step
 
 
-def measure_speed(setting: Setting, branches: int, repeats: int, threads: int, results: Any) -> None:
+def measure_speed(setting: Setting, options: argparse.Namespace) -> tuple[Times, Times, Values]:
     """All ways in turns: seconds of the clock and of the processor in every repeat, and loss and gradient norm."""
-    torch.set_num_threads(threads)
-    steps = {way: make_step(way, setting, branches) for way in WAYS}
+    torch.set_num_threads(options.threads)
+    steps = {way: make_step(way, setting, options) for way in WAYS}
     values = {way: step() for way, step in steps.items()}
-    seconds: dict[str, list[float]] = {way: [] for way in WAYS}
-    busy: dict[str, list[float]] = {way: [] for way in WAYS}
-    for _ in range(repeats):
+    seconds: Times = {way: [] for way in WAYS}
+    busy: Times = {way: [] for way in WAYS}
+    for _ in range(options.repeats):
         for way, step in steps.items():
-            begin, begin_busy = time.perf_counter(), time.process_time()
+            begin, begin_busy = seconds_now(options.device), time.process_time()
             step()
-            seconds[way].append(time.perf_counter() - begin)
+            seconds[way].append(seconds_now(options.device) - begin)
             busy[way].append(time.process_time() - begin_busy)
-    results.put((seconds, busy, values))
+    return seconds, busy, values
 
 
-def measure_memory(way: str, setting: Setting, branches: int, results: Any) -> None:
+def measure_memory(way: str, setting: Setting, options: argparse.Namespace) -> float:
     """Peak MB of two steps of one way above the process that is ready to run them."""
-    step = make_step(way, setting, branches)
-    idle = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    step = make_step(way, setting, options)
+    idle = peak_mb(options.device)
     step()
     step()
-    results.put((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - idle) / 1024)
-
-
-def in_fresh_process(function: Callable[..., None], *arguments: Any) -> Any:
-    """What `function` puts into its queue, run in a process of its own."""
-    context = multiprocessing.get_context("spawn")
-    results = context.Queue()
-    process = context.Process(target=function, args=(*arguments, results))
-    process.start()
-    result = results.get()
-    process.join()
-    return result
+    return peak_mb(options.device) - idle
 
 
 def parse_setting(text: str) -> Setting:
@@ -153,13 +152,12 @@ def main() -> None:
     parser.add_argument("--branches", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    add_device_options(parser)
     options = parser.parse_args()
-    print(f"{vars(options)}, PyTorch {torch.__version__}")
+    print(f"{vars(options)}, {machine(options.device)}")
     for setting in options.settings:
-        seconds, busy, values = in_fresh_process(
-            measure_speed, setting, options.branches, options.repeats, options.threads
-        )
-        memory = {way: in_fresh_process(measure_memory, way, setting, options.branches) for way in WAYS}
+        seconds, busy, values = in_fresh_process(measure_speed, setting, options)
+        memory = {way: in_fresh_process(measure_memory, way, setting, options) for way in WAYS}
         medians = {way: statistics.median(times) for way, times in seconds.items()}
         print(f"prompt of {setting[0]} tokens, {options.branches} responses of {setting[1]}")
         for way in WAYS:

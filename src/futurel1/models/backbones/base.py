@@ -182,7 +182,10 @@ class Backbone(nn.Module):
         per_image = output.pooler_output
         return VisionFeatures(
             embeds=torch.cat(tuple(per_image)),
-            deepstack=tuple(torch.cat(tuple(level)) for level in getattr(output, "deepstack_features", None) or ()),
+            deepstack=tuple(
+                level if isinstance(level, Tensor) else torch.cat(tuple(level))  # split by image since transformers 5.18
+                for level in getattr(output, "deepstack_features", None) or ()
+            ),
             grid_thw=grid_thw,
             counts=tuple(len(image) for image in per_image),
             seconds_per_grid=seconds_per_grid,
