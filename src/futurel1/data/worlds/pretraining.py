@@ -13,30 +13,17 @@ from typing import Any
 import numpy as np
 
 from futurel1.data.frames import POOL_SIZE
-from futurel1.data.worlds.bouncing import COLOURS, FORMS, ZONES
+from futurel1.data.worlds.bouncing import ZONES
 from futurel1.data.worlds.collisions import NUM_SHAPES
 from futurel1.data.worlds.events import INTERPOLATION, LATER, OBSERVED, EventEpisode, arrivals
 
-__all__ = ["describe", "pretraining_records"]
+__all__ = ["pretraining_records"]
 
-CELLS_ACROSS = 8
 WINDOW = 2  # frames in a description
 STEPS = (1, 2, 3)  # after the last observed one
 IMAGINED = tuple(OBSERVED[-1] + step for step in STEPS)  # pool frames, 1-based, and steps
 WATCHED = 2  # frames from which speeds can be told
 ANSWERS = 4  # seeds what `answer` asks for, beside the number of the clip
-
-
-def describe(episode: EventEpisode, step: int) -> str:
-    """What a frame shows: cell (column, row) of every visible shape, in the order of their colours, and the gate."""
-    names, colours, half = list(COLOURS), episode.colours[step], len(COLOURS) // 2
-    cells = np.clip((episode.states.positions[step] * CELLS_ACROSS).astype(int), 0, CELLS_ACROSS - 1)
-    shapes = [
-        f"{names[colours[shape]]} {FORMS[shape]} {cells[shape, 0]} {cells[shape, 1]}"
-        for shape in np.argsort(colours % half)
-        if not episode.states.hidden[step, shape]
-    ]
-    return ", ".join([*shapes, "gate open" if episode.states.gate_open[step] else "gate closed"])
 
 
 def pretraining_records(episode: EventEpisode, video: str) -> dict[str, dict[str, Any]]:
@@ -47,24 +34,19 @@ def pretraining_records(episode: EventEpisode, video: str) -> dict[str, dict[str
         video: path of its clip, relative to the folder of the records' file.
 
     Returns:
-        By kind: ``describe``: two consecutive frames, each of them described; ``imagine``: an unlabelled video, three
-        frames to imagine after four; ``watch``: the same, all frames after two; ``tell``: the first, with the imagined
-        frames described, of every other clip in the captions that thoughts about zones are; ``answer``: a question
-        about where a shape is, or when it got there, with those frames in view.
+        By kind: ``describe``: two consecutive frames, each of them described in the captions that thoughts about zones
+        are; ``imagine``: an unlabelled video, three frames to imagine after four; ``watch``: the same, all frames after
+        two; ``tell``: the first, with the last observed and the imagined frames described; ``answer``: a question about
+        where a shape is, or when it got there, with those frames in view.
     """
     first = 1 + episode.number % (POOL_SIZE - WINDOW + 1)
     window = range(first, first + WINDOW)
-    if episode.number % 2:
-        asked, told = "tell the zones", [episode.caption(step) for step in (OBSERVED[-1], *IMAGINED[:-1])]
-    else:
-        # Of every step in other cells, which have to be read: zones are mostly those of the step before.
-        asked, told = "describe it", ["", *(describe(episode, step) for step in IMAGINED[:-1])]
-    thoughts = " <image>\n".join([*told, ""])
+    thoughts = " <image>\n".join([*(episode.caption(step) for step in (OBSERVED[-1], *IMAGINED[:-1])), ""])
     shown = _about_what_is_shown(episode)
     return {
         "describe": _record(
             episode, "describe", video, window, "Describe the frames.", "",
-            "; ".join(describe(episode, step) for step in window),
+            "; ".join(episode.caption(step) for step in window),
         ),
         "imagine": {
             "id": f"{episode.id}-imagine",
@@ -79,7 +61,7 @@ def pretraining_records(episode: EventEpisode, video: str) -> dict[str, dict[str
             "reasoning_image": list(range(WATCHED + 1, POOL_SIZE + 1)),
         },
         "tell": _record(
-            episode, "tell", video, OBSERVED, f"Imagine what comes next and {asked}.", thoughts,
+            episode, "tell", video, OBSERVED, "Imagine what comes next and tell the zones.", thoughts,
             episode.caption(IMAGINED[-1]), IMAGINED,
         ),
         "answer": _record(
