@@ -55,6 +55,8 @@ def page(results: Results, plan: Plan, bench: Bench, pictures: Mapping[str, str]
     parts = ["# The paper's table in small", *_about(results, plan, bench)]
     parts += ["## Accuracy", _ACCURACY, main_table(results, plan), *picture("accuracy", "accuracy")]
     parts += ["Other pairs of rows:", comparison_table(results, plan), *picture("rewards", "rewards")]
+    if "curate" in results and "probe" in results:
+        parts += ["## Curation", _CURATION, curation_table(results)]
     parts += ["## Spans", "Latent spans per response.", span_table(results, plan), *picture("spans", "spans")]
     parts += ["## Ablations", "Differences are to the first row of each table."]
     for title, runs in plan["ablations"].items():
@@ -69,6 +71,10 @@ def page(results: Results, plan: Plan, bench: Bench, pictures: Mapping[str, str]
     return parts
 
 
+_CURATION = (
+    "The backbone answers every candidate several times, without its future frames and with them: percent of right "
+    "responses. Chosen are the candidates that gain most by the frames."
+)
 _CONTROLS = (
     "The same questions, with what the model is fed in the place of its latents: zeros, its mean latent, noise with "
     "the mean and spread of its latents, the latents of another question, or none between the markers. Drop: mean over "
@@ -151,6 +157,17 @@ def comparison_table(results: Results, plan: Plan) -> str:
         for first, second in plan["comparisons"]
     ]
     return markdown(["", "difference", "p"], rows)
+
+
+def curation_table(results: Results) -> str:
+    """What the backbone answers per split, and what was chosen of it."""
+    probe, curate = results["probe"]["metrics"], results["curate"]["metrics"]
+    rows = []
+    for name, label in HEADINGS.items():
+        shares = [probe[shown][name] for shown in ("base", "hint")]
+        chosen = curate["records" if name == "all" else name]
+        rows.append([label, *("-" if share is None else f"{100 * share:.1f}" for share in shares), str(chosen)])
+    return markdown(["", "right without hints", "right with hints", "chosen"], rows)
 
 
 def span_table(results: Results, plan: Plan) -> str:

@@ -238,7 +238,8 @@ def finish(stage: Stage, places: Places) -> dict[str, Any]:
     if stage.kind == "world":
         return {name: len(read_lines(folder / f"{name}.jsonl")) for name in ("train", "test", "rl")}
     if stage.kind == "probe":
-        return {"candidates": len(read_lines(places.runs / "split" / "candidates.jsonl"))}
+        candidates = read_lines(places.runs / "split" / "candidates.jsonl")
+        return {"candidates": len(candidates), **_probed(folder, candidates, stage.options["set"]["rollouts"])}
     if stage.kind == "curate":
         for name in ("curated.jsonl", "report.txt", "report.png"):
             shutil.copy(places.runs / "probe" / name, folder / name)
@@ -254,6 +255,14 @@ def finish(stage: Stage, places: Places) -> dict[str, Any]:
         return control_metrics(stage, places)
     retrieval: dict[str, Any] = json.loads((folder / "retrieval.json").read_text(encoding="utf-8"))
     return retrieval
+
+
+def _probed(folder: Path, candidates: Sequence[Mapping[str, Any]], rollouts: int) -> dict[str, dict[str, float | None]]:
+    """Share of right responses per split, without hints and with them."""
+    rows = [row for file in sorted(folder.glob("probes-*.jsonl")) for row in read_lines(file)]
+    rows = [row for row in rows if row["status"] == "probed"]
+    splits = [candidates[row["number"]]["question_type"] for row in rows]
+    return {probe: per_split([row[probe] / rollouts for row in rows], splits) for probe in ("base", "hint")}
 
 
 def _curated(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -307,6 +316,15 @@ def right(prediction: Mapping[str, Any]) -> bool:
     return bool(prediction["answer"] == prediction["expected"])
 
 
+def per_split(values: Sequence[float], splits: Sequence[str]) -> dict[str, float | None]:
+    """Means of values, of all and of each split."""
+    means: dict[str, float | None] = {"all": round(_mean(values), 6)}
+    for name in SPLITS:
+        own = [value for value, split in zip(values, splits, strict=True) if split == name]
+        means[name] = round(_mean(own), 6) if own else None
+    return means
+
+
 def answers(folder: Path, file: Path) -> dict[str, Any]:
     """Accuracy and use of tokens and latents per split, and which questions were answered rightly, in their order."""
     questions = read_lines(file)
@@ -314,17 +332,10 @@ def answers(folder: Path, file: Path) -> dict[str, Any]:
     correct = [right(line) for line in lines]
     splits = [question["question_type"] for question in questions]
 
-    def per_split(values: Sequence[float]) -> dict[str, float | None]:
-        means: dict[str, float | None] = {"all": round(_mean(values), 6)}
-        for name in SPLITS:
-            own = [value for value, split in zip(values, splits, strict=True) if split == name]
-            means[name] = round(_mean(own), 6) if own else None
-        return means
-
     return {
-        "accuracy": per_split(correct),
-        "spans": per_split([len(line["spans"]) for line in lines]),
-        "latents": per_split([sum(line["spans"]) for line in lines]),
+        "accuracy": per_split(correct, splits),
+        "spans": per_split([len(line["spans"]) for line in lines], splits),
+        "latents": per_split([sum(line["spans"]) for line in lines], splits),
         "tokens": round(_mean(line["tokens"] for line in lines), 3),
         "unanswered": sum(not line["answer"] for line in lines),
         "cut": sum(line["finish_reason"] == "length" for line in lines),

@@ -10,7 +10,7 @@ from PIL import Image
 
 from experiments.miniature import work
 from experiments.miniature.records import HINT, without_hints
-from experiments.miniature.report import MARKER, write_report
+from experiments.miniature.report import MARKER, curation_table, current_results, write_report
 from experiments.miniature.run import Bench, chosen, states, write_json
 from experiments.miniature.stages import build_stages, load_plan
 from experiments.miniature.work import Places, fit_metrics, thinned
@@ -53,6 +53,14 @@ def test_whole_page(bench: Bench) -> None:
         with Image.open(bench.places.document.parent / "miniature" / f"{name}.png") as picture:
             assert picture.width > 800
             assert picture.convert("L").getextrema()[0] < 128
+
+
+def test_what_was_curated_is_told_by_split(bench: Bench) -> None:
+    names = ["probe", "curate"]
+    fabricate(bench, names)
+    table = curation_table(current_results(bench)).splitlines()
+    assert table[2] == "| 1 hop | 25.0 | - | 25 |"
+    assert table[-1] == "| average | 25.0 | 75.0 | 100 |"
 
 
 def test_mean_and_difference_are_those_of_the_results(bench: Bench) -> None:

@@ -52,6 +52,8 @@ def test_quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     assert results["sft-latent-s0"]["metrics"]["steps"] == 2
     assert results["test-sft-L4-s0"]["metrics"]["latents"]["all"] == 4
     assert results["records-random-s0"]["metrics"]["records"] == results["curate"]["metrics"]["records"] == 8
+    probed = results["probe"]["metrics"]
+    assert probed["base"] == probed["hint"] == {"all": 0, "hop1": 0, "hop2": 0, "hop3": 0, "hop5": 0}  # random weights
     controls = results["controls-rl-la_dapo-s0"]["metrics"]
     assert list(controls) == plan["interventions"]
     assert all(effect["n"] == questions for effect in controls.values())
