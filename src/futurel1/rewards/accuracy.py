@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor
 
+from futurel1.errors import ConfigError
 from futurel1.rewards.base import Reward, RewardInputs
 from futurel1.rewards.judge import AnswerItem, Judge
 from futurel1.rewards.repetition import REPETITION_LIMIT, repetition_score
@@ -20,10 +21,18 @@ class AccuracyReward(Reward):
 
     Args:
         judge: asked about answers that differ from the ground truth; None: they are wrong.
+        repetition_limit: a response with a higher `repetition_score` is repetitive; 1: none is, for reasoning that has to
+            say the same again where nothing changed.
+
+    Raises:
+        ConfigError: a limit outside 0 to 1.
     """
 
-    def __init__(self, judge: Judge | None = None) -> None:
+    def __init__(self, judge: Judge | None = None, repetition_limit: float = REPETITION_LIMIT) -> None:
+        if not 0 <= repetition_limit <= 1:
+            raise ConfigError(f"repetition_limit must be between 0 and 1, got {repetition_limit}")
         self.judge = judge
+        self.repetition_limit = repetition_limit
 
     def __call__(self, inputs: RewardInputs) -> Tensor:
         """Score N rollouts.
@@ -47,7 +56,7 @@ class AccuracyReward(Reward):
             answer = first_answer(normalize_response(response))
             truth = normalize_response(ground_truth)
             truth = first_answer(truth) or truth
-            if repetition_score(response) > REPETITION_LIMIT:
+            if repetition_score(response) > self.repetition_limit:
                 values.append(-1.0)
                 continue
             right = bool(_bare(answer)) and _bare(answer) == _bare(truth)
