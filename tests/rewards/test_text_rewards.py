@@ -91,6 +91,9 @@ def test_first_of_several_answers_counts_and_no_answer_is_wrong() -> None:
 def test_a_repetitive_response_gets_minus_one() -> None:
     repetitive = "<reason>" + "he walks on and " * 20 + "</reason><answer>B</answer>"
     assert AccuracyReward()(make_inputs([repetitive, RIGHT])).tolist() == [-1, 1]
+    assert AccuracyReward(repetition_limit=1.0)(make_inputs([repetitive, RIGHT])).tolist() == [1, 1]
+    with pytest.raises(ConfigError, match=r"repetition_limit.*1\.5"):
+        AccuracyReward(repetition_limit=1.5)
 
 
 def test_known_accuracy_is_returned() -> None:
