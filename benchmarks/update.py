@@ -130,6 +130,7 @@ def measure_speed(setting: Setting, options: argparse.Namespace) -> tuple[Times,
 
 def measure_memory(way: str, setting: Setting, options: argparse.Namespace) -> float:
     """Peak MB of two steps of one way above the process that is ready to run them."""
+    torch.set_num_threads(options.threads)
     step = make_step(way, setting, options)
     idle = peak_mb(options.device)
     step()
@@ -154,6 +155,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     add_device_options(parser)
     options = parser.parse_args()
+    torch.set_num_threads(options.threads)
     print(f"{vars(options)}, {machine(options.device)}")
     for setting in options.settings:
         seconds, busy, values = in_fresh_process(measure_speed, setting, options)

@@ -17,7 +17,7 @@ PUBLISHED = (
     "text-only SFT + DAPO", "Future-L1-SFT + GRPO", "Future-L1-SFT + DAPO", "Future-L1-SFT + DAPO + R_ctr",
     "Future-L1-SFT + DAPO + R_div", "Future-L1-RL",
 )  # fmt: skip
-"""The paper's rows, in the order of ours."""
+"""The paper's rows of which ours are the like."""
 
 Results = Mapping[str, Mapping[str, Any]]
 
@@ -72,8 +72,9 @@ def page(results: Results, plan: Plan, bench: Bench, pictures: Mapping[str, str]
 
 
 _CURATION = (
-    "The backbone answers every candidate several times, without its future frames and with them: percent of right "
-    "responses. Chosen are the candidates that gain most by the frames."
+    "The backbone answers every candidate several times, drawn at random, without its future frames and with them: "
+    "percent of right responses, where repetitive ones count as wrong. Chosen are the candidates that gain most by the "
+    "frames, of those that are not too easy without them (`futurel1 curate`)."
 )
 _CONTROLS = (
     "The same questions, with what the model is fed in the place of its latents: zeros, its mean latent, noise with "

@@ -12,8 +12,9 @@ from experiments.miniature.work import SPLITS
 
 QUESTIONS = 128
 LEVELS = {
-    "backbone": 0.2, "sft-text": 0.45, "sft-latent": 0.55, "sft-random": 0.5, "rl-text-dapo": 0.58, "rl-grpo": 0.66,
-    "rl-dapo": 0.68, "rl-contrastive": 0.69, "rl-diversity": 0.7, "rl-la_dapo": 0.72,
+    "backbone": 0.2, "sft-text-random": 0.3, "sft-text": 0.45, "sft-latent": 0.55, "sft-random": 0.5,
+    "rl-text-dapo": 0.58, "rl-grpo": 0.66, "rl-dapo": 0.68, "rl-contrastive": 0.69, "rl-diversity": 0.7,
+    "rl-la_dapo": 0.72,
 }  # fmt: skip
 MACHINE = {"cpu": "a processor", "cores": 2, "gpu": None, "torch": "2.15", "transformers": "5.23"}
 

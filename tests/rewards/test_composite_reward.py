@@ -101,6 +101,9 @@ def test_presets_have_the_weights_of_the_paper() -> None:
     )
     with pytest.raises(ConfigError, match="the reward presets are 'paper' and 'released', got 'best'"):
         CompositeReward.preset("best")  # type: ignore[arg-type]
+    judge = Judge("http://localhost:1/v1", "judge", api_key_env=None)
+    with pytest.raises(ConfigError, match=r"judge and rewards\.accuracy are both given"):
+        CompositeReward.preset(judge=judge, rewards={"accuracy": AccuracyReward()})
 
 
 def test_preset_with_more_rewards_and_other_weights(mine: str) -> None:

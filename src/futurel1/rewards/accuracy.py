@@ -21,8 +21,8 @@ class AccuracyReward(Reward):
 
     Args:
         judge: asked about answers that differ from the ground truth; None: they are wrong.
-        repetition_limit: a response with a higher `repetition_score` is repetitive; 1: none is, for reasoning that has to
-            say the same again where nothing changed.
+        repetition_limit: a response with a higher `repetition_score` is repetitive; 1: none is, for reasoning that has
+            to say the same again where nothing changed.
 
     Raises:
         ConfigError: a limit outside 0 to 1.

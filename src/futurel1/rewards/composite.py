@@ -68,10 +68,12 @@ class CompositeReward:
             weights: weights of those, or other weights of the six.
 
         Raises:
-            ConfigError: another name, or as the constructor.
+            ConfigError: another name, a judge beside an accuracy reward that would not ask it, or as the constructor.
         """
         if name not in ("paper", "released"):
             raise ConfigError(f"the reward presets are 'paper' and 'released', got {name!r}")
+        if judge is not None and ACCURACY in (rewards or {}):
+            raise ConfigError("judge and rewards.accuracy are both given; give the judge to that reward")
         six: dict[str, Reward | str] = {
             ACCURACY: AccuracyReward(judge),
             "format": FormatReward(variant=name),

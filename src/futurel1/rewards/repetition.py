@@ -57,7 +57,7 @@ def _repeated_words(words: list[str], window: int) -> int:
 class RepetitionPenalty(Reward):
     """How repetitive a response is; a penalty, so its weight is negative or 0.
 
-    With weight 0, as in both presets, repetition acts through `AccuracyReward`, which is -1 above 0.5.
+    With weight 0, as in both presets, repetition acts through `AccuracyReward`, which is -1 above its limit.
     """
 
     def __call__(self, inputs: RewardInputs) -> Tensor:

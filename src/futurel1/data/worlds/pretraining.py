@@ -36,8 +36,8 @@ def pretraining_records(episode: EventEpisode, video: str) -> dict[str, dict[str
     Returns:
         By kind: ``describe``: two consecutive frames, each of them described in the captions that thoughts about zones
         are; ``imagine``: an unlabelled video, three frames to imagine after four; ``watch``: the same, all frames after
-        two; ``tell``: the first, with the last observed and the imagined frames described; ``answer``: a question about
-        where a shape is, or when it got there, with those frames in view.
+        two; ``tell``: as ``imagine``, with the last observed and the imagined frames described; ``answer``: a question
+        about where a shape is, or when it got there, with those frames in view.
     """
     first = 1 + episode.number % (POOL_SIZE - WINDOW + 1)
     window = range(first, first + WINDOW)

@@ -183,7 +183,7 @@ class Backbone(nn.Module):
         return VisionFeatures(
             embeds=torch.cat(tuple(per_image)),
             deepstack=tuple(
-                level if isinstance(level, Tensor) else torch.cat(tuple(level))  # split by image since transformers 5.18
+                level if isinstance(level, Tensor) else torch.cat(tuple(level))  # by image since transformers 5.18
                 for level in getattr(output, "deepstack_features", None) or ()
             ),
             grid_thw=grid_thw,
