@@ -23,12 +23,12 @@ def said(capsys: pytest.CaptureFixture[str], *args: str) -> str:
 
 
 def test_answers_in_words_and_for_machines(video: str, capsys: pytest.CaptureFixture[str]) -> None:
-    text = said(capsys, video, "What happens next?", "--max-new-tokens", "5")
-    assert "answer: (none)" in text  # an untrained model writes no answer in five tokens
+    text = said(capsys, video, "What happens next?", "--max-new-tokens", "2")
+    assert "answer: (none)" in text  # no answer has only two tokens
     assert "time: " in text
-    record = json.loads(said(capsys, video, "What happens next?", "--max-new-tokens", "5", "--json"))
+    record = json.loads(said(capsys, video, "What happens next?", "--max-new-tokens", "2", "--json"))
     assert set(record) == {"response", "answer", "votes", "spans", "tokens", "finish_reason", "seconds"}
-    assert record["tokens"] == 5
+    assert record["tokens"] == 2
     assert record["finish_reason"] == "length"
 
 
