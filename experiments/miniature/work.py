@@ -238,8 +238,7 @@ def finish(stage: Stage, places: Places) -> dict[str, Any]:
     if stage.kind == "world":
         return {name: len(read_lines(folder / f"{name}.jsonl")) for name in ("train", "test", "rl")}
     if stage.kind == "probe":
-        candidates = read_lines(places.runs / "split" / "candidates.jsonl")
-        return {"candidates": len(candidates), **_probed(folder, candidates, stage.options["set"]["rollouts"])}
+        return _probed(folder, places.runs / "split" / "candidates.jsonl", stage.options["set"]["rollouts"])
     if stage.kind == "curate":
         for name in ("curated.jsonl", "report.txt", "report.png"):
             shutil.copy(places.runs / "probe" / name, folder / name)
@@ -257,12 +256,20 @@ def finish(stage: Stage, places: Places) -> dict[str, Any]:
     return retrieval
 
 
-def _probed(folder: Path, candidates: Sequence[Mapping[str, Any]], rollouts: int) -> dict[str, dict[str, float | None]]:
-    """Share of right responses per split, without hints and with them."""
-    rows = [row for file in sorted(folder.glob("probes-*.jsonl")) for row in read_lines(file)]
-    rows = [row for row in rows if row["status"] == "probed"]
-    splits = [candidates[row["number"]]["question_type"] for row in rows]
-    return {probe: per_split([row[probe] / rollouts for row in rows], splits) for probe in ("base", "hint")}
+def _probed(folder: Path, candidates: Path, rollouts: int) -> dict[str, Any]:
+    """Number of candidates, and the share of right responses per split, without hints and with them."""
+    from futurel1.curation.results import PROBED, ProbeFolder
+    from futurel1.data import open_records
+
+    source = open_records(candidates)
+    probes = ProbeFolder(folder, source.id, len(source))
+    probes.settings()  # which every line has to name
+    table = probes.table()
+    probed = (table.status == PROBED).nonzero()[0]
+    records = read_lines(candidates)
+    splits = [records[number]["question_type"] for number in probed]
+    means = {name: per_split((getattr(table, name)[probed] / rollouts).tolist(), splits) for name in ("base", "hint")}
+    return {"candidates": len(source), **means}
 
 
 def _curated(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

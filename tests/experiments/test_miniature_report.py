@@ -56,8 +56,7 @@ def test_whole_page(bench: Bench) -> None:
 
 
 def test_what_was_curated_is_told_by_split(bench: Bench) -> None:
-    names = ["probe", "curate"]
-    fabricate(bench, names)
+    fabricate(bench, ["probe", "curate"])
     table = curation_table(current_results(bench)).splitlines()
     assert table[2] == "| 1 hop | 25.0 | - | 25 |"
     assert table[-1] == "| average | 25.0 | 75.0 | 100 |"
