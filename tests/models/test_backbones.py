@@ -156,6 +156,25 @@ def test_features_of_images(family):
     assert not any(level.requires_grad for level in detached.deepstack)
 
 
+@pytest.mark.parametrize("whole", [True, False], ids=["transformers 5.17", "5.18 and later"])
+def test_deepstack_features_may_come_whole_or_by_image(families, monkeypatch, whole):
+    backbone = families["qwen3_vl"].reasoner.backbone
+    batch = families["qwen3_vl"].batch([[("image", 4, 4), ("image", 2, 6)]])
+    expected = backbone.encode_images(batch.pixel_values, batch.image_grid_thw)
+    get = backbone.model.get_image_features
+
+    def features(*args):
+        output = get(*args)
+        levels = expected.deepstack
+        output.deepstack_features = list(levels) if whole else [level.split(expected.counts) for level in levels]
+        return output
+
+    monkeypatch.setattr(backbone.model, "get_image_features", features)
+    found = backbone.encode_images(batch.pixel_values, batch.image_grid_thw)
+    assert len(found.deepstack) == 2
+    assert all(map(torch.equal, found.deepstack, expected.deepstack))
+
+
 def test_a_frozen_tower_is_run_without_gradient(families):
     reasoner = families["qwen3_vl"].reasoner
     batch = families["qwen3_vl"].batch([[("image", 4, 4)]])
