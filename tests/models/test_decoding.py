@@ -14,7 +14,7 @@ from futurel1.data import PromptBatch
 from futurel1.errors import BatchError, ConfigError
 from futurel1.models import LatentReasoner, SpanBudget, decoding
 from futurel1.models.backbones import Backbone
-from futurel1.models.decoding import DecodingError, Sampling
+from futurel1.models.decoding import RANKED_TOKENS, DecodingError, Sampling
 from futurel1.models.noise import RowNoise, row_keys
 from futurel1.models.policies import DeterministicLatents, GaussianLatents, VonMisesFisherLatents
 
@@ -532,6 +532,27 @@ def test_samples_follow_the_filtered_softmax(kwargs):
     chi_square = ((counts - count * exact)[kept] ** 2 / (count * exact[kept])).sum()
     degrees = int(kept.sum()) - 1
     assert chi_square <= degrees + 4 * (2 * degrees) ** 0.5 + 1e-9
+
+
+@pytest.mark.parametrize(
+    "kwargs", [{"top_p": 0.9}, {"top_p": 0.9, "min_p": 1e-3}, {"top_k": 100, "top_p": 0.9}], ids=str
+)
+def test_a_large_vocabulary_is_truncated_row_by_row(kwargs):
+    # Rows that keep few, some hundred and thousands of tokens: each is ranked as far as it needs.
+    spread = torch.tensor([6.0, 1.8, 0.3])[:, None]
+    logits = torch.randn(3, 5000, generator=torch.Generator().manual_seed(3)) * spread
+    found = Sampling(do_sample=True, **kwargs)._truncate(logits.softmax(-1).double())
+    exact = torch.stack([filtered(row, **kwargs) for row in logits])
+    if kwargs == {"top_p": 0.9}:
+        few, some, many = (found > 0).sum(-1).tolist()
+        assert few < RANKED_TOKENS < some < 32 * RANKED_TOKENS < many
+    torch.testing.assert_close(found / found.sum(-1, keepdim=True), exact, rtol=1e-5, atol=1e-9)
+
+
+def test_of_equally_likely_tokens_the_first_ones_are_kept():
+    flat = torch.full((1, 200), 1 / 200, dtype=torch.float64)
+    for sampling, count in ((Sampling(top_k=3), 3), (Sampling(top_p=0.4), 80), (Sampling(top_p=0.4, top_k=50), 20)):
+        assert sampling._truncate(flat).nonzero()[:, 1].tolist() == list(range(count))
 
 
 def test_top_p_of_one_leaves_no_token_out():

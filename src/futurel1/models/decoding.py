@@ -31,6 +31,9 @@ REASONS: tuple[FinishReason, ...] = ("eos", "stop", "length")
 SCORE_CHUNK = 2048
 """Response positions whose logits over the vocabulary exist at once while scoring."""
 
+RANKED_TOKENS = 64
+"""Most likely tokens that top_p looks at first; 32 times as many while they are not enough."""
+
 
 class DecodingError(FutureL1Error, ArithmeticError):
     """Decoding produced numbers that are not finite."""
@@ -86,16 +89,38 @@ class Sampling:
 
     def _truncate(self, probabilities: Tensor) -> Tensor:
         """Set what top_k, top_p and min_p leave out to zero, one after the other as in `transformers`."""
-        ranked, order = probabilities.sort(dim=-1, descending=True, stable=True)
-        if self.top_k:
-            ranked[:, self.top_k :] = 0
+        if self.top_k or self.top_p < 1:
+            probabilities = probabilities.where(self._among_likeliest(probabilities), 0)
+        if self.min_p:
+            likeliest = probabilities.amax(dim=-1, keepdim=True)
+            probabilities = probabilities.where(probabilities >= self.min_p * likeliest, 0)
+        return probabilities
+
+    def _among_likeliest(self, probabilities: Tensor, count: int = RANKED_TOKENS) -> Tensor:
+        """(N, V) what top_k and top_p keep; of tokens that are equally likely, the first ones of the vocabulary.
+
+        top_p ranks the `count` most likely tokens, which is few of a large vocabulary, and in rows that need more of
+        them 32 times as many.
+        """
+        size = probabilities.shape[-1]
+        count = min(self.top_k or count, size)
+        ranked = probabilities.topk(count, dim=-1).values
+        number = torch.full_like(ranked[:, :1], count, dtype=torch.int64)
+        short: Tensor | None = None
         # Rounding may bring the sum of all tokens above 1, and top_p = 1 leaves none out.
         if self.top_p < 1:
+            mass = (ranked if self.top_k else probabilities).sum(dim=-1, keepdim=True)
             # a token is kept when the ones before it do not yet reach top_p
-            before = ranked.cumsum(dim=-1) - ranked
-            ranked[before >= self.top_p * ranked.sum(dim=-1, keepdim=True)] = 0
-        ranked[ranked < self.min_p * ranked[:, :1]] = 0
-        return torch.zeros_like(ranked).scatter(1, order, ranked)
+            inside = ranked.cumsum(dim=-1) - ranked < self.top_p * mass
+            number = inside.sum(dim=-1, keepdim=True)
+            if not self.top_k and count < size:
+                short = inside[:, -1].nonzero()[:, 0]
+        last = ranked.gather(1, number - 1)
+        above, tied = probabilities > last, probabilities == last
+        kept = above | (tied & (tied.cumsum(dim=-1) <= number - above.sum(dim=-1, keepdim=True)))
+        if short is not None and len(short):
+            kept[short] = self._among_likeliest(probabilities[short], 32 * count)
+        return kept
 
 
 @dataclass(frozen=True)
