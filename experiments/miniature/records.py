@@ -13,6 +13,8 @@ from typing import Any
 import yaml
 
 HINT = re.compile(r"\s*<image>")
+MISMATCHED = "mismatched"
+"""Field of records whose clip is not the one that they are about."""
 
 
 def read_lines(file: Path) -> list[dict[str, Any]]:
@@ -60,23 +62,48 @@ def trained_tokens(file: Path, backbone: str, sft: Path) -> int:
     return total
 
 
-def split(records: Path, validation: int, out: Path) -> None:
-    """Hold the last records out as `validation.jsonl`; the others are `candidates.jsonl`."""
+def mismatched(records: Sequence[dict[str, Any]], share: float) -> list[dict[str, Any]]:
+    """Records of which a share, drawn at random, has the clip of another one of them; one alone keeps its own."""
+    changed = list(records)
+    picked = random.Random(0).sample(range(len(records)), round(share * len(records)))
+    if len(picked) == 1:
+        return changed
+    for place, other in zip(picked, picked[1:] + picked[:1], strict=True):
+        changed[place] = {**records[place], "video": records[other]["video"], MISMATCHED: True}
+    return changed
+
+
+def count_mismatched(records: Sequence[dict[str, Any]]) -> int:
+    """Records with a wrong clip."""
+    return sum(MISMATCHED in record for record in records)
+
+
+def group_of(record: dict[str, Any]) -> str:
+    """The split of a record, or that its clip is a wrong one."""
+    return MISMATCHED if MISMATCHED in record else str(record["question_type"])
+
+
+def split(records: Path, validation: int, mismatch: float, out: Path) -> None:
+    """Hold the last records out as `validation.jsonl`; of the others, `candidates.jsonl`, a share gets a wrong clip."""
     found = read_lines(records)
     if not 0 < validation < len(found):
         raise SystemExit(f"validation is between 1 and {len(found) - 1}, got {validation}")
-    write_records(found[:-validation], records, out / "candidates.jsonl")
+    if not 0 <= mismatch <= 1:
+        raise SystemExit(f"mismatch is a share from 0 to 1, got {mismatch}")
+    candidates = mismatched(found[:-validation], mismatch)
+    write_records(candidates, records, out / "candidates.jsonl")
     write_records(found[-validation:], records, out / "validation.jsonl")
-    _note(out, {"candidates": len(found) - validation, "validation": validation})
+    _note(out, {"candidates": len(candidates), MISMATCHED: count_mismatched(candidates), "validation": validation})
 
 
-def draw(records: Path, count: int, seed: int, out: Path) -> None:
-    """Draw records at random, each at most once."""
-    found = read_lines(records)
+def draw(records: Path, count: int, seed: int, clean: bool, out: Path) -> None:
+    """Draw records at random, each at most once; `clean`: only such as have their own clip."""
+    found = [record for record in read_lines(records) if not (clean and MISMATCHED in record)]
     if count > len(found):
         raise SystemExit(f"{count} records are to be drawn, but {records} has {len(found)}")
-    write_records(random.Random(seed).sample(found, count), records, out / "records.jsonl")
-    _note(out, {"records": count})
+    drawn = random.Random(seed).sample(found, count)
+    write_records(drawn, records, out / "records.jsonl")
+    _note(out, {"records": count, MISMATCHED: count_mismatched(drawn)})
 
 
 def text(records: Path, validation: Path, backbone: str, sft: Path, out: Path) -> None:
@@ -99,7 +126,7 @@ def main(args: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m experiments.miniature.records", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     for name, numbers, files in (
-        ("split", ("validation",), ()),
+        ("split", ("validation", "mismatch"), ()),
         ("draw", ("count", "seed"), ()),
         ("text", (), ("validation", "sft")),
     ):
@@ -107,7 +134,9 @@ def main(args: Sequence[str] | None = None) -> None:
         for option in ("records", "out", *files):
             command.add_argument(f"--{option}", type=Path, required=True)
         for option in numbers:
-            command.add_argument(f"--{option}", type=int, required=True)
+            command.add_argument(f"--{option}", type=float if option == "mismatch" else int, required=True)
+        if name == "draw":
+            command.add_argument("--clean", type=json.loads, default=False)
         if name == "text":
             command.add_argument("--backbone", required=True)
     options = vars(parser.parse_args(args))

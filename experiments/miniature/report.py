@@ -6,9 +6,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from experiments.miniature import figures
+from experiments.miniature.records import MISMATCHED
 from experiments.miniature.run import Bench, read_results
 from experiments.miniature.stages import Plan, stages_testing
 from experiments.miniature.statistics import Difference, Mean, paired_bootstrap, seed_mean
+from experiments.miniature.work import SPLITS
 
 MARKER = "<!-- hand-written below -->"
 HEADINGS = {"hop1": "1 hop", "hop2": "2 hops", "hop3": "3 hops", "hop5": "interpolation", "all": "average"}
@@ -73,8 +75,10 @@ def page(results: Results, plan: Plan, bench: Bench, pictures: Mapping[str, str]
 
 _CURATION = (
     "The backbone answers every candidate several times, drawn at random, without its future frames and with them: "
-    "percent of right responses, where repetitive ones count as wrong. Chosen are the candidates that gain most by the "
-    "frames, of those that are not too easy without them (`futurel1 curate`)."
+    "percent of right responses. Chosen are the candidates that gain most by the frames, of those that are not too "
+    "easy without them (`futurel1 curate`). A share of the candidates, whatever their split, has another's clip, as "
+    "happens where records are made by machines. Random records are drawn from all candidates, clean ones from those "
+    "with their own clip."
 )
 _CONTROLS = (
     "The same questions, with what the model is fed in the place of its latents: zeros, its mean latent, noise with "
@@ -99,7 +103,7 @@ def _about(results: Results, plan: Plan, bench: Bench) -> list[str]:
     commits = sorted({f"{result['commit']}{'+' if result['dirty'] else ''}" for result in results.values()})
     stale = sorted(bench.stages.keys() & read_results(bench.places).keys() - results.keys())
     world = plan["world"]
-    curated = results.get("curate", {}).get("metrics", {}).get("records", "-")
+    curated = results.get("curate", {}).get("metrics", {}).get("records", {}).get("all", "-")
     lines = [
         "Written by `make proof` from the files in `experiments/miniature/results`; how to read and to repeat it: "
         "[experiments/miniature](../experiments/miniature/README.md).",
@@ -163,12 +167,15 @@ def comparison_table(results: Results, plan: Plan) -> str:
 def curation_table(results: Results) -> str:
     """What the backbone answers per split, and what was chosen of it."""
     probe, curate = results["probe"]["metrics"], results["curate"]["metrics"]
+    labels = {**{name: HEADINGS[name] for name in SPLITS}, MISMATCHED: "another's clip", "all": "all"}
     rows = []
-    for name, label in HEADINGS.items():
+    for name, label in labels.items():
         shares = [probe[shown][name] for shown in ("base", "hint")]
-        chosen = curate["records" if name == "all" else name]
-        rows.append([label, *("-" if share is None else f"{100 * share:.1f}" for share in shares), str(chosen)])
-    return markdown(["", "right without hints", "right with hints", "chosen"], rows)
+        counts = [str(found[name]) for found in (probe["candidates"], curate["records"])]
+        rows.append(
+            [label, counts[0], *("-" if share is None else f"{100 * share:.1f}" for share in shares), counts[1]]
+        )
+    return markdown(["", "candidates", "right without hints", "right with hints", "chosen"], rows)
 
 
 def span_table(results: Results, plan: Plan) -> str:

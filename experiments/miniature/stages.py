@@ -78,7 +78,7 @@ class _Builder:
         return self.add(Stage("world", "world", None, (), dict(self.plan["world"])))
 
     def split(self) -> str:
-        return self.add(Stage("split", "split", None, (self.world(),), {"validation": self.plan["validation"]}))
+        return self.add(Stage("split", "split", None, (self.world(),), dict(self.plan["split"])))
 
     def curate(self) -> str:
         probe = self.plan["probe"]
@@ -103,7 +103,8 @@ class _Builder:
         if isinstance(draw, str):
             draw = self.records(draw, seed)
             needs.append(draw)
-        return self.add(Stage(_named(f"records-{name}", seed), "records", seed, tuple(needs), {"draw": draw}))
+        options = {"draw": draw, **({"clean": True} if made.get("clean") else {})}
+        return self.add(Stage(_named(f"records-{name}", seed), "records", seed, tuple(needs), options))
 
     def run(self, name: str, seed: int) -> str:
         """The stage that trains a run such as ``sft-latent``."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from experiments.miniature.records import read_lines
+from experiments.miniature.records import MISMATCHED, group_of, read_lines
 from experiments.miniature.stages import BACKBONE, CONFIGS, FOLDER, Stage
 
 Point = TypeVar("Point")
@@ -20,6 +20,8 @@ Command = tuple[str, list[str]]
 
 CLI = "futurel1.cli"
 SPLITS = ("hop1", "hop2", "hop3", "hop5")
+GROUPS = (*SPLITS, MISMATCHED)
+"""Of candidates: those of each split that have their own clip, and the others."""
 NEEDS_LATENTS = ("mean", "noise", "other")
 CURVE_POINTS = 60
 CURVE = "reward/correct"
@@ -122,7 +124,8 @@ def _records(stage: Stage, places: Places) -> list[Command]:
     if isinstance(count, str):
         count = len(read_lines(record_file(count, places)))
     candidates = str(places.runs / "split" / "candidates.jsonl")
-    options = {"records": candidates, "count": count, "seed": stage.seed, "out": out}
+    clean = stage.options.get("clean", False)
+    options = {"records": candidates, "count": count, "seed": stage.seed, "clean": clean, "out": out}
     return [("experiments.miniature.records", ["draw", *_options(options)])]
 
 
@@ -257,7 +260,10 @@ def finish(stage: Stage, places: Places) -> dict[str, Any]:
 
 
 def _probed(folder: Path, candidates: Path, rollouts: int) -> dict[str, Any]:
-    """Number of candidates, and the share of right responses per split, without hints and with them."""
+    """Number of candidates, and the share of right responses, without hints and with them.
+
+    Of each split those with their own clip, then those with the clip of another.
+    """
     from futurel1.curation.results import PROBED, ProbeFolder
     from futurel1.data import open_records
 
@@ -267,16 +273,22 @@ def _probed(folder: Path, candidates: Path, rollouts: int) -> dict[str, Any]:
     table = probes.table()
     probed = (table.status == PROBED).nonzero()[0]
     records = read_lines(candidates)
-    splits = [records[number]["question_type"] for number in probed]
-    means = {name: per_split((getattr(table, name)[probed] / rollouts).tolist(), splits) for name in ("base", "hint")}
-    return {"candidates": len(source), **means}
+    groups = [group_of(records[number]) for number in probed]
+    means = {
+        name: per_split((getattr(table, name)[probed] / rollouts).tolist(), groups, GROUPS) for name in ("base", "hint")
+    }
+    return {"candidates": _counted(groups), **means}
 
 
-def _curated(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _curated(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
     if not records:
         raise SystemExit("no candidate was chosen: hints help this model nowhere; change probe or curate in the plan")
-    kinds = {name: sum(record["question_type"] == name for record in records) for name in SPLITS}
-    return {"records": len(records), "gain": round(_mean(record["gain"] for record in records), 3), **kinds}
+    gain = round(_mean(record["gain"] for record in records), 3)
+    return {"records": _counted([group_of(record) for record in records]), "gain": gain}
+
+
+def _counted(groups: Sequence[str]) -> dict[str, int]:
+    return {"all": len(groups), **{name: groups.count(name) for name in GROUPS}}
 
 
 def fit_metrics(file: Path, *, with_curve: bool) -> dict[str, Any]:
@@ -323,10 +335,10 @@ def right(prediction: Mapping[str, Any]) -> bool:
     return bool(prediction["answer"] == prediction["expected"])
 
 
-def per_split(values: Sequence[float], splits: Sequence[str]) -> dict[str, float | None]:
+def per_split(values: Sequence[float], splits: Sequence[str], names: Sequence[str] = SPLITS) -> dict[str, float | None]:
     """Means of values, of all and of each split."""
     means: dict[str, float | None] = {"all": round(_mean(values), 6)}
-    for name in SPLITS:
+    for name in names:
         own = [value for value, split in zip(values, splits, strict=True) if split == name]
         means[name] = round(_mean(own), 6) if own else None
     return means

@@ -379,18 +379,28 @@ def test_a_world_may_ask_for_zones_alone():
     episodes = list(make_event_episodes("train", 64, kinds=("zone",)))
     cells = Counter((episode.question_type, episode.asked.kind, episode.answer) for episode in episodes)
     assert cells == {(f"hop{hop}", "zone", letter): 4 for hop in (1, 2, 3, 5) for letter in "ABCD"}
+    stayed = []
     for episode in episodes:
         target, step = episode.asked.target, {"hop1": 5, "hop2": 6, "hop3": 7, "hop5": 7}[episode.question_type]
         assert episode.asked.hints == tuple(range(5, step + 1))
         answer, name = episode.options[episode.answer], episode.asked.names[target]
+        assert sorted(episode.options.values()) == sorted(ZONES)
         if episode.question_type == "hop5":
-            path = [zone_name(place) for place in episode.states.positions[4:9, target]]
-            assert episode.question == f"After 4 steps the {name} is in the {path[-1]} zone. When does it get there?"
-            assert sorted(episode.options.values()) == ["After 1 step", *(f"After {n} steps" for n in (2, 3, 4))]
-            arrival = int(answer.split()[1])
+            told = episode.asked.told
+            assert told != target
+            path = [zone_name(place) for place in episode.states.positions[4:9, told]]
+            where = f"After 4 steps the {episode.asked.names[told]} is in the {path[-1]} zone."
+            assert episode.question == f"{where} Where is the {name} when it gets there?"
+            arrival = path.index(path[-1])
+            assert arrival == (2 if episode.asked.stays else 3)
             assert [zone == path[-1] for zone in path] == [False] * arrival + [True] * (5 - arrival)
-        else:
-            assert answer == zone_name(episode.states.positions[step, target]) == ZONES[episode.zone(target, step)]
+            step = 4 + arrival
+            assert (answer == ZONES[episode.zone(target, 7)]) == (not episode.asked.stays)
+            crossing = episode.states.positions[step - 1 : step + 1, told]
+            assert np.abs(crossing - 0.5).min() >= 1 / 96
+        assert answer == zone_name(episode.states.positions[step, target]) == ZONES[episode.zone(target, step)]
+        stayed.append(answer == ZONES[episode.zone(target, 4)])
+    assert 0.1 < np.mean(stayed) < 0.4
 
 
 def test_arrivals_are_first_and_for_good():

@@ -47,9 +47,14 @@ def metrics(stage: Stage, rng: np.random.Generator) -> dict[str, Any]:
         }
         return {**numbers, "cosine": 0.8, "cosine_others": 0.5, "strip": strip()}
     if stage.kind == "probe":
-        return {"base": {"all": 0.25, **dict.fromkeys(SPLITS, 0.25)}, "hint": {"all": 0.75, **dict.fromkeys(SPLITS)}}
+        groups = dict.fromkeys(SPLITS, 100)
+        return {
+            "candidates": {"all": 500, "mismatched": 100, **groups},
+            "base": {"all": 0.25, "mismatched": 0.2, **dict.fromkeys(SPLITS, 0.25)},
+            "hint": {"all": 0.75, "mismatched": 0.1, **dict.fromkeys(SPLITS)},
+        }
     if stage.kind == "curate":
-        return {"records": 100, **dict.fromkeys(SPLITS, 25)}
+        return {"records": {"all": 103, "mismatched": 3, **dict.fromkeys(SPLITS, 25)}}
     if stage.kind == "rl":
         curve = 0.5 + 0.25 * (1 - np.exp(-np.arange(60) / 25)) + 0.03 * rng.standard_normal(60)
         return {"curve": [[step, round(float(value), 4)] for step, value in enumerate(curve)]}

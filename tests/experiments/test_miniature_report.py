@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from fabricated import fabricate
 from PIL import Image
 
 from experiments.miniature import work
-from experiments.miniature.records import HINT, without_hints
+from experiments.miniature.records import HINT, MISMATCHED, main, read_lines, without_hints
 from experiments.miniature.report import MARKER, curation_table, current_results, write_report
 from experiments.miniature.run import Bench, chosen, states, write_json
 from experiments.miniature.stages import build_stages, load_plan
@@ -58,8 +59,9 @@ def test_whole_page(bench: Bench) -> None:
 def test_what_was_curated_is_told_by_split(bench: Bench) -> None:
     fabricate(bench, ["probe", "curate"])
     table = curation_table(current_results(bench)).splitlines()
-    assert table[2] == "| 1 hop | 25.0 | - | 25 |"
-    assert table[-1] == "| average | 25.0 | 75.0 | 100 |"
+    assert table[2] == "| 1 hop | 100 | 25.0 | - | 25 |"
+    assert table[-2] == "| another's clip | 100 | 20.0 | 10.0 | 3 |"
+    assert table[-1] == "| all | 500 | 25.0 | 75.0 | 103 |"
 
 
 def test_mean_and_difference_are_those_of_the_results(bench: Bench) -> None:
@@ -150,6 +152,30 @@ def test_hints_are_taken_out_of_a_record() -> None:
     assert bare["conversations"][1]["value"] == "THOUGHT 0: It moves.\nTHOUGHT 1: It stops."
     assert bare["conversations"][0] == turns[0]
     assert HINT.search(turns[1]["value"])  # the record itself is left as it was
+
+
+def test_a_share_of_the_candidates_gets_the_clip_of_another(tmp_path: Path) -> None:
+    lines = [json.dumps({"id": str(n), "video": f"{n}.mp4", "image": [1], "conversations": []}) for n in range(50)]
+    (tmp_path / "train.jsonl").write_text("\n".join(lines))
+    main(["split", "--records", str(tmp_path / "train.jsonl"), "--validation", "10", "--mismatch", "0.25",
+          "--out", str(tmp_path / "split")])  # fmt: skip
+    candidates, validation = (read_lines(tmp_path / "split" / f"{name}.jsonl") for name in ("candidates", "validation"))
+    own = [record["video"].endswith(f"/{record['id']}.mp4") for record in candidates]
+    assert [record.get(MISMATCHED, False) for record in candidates] == [not value for value in own]
+    assert own.count(False) == 10
+    assert sorted(record["video"] for record in candidates) == sorted(f"../{n}.mp4" for n in range(40))
+    assert all(record["video"] == f"../{record['id']}.mp4" for record in validation)
+    main(["draw", "--records", str(tmp_path / "split" / "candidates.jsonl"), "--count", "20", "--seed", "1",
+          "--out", str(tmp_path / "drawn")])  # fmt: skip
+    drawn = read_lines(tmp_path / "drawn" / "records.jsonl")
+    numbers = json.loads((tmp_path / "drawn" / "numbers.json").read_text())
+    assert numbers == {"records": 20, MISMATCHED: sum(MISMATCHED in record for record in drawn)}
+    main(["draw", "--records", str(tmp_path / "split" / "candidates.jsonl"), "--count", "30", "--seed", "1",
+          "--clean", "true", "--out", str(tmp_path / "clean")])  # fmt: skip
+    assert not any(MISMATCHED in record for record in read_lines(tmp_path / "clean" / "records.jsonl"))
+    with pytest.raises(SystemExit, match="share from 0 to 1"):
+        main(["split", "--records", str(tmp_path / "train.jsonl"), "--validation", "10", "--mismatch", "1.5",
+              "--out", str(tmp_path / "split")])  # fmt: skip
 
 
 def test_logged_values_of_a_run(tmp_path: Path) -> None:

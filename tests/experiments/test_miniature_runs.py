@@ -20,7 +20,7 @@ from experiments.miniature.latents import Frames, ImaginedSpans, imagined_spans,
 from experiments.miniature.quick import write_opening
 from experiments.miniature.run import Bench, run_stages
 from experiments.miniature.stages import Stage, build_stages, load_plan
-from experiments.miniature.work import Places, scaled_steps
+from experiments.miniature.work import GROUPS, Places, scaled_steps
 from futurel1.models import LatentBank
 
 ROOT = Path(__file__).parents[2]
@@ -51,9 +51,10 @@ def test_quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     assert results["sft-text-s0"]["config"]["steps"] == results["sft-text-s0"]["metrics"]["steps"] == steps
     assert results["sft-latent-s0"]["metrics"]["steps"] == 2
     assert results["test-sft-L4-s0"]["metrics"]["latents"]["all"] == 4
-    assert results["records-random-s0"]["metrics"]["records"] == results["curate"]["metrics"]["records"] == 8
+    assert results["records-random-s0"]["metrics"]["records"] == results["curate"]["metrics"]["records"]["all"] == 8
     probed = results["probe"]["metrics"]
-    assert probed["base"] == probed["hint"] == {"all": 0, "hop1": 0, "hop2": 0, "hop3": 0, "hop5": 0}  # random weights
+    assert probed["base"] == probed["hint"] == dict.fromkeys(("all", *GROUPS), 0)  # random weights
+    assert probed["candidates"]["mismatched"] == 6  # 0.4 of 16
     controls = results["controls-rl-la_dapo-s0"]["metrics"]
     assert list(controls) == plan["interventions"]
     assert all(effect["n"] == questions for effect in controls.values())

@@ -2,8 +2,8 @@
 
 A clip has 10 frames and frame i shows step i: its 8-frame pool is exactly frames 1 to 8. A model sees steps 1 to 4 and
 is asked what happens in the first, second or third step after that (`hop1` to `hop3`), or, told where a shape is after
-four more steps, what happens on the way, or when it gets there (`hop5`). The hints are the frames up to the one asked
-about, for `hop5` those between.
+four more steps, what happens on the way, or where another shape is when it gets there (`hop5`). The hints are the
+frames up to the one asked about, for `hop5` those between.
 
 Rules of the world: a circle, a square and a triangle move on straight lines. Two that touch bounce off each other and
 both change colour, red with yellow, green with purple, blue with orange. A gate bars the arena from wall to wall until
@@ -87,16 +87,18 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
-MANIFEST_VERSION = 2  # raise it when the same seed no longer gives the same clips
+MANIFEST_VERSION = 3  # raise it when the same seed no longer gives the same clips
 OBSERVED = (1, 2, 3, 4)  # pool frames, 1-based, and steps
 INTERPOLATION = 5  # the `hop` of questions about what happens on the way to a later frame
 LATER = 8  # the step that those tell about
+ARRIVALS = (2, 3)  # steps after the last observed one in which a shape gets where those about zones tell it to be
 STAY_RATE = 0.25  # share of zone questions whose answer is the last seen zone: repeating it is no better than chance
 SLOWEST, FASTEST = 0.05, 0.10  # arena sides per step: what a small model can foresee for three steps
 ACROSS_THE_GATE = 0.3  # part of their motion across the gate that shapes keep in scenes with a gate that lasts
 CANDIDATES = 1024  # scenes simulated at once
 MARGIN = 1 / 24  # distance to a zone boundary below which a zone would be a matter of opinion
 PILLAR_MARGIN = 1 / 48  # the same for the edge of the pillar
+ARRIVAL_MARGIN = 1 / 96  # the same for a shape on its way into a zone, whose steps are hardly longer than MARGIN
 SEEN_AT_LEAST = 2  # observed frames in which a shape has to be visible for a question about it
 
 KINDS: tuple[Kind, ...] = ("zone", "event", "pair", "gate")
@@ -148,15 +150,18 @@ class Asked:
     """A question and its answer, drawn before there is a scene.
 
     Args:
-        kind: `zone` asks where a shape is, or when it gets where it will be, `event` what happens to it, `pair` which
-            two touch, `gate` which one opens the gate.
+        kind: `zone` asks where a shape is, `event` what happens to it, `pair` which two touch, `gate` which one opens
+            the gate.
         hop: step asked about, counted from the last observed one, or `INTERPOLATION`.
         target: number of the shape it is about; a `pair` or `gate` question tells about it in interpolations only.
         colours: number of each shape's colour when last seen.
-        choices: codes of the four options in the order shown: zones, steps, what can happen, pairs or shapes.
+        choices: codes of the four options in the order shown: zones, what can happen, pairs or shapes.
         right: place of the right one.
-        later_zone: number of the target's zone after an interpolation; -1 for other hops.
-        stays: whether the answer to a zone question is the zone last seen.
+        later_zone: number of the zone that an interpolation tells a shape to be in at its end; -1 for other hops.
+        told: number of that shape: the target, but in zone questions another one; -1 for other hops.
+        arrival: step after the last observed one in which it gets there, in zone questions; -1 for others.
+        stays: whether the answer to a zone question is the zone last seen. In an interpolation the target then leaves
+            it in the step after the other's arrival: the zone in the last hint is right in the other ones only.
     """
 
     kind: Kind
@@ -166,6 +171,8 @@ class Asked:
     choices: tuple[int, ...]
     right: int
     later_zone: int
+    told: int
+    arrival: int
     stays: bool
 
     @property
@@ -196,9 +203,10 @@ class Asked:
         """The question without its options."""
         name = self.names[self.target]
         if self.hop == INTERPOLATION:
-            told = f"After {LATER - LAST_SEEN} steps the {name} is in the {ZONES[self.later_zone]} zone. "
+            later = f"the {self.names[self.told]} is in the {ZONES[self.later_zone]} zone"
+            told = f"After {LATER - LAST_SEEN} steps {later}. "
             asked = {
-                "zone": "When does it get there?",
+                "zone": f"Where is the {name} when it gets there?",
                 "event": "What happens to it on the way?",
                 "pair": "Which shapes touch in these steps?",
                 "gate": "Which shape opens the gate in these steps?",
@@ -216,7 +224,7 @@ class Asked:
         """An option in words."""
         names = self.names
         if self.kind == "zone":
-            return f"After {_steps(choice + 1)}" if self.hop == INTERPOLATION else ZONES[choice]
+            return ZONES[choice]
         if self.kind == "event":
             contacts = [f"It touches the {name}" for name in names]
             bounces = [f"It hits the {wall}" for wall in WALLS]
@@ -772,15 +780,25 @@ def _ask(split: Split, cell: tuple[int, Kind], right: int, rng: np.random.Genera
         possible = [*walls, *others, GATE, PILLAR, NOTHING]
     else:
         possible = list(range(4))
+    colours = _draw_colours(split, rng)
+    choices = tuple(rng.permutation(possible)[: len(LETTERS)].tolist())
+    stays = bool(rng.random() < STAY_RATE)
+    told = target if hop == INTERPOLATION else -1
+    arrival = -1
+    if hop == INTERPOLATION and kind == "zone":
+        told = (target + int(rng.integers(1, NUM_SHAPES))) % NUM_SHAPES
+        arrival = ARRIVALS[0] if stays else ARRIVALS[1]
     return Asked(
         kind=kind,
         hop=hop,
         target=target,
-        colours=_draw_colours(split, rng),
-        choices=tuple(rng.permutation(possible)[: len(LETTERS)].tolist()),
+        colours=colours,
+        choices=choices,
         right=right,
         later_zone=later_zone,
-        stays=bool(rng.random() < STAY_RATE),
+        told=told,
+        arrival=arrival,
+        stays=stays,
     )
 
 
@@ -830,10 +848,9 @@ def _off_the_pillars_edge(states: States, layouts: Sequence[Layout]) -> Bools:
 def _outcomes(asked: Asked, states: States, first: int, last: int) -> Bools:
     """(B, codes) which answers, by code, are true of the steps from `first` to `last`."""
     steps, target = slice(first, last + 1), asked.target
-    if asked.kind == "zone" and asked.hop == INTERPOLATION:
-        return arrivals(_zones(states.positions[:, LAST_SEEN : LATER + 1, target]) == asked.later_zone)
     if asked.kind == "zone":
-        there: Bools = _zones(states.positions[:, last, target])[:, None] == np.arange(len(ZONES))
+        step = LAST_SEEN + asked.arrival if asked.hop == INTERPOLATION else last
+        there: Bools = _zones(states.positions[:, step, target])[:, None] == np.arange(len(ZONES))
         return there
     if asked.kind == "event":
         alone = np.stack([states.gate_hits[:, steps, target], states.goes_behind()[:, steps, target]], axis=-1)
@@ -858,7 +875,9 @@ def _fits(asked: Asked, states: States, edge_free: Bools) -> Bools:
     """(B,) in which scenes the right option is true, beyond dispute, and the other three are not."""
     first, last = asked.window
     target = asked.target
-    involved = [target] if asked.kind in ("zone", "event") else list(range(NUM_SHAPES))
+    involved = list(range(NUM_SHAPES))
+    if asked.kind in ("zone", "event"):
+        involved = sorted({target, asked.told} - {-1})
 
     true = _outcomes(asked, states, first, last)[:, list(asked.choices)]
     fits: Bools = true[:, asked.right] & (true.sum(axis=1) == 1)
@@ -874,12 +893,22 @@ def _fits(asked: Asked, states: States, edge_free: Bools) -> Bools:
     if asked.kind == "event":
         fits &= edge_free[:, first - 1 : last + 1, target].all(axis=1)
 
-    # Zones are told at the start and the end, and in zone questions all the way.
-    told = [*range(LAST_SEEN, last + 1)] if asked.kind == "zone" else [LAST_SEEN, last]
-    told += [LATER] if asked.later_zone >= 0 else []
-    fits &= (np.abs(states.positions[:, told, target] - 0.5) >= MARGIN).all(axis=(1, 2))
-    if asked.kind == "zone" and asked.hop != INTERPOLATION:
+    # Zones are told at the start and the end, and in zone questions of one shape all the way.
+    in_words = [LAST_SEEN, last]
+    if asked.kind == "zone":
         fits &= (_zones(states.positions[:, LAST_SEEN, target]) == asked.answer) == asked.stays
-    if asked.later_zone >= 0:
-        fits &= _zones(states.positions[:, LATER, target]) == asked.later_zone
+        in_words = list(range(LAST_SEEN, last + 1))
+    if asked.arrival >= 0:
+        arrival = LAST_SEEN + asked.arrival
+        in_words = [LAST_SEEN, arrival]
+        fits &= (np.abs(states.positions[:, LATER, asked.told] - 0.5) >= MARGIN).all(axis=1)
+        crossing = np.abs(states.positions[:, arrival - 1 : arrival + 1, asked.told] - 0.5)
+        fits &= (crossing >= ARRIVAL_MARGIN).all(axis=(1, 2))
+        there = _zones(states.positions[:, LAST_SEEN : LATER + 1, asked.told]) == asked.later_zone
+        fits &= arrivals(there)[:, asked.arrival - 1]
+        if asked.stays:
+            fits &= _zones(states.positions[:, arrival + 1, target]) != asked.answer
+    elif asked.later_zone >= 0:
+        fits &= _zones(states.positions[:, LATER, asked.told]) == asked.later_zone
+    fits &= (np.abs(states.positions[:, in_words, target] - 0.5) >= MARGIN).all(axis=(1, 2))
     return fits

@@ -15,7 +15,7 @@ import numpy as np
 from futurel1.data.frames import POOL_SIZE
 from futurel1.data.worlds.bouncing import ZONES
 from futurel1.data.worlds.collisions import NUM_SHAPES
-from futurel1.data.worlds.events import INTERPOLATION, LATER, OBSERVED, EventEpisode, arrivals
+from futurel1.data.worlds.events import ARRIVALS, INTERPOLATION, LATER, OBSERVED, EventEpisode, arrivals
 
 __all__ = ["pretraining_records"]
 
@@ -37,7 +37,7 @@ def pretraining_records(episode: EventEpisode, video: str) -> dict[str, dict[str
         By kind: ``describe``: two consecutive frames, each of them described in the captions that thoughts about zones
         are; ``imagine``: an unlabelled video, three frames to imagine after four; ``watch``: the same, all frames after
         two; ``tell``: as ``imagine``, with the last observed and the imagined frames described; ``answer``: a question
-        about where a shape is, or when it got there, with those frames in view.
+        about where a shape is, or was when another got somewhere, with those frames in view.
     """
     first = 1 + episode.number % (POOL_SIZE - WINDOW + 1)
     window = range(first, first + WINDOW)
@@ -73,18 +73,20 @@ def pretraining_records(episode: EventEpisode, video: str) -> dict[str, dict[str
 
 
 def _about_what_is_shown(episode: EventEpisode) -> EventEpisode:
-    """The clip with a question about where a shape is in a frame that others are to imagine, or when it got there."""
+    """The clip with a question about where a shape is in a frame that others imagine, or when another one arrives."""
     rng = np.random.default_rng((episode.number, ANSWERS))
     zones = np.array(
         [[episode.zone(shape, step) for step in range(OBSERVED[-1], LATER + 1)] for shape in range(NUM_SHAPES)]
     )
-    arrived = arrivals(zones == zones[:, -1:])
+    arrived = arrivals(zones == zones[:, -1:])[:, [step - 1 for step in ARRIVALS]]
     hop = int(rng.choice((*STEPS, INTERPOLATION))) if arrived.any() else int(rng.choice(STEPS))
-    target = int(rng.choice(np.flatnonzero(arrived.any(axis=1)) if hop == INTERPOLATION else NUM_SHAPES))
+    told = arrival = later_zone = -1
+    target = int(rng.integers(NUM_SHAPES))
     if hop == INTERPOLATION:
-        answer, told = int(arrived[target].argmax()), int(zones[target, -1])
-    else:
-        answer, told = int(zones[target, hop]), -1
+        told = int(rng.choice(np.flatnonzero(arrived.any(axis=1))))
+        target = (told + int(rng.integers(1, NUM_SHAPES))) % NUM_SHAPES
+        arrival, later_zone = ARRIVALS[arrived[told].argmax()], int(zones[told, -1])
+    answer = int(zones[target, arrival if hop == INTERPOLATION else hop])
     choices = tuple(rng.permutation(len(ZONES)).tolist())
     asked = replace(
         episode.asked,
@@ -93,7 +95,9 @@ def _about_what_is_shown(episode: EventEpisode) -> EventEpisode:
         target=target,
         choices=choices,
         right=choices.index(answer),
-        later_zone=told,
+        later_zone=later_zone,
+        told=told,
+        arrival=arrival,
     )
     return replace(episode, asked=asked)
 
