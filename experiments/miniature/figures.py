@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from experiments.miniature.records import SPLITS
 from experiments.miniature.stages import Plan, stages_testing
 from experiments.miniature.statistics import seed_mean
-from experiments.miniature.work import SPLITS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -2,13 +2,15 @@
 
 Latents that a model was fed while it answered the test questions are compared with features of true frames, by the
 cosine of span means: with the future frames of all test questions, to see how often the own one is the nearest, and
-with those of training clips, to see what was imagined.
+with those of training clips, to see what was imagined. And they are read by the inverse of the code that the tiny
+backbone's tower was trained on, to see how many answers they hold.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -19,10 +21,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from experiments.miniature.records import read_lines
+from experiments.miniature.records import per_split, read_lines
 from futurel1.data import open_records
 from futurel1.data.chat import ChatEncoder
+from futurel1.data.worlds import read_code
+from futurel1.data.worlds.bouncing import COLOURS, ZONES
 from futurel1.models import LatentBank, LatentReasoner
+from futurel1.modules import TowerPretrainModule
 
 BATCH = 32
 FRAME_TOKENS = 64
@@ -36,7 +41,7 @@ class Frames:
     """Future frames of a file of records.
 
     Attributes:
-        features: (F, H) mean feature of each frame, of length 1.
+        features: (F, H) mean feature of each frame.
         record: (F,) number of its record, from 0.
         hint: (F,) number of the frame among its record's hints, from 0.
     """
@@ -70,7 +75,7 @@ def future_frames(reasoner: LatentReasoner, records: Path, most: int | None = No
             seen = reasoner.encode_hints(torch.cat(pixels).to(device), torch.cat(grids).to(device))
             means = [rows.mean(dim=0) for rows in torch.split(seen.embeds.float(), list(seen.counts))]
             features += means
-    return Frames(F.normalize(torch.stack(features), dim=-1).cpu(), torch.tensor(record), torch.tensor(hint))
+    return Frames(torch.stack(features).cpu(), torch.tensor(record), torch.tensor(hint))
 
 
 @dataclass(frozen=True)
@@ -78,7 +83,7 @@ class ImaginedSpans:
     """Spans of a set of responses, those without latents left out.
 
     Attributes:
-        means: (S, H) mean latent of each span, of length 1.
+        means: (S, H) mean latent of each span.
         record: (S,) number of its record, from 0.
         hint: (S,) number of the span within its response, from 0.
     """
@@ -106,7 +111,12 @@ def imagined_spans(bank: LatentBank, predictions: Sequence[Mapping[str, Any]]) -
                 record.append(place)
                 hint.append(number)
     stacked = torch.stack(means) if means else torch.zeros(0, bank.width)
-    return ImaginedSpans(F.normalize(stacked, dim=-1), torch.tensor(record), torch.tensor(hint))
+    return ImaginedSpans(stacked, torch.tensor(record), torch.tensor(hint))
+
+
+def cosines(spans: Tensor, frames: Tensor) -> Tensor:
+    """(S, H) and (F, H) to (S, F) cosines."""
+    return F.normalize(spans, dim=-1) @ F.normalize(frames, dim=-1).T
 
 
 def retrieval(spans: ImaginedSpans, frames: Frames) -> dict[str, float | int | None]:
@@ -126,7 +136,7 @@ def retrieval(spans: ImaginedSpans, frames: Frames) -> dict[str, float | int | N
     }  # fmt: skip
     if pairs:
         span, own = torch.tensor(pairs).T
-        similarity = spans.means[span] @ frames.features.T
+        similarity = cosines(spans.means[span], frames.features)
         to_own = similarity.gather(1, own[:, None])[:, 0]
         others = (similarity.sum(dim=1) - to_own) / max(1, similarity.shape[1] - 1)
         numbers["retrieval"] = round(float((similarity.argmax(dim=1) == own).float().mean()), 6)
@@ -147,7 +157,7 @@ def strip(
         of_split = [place for place, question in enumerate(questions) if question["question_type"] == name]
         for place in of_split[:2]:
             own = spans.means[spans.record == place]
-            nearest = (own @ frames.features.T).argmax(dim=1).tolist()
+            nearest = cosines(own, frames.features).argmax(dim=1).tolist()
             found = [(training[int(frames.record[frame])], int(frames.hint[frame])) for frame in nearest]
             question = questions[place]
             shown.append(
@@ -162,6 +172,46 @@ def strip(
     return shown
 
 
+def asked_about(question: Mapping[str, Any]) -> tuple[int, int]:
+    """What answers a question about a zone: the number of a hint frame, from 0, and the pair of the shape's colour."""
+    said = str(question["conversations"][0]["value"]).rpartition("<image>\n")[2]
+    asked = re.match(r"In which zone is the (.+) after (\d) steps?\?", said)
+    if asked:
+        return int(asked[2]) - 1, _pair(asked[1])
+    told = re.match(r"After \d steps the (.+) is in the (.+) zone\. Where is the (.+) when it gets there\?", said)
+    if told is None:
+        raise ValueError(f"{question['id']} does not ask for a zone: {said!r}")
+    thoughts = str(question["conversations"][1]["value"]).split("<image>")
+    there = [f"{told[1]} {told[2]}" in thought for thought in thoughts]
+    return there.index(True) - 1, _pair(told[3])
+
+
+def _pair(name: str) -> int:
+    return list(COLOURS).index(name.split()[0]) % (len(COLOURS) // 2)
+
+
+def answers_held(codes: Tensor, of: ImaginedSpans | Frames, questions: Sequence[Mapping[str, Any]]) -> list[bool]:
+    """Whether what shows the frame that a question asks about has the shape in the right zone; no where nothing does.
+
+    Args:
+        codes: (S, CODE_SIZE) scene codes of spans or frames.
+        of: those spans or frames.
+        questions: the questions.
+    """
+    positions = read_code(codes.numpy())[0]
+    places = {(int(r), int(h)): place for place, (r, h) in enumerate(zip(of.record, of.hint, strict=True))}
+    held = []
+    for number, question in enumerate(questions):
+        hint, pair = asked_about(question)
+        place = places.get((number, hint))
+        if place is None:
+            held.append(False)
+            continue
+        x, y = positions[place, pair] >= 0.5
+        held.append(ZONES[2 * int(y) + int(x)] == question["answer"])
+    return held
+
+
 def main(args: Sequence[str] | None = None) -> None:
     """Compare the latents of a test with true frames, and write the numbers as JSON."""
     parser = argparse.ArgumentParser(prog="python -m experiments.miniature.latents", description=__doc__)
@@ -170,16 +220,25 @@ def main(args: Sequence[str] | None = None) -> None:
     parser.add_argument("--questions", type=Path, required=True, help="records that were asked")
     parser.add_argument("--training", type=Path, required=True, help="training records")
     parser.add_argument("--train", type=int, required=True, help="how many of them")
+    parser.add_argument("--codes", type=json.loads, default=False, help="features are scene codes: read them as such")
     parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
     options = parser.parse_args(args)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     reasoner = LatentReasoner.from_pretrained(options.model).to(device)
     predictions = read_predictions(options.test / "predictions.jsonl")
     spans = imagined_spans(LatentBank.load(options.test), predictions)
-    found = retrieval(spans, future_frames(reasoner, options.questions))
+    frames = future_frames(reasoner, options.questions)
+    questions = read_lines(options.questions)
+    found: dict[str, Any] = dict(retrieval(spans, frames))
+    if options.codes:
+        tower = TowerPretrainModule(text_width=reasoner.hidden_size)
+        tower.configure_model()
+        splits = [question["question_type"] for question in questions]
+        for name, of, features in (("held", spans, spans.means), ("held_by_frames", frames, frames.features)):
+            found[name] = per_split(answers_held(tower.codes(features), of, questions), splits)
     training = future_frames(reasoner, options.training, options.train)
-    strips = strip(spans, training, read_lines(options.questions), read_lines(options.training))
-    options.out.write_text(json.dumps({**found, "strip": strips}), encoding="utf-8")
+    found["strip"] = strip(spans, training, questions, read_lines(options.training))
+    options.out.write_text(json.dumps(found), encoding="utf-8")
 
 
 def read_predictions(file: Path) -> list[dict[str, Any]]:

@@ -6,12 +6,13 @@ import argparse
 import json
 import random
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+SPLITS = ("hop1", "hop2", "hop3", "hop5")
 HINT = re.compile(r"\s*<image>")
 MISMATCHED = "mismatched"
 """Field of records whose clip is not the one that they are about."""
@@ -21,6 +22,21 @@ def read_lines(file: Path) -> list[dict[str, Any]]:
     """The records of a JSON Lines file."""
     with file.open(encoding="utf-8") as stream:
         return [json.loads(line) for line in stream if line.strip()]
+
+
+def mean(values: Iterable[float]) -> float:
+    """Mean of one value or more."""
+    numbers = list(values)
+    return sum(numbers) / len(numbers)
+
+
+def per_split(values: Sequence[float], splits: Sequence[str], names: Sequence[str] = SPLITS) -> dict[str, float | None]:
+    """Means of values, of all and of each split."""
+    means: dict[str, float | None] = {"all": round(mean(values), 6)}
+    for name in names:
+        own = [value for value, split in zip(values, splits, strict=True) if split == name]
+        means[name] = round(mean(own), 6) if own else None
+    return means
 
 
 def without_hints(record: dict[str, Any]) -> dict[str, Any]:

@@ -6,11 +6,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from experiments.miniature import figures
-from experiments.miniature.records import MISMATCHED
+from experiments.miniature.records import MISMATCHED, SPLITS
 from experiments.miniature.run import Bench, read_results
 from experiments.miniature.stages import Plan, stages_testing
 from experiments.miniature.statistics import Difference, Mean, paired_bootstrap, seed_mean
-from experiments.miniature.work import SPLITS
 
 MARKER = "<!-- hand-written below -->"
 HEADINGS = {"hop1": "1 hop", "hop2": "2 hops", "hop3": "3 hops", "hop5": "interpolation", "all": "average"}
@@ -67,7 +66,8 @@ def page(results: Results, plan: Plan, bench: Bench, pictures: Mapping[str, str]
     labels = _labels(plan)
     for run in plan["controls"]:
         parts += [f"### Latents of {labels[run]} replaced", control_table(results, plan, run)]
-    parts += ["## Do they show the future?", _RETRIEVAL, retrieval_table(results, plan)]
+    parts += ["## Do they show the future?", _RETRIEVAL, retrieval_table(results, plan), _HELD]
+    parts.append(held_table(results, plan))
     parts += picture("imagined", "observed frames, nearest training frames, true future frames")
     parts += ["## The paper", _PAPER, published_table()]
     return parts
@@ -90,6 +90,11 @@ _RETRIEVAL = (
     "Share of imagined spans whose mean is nearest, by cosine, to the mean feature of their own true frame among the "
     "future frames of all test questions. Pictures show for each span the future frame of a training clip that is "
     "nearest to it."
+)
+_HELD = (
+    "Percent of questions whose answer is in the features of the frame asked about, read by undoing the scene code "
+    "that the tower was trained on: imagined, where a frame that was not imagined holds nothing; and true. Beside it "
+    "what the same runs answer rightly. What latents do not hold, no reading of them can give."
 )
 _PAPER = (
     "Future-L1, arXiv 2606.05769: FutureBench, 8B parameters, without seeds or intervals. For comparison of the order "
@@ -238,6 +243,25 @@ def retrieval_table(results: Results, plan: Plan) -> str:
     return markdown(["", "seeds", *columns], rows)
 
 
+def held_table(results: Results, plan: Plan) -> str:
+    """How many answers imagined and true frames hold, and how many are given."""
+    rows, labels = [], _labels(plan)
+    for run in plan["controls"]:
+        pairs = [
+            (results.get(f"retrieval-{run}-s{seed}"), results.get(f"test-{run}-s{seed}")) for seed in plan["seeds"]
+        ]
+        found = [(one["metrics"], test["metrics"]) for one, test in pairs if one and test and "held" in one["metrics"]]
+        parts = {
+            "true frames": [one["held_by_frames"] for one, _ in found],
+            "imagined frames": [one["held"] for one, _ in found],
+            "answered": [test["accuracy"] for _, test in found],
+        }
+        for label, shares in parts.items():
+            cells = [_over(shares, _percent(split)) for split in HEADINGS]
+            rows.append([f"{labels[run]}: {label}", str(len(found)), *cells])
+    return markdown(["", "seeds", *HEADINGS.values()], rows)
+
+
 def published_table() -> str:
     """The paper's rows of FutureBench and its spans per response."""
     from futurel1.metrics.published import FUTUREBENCH, SPANS_PER_RESPONSE
@@ -268,11 +292,11 @@ def _bootstrap(first: Sequence[Mapping[str, Any]], second: Sequence[Mapping[str,
 
 
 def _accuracy(split: str) -> Callable[[Mapping[str, Any]], float | None]:
-    def percent(test: Mapping[str, Any]) -> float | None:
-        value = test["accuracy"][split]
-        return None if value is None else 100 * float(value)
+    return lambda test: _percent(split)(test["accuracy"])
 
-    return percent
+
+def _percent(split: str) -> Callable[[Mapping[str, Any]], float | None]:
+    return lambda shares: None if shares[split] is None else 100 * float(shares[split])
 
 
 def _spans(split: str) -> Callable[[Mapping[str, Any]], float | None]:

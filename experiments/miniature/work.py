@@ -6,12 +6,12 @@ import csv
 import json
 import math
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from experiments.miniature.records import MISMATCHED, group_of, read_lines
+from experiments.miniature.records import MISMATCHED, SPLITS, group_of, mean, per_split, read_lines
 from experiments.miniature.stages import BACKBONE, CONFIGS, FOLDER, Stage
 
 Point = TypeVar("Point")
@@ -19,7 +19,6 @@ Command = tuple[str, list[str]]
 """A module with a `main`, and its arguments."""
 
 CLI = "futurel1.cli"
-SPLITS = ("hop1", "hop2", "hop3", "hop5")
 GROUPS = (*SPLITS, MISMATCHED)
 """Of candidates: those of each split that have their own clip, and the others."""
 NEEDS_LATENTS = ("mean", "noise", "other")
@@ -227,6 +226,7 @@ def _retrieval(stage: Stage, places: Places) -> list[Command]:
         "questions": str(question_file(stage, places)),
         "training": str(places.runs / "world" / "train.jsonl"),
         "train": stage.options["train"],
+        "codes": stage.options["backbone"] == "tiny",
         "out": str(places.runs / stage.name / "retrieval.json"),
     }
     return [("experiments.miniature.latents", _options(options))]
@@ -283,7 +283,7 @@ def _probed(folder: Path, candidates: Path, rollouts: int) -> dict[str, Any]:
 def _curated(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
     if not records:
         raise SystemExit("no candidate was chosen: hints help this model nowhere; change probe or curate in the plan")
-    gain = round(_mean(record["gain"] for record in records), 3)
+    gain = round(mean(record["gain"] for record in records), 3)
     return {"records": _counted([group_of(record) for record in records]), "gain": gain}
 
 
@@ -335,15 +335,6 @@ def right(prediction: Mapping[str, Any]) -> bool:
     return bool(prediction["answer"] == prediction["expected"])
 
 
-def per_split(values: Sequence[float], splits: Sequence[str], names: Sequence[str] = SPLITS) -> dict[str, float | None]:
-    """Means of values, of all and of each split."""
-    means: dict[str, float | None] = {"all": round(_mean(values), 6)}
-    for name in names:
-        own = [value for value, split in zip(values, splits, strict=True) if split == name]
-        means[name] = round(_mean(own), 6) if own else None
-    return means
-
-
 def answers(folder: Path, file: Path) -> dict[str, Any]:
     """Accuracy and use of tokens and latents per split, and which questions were answered rightly, in their order."""
     questions = read_lines(file)
@@ -355,10 +346,10 @@ def answers(folder: Path, file: Path) -> dict[str, Any]:
         "accuracy": per_split(correct, splits),
         "spans": per_split([len(line["spans"]) for line in lines], splits),
         "latents": per_split([sum(line["spans"]) for line in lines], splits),
-        "tokens": round(_mean(line["tokens"] for line in lines), 3),
+        "tokens": round(mean(line["tokens"] for line in lines), 3),
         "unanswered": sum(not line["answer"] for line in lines),
         "cut": sum(line["finish_reason"] == "length" for line in lines),
-        "seconds_per_sample": round(_mean(line["seconds"] for line in lines), 5),
+        "seconds_per_sample": round(mean(line["seconds"] for line in lines), 5),
         "correct": "".join("01"[value] for value in correct),
     }
 
@@ -379,11 +370,6 @@ def control_metrics(stage: Stage, places: Places) -> dict[str, Any]:
         effect = {name: round(value, 6) for name, value in intervention_effect(base, changed).items()}
         found[kind] = {**effect, "correct": "".join("01"[right(line)] for line in changed)}
     return found
-
-
-def _mean(values: Iterable[float]) -> float:
-    numbers = list(values)
-    return sum(numbers) / len(numbers)
 
 
 def _short(value: float) -> float:

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from experiments.miniature.records import SPLITS
 from experiments.miniature.run import Bench, write_json
 from experiments.miniature.stages import Stage
-from experiments.miniature.work import SPLITS
 
 QUESTIONS = 128
 LEVELS = {
@@ -45,7 +45,10 @@ def metrics(stage: Stage, rng: np.random.Generator) -> dict[str, Any]:
             "chance": 1 / 300,
             "retrieval": 0.2 + 0.1 * rng.random(),
         }
-        return {**numbers, "cosine": 0.8, "cosine_others": 0.5, "strip": strip()}
+        held = {
+            name: dict.fromkeys((*SPLITS, "all"), value) for name, value in (("held", 0.5), ("held_by_frames", 0.9))
+        }
+        return {**numbers, **held, "cosine": 0.8, "cosine_others": 0.5, "strip": strip()}
     if stage.kind == "probe":
         groups = dict.fromkeys(SPLITS, 100)
         return {

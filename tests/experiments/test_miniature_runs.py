@@ -12,15 +12,24 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from experiments.miniature.__main__ import main
-from experiments.miniature.latents import Frames, ImaginedSpans, imagined_spans, retrieval
+from experiments.miniature.latents import (
+    Frames,
+    ImaginedSpans,
+    answers_held,
+    asked_about,
+    imagined_spans,
+    retrieval,
+)
 from experiments.miniature.quick import write_opening
 from experiments.miniature.run import Bench, run_stages
 from experiments.miniature.stages import Stage, build_stages, load_plan
 from experiments.miniature.work import GROUPS, Places, scaled_steps
+from futurel1.data.worlds import make_event_episode, make_event_episodes, scene_code
 from futurel1.models import LatentBank
 
 ROOT = Path(__file__).parents[2]
@@ -203,3 +212,29 @@ def test_retrieval_counts_own_frames() -> None:
     assert found["chance"] == pytest.approx(1 / 3, abs=1e-6)
     assert found["cosine"] == pytest.approx(2 / 3, abs=1e-3)
     assert found["cosine_others"] == pytest.approx(1 / 6, abs=1e-3)
+
+
+def test_answers_are_read_from_the_frame_that_is_asked_about() -> None:
+    episodes = list(make_event_episodes("train", 32, kinds=("zone",)))
+    questions = [episode.record("clip.mp4") for episode in episodes]
+    rows = [(number, hint) for number, episode in enumerate(episodes) for hint in range(len(episode.asked.hints))]
+    codes = np.concatenate([scene_code(episode, episode.asked.hints) for episode in episodes])
+    record, hint = torch.tensor(rows).T
+    of = Frames(torch.zeros(len(rows), 1), record, hint)
+    for question, episode in zip(questions, episodes, strict=True):
+        asked = episode.asked
+        step = asked.arrival if asked.hop == 5 else asked.hop
+        pair = asked.colours[asked.target] % 3
+        assert asked_about(question) == (step - 1, pair)
+    held = answers_held(torch.from_numpy(codes), of, questions)
+    visible = [
+        not episode.states.hidden[4 + asked_about(question)[0] + 1, episode.asked.target]
+        for question, episode in zip(questions, episodes, strict=True)
+    ]
+    assert [value for value, seen in zip(held, visible, strict=True) if seen] == [True] * sum(visible)
+    shifted = Frames(of.features, record, hint + 3)  # frames that nobody asks about
+    assert answers_held(torch.from_numpy(codes), shifted, questions) == [False] * len(questions)
+    wrong = torch.from_numpy(codes).view(len(rows), -1).flip(0)
+    assert sum(answers_held(wrong, of, questions)) < len(questions) * 0.7
+    with pytest.raises(ValueError, match="does not ask for a zone"):
+        asked_about(make_event_episode("train", 0).record("clip.mp4") | {"conversations": [{"value": "What?"}] * 2})

@@ -112,6 +112,11 @@ class TowerPretrainModule(LightningModule):
         counts = torch.tensor(features.counts, device=target.device)
         return features.embeds, target.repeat_interleave(counts, dim=0)
 
+    def codes(self, features: Tensor) -> Tensor:
+        """(N, H) features to the (N, CODE_SIZE) scene codes that they stand for: the rotation undone."""
+        mean, scale, rotation = self.get_buffer("mean"), self.get_buffer("scale"), self.get_buffer("rotation")
+        return features @ rotation.T / scale + mean
+
     def training_step(self, batch: FrameBatch, batch_idx: int) -> Tensor:
         """Mean squared error over features."""
         features, target = self._features(batch)
@@ -124,9 +129,8 @@ class TowerPretrainModule(LightningModule):
         """Error, and what can be read from the mean feature of a frame by undoing the rotation."""
         features, target = self._features(batch)
         frames = len(batch.codes)
-        mean, scale, rotation = self.get_buffer("mean"), self.get_buffer("scale"), self.get_buffer("rotation")
         pooled = features.view(frames, -1, features.shape[-1]).mean(dim=1)
-        told = read_code((pooled @ rotation.T / scale + mean).cpu().numpy())
+        told = read_code(self.codes(pooled).cpu().numpy())
         true = read_code(batch.codes.cpu().numpy())
         visible = true[2]
         apart = np.linalg.norm(told[0] - true[0], axis=-1)[visible]
