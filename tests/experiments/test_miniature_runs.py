@@ -197,7 +197,7 @@ def test_spans_are_cut_as_they_were_decoded() -> None:
     spans = imagined_spans(bank, [{"id": "t:1", "spans": [2, 0, 1]}, {"id": "t:2", "spans": [1]}])
     assert spans.record.tolist() == [0, 0, 1]
     assert spans.hint.tolist() == [0, 2, 0]
-    half = 0.5**0.5
+    half = 0.5  # mean of two
     assert torch.allclose(spans.means, torch.tensor([[half, half, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]]))
 
 
