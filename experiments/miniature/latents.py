@@ -13,7 +13,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, compress
 from pathlib import Path
 from typing import Any
 
@@ -190,8 +190,10 @@ def _pair(name: str) -> int:
     return list(COLOURS).index(name.split()[0]) % (len(COLOURS) // 2)
 
 
-def answers_held(codes: Tensor, of: ImaginedSpans | Frames, questions: Sequence[Mapping[str, Any]]) -> list[bool]:
-    """Whether what shows the frame that a question asks about has the shape in the right zone; no where nothing does.
+def answers_held(
+    codes: Tensor, of: ImaginedSpans | Frames, questions: Sequence[Mapping[str, Any]]
+) -> list[bool | None]:
+    """Whether what shows the frame that a question asks about has the shape in the right zone; None where nothing does.
 
     Args:
         codes: (S, CODE_SIZE) scene codes of spans or frames.
@@ -200,12 +202,12 @@ def answers_held(codes: Tensor, of: ImaginedSpans | Frames, questions: Sequence[
     """
     positions = read_code(codes.numpy())[0]
     places = {(int(r), int(h)): place for place, (r, h) in enumerate(zip(of.record, of.hint, strict=True))}
-    held = []
+    held: list[bool | None] = []
     for number, question in enumerate(questions):
         hint, pair = asked_about(question)
         place = places.get((number, hint))
         if place is None:
-            held.append(False)
+            held.append(None)
             continue
         x, y = positions[place, pair] >= 0.5
         held.append(ZONES[2 * int(y) + int(x)] == question["answer"])
@@ -234,8 +236,13 @@ def main(args: Sequence[str] | None = None) -> None:
         tower = TowerPretrainModule(text_width=reasoner.hidden_size)
         tower.configure_model()
         splits = [question["question_type"] for question in questions]
-        for name, of, features in (("held", spans, spans.means), ("held_by_frames", frames, frames.features)):
-            found[name] = per_split(answers_held(tower.codes(features), of, questions), splits)
+        for name, of, features in (("spans", spans, spans.means), ("frames", frames, frames.features)):
+            held = answers_held(tower.codes(features), of, questions)
+            shown = [one is not None for one in held]
+            found[f"{name}_show"] = per_split(shown, splits)
+            found[f"{name}_hold"] = per_split(
+                [bool(one) for one in compress(held, shown)], list(compress(splits, shown))
+            )
     training = future_frames(reasoner, options.training, options.train)
     found["strip"] = strip(spans, training, questions, read_lines(options.training))
     options.out.write_text(json.dumps(found), encoding="utf-8")

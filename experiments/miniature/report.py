@@ -93,8 +93,8 @@ _RETRIEVAL = (
 )
 _HELD = (
     "Percent of questions whose answer is in the features of the frame asked about, read by undoing the scene code "
-    "that the tower was trained on: imagined, where a frame that was not imagined holds nothing; and true. Beside it "
-    "what the same runs answer rightly. What latents do not hold, no reading of them can give."
+    "that the tower was trained on: of the true frame; of the imagined one, among the questions where that frame was "
+    "imagined, whose share stands above. Below it what the same runs answer rightly."
 )
 _PAPER = (
     "Future-L1, arXiv 2606.05769: FutureBench, 8B parameters, without seeds or intervals. For comparison of the order "
@@ -250,10 +250,12 @@ def held_table(results: Results, plan: Plan) -> str:
         pairs = [
             (results.get(f"retrieval-{run}-s{seed}"), results.get(f"test-{run}-s{seed}")) for seed in plan["seeds"]
         ]
-        found = [(one["metrics"], test["metrics"]) for one, test in pairs if one and test and "held" in one["metrics"]]
+        found = [(one["metrics"], test["metrics"]) for one, test in pairs if one and test]
+        found = [(one, test) for one, test in found if "spans_hold" in one]
         parts = {
-            "true frames": [one["held_by_frames"] for one, _ in found],
-            "imagined frames": [one["held"] for one, _ in found],
+            "true frames hold it": [one["frames_hold"] for one, _ in found],
+            "frame imagined": [one["spans_show"] for one, _ in found],
+            "imagined frames hold it": [one["spans_hold"] for one, _ in found],
             "answered": [test["accuracy"] for _, test in found],
         }
         for label, shares in parts.items():

@@ -45,9 +45,8 @@ def metrics(stage: Stage, rng: np.random.Generator) -> dict[str, Any]:
             "chance": 1 / 300,
             "retrieval": 0.2 + 0.1 * rng.random(),
         }
-        held = {
-            name: dict.fromkeys((*SPLITS, "all"), value) for name, value in (("held", 0.5), ("held_by_frames", 0.9))
-        }
+        shares = {"spans_show": 0.8, "spans_hold": 0.5, "frames_show": 1.0, "frames_hold": 0.9}
+        held = {name: dict.fromkeys((*SPLITS, "all"), value) for name, value in shares.items()}
         return {**numbers, **held, "cosine": 0.8, "cosine_others": 0.5, "strip": strip()}
     if stage.kind == "probe":
         groups = dict.fromkeys(SPLITS, 100)

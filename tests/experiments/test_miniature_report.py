@@ -49,8 +49,9 @@ def test_whole_page(bench: Bench) -> None:
     assert row(page, "2")[1] == "3"
     assert row(page, "markers")[1] == "3"
     assert row(page, "Future-L1-RL")[5] == "85.4"
-    assert row(page, "latent SFT: true frames")[1:3] == ["3", "90.0 ± 0.0"]
-    assert row(page, "LA-DAPO (both rewards): imagined frames")[6] == "50.0 ± 0.0"
+    assert row(page, "latent SFT: true frames hold it")[1:3] == ["3", "90.0 ± 0.0"]
+    assert row(page, "latent SFT: frame imagined")[3] == "80.0 ± 0.0"
+    assert row(page, "LA-DAPO (both rewards): imagined frames hold it")[6] == "50.0 ± 0.0"
     assert row(page, "latent SFT: answered")[6] == row(page, "latent SFT")[6]
     for name in ("accuracy", "rewards", "spans", "imagined"):
         assert f"](miniature/{name}.png)" in page
