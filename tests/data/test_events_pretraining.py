@@ -145,9 +145,10 @@ def test_every_record_parses_and_is_encoded_with_its_spans(source):
     for number in range(len(source)):
         sample = source.sample(number)
         kind = PRETRAINING_KINDS[number // CLIPS]
-        spans = {"imagine": 3, "watch": 6, "tell": 3, "describe": 0, "answer": 0}[kind]
-        assert len(sample.hints) == spans
-        assert [frame.pool_index for frame in sample.hints] == list({3: (5, 6, 7), 6: range(3, 9), 0: ()}[spans])
+        shown = {"imagine": [5, 6, 7], "watch": [3, 4, 5, 6, 7, 8], "describe": [], "answer": []}
+        shown["tell"] = [5, 6, 7][: 1 + number % CLIPS % 3]
+        assert [frame.pool_index for frame in sample.hints] == shown[kind]
+        spans = len(shown[kind])
         encoded = encoder.encode(sample)
         response = encoded.input_ids[encoded.prompt_length :]
         assert int((response == encoder.tokens.start_id).sum()) == spans
@@ -165,9 +166,10 @@ def test_every_record_parses_and_is_encoded_with_its_spans(source):
 
 
 def test_the_end_is_imagined_from_the_observed_frames_alone(drawn):
-    for _, records in drawn:
-        for record in (records["imagine"], records["tell"]):
-            assert (record["image"], record["reasoning_image"]) == ([1, 2, 3, 4], [5, 6, 7])
+    for episode, records in drawn:
+        assert [records[name]["image"] for name in ("imagine", "tell")] == [[1, 2, 3, 4]] * 2
+        assert records["imagine"]["reasoning_image"] == [5, 6, 7]
+        assert records["tell"]["reasoning_image"] == [5, 6, 7][: 1 + episode.number % 3]
         assert set(records["imagine"]) == {"id", "video", "image", "reasoning_image"}  # an unlabelled video
 
 
@@ -189,13 +191,14 @@ def test_imagined_frames_are_described_as_they_are(drawn, source):
         before, *told, after = (text.strip() for text in response.split("<image>"))
         assert after == ""
         first = episode.asked.names[episode.asked.target]
-        assert question.endswith("\nImagine what comes next and tell the zones.")
-        for text, step in zip((before, *told, tell["answer"]), (4, 5, 6, 7), strict=True):
+        ahead = len(tell["reasoning_image"])
+        assert question.endswith(f"\nImagine {ahead} step{'s' if ahead > 1 else ''} ahead and tell the zones.")
+        for text, step in zip((before, *told, tell["answer"]), range(4, 5 + ahead), strict=True):
             check_caption(text, episode, step, first)
-    sample = source.sample(PRETRAINING_KINDS.index("tell") * CLIPS)
+    sample = source.sample(PRETRAINING_KINDS.index("tell") * CLIPS + 2)
     parts = sample.turns[-1].parts
     assert [getattr(part, "pool_index", "text") for part in parts] == ["text", 5, "text", 6, "text", 7]
-    episode = make_event_episode("pretrain", 0)
+    episode = make_event_episode("pretrain", 2)
     check_caption(parts[2].strip(), episode, 5, episode.asked.names[episode.asked.target])
 
 

@@ -213,7 +213,7 @@ class Asked:
             }
             return told + asked[self.kind]
         asked = {
-            "zone": f"In which zone is the {name} after {_steps(self.hop)}?",
+            "zone": f"In which zone is the {name} after {in_steps(self.hop)}?",
             "event": f"What happens to the {name} in step {self.hop} from now?",
             "pair": f"Which shapes touch in step {self.hop} from now?",
             "gate": f"Which shape opens the gate in step {self.hop} from now?",
@@ -693,7 +693,8 @@ def _conversation(
     }
 
 
-def _steps(count: int) -> str:
+def in_steps(count: int) -> str:
+    """A number of steps in words."""
     return f"{count} step{'s' if count > 1 else ''}"
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from futurel1.data.frames import POOL_SIZE
 from futurel1.data.worlds.bouncing import ZONES
 from futurel1.data.worlds.collisions import NUM_SHAPES
-from futurel1.data.worlds.events import ARRIVALS, INTERPOLATION, LATER, OBSERVED, EventEpisode, arrivals
+from futurel1.data.worlds.events import ARRIVALS, INTERPOLATION, LATER, OBSERVED, EventEpisode, arrivals, in_steps
 
 __all__ = ["pretraining_records"]
 
@@ -36,12 +36,14 @@ def pretraining_records(episode: EventEpisode, video: str) -> dict[str, dict[str
     Returns:
         By kind: ``describe``: two consecutive frames, each of them described in the captions that thoughts about zones
         are; ``imagine``: an unlabelled video, three frames to imagine after four; ``watch``: the same, all frames after
-        two; ``tell``: as ``imagine``, with the last observed and the imagined frames described; ``answer``: a question
-        about where a shape is, or was when another got somewhere, with those frames in view.
+        two; ``tell``: as many frames to imagine after four as it says, up to three, the last observed one and each of
+        them described; ``answer``: a question about where a shape is, or was when another got somewhere, with those
+        frames in view.
     """
     first = 1 + episode.number % (POOL_SIZE - WINDOW + 1)
     window = range(first, first + WINDOW)
-    thoughts = " <image>\n".join([*(episode.caption(step) for step in (OBSERVED[-1], *IMAGINED[:-1])), ""])
+    ahead = IMAGINED[: 1 + episode.number % len(IMAGINED)]
+    thoughts = " <image>\n".join([*(episode.caption(step) for step in (OBSERVED[-1], *ahead[:-1])), ""])
     shown = _about_what_is_shown(episode)
     return {
         "describe": _record(
@@ -61,8 +63,8 @@ def pretraining_records(episode: EventEpisode, video: str) -> dict[str, dict[str
             "reasoning_image": list(range(WATCHED + 1, POOL_SIZE + 1)),
         },
         "tell": _record(
-            episode, "tell", video, OBSERVED, "Imagine what comes next and tell the zones.", thoughts,
-            episode.caption(IMAGINED[-1]), IMAGINED,
+            episode, "tell", video, OBSERVED, f"Imagine {in_steps(len(ahead))} ahead and tell the zones.", thoughts,
+            episode.caption(ahead[-1]), ahead,
         ),
         "answer": _record(
             episode, "answer", video, [*OBSERVED, *shown.asked.hints], shown.question + shown.listed_options,
