@@ -252,6 +252,8 @@ def test_refusals_of_the_command_line(clips_world: Path, tmp_path: Path, capsys:
     assert "(seed differ)" in refused("--seed", "1")
     judge = ["--judge", "Judge", "--judge.base_url", "http://127.0.0.1:9/v1", "--judge.model", "m"]
     assert "(judge differ)" in refused(*judge, "--judge.api_key_env", "null")
+    assert "(repetition_limit differ)" in refused("--repetition_limit", "1")
+    assert "repetition_limit must be between 0 and 1" in refused("--repetition_limit", "1.5")
     (clips_world / "fewer.jsonl").write_text((clips_world / "train.jsonl").read_text().splitlines()[0])
     assert "(records differ)" in refused("--records", str(clips_world / "fewer.jsonl"))
     assert "holds probes of other records" in refused("--records", str(clips_world / "fewer.jsonl"), "--merge", "true")

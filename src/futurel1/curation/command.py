@@ -31,6 +31,7 @@ from futurel1.data.collate import OnError
 from futurel1.errors import ConfigError, MissingFileError
 from futurel1.models import LatentReasoner
 from futurel1.rewards import AccuracyReward, Judge
+from futurel1.rewards.repetition import REPETITION_LIMIT
 
 __all__ = ["curate", "merge", "probe"]
 
@@ -71,6 +72,7 @@ def curate(
     min_gain: int = 2,
     top: int | None = 50_000,
     judge: Judge | None = None,
+    repetition_limit: float = REPETITION_LIMIT,
     retry_failed: bool = False,
     on_error: OnError = "raise",
     data_root: str | None = None,
@@ -102,6 +104,8 @@ def curate(
         min_gain: Fewest right responses that the hints have to add.
         top: Most records to choose, those that gain most; null for all.
         judge: Judge of answers that differ from the right one; null: they are wrong.
+        repetition_limit: Share of repeated 4-grams or lines above which a response is wrong whatever it answers; 1:
+            none is, for reasoning that has good reasons to repeat itself.
         retry_failed: Also probe again what failed before: without verdict of the judge, or a record that could not be
             read.
         on_error: raise stops at a record that cannot be read; skip counts it and goes on.
@@ -124,6 +128,7 @@ def curate(
     """
     thresholds = Thresholds(max_base, min_gain, top)
     share = Share.parse(shard)
+    reward = AccuracyReward(judge, repetition_limit)
     require_matplotlib()
     root = None if data_root is None else Path(data_root)
     if root is not None and not root.is_dir():
@@ -159,11 +164,12 @@ def curate(
             "max_length": max_length,
             **drawn,
             "judge": None if judge is None else _judge_settings(judge),
+            "repetition_limit": repetition_limit,
         }
     )
     table = probe(
         CandidateDataset(source, encoder, data_root=root, on_error=on_error),
-        Prober(respond, encoder.pad_token_id, AccuracyReward(judge)),
+        Prober(respond, encoder.pad_token_id, reward),
         folder,
         share,
         batch_size=batch_size,

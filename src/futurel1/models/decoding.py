@@ -32,7 +32,7 @@ SCORE_CHUNK = 2048
 """Response positions whose logits over the vocabulary exist at once while scoring."""
 
 RANKED_TOKENS = 64
-"""Most likely tokens that top_p looks at first; 32 times as many while they are not enough."""
+"""Most likely tokens that top_p looks at first."""
 
 
 class DecodingError(FutureL1Error, ArithmeticError):
@@ -99,8 +99,8 @@ class Sampling:
     def _among_likeliest(self, probabilities: Tensor, count: int = RANKED_TOKENS) -> Tensor:
         """(N, V) what top_k and top_p keep; of tokens that are equally likely, the first ones of the vocabulary.
 
-        top_p ranks the `count` most likely tokens, which is few of a large vocabulary, and in rows that need more of
-        them 32 times as many.
+        top_p ranks the `count` most likely tokens, few of a large vocabulary; in rows that need more, 32 times as many,
+        and then all.
         """
         size = probabilities.shape[-1]
         count = min(self.top_k or count, size)
@@ -112,14 +112,14 @@ class Sampling:
             mass = (ranked if self.top_k else probabilities).sum(dim=-1, keepdim=True)
             # a token is kept when the ones before it do not yet reach top_p
             inside = ranked.cumsum(dim=-1) - ranked < self.top_p * mass
-            number = inside.sum(dim=-1, keepdim=True)
+            number = inside.sum(dim=-1, keepdim=True).clamp(min=1)
             if not self.top_k and count < size:
                 short = inside[:, -1].nonzero()[:, 0]
         last = ranked.gather(1, number - 1)
         above, tied = probabilities > last, probabilities == last
         kept = above | (tied & (tied.cumsum(dim=-1) <= number - above.sum(dim=-1, keepdim=True)))
         if short is not None and len(short):
-            kept[short] = self._among_likeliest(probabilities[short], 32 * count)
+            kept[short] = self._among_likeliest(probabilities[short], 32 * count if count == RANKED_TOKENS else size)
         return kept
 
 
