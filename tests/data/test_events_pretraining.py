@@ -188,16 +188,22 @@ def test_imagined_frames_are_described_as_they_are(drawn, source):
     for episode, records in drawn:
         tell = records["tell"]
         question, response = (turn["value"] for turn in tell["conversations"])
-        before, *told, after = (text.strip() for text in response.split("<image>"))
-        assert after == ""
+        told = [text.strip() for text in response.split("<image>")]
         first = episode.asked.names[episode.asked.target]
         ahead = len(tell["reasoning_image"])
-        assert question.endswith(f"\nImagine {ahead} step{'s' if ahead > 1 else ''} ahead and tell the zones.")
-        for text, step in zip((before, *told, tell["answer"]), range(4, 5 + ahead), strict=True):
+        _, _, asked = question.rpartition("<image>\n")
+        asked, *listed = asked.split("\n")
+        assert asked == f"Imagine the zones after {ahead} step{'s' if ahead > 1 else ''}."
+        if episode.number // 3 % 2:
+            assert {option[3:] for option in listed} == {"top left", "top right", "bottom left", "bottom right"}
+        else:
+            assert listed == []
+        for text, step in zip(told, range(4, 5 + ahead), strict=True):
             check_caption(text, episode, step, first)
+        assert tell["answer"] == told[-1]
     sample = source.sample(PRETRAINING_KINDS.index("tell") * CLIPS + 2)
     parts = sample.turns[-1].parts
-    assert [getattr(part, "pool_index", "text") for part in parts] == ["text", 5, "text", 6, "text", 7]
+    assert [getattr(part, "pool_index", "text") for part in parts] == ["text", 5, "text", 6, "text", 7, "text"]
     episode = make_event_episode("pretrain", 2)
     check_caption(parts[2].strip(), episode, 5, episode.asked.names[episode.asked.target])
 

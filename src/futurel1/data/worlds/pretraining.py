@@ -37,14 +37,15 @@ def pretraining_records(episode: EventEpisode, video: str) -> dict[str, dict[str
         By kind: ``describe``: two consecutive frames, each of them described in the captions that thoughts about zones
         are; ``imagine``: an unlabelled video, three frames to imagine after four; ``watch``: the same, all frames after
         two; ``tell``: as many frames to imagine after four as it says, up to three, the last observed one and each of
-        them described; ``answer``: a question about where a shape is, or was when another got somewhere, with those
-        frames in view.
+        them described, the last one in the answer too, half of them after a list of zones; ``answer``: a question about
+        where a shape is, or was when another got somewhere, with those frames in view.
     """
     first = 1 + episode.number % (POOL_SIZE - WINDOW + 1)
     window = range(first, first + WINDOW)
     ahead = IMAGINED[: 1 + episode.number % len(IMAGINED)]
-    thoughts = " <image>\n".join([*(episode.caption(step) for step in (OBSERVED[-1], *ahead[:-1])), ""])
+    thoughts = " <image>\n".join(episode.caption(step) for step in (OBSERVED[-1], *ahead))
     shown = _about_what_is_shown(episode)
+    listed = shown.listed_options if episode.number // len(IMAGINED) % 2 else ""
     return {
         "describe": _record(
             episode, "describe", video, window, "Describe the frames.", "",
@@ -63,7 +64,7 @@ def pretraining_records(episode: EventEpisode, video: str) -> dict[str, dict[str
             "reasoning_image": list(range(WATCHED + 1, POOL_SIZE + 1)),
         },
         "tell": _record(
-            episode, "tell", video, OBSERVED, f"Imagine {in_steps(len(ahead))} ahead and tell the zones.", thoughts,
+            episode, "tell", video, OBSERVED, f"Imagine the zones after {in_steps(len(ahead))}." + listed, thoughts,
             episode.caption(ahead[-1]), ahead,
         ),
         "answer": _record(
