@@ -79,9 +79,9 @@ def test_it_describes_frames(tiny: LatentReasoner, folder: Path) -> None:
     assert np.mean([shared_words(answer_of(text.text), true) for text, true in zip(texts, expected, strict=True)]) > 0.6
 
 
-def test_it_imagines_three_frames_and_describes_them(tiny: LatentReasoner, folder: Path) -> None:
+def test_it_imagines_as_many_frames_as_it_is_told_and_describes_them(tiny: LatentReasoner, folder: Path) -> None:
     texts, expected = answered(tiny, folder / "tell.jsonl")
-    assert np.mean([len(text.spans) == 3 for text in texts]) > 0.9
+    assert np.mean([len(text.spans) == 1 + place % 3 for place, text in enumerate(texts)]) > 0.9
     shares = [shared_words(answer_of(text.text), true) for text, true in zip(texts, expected, strict=True)]
     of_another = [shared_words(answer_of(text.text), true) for text, true in zip(texts, expected[1:], strict=False)]
     assert np.mean(shares) > np.mean(of_another) + 0.1
