@@ -207,6 +207,7 @@ def _frame(episode: str, frame: int, world: Mapping[str, Any]) -> NDArray[np.uin
     from futurel1.data.worlds import make_event_episode
 
     split, _, number = episode.rpartition("-")
-    made = make_event_episode(split, int(number), seed=world["seed"], size=world["size"])  # type: ignore[arg-type]
+    drawn = {name: world[name] for name in ("seed", "size", "kinds") if name in world}
+    made = make_event_episode(split, int(number), **drawn)  # type: ignore[arg-type]
     picture: NDArray[np.uint8] = made.render([frame])[0]
     return picture

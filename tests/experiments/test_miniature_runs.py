@@ -17,6 +17,7 @@ import pytest
 import torch
 
 from experiments.miniature.__main__ import main
+from experiments.miniature.figures import _frame
 from experiments.miniature.latents import (
     Frames,
     ImaginedSpans,
@@ -26,9 +27,11 @@ from experiments.miniature.latents import (
     retrieval,
 )
 from experiments.miniature.quick import write_opening
+from experiments.miniature.records import read_lines
 from experiments.miniature.run import Bench, run_stages
 from experiments.miniature.stages import Stage, build_stages, load_plan
 from experiments.miniature.work import GROUPS, Places, scaled_steps
+from futurel1.data.frames import read_frames
 from futurel1.data.worlds import make_event_episode, make_event_episodes, scene_code
 from futurel1.models import LatentBank
 
@@ -71,6 +74,15 @@ def test_quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     strip = results["retrieval-sft-latent-s0"]["metrics"]["strip"]
     assert {sample["split"] for sample in strip} == {"hop2", "hop3", "hop5"}
     assert all(len(sample["nearest"]) == 1 and sample["nearest"][0][0].startswith("train-") for sample in strip)
+    records = {record["id"]: record for record in read_lines(places.runs / "world" / "test.jsonl")}
+    for sample in strip:  # pictures show the clips of the questions
+        record = records[sample["id"]]
+        shown = read_frames(places.runs / "world" / record["video"], range(8))
+        for frame in (*sample["observed"], *sample["future"]):
+            drawn = _frame(sample["id"], frame, plan["world"]).astype(int)
+            apart = [float(abs(np.asarray(picture, dtype=int) - drawn).mean()) for picture in shown]
+            assert int(np.argmin(apart)) == frame, (sample["id"], apart)
+            assert apart[frame] < 3
     assert len(results["rl-la_dapo-s0"]["metrics"]["curve"]) == 2
     weights = {
         name: (places.runs / f"{name}-s0" / "config.yaml").read_text().partition("weights:")[2][:60]
