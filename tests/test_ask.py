@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,31 @@ def test_answers_in_words_and_for_machines(video: str, capsys: pytest.CaptureFix
     assert record["finish_reason"] == "length"
 
 
+@pytest.mark.slow
+def test_the_shipped_backbone_imagines_and_answers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    world = ["--out", str(tmp_path), "--train", "0", "--test", "3", "--size", "64", "--footage", "false"]
+    main(["world", "--task", "events", "--kinds", "[zone]", *world])
+    for number in range(3):
+        clip = str(tmp_path / "videos" / f"test-{number:05d}.mp4")
+        record = json.loads(said(capsys, clip, "Imagine the zones after 2 steps.", "--json"))
+        assert len(record["spans"]) == 2
+        assert record["finish_reason"] == "eos"
+        told = record["answer"].split(", ")
+        assert len(told) == 3  # three shapes
+        assert all(re.fullmatch(r"\w+ (circle|square|triangle) (top|bottom) (left|right)", shape) for shape in told)
+
+
+def test_what_the_shipped_backbone_is_shown_is_told(video: str, capsys: pytest.CaptureFixture[str]) -> None:
+    short = ("--max-new-tokens", "2", "--json")
+    record = json.loads(said(capsys, video, "What happens next?", *short, "--pool-frames", "1", "2", "3", "4"))
+    capsys.readouterr()
+    main(["ask", video, "What happens next?", *short])
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["response"] == record["response"]
+    assert "--pool-frames 1 2 3 4" in printed.err
+    assert "Imagine the zones after 2 steps." in printed.err  # there is no answer
+
+
 def test_branches_and_options_and_pool_frames(video: str, capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--option", "left", "--option", "right", "--pool-frames", "1", "2", "--branches", "3", "--json"]
     record = json.loads(said(capsys, video, "Where?", *options, "--max-new-tokens", "4"))
@@ -48,6 +74,7 @@ def test_branches_and_options_and_pool_frames(video: str, capsys: pytest.Capture
     (["VIDEO", "What?", "--max-length", "10"], "more than --max-length 10"),
     (["VIDEO", "What?", "--model", "no/such"], "no/such"),
     (["VIDEO", "What?", "--device", "cuda:7"], "no usable GPU"),
+    (["VIDEO", "What?", "--device", "tpu-x"], "--device tpu-x"),
 ])  # fmt: skip
 def test_bad_input_is_one_line(video: str, capsys: pytest.CaptureFixture[str], args: list[str], message: str) -> None:
     with pytest.raises(SystemExit):

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +11,9 @@ from typing import Any
 from futurel1.errors import ConfigError, RecordError
 
 LETTERS = "ABCD"
+TINY_FRAMES = (1, 2, 3, 4)
+"""Frames of the pool that the tiny backbone was shown while it was trained; whole videos mean nothing to it."""
+TINY_QUESTION = "Imagine the zones after 2 steps."
 INSTRUCTION = "Please provide only the single option letter within the <answer> </answer> tags."
 
 
@@ -24,7 +28,8 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--model", default="tiny", help="run folder, checkpoint folder, hub name or tiny (default)")
     made.add_argument("--branches", type=int, default=1, help="responses to draw and vote over (default 1, greedy)")
     made.add_argument("--pool-frames", type=int, nargs="+", metavar="N",
-                      help="show only these frames of the 8-frame pool, 1 to 8, as training records do")  # fmt: skip
+                      help="show only these frames of the 8-frame pool, 1 to 8, as training records do (default: the "
+                      "whole video; for tiny 1 2 3 4, all that it was trained on)")  # fmt: skip
     made.add_argument("--latents", type=int, help="latents of every imagined frame (default: the model decides)")
     made.add_argument("--max-frames", type=int, default=16, help="most frames taken from the video (default 16)")
     made.add_argument("--max-new-tokens", type=int, default=512, help="most tokens of a response (default 512)")
@@ -52,7 +57,13 @@ def ask(args: Sequence[str]) -> None:
         RecordError: a prompt that is too long; says how long, and the limit.
     """
     options = parser().parse_args(list(args))
+    if options.model == "tiny" and options.pool_frames is None:
+        options.pool_frames = list(TINY_FRAMES)
+        shown = " ".join(map(str, TINY_FRAMES))
+        print(f"the tiny backbone is shown --pool-frames {shown}, as it was trained", file=sys.stderr)
     result = answer(options)
+    if options.model == "tiny" and not result["answer"]:
+        print(f"no answer; the tiny backbone knows requests such as {TINY_QUESTION!r}", file=sys.stderr)
     if options.json:
         print(json.dumps(result, ensure_ascii=False))
         return
@@ -89,6 +100,10 @@ def answer(options: argparse.Namespace) -> dict[str, Any]:
     device = options.device if options.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise ConfigError(f"--device {device}: there is no usable GPU; leave --device out, or say cpu")
+    try:
+        torch.device(device)
+    except RuntimeError as error:
+        raise ConfigError(f"--device {device}: {error}") from error
     dtype = DTYPES[options.dtype or ("bfloat16" if device.startswith("cuda") else "float32")]
     folder = exported_folder("tiny", options.model if options.model != "tiny" else None)
     reasoner = LatentReasoner.from_pretrained(folder, dtype=dtype)

@@ -24,7 +24,7 @@ TRAINER_COMMANDS = {
     "predict": "write one line per record to predictions.jsonl",
 }
 OWN_COMMANDS = {
-    "ask": "ask a question about one video: futurel1 ask clip.mp4 'What happens next?'",
+    "ask": "ask a question about one video: futurel1 ask clip.mp4 'Imagine the zones after 2 steps.'",
     "world": "write procedural videos with questions about what happens next",
     "curves": "draw the curves of a run as a PNG",
     "curate": "choose the records whose future frames help a model to answer",

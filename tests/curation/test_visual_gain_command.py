@@ -11,7 +11,8 @@ import sys
 import time
 import zipfile
 from collections.abc import Callable
-from datetime import date
+from datetime import date, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ import pytest
 from planned_curation import Bench, planned
 
 from futurel1.cli import main
+from futurel1.curation import results
 from futurel1.curation.command import Share
 from futurel1.data import open_records
 from futurel1.errors import ConfigError, MissingFileError, RecordError
@@ -102,10 +104,23 @@ def test_a_line_longer_than_what_is_read_at_once_is_cut_back(bench: Callable[...
     assert file.read_bytes() == whole
 
 
-def test_two_processes_on_one_shard_are_refused(bench: Callable[..., Bench]) -> None:
+def test_two_processes_on_one_shard_are_refused(bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(results, "LOCK_SECONDS", 0.0)
     made = bench()
     with made.folder.shard_file(0, 1), pytest.raises(ConfigError, match="another process is probing shard 0/1"):
         made.run()
+
+
+def test_what_a_killed_process_left_behind_is_waited_for(bench: Callable[..., Bench]) -> None:
+    made = bench()
+    with made.folder.shard_file(0, 1) as held:
+        # As a data loader's worker does, which outlives its process for seconds.
+        worker = subprocess.Popen(["sleep", "1"], pass_fds=[held.fileno()])
+    began = time.monotonic()
+    made.run()
+    assert time.monotonic() - began > 0.5
+    assert worker.wait() == 0
+    assert made.folder.table().num_open == 0
 
 
 def test_damaged_and_foreign_lines_are_named(bench: Callable[..., Bench]) -> None:
@@ -129,6 +144,9 @@ def test_other_settings_are_refused(bench: Callable[..., Bench]) -> None:
     made.folder.settle({"rollouts": 8})
     with pytest.raises(ConfigError, match=r"other settings \(rollouts, seed differ\)"):
         made.folder.settle({"rollouts": 4, "seed": 0})
+    (made.out / "settings.json").write_text("")
+    with pytest.raises(ConfigError, match=r"settings\.json is not JSON"):
+        made.folder.settle({"rollouts": 8})
 
 
 # ----------------------------------------------------------------------------------------------------- what is written
@@ -153,6 +171,7 @@ def test_parquet_keeps_its_shape_and_absolute_paths(bench: Callable[..., Bench],
         row["image"] = [str(records.parent / path) for path in row["image"]]
         row["reasoning_image"] = [os.path.relpath(records.parent / path, tmp_path) for path in row["reasoning_image"]]
         row["day"] = date(2026, 1, place + 1)
+        row |= {"price": Decimal("1.50"), "thumbnail": b"\x00\xff", "length": timedelta(seconds=3)}
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet", row_group_size=3)
     made = bench("deeper/out", tmp_path / "rows.parquet")
     made.run()
@@ -163,6 +182,7 @@ def test_parquet_keeps_its_shape_and_absolute_paths(bench: Callable[..., Bench],
         row = next(row for row in rows if row["note"] == record["note"])
         assert record["image"] == row["image"]
         assert record["day"] == row["day"].isoformat()
+        assert (record["price"], record["thumbnail"], record["length"]) == ("1.50", "AP8=", "0:00:03")
         assert record.keys() - row.keys() == {"gain", "correct_in_8_base", "correct_in_8_hint"}
     assert all(sample.hints[0].path.is_file() for sample in open_records(made.out / "curated.jsonl"))
 
@@ -246,6 +266,12 @@ def test_refusals_of_the_command_line(clips_world: Path, tmp_path: Path, capsys:
     assert "no such folder" in refused("--data_root", str(tmp_path / "gone"))
     assert "outside data_root" in refused("--data_root", str(tmp_path))
     assert "batch_size is at least 1" in refused("--batch_size", "0")
+    assert "leave --shard 1/2 out" in refused("--merge", "true", "--shard", "1/2")
+    assert "temperature must be above 0" in refused("--temperature", "0")
+    assert "max_new_tokens must be at least 1" in refused("--max_new_tokens", "0")
+    assert "--device tpu-x" in refused("--device", "tpu-x")
+    inside = str(clips_world / "curated")
+    assert "whose files are all records" in refused("--records", str(clips_world), "--out", inside)
     assert "has no Hugging Face export, only last.ckpt" in refused("--model", str(tmp_path / "run"))
     assert "none of" not in refused("--records", str(tmp_path / "gone.jsonl"))
     main(options(clips_world, out, "--shard", "0/8"))
@@ -262,6 +288,8 @@ def test_refusals_of_the_command_line(clips_world: Path, tmp_path: Path, capsys:
 def test_shares() -> None:
     assert Share.parse("1/3", {}) == Share(1, 3)
     assert Share.parse("1/3", {"RANK": "2", "WORLD_SIZE": "4"}) == Share(6, 12)
+    with pytest.raises(ConfigError, match="not numbers"):
+        Share.parse("0/1", {"RANK": "x"})
     for wrong in ("3/3", "1", "-1/2", "a/b", "0/0"):
         with pytest.raises(ConfigError, match="--shard is i/n"):
             Share.parse(wrong, {})

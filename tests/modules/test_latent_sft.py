@@ -181,6 +181,20 @@ def test_export_carries_weights_settings_and_tokens(world: Path, tmp_path: Path)
     assert all(torch.equal(state[name], value) for name, value in loaded.state_dict().items())
 
 
+def test_a_run_killed_before_its_export_is_exported_when_it_is_resumed(world: Path, tmp_path: Path) -> None:
+    from lightning.pytorch.callbacks import ModelCheckpoint
+
+    checkpoint = ModelCheckpoint(dirpath=tmp_path / "checkpoints", save_last=True, every_n_train_steps=1)
+    first = LatentSFTModule(**QUICK)
+    make_trainer(tmp_path, callbacks=[checkpoint], enable_checkpointing=True).fit(first, make_data(world))
+    assert not (tmp_path / "huggingface").exists()
+    second = LatentSFTModule(**QUICK)
+    last = tmp_path / "checkpoints" / "last.ckpt"
+    make_trainer(tmp_path, callbacks=[HuggingFaceExport()]).fit(second, make_data(world), ckpt_path=last)
+    loaded = LatentReasoner.from_pretrained(tmp_path / "huggingface").state_dict()
+    assert all(torch.equal(value, loaded[name]) for name, value in first.reasoner.state_dict().items())
+
+
 def test_lora_saves_an_adapter_and_merged_weights(world: Path, tmp_path: Path) -> None:
     module = LatentSFTModule(**QUICK, lora_rank=4, lora_alpha=16)
     make_trainer(tmp_path, max_steps=3).fit(module, make_data(world, batch_size=4))

@@ -52,12 +52,15 @@ class Share:
         """The share of this process: its shard, cut into as many parts as torchrun (RANK, WORLD_SIZE) has ranks.
 
         Raises:
-            ConfigError: not of the form ``i/n`` with i below n.
+            ConfigError: not of the form ``i/n`` with i below n, or a rank that is no number.
         """
         found = re.fullmatch(r"(\d+)/(\d+)", shard.strip())
         if found is None or int(found[1]) >= int(found[2]):
             raise ConfigError(f"--shard is i/n with i from 0 to n - 1, such as 0/4; got {shard!r}")
-        rank, world_size = int(environment.get("RANK", "0")), int(environment.get("WORLD_SIZE", "1"))
+        ranks = {name: environment.get(name, default) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1"))}
+        if not all(value.isdecimal() for value in ranks.values()):
+            raise ConfigError(f"{ranks} in the environment, which torchrun sets: not numbers")
+        rank, world_size = map(int, ranks.values())
         return cls(int(found[1]) * world_size + rank, int(found[2]) * world_size)
 
 
@@ -128,6 +131,8 @@ def curate(
     """
     thresholds = Thresholds(max_base, min_gain, top)
     share = Share.parse(shard)
+    if merge and share.count > 1:
+        raise ConfigError(f"--merge true probes nothing: leave --shard {shard} out, and start one process")
     reward = AccuracyReward(judge, repetition_limit)
     require_matplotlib()
     root = None if data_root is None else Path(data_root)
@@ -136,6 +141,7 @@ def curate(
     if batch_size < 1 or num_workers < 0:
         raise ConfigError(f"batch_size is at least 1 and num_workers at least 0, got {batch_size} and {num_workers}")
     source = open_records(records)
+    _refuse_inside(out, records)
     folder = ProbeFolder(out, source.id, len(source))
     contents = _contents(source)
     if merge:
@@ -268,6 +274,8 @@ def merge(source: RecordSource, folder: ProbeFolder, table: ProbeTable, threshol
             "that is left without --shard, first"
         )
     rollouts = int(folder.settings()["rollouts"])
+    if thresholds.max_base >= rollouts:
+        logger.warning("max_base=%d of %d responses: no candidate counts as too easy", thresholds.max_base, rollouts)
     selection = select(table, thresholds)
     report = Report.of(table, selection, thresholds, rollouts)
     with write_whole(folder.path / CURATED) as stream:
@@ -277,6 +285,14 @@ def merge(source: RecordSource, folder: ProbeFolder, table: ProbeTable, threshol
     with write_whole(folder.path / PICTURE) as stream:
         report.draw(stream)
     return report
+
+
+def _refuse_inside(out: str, records: str | list[str]) -> None:
+    """Refuse results among the records: they would be read as records the next time."""
+    target = Path(out).resolve()
+    for given in [records] if isinstance(records, str) else records:
+        if Path(given).is_dir() and target.is_relative_to(Path(given).resolve()):
+            raise ConfigError(f"--out {out} lies in --records {given}, whose files are all records; choose another one")
 
 
 def _finish(source: RecordSource, folder: ProbeFolder, table: ProbeTable, thresholds: Thresholds) -> None:
@@ -298,6 +314,10 @@ def _load(model: str, dtype: str, device: str) -> LatentReasoner:
         device = cuda
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise ConfigError(f"--device {device}: there is no usable GPU; leave --device out, or say cpu")
+    try:
+        torch.device(device)
+    except RuntimeError as error:
+        raise ConfigError(f"--device {device}: {error}") from error
     name = ("bfloat16" if device.startswith("cuda") else "float32") if dtype == "auto" else dtype
     folder = exported_folder(model, None if model == "tiny" else model)
     reasoner = LatentReasoner.from_pretrained(folder, dtype=DTYPES[name])
@@ -316,11 +336,14 @@ def _contents(source: RecordSource) -> list[list[str]]:
 
 
 def _fingerprint(reasoner: LatentReasoner) -> str:
-    """A digest of the weights in memory, wherever they came from: per tensor the sum of its bits as integers."""
+    """A digest of the weights in memory, wherever they came from: of sums of bits, as integers, along both sides."""
     digest = hashlib.sha256()
     for name, tensor in sorted(reasoner.state_dict().items()):
         bits = tensor.detach().contiguous().view(_BITS[tensor.element_size()])
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} {int(bits.sum(dtype=torch.int64))}\n".encode())
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        table = bits.reshape(len(bits), -1) if bits.ndim else bits.reshape(1, 1)
+        for side in (0, 1):
+            digest.update(table.sum(side, dtype=torch.int64).cpu().numpy().tobytes())
     return digest.hexdigest()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import datetime
 import json
 import os
@@ -34,7 +35,7 @@ def write_curated(
         stream: the file.
 
     Raises:
-        RecordError: a record that has changed into something else, or holds what JSON cannot.
+        RecordError: a record that has changed into something else, or whose keys JSON cannot hold.
     """
     for number in selection.chosen.tolist():
         record = source.raw(number)
@@ -75,7 +76,9 @@ def curated_record(record: RawRecord, added: dict[str, int], folder: Path) -> di
 
 
 def _plain(value: Any) -> str:
-    """What Parquet has and JSON has not."""
+    """What Parquet has and JSON has not, as text: bytes in base 64."""
     if isinstance(value, datetime.date | datetime.time):
         return value.isoformat()
-    raise TypeError(f"a {type(value).__name__}")
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
+    return str(value)

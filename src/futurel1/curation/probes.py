@@ -18,6 +18,7 @@ from futurel1.data.collate import Fetched, OnError
 from futurel1.data.prompts import PromptCollator, parse_prompt
 from futurel1.errors import ConfigError, FutureL1Error
 from futurel1.models import LatentReasoner
+from futurel1.models.decoding import Sampling
 from futurel1.models.transcript import transcripts
 from futurel1.rewards import AccuracyReward, RewardInputs
 
@@ -149,6 +150,9 @@ class SampledResponses:
     ) -> None:
         if not 1 <= rollouts <= MAX_ROLLOUTS:
             raise ConfigError(f"rollouts must be from 1 to {MAX_ROLLOUTS}, got {rollouts}")
+        if max_new_tokens < 1:
+            raise ConfigError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
+        Sampling(True, temperature, top_p=top_p)  # refuses what cannot work now, not after the settings are written down
         self.reasoner = reasoner
         self._options: dict[str, Any] = {
             "num_branches": rollouts,

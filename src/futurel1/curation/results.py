@@ -6,6 +6,7 @@ import fcntl
 import hashlib
 import json
 import os
+import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -24,6 +25,8 @@ Status = Literal["open", "probed", "no_hints", "failed", "skipped"]
 STATUSES: tuple[Status, ...] = get_args(Status)
 OPEN, PROBED, NO_HINTS, FAILED, SKIPPED = range(len(STATUSES))
 MAX_ROLLOUTS = int(np.iinfo(np.uint16).max)
+LOCK_SECONDS = 15.0
+"""How long a shard waits for its file: what a killed process had started holds it a few seconds longer."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +135,10 @@ class ProbeFolder:
         now = json.loads(json.dumps(settings, sort_keys=True))
         file = self.path / self.SETTINGS
         aside = _aside(file)
-        aside.write_text(json.dumps(now, indent=2) + "\n", encoding="utf-8")
+        with aside.open("xb") as stream:
+            stream.write((json.dumps(now, indent=2) + "\n").encode())
+            stream.flush()
+            os.fsync(stream.fileno())
         # Of processes that start together one is first, and none reads half of what it wrote.
         with suppress(FileExistsError):
             os.link(aside, file)
@@ -151,11 +157,15 @@ class ProbeFolder:
 
         Raises:
             MissingFileError: nothing was probed here.
+            ConfigError: the file of settings is damaged.
         """
         file = self.path / self.SETTINGS
         if not file.is_file():
             raise MissingFileError(f"{self.path} holds no probes (no {self.SETTINGS}); probe first, or correct --out")
-        found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        try:
+            found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ConfigError(f"{file} is not JSON ({error}); give another --out, or remove what is there") from error
         self._digest = _digest(found)
         return found
 
@@ -200,10 +210,11 @@ class ProbeFolder:
         """
         file = self.path / f"probes-{shard:05d}-of-{num_shards:05d}.jsonl"
         with file.open("ab+") as stream:
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise ConfigError(f"{file}: another process is probing shard {shard}/{num_shards}") from error
+            until = time.monotonic() + LOCK_SECONDS
+            while not _locked(stream):
+                if time.monotonic() > until:
+                    raise ConfigError(f"{file}: another process is probing shard {shard}/{num_shards}")
+                time.sleep(0.25)
             _cut_back(stream)
             yield stream
 
@@ -213,6 +224,14 @@ class ProbeFolder:
         stream.write("".join(f"{line}\n" for line in lines).encode())
         stream.flush()
         os.fsync(stream.fileno())
+
+
+def _locked(stream: BinaryIO) -> bool:
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _digest(settings: Mapping[str, Any]) -> str:

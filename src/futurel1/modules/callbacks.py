@@ -19,6 +19,8 @@ logger = logging.getLogger(__name__)
 class HuggingFaceExport(Callback):
     """Writes the model in Hugging Face format beside the Lightning checkpoints, when training ends.
 
+    A run that was killed between its last checkpoint and the export has no step left to train; `fit --resume` exports it.
+
     Args:
         every_n_steps: also every so many optimizer steps; None: at the end only.
     """
@@ -36,6 +38,11 @@ class HuggingFaceExport(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Export the final weights."""
         self._export(trainer, pl_module)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Export what was resumed after its last step: it is not trained, so training does not end."""
+        if trainer.global_step != self._exported:
+            self._export(trainer, pl_module)
 
     def _export(self, trainer: Trainer, pl_module: Any) -> None:
         self._exported = trainer.global_step
