@@ -45,7 +45,7 @@ lint: install
 	$(BIN)/mypy
 
 proof: install
-	HF_HUB_OFFLINE=1 $(BIN)/python -m experiments.miniature $(ARGS)
+	HF_HUB_OFFLINE=1 $(BIN)/python -m experiments.miniature --jobs 2 $(ARGS)
 
 proof-quick: install
 	rm -rf runs/miniature-quick

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from experiments.miniature.report import write_report
@@ -18,7 +17,7 @@ def main(args: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m experiments.miniature", description=__doc__)
     add = parser.add_argument
     add("--only", nargs="+", default=[], metavar="GLOB", help="stages to run, such as 'test-*', with what they need")
-    add("--seeds", nargs="+", type=int, help="seeds, in place of the plan's")
+    add("--seeds", nargs="+", type=int, help="seeds to run, of the plan's or others; the page shows the plan's")
     add("--jobs", type=int, default=1, help="stages at once, each with its share of the cores (default: 1)")
     add("--minutes", type=float, help="start no new stage after so many minutes")
     add("--list", action="store_true", help="show all stages, and how far they are")
@@ -35,21 +34,20 @@ def main(args: Sequence[str] | None = None) -> None:
     if options.jobs < 1 or (options.quick and options.jobs > 1):
         parser.error(f"--jobs {options.jobs}: at least one, and one with --quick")
     plan = load_plan(options.plan, quick=options.quick)
-    if options.seeds:
-        plan["seeds"] = options.seeds
     places = Places() if options.root is None else Places.under(options.root)
     if options.quick:
         from experiments.miniature.quick import write_opening
 
         plan["backbone"] = write_opening(options.root / "backbone")
-    bench = Bench(build_stages(plan), places, in_process=options.quick)
+    chosen = {**plan, "seeds": options.seeds or plan["seeds"]}
+    bench = Bench(build_stages(chosen), places, in_process=options.quick)
     if options.list:
         _list(bench)
         return
     done = options.report or run_stages(
         bench, options.only, jobs=options.jobs, minutes=options.minutes, again=options.again
     )
-    write_report(replace(bench, in_process=False), plan)
+    write_report(Bench(build_stages(plan), places), plan)
     print(f"page: {places.document}" + ("" if done else " (with what is there so far)"))
 
 

@@ -13,6 +13,7 @@ from experiments.miniature.statistics import Difference, Mean, paired_bootstrap,
 
 MARKER = "<!-- hand-written below -->"
 HEADINGS = {"hop1": "1 hop", "hop2": "2 hops", "hop3": "3 hops", "hop5": "interpolation", "all": "average"}
+DIFFERENCE = ("difference", "p", "over seeds")
 PUBLISHED = (
     "Qwen3-VL-8B zero-shot", "text-only SFT, same 50K", "Future-L1-SFT", "Future-L1-SFT on random 50K",
     "text-only SFT + DAPO", "Future-L1-SFT + GRPO", "Future-L1-SFT + DAPO", "Future-L1-SFT + DAPO + R_ctr",
@@ -110,9 +111,10 @@ def _about(results: Results, plan: Plan, bench: Bench) -> list[str]:
     world = plan["world"]
     curated = results.get("curate", {}).get("metrics", {}).get("records", {}).get("all", "-")
     lines = [
-        "Written by `make proof` from the files in `experiments/miniature/results`; how to read and to repeat it: "
-        "[experiments/miniature](../experiments/miniature/README.md).",
-        f"{len(results)} of {total} stages in {seconds / 3600:.1f} hours, seeds {', '.join(map(str, plan['seeds']))}. "
+        "Written by `make proof` from the files in `experiments/miniature/results`; `make proof ARGS=--again` makes "
+        "those anew, too. How to read and to repeat it: [experiments/miniature](../experiments/miniature/README.md).",
+        f"{len(results)} of {total} stages, {seconds / 3600:.1f} hours if run one after the other (they ran two at "
+        f"once, as in `make proof`); seeds {', '.join(map(str, plan['seeds']))}. "
         f"World: {world['train']} training, {world['test']} test and {world['rl']} RL clips of {world['size']} pixels; "
         f"{curated} curated records.",
     ]
@@ -130,8 +132,10 @@ def _machine(machine: Mapping[str, Any]) -> str:
 
 _ACCURACY = (
     "Percent of questions answered rightly (chance 25), greedy; mean over seeds ± its 95% interval (Student's t). "
-    "Difference: to the row above, in points, with the 95% interval and two-sided p of a paired bootstrap over "
-    "questions, seeds averaged. Tokens, latents included, and seconds are per question."
+    "Difference: to the row above, in points, of the seeds that both have, with the 95% interval and two-sided p of a "
+    "paired bootstrap over questions, seeds averaged; beside it ± the 95% interval of the same over seeds, each seed's "
+    "difference being one number. The first says what other questions would change, the second what other seeds would. "
+    "Tokens, latents included, and seconds are per question. Without SFT there is one greedy run, whatever the seed."
 )
 
 
@@ -151,12 +155,15 @@ def main_table(results: Results, plan: Plan) -> str:
         difference = compared(results, plan, run, above) if above else None
         cells = [label, str(len(found)), *(_over(found, _accuracy(name)) for name in HEADINGS)]
         cells += _difference(difference)
+        unanswered = [100 * test["unanswered"] / len(test["correct"]) for test in found]
+        cells.append(f"{seed_mean(unanswered).value:.1f}" if unanswered else "-")
         for name, digits in (("tokens", 1), ("seconds_per_sample", 3)):
             values = [test[name] for test in found]
             cells.append(f"{seed_mean(values).value:.{digits}f}" if values else "-")
         rows.append(cells)
         above = run
-    return markdown(["", "seeds", *HEADINGS.values(), "difference", "p", "tokens", "seconds"], rows)
+    columns = [*DIFFERENCE, "no answer", "tokens", "seconds"]
+    return markdown(["", "seeds", *HEADINGS.values(), *columns], rows)
 
 
 def comparison_table(results: Results, plan: Plan) -> str:
@@ -166,7 +173,7 @@ def comparison_table(results: Results, plan: Plan) -> str:
         [f"{labels[first]} - {labels[second]}", *_difference(compared(results, plan, first, second))]
         for first, second in plan["comparisons"]
     ]
-    return markdown(["", "difference", "p"], rows)
+    return markdown(["", *DIFFERENCE], rows)
 
 
 def curation_table(results: Results) -> str:
@@ -201,7 +208,7 @@ def ablation_table(results: Results, plan: Plan, runs: Mapping[str, str]) -> str
         difference = None if run == first else compared(results, plan, run, first)
         rows.append([label, str(len(found)), _over(found, _accuracy("all")), *_difference(difference)])
         rows[-1] += [_over(found, _spans("all"), 2), _over(found, lambda test: test["latents"]["all"], 2)]
-    return markdown(["", "seeds", "average", "difference", "p", "spans", "latents"], rows)
+    return markdown(["", "seeds", "average", *DIFFERENCE, "spans", "latents"], rows)
 
 
 def control_table(results: Results, plan: Plan, run: str) -> str:
@@ -282,9 +289,21 @@ def published_table() -> str:
 # ---------------------------------------------------------------------------------------------------------- numbers
 
 
-def compared(results: Results, plan: Plan, first: str, second: str) -> Difference | None:
-    """Paired bootstrap of two runs; None where one has no test yet."""
-    return _bootstrap(tests(results, plan, first), tests(results, plan, second))
+def compared(results: Results, plan: Plan, first: str, second: str) -> tuple[Difference, Mean] | None:
+    """Difference of two runs, over questions and over seeds; None where no seed has a test of both."""
+    one, other = (dict(zip(plan["seeds"], _by_seed(results, plan, run), strict=True)) for run in (first, second))
+    pairs = [(one[seed], other[seed]) for seed in plan["seeds"] if one[seed] and other[seed]]
+    difference = _bootstrap([pair[0] for pair in pairs], [pair[1] for pair in pairs])
+    if difference is None:
+        return None
+    return difference, seed_mean([left["accuracy"]["all"] - right["accuracy"]["all"] for left, right in pairs])
+
+
+def _by_seed(results: Results, plan: Plan, run: str) -> list[Mapping[str, Any]]:
+    """Metrics of the test of a run for each seed, empty where there is none; one run without a seed stands for all."""
+    names = stages_testing(run, plan)
+    names = names * len(plan["seeds"]) if len(names) == 1 else names
+    return [results[name]["metrics"] if name in results else {} for name in names]
 
 
 def _bootstrap(first: Sequence[Mapping[str, Any]], second: Sequence[Mapping[str, Any]]) -> Difference | None:
@@ -316,12 +335,14 @@ def _text(mean: Mean, digits: int) -> str:
     return f"{mean.value:.{digits}f}{interval}"
 
 
-def _difference(difference: Difference | None) -> list[str]:
-    if difference is None:
-        return ["-", "-"]
+def _difference(found: tuple[Difference, Mean] | None) -> list[str]:
+    if found is None:
+        return ["-"] * len(DIFFERENCE)
+    difference, mean = found
+    over_seeds = "-" if mean.half is None else f"± {100 * mean.half:.1f}"
     value, low, high = (100 * number for number in (difference.value, difference.low, difference.high))
     p = "<0.001" if difference.p < 0.001 else f"{difference.p:.3f}"
-    return [f"{value:+.1f} ({low:+.1f} to {high:+.1f})", p]
+    return [f"{value:+.1f} ({low:+.1f} to {high:+.1f})", p, over_seeds]
 
 
 def _labels(plan: Plan) -> dict[str, str]:

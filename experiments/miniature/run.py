@@ -219,6 +219,7 @@ def run_stage(stage: Stage, digest: str, bench: Bench, jobs: int = 1) -> float:
         folder.mkdir(parents=True)
         write_json(folder / NOTE, {"digest": digest, "finished": False})
     threads = None if jobs == 1 else str(max(1, (os.cpu_count() or 1) // jobs))
+    runs_from = commit()  # later ones are not what the commands below begin with
     log = places.log(stage.name)
     log.parent.mkdir(parents=True, exist_ok=True)
     started = datetime.now(UTC).isoformat(timespec="seconds")
@@ -237,7 +238,7 @@ def run_stage(stage: Stage, digest: str, bench: Bench, jobs: int = 1) -> float:
     if stage.options.get("same_tokens"):
         config["steps"] = scaled_steps(stage, places)
     result = {
-        "stage": stage.name, "kind": stage.kind, "seed": stage.seed, "config": config, "digest": digest, **commit(),
+        "stage": stage.name, "kind": stage.kind, "seed": stage.seed, "config": config, "digest": digest, **runs_from,
         "machine": machine(threads or os.environ.get("OMP_NUM_THREADS")), "started": started,
         "seconds": round(seconds, 2), "resumed": resumed, "metrics": finish(stage, places),
     }  # fmt: skip

@@ -11,7 +11,7 @@ from PIL import Image
 
 from experiments.miniature import work
 from experiments.miniature.records import HINT, MISMATCHED, main, read_lines, without_hints
-from experiments.miniature.report import MARKER, curation_table, current_results, write_report
+from experiments.miniature.report import MARKER, compared, curation_table, current_results, write_report
 from experiments.miniature.run import Bench, chosen, states, write_json
 from experiments.miniature.stages import build_stages, load_plan
 from experiments.miniature.work import Places, fit_metrics, thinned
@@ -44,7 +44,8 @@ def test_whole_page(bench: Bench) -> None:
         assert cells[1] == ("1" if label == "no SFT" else "3")
         assert "-" not in cells[2:7]
         assert ("±" in cells[6]) == (label != "no SFT")
-    assert row(page, "no SFT")[7:9] == ["-", "-"]
+    assert row(page, "no SFT")[7:10] == ["-", "-", "-"]
+    assert row(page, "no SFT")[10] == "25.0"  # 32 of 128 without an answer
     assert row(page, "text-only SFT")[8] == "<0.001"
     assert row(page, "2")[1] == "3"
     assert row(page, "markers")[1] == "3"
@@ -81,6 +82,26 @@ def test_mean_and_difference_are_those_of_the_results(bench: Bench) -> None:
     cells = row(bench.places.document.read_text(), "latent SFT")
     assert cells[6] == "54.2 ± 17.9"  # 4.303 * 12.5 / sqrt(3) / sqrt(3)
     assert cells[7].startswith("+54.2 (+45.")
+    assert cells[9] == "± 17.9"  # the other one is never right
+
+
+def test_differences_are_those_of_seeds_that_both_runs_have(bench: Bench) -> None:
+    fabricate(bench, ["test-backbone", *(f"test-sft-latent-s{seed}" for seed in PLAN["seeds"]), "test-sft-lambda1-s0"])
+    marks = ["1" * 128, "0" * 128, "0" * 128]
+    for seed, correct in enumerate(marks):
+        file = bench.places.result(f"test-sft-latent-s{seed}")
+        result = json.loads(file.read_text())
+        share = {"accuracy": dict.fromkeys((*work.SPLITS, "all"), float(correct[0]))}
+        write_json(file, {**result, "metrics": {**result["metrics"], "correct": correct, **share}})
+    results = current_results(bench)
+    found, over_seeds = compared(results, PLAN, "sft-lambda1", "sft-latent") or pytest.fail("nothing to compare")
+    level = results["test-sft-lambda1-s0"]["metrics"]["accuracy"]["all"]
+    assert found.value == pytest.approx(level - 1)  # the first seed alone
+    assert over_seeds.half is None
+    found, over_seeds = compared(results, PLAN, "sft-latent", "backbone") or pytest.fail("nothing to compare")
+    level = results["test-backbone"]["metrics"]["accuracy"]["all"]
+    assert (found.value, over_seeds.value, over_seeds.seeds) == (*[pytest.approx(1 / 3 - level)] * 2, 3)
+    assert compared(results, PLAN, "sft-text", "sft-latent") is None
 
 
 def test_page_in_part(bench: Bench) -> None:

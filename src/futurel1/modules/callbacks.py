@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 class HuggingFaceExport(Callback):
     """Writes the model in Hugging Face format beside the Lightning checkpoints, when training ends.
 
-    A run that was killed between its last checkpoint and the export has no step left to train; `fit --resume` exports it.
+    A run that was killed between its last checkpoint and the export is not trained when resumed, but exported.
 
     Args:
         every_n_steps: also every so many optimizer steps; None: at the end only.
