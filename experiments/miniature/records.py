@@ -117,7 +117,7 @@ def draw(records: Path, count: int, seed: int, clean: bool, out: Path) -> None:
     found = [record for record in read_lines(records) if not (clean and MISMATCHED in record)]
     if count > len(found):
         raise SystemExit(f"{count} records are to be drawn, but {records} has {len(found)}")
-    # A stream of its own: that of `mismatched` would draw just the records which have a wrong clip.
+    # A stream of its own: with seed 0 that of `mismatched` would draw just the records which have a wrong clip.
     drawn = random.Random(f"draw {seed}").sample(found, count)
     write_records(drawn, records, out / "records.jsonl")
     _note(out, {"records": count, MISMATCHED: count_mismatched(drawn)})

@@ -8,7 +8,7 @@ from typing import Any
 from experiments.miniature import figures
 from experiments.miniature.records import MISMATCHED, SPLITS
 from experiments.miniature.run import Bench, read_results
-from experiments.miniature.stages import Plan, stages_testing
+from experiments.miniature.stages import BACKBONE, Plan, stages_testing
 from experiments.miniature.statistics import Difference, Mean, paired_bootstrap, seed_mean
 
 MARKER = "<!-- hand-written below -->"
@@ -112,9 +112,10 @@ def _about(results: Results, plan: Plan, bench: Bench) -> list[str]:
     curated = results.get("curate", {}).get("metrics", {}).get("records", {}).get("all", "-")
     lines = [
         "Written by `make proof` from the files in `experiments/miniature/results`; `make proof ARGS=--again` makes "
-        "those anew, too. How to read and to repeat it: [experiments/miniature](../experiments/miniature/README.md).",
-        f"{len(results)} of {total} stages, {seconds / 3600:.1f} hours if run one after the other (they ran two at "
-        f"once, as in `make proof`); seeds {', '.join(map(str, plan['seeds']))}. "
+        "anew what was made elsewhere. How to read and to repeat it: "
+        "[experiments/miniature](../experiments/miniature/README.md).",
+        f"{len(results)} of {total} stages, whose times add up to {seconds / 3600:.1f} hours (`make proof` runs two at "
+        f"once); seeds {', '.join(map(str, plan['seeds']))}. "
         f"World: {world['train']} training, {world['test']} test and {world['rl']} RL clips of {world['size']} pixels; "
         f"{curated} curated records.",
     ]
@@ -135,7 +136,8 @@ _ACCURACY = (
     "Difference: to the row above, in points, of the seeds that both have, with the 95% interval and two-sided p of a "
     "paired bootstrap over questions, seeds averaged; beside it ± the 95% interval of the same over seeds, each seed's "
     "difference being one number. The first says what other questions would change, the second what other seeds would. "
-    "Tokens, latents included, and seconds are per question. Without SFT there is one greedy run, whatever the seed."
+    "No answer: percent of questions. Tokens, latents included, and seconds are per question. "
+    "Without SFT there is one greedy run, whatever the seed."
 )
 
 
@@ -169,10 +171,10 @@ def main_table(results: Results, plan: Plan) -> str:
 def comparison_table(results: Results, plan: Plan) -> str:
     """The pairs of the plan."""
     labels = _labels(plan)
-    rows = [
-        [f"{labels[first]} - {labels[second]}", *_difference(compared(results, plan, first, second))]
-        for first, second in plan["comparisons"]
-    ]
+    rows = []
+    for first, second, *label in plan["comparisons"]:
+        name = label[0] if label else f"{labels[first]} - {labels[second]}"
+        rows.append([name, *_difference(compared(results, plan, first, second))])
     return markdown(["", *DIFFERENCE], rows)
 
 
@@ -302,7 +304,7 @@ def compared(results: Results, plan: Plan, first: str, second: str) -> tuple[Dif
 def _by_seed(results: Results, plan: Plan, run: str) -> list[Mapping[str, Any]]:
     """Metrics of the test of a run for each seed, empty where there is none; one run without a seed stands for all."""
     names = stages_testing(run, plan)
-    names = names * len(plan["seeds"]) if len(names) == 1 else names
+    names = names * len(plan["seeds"]) if run == BACKBONE else names
     return [results[name]["metrics"] if name in results else {} for name in names]
 
 

@@ -12,7 +12,7 @@ from futurel1.errors import ConfigError, RecordError
 
 LETTERS = "ABCD"
 TINY_FRAMES = (1, 2, 3, 4)
-"""Frames of the pool that the tiny backbone was shown while it was trained; whole videos mean nothing to it."""
+"""Frames of the pool from which the tiny backbone learned to imagine the next ones; it never saw a whole video."""
 TINY_QUESTION = "Imagine the zones after 2 steps."
 INSTRUCTION = "Please provide only the single option letter within the <answer> </answer> tags."
 
@@ -29,7 +29,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--branches", type=int, default=1, help="responses to draw and vote over (default 1, greedy)")
     made.add_argument("--pool-frames", type=int, nargs="+", metavar="N",
                       help="show only these frames of the 8-frame pool, 1 to 8, as training records do (default: the "
-                      "whole video; for tiny 1 2 3 4, all that it was trained on)")  # fmt: skip
+                      "whole video; for tiny 1 2 3 4, after which it learned to imagine)")  # fmt: skip
     made.add_argument("--latents", type=int, help="latents of every imagined frame (default: the model decides)")
     made.add_argument("--max-frames", type=int, default=16, help="most frames taken from the video (default 16)")
     made.add_argument("--max-new-tokens", type=int, default=512, help="most tokens of a response (default 512)")
@@ -60,7 +60,7 @@ def ask(args: Sequence[str]) -> None:
     if options.model == "tiny" and options.pool_frames is None:
         options.pool_frames = list(TINY_FRAMES)
         shown = " ".join(map(str, TINY_FRAMES))
-        print(f"the tiny backbone is shown --pool-frames {shown}, as it was trained", file=sys.stderr)
+        print(f"the tiny backbone is shown --pool-frames {shown}, after which it learned to imagine", file=sys.stderr)
     result = answer(options)
     if options.model == "tiny" and not result["answer"]:
         print(f"no answer; the tiny backbone knows requests such as {TINY_QUESTION!r}", file=sys.stderr)
@@ -86,7 +86,6 @@ def answer(options: argparse.Namespace) -> dict[str, Any]:
         raise ConfigError("the question is empty; ask something, e.g. 'What happens next?'")
     if options.branches < 1 or len(options.option) > len(LETTERS) or len(options.option) == 1:
         raise ConfigError(f"--branches is at least 1 and --option given 2 to {len(LETTERS)} times, or not at all")
-    import torch
     from rich.console import Console
 
     from futurel1.data.chat import ChatEncoder
@@ -95,15 +94,9 @@ def answer(options: argparse.Namespace) -> dict[str, Any]:
     from futurel1.models import LatentReasoner, SpanBudget
     from futurel1.models.transcript import transcripts
     from futurel1.modules.latent_predictor import elect
-    from futurel1.modules.start import DTYPES, exported_folder
+    from futurel1.modules.start import DTYPES, exported_folder, usable_device
 
-    device = options.device if options.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise ConfigError(f"--device {device}: there is no usable GPU; leave --device out, or say cpu")
-    try:
-        torch.device(device)
-    except RuntimeError as error:
-        raise ConfigError(f"--device {device}: {error}") from error
+    device = usable_device(options.device)
     dtype = DTYPES[options.dtype or ("bfloat16" if device.startswith("cuda") else "float32")]
     folder = exported_folder("tiny", options.model if options.model != "tiny" else None)
     reasoner = LatentReasoner.from_pretrained(folder, dtype=dtype)

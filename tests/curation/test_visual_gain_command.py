@@ -145,7 +145,10 @@ def test_other_settings_are_refused(bench: Callable[..., Bench]) -> None:
     with pytest.raises(ConfigError, match=r"other settings \(rollouts, seed differ\)"):
         made.folder.settle({"rollouts": 4, "seed": 0})
     (made.out / "settings.json").write_text("")
-    with pytest.raises(ConfigError, match=r"settings\.json is not JSON"):
+    with pytest.raises(ConfigError, match=r"settings\.json is damaged .* remove this file alone"):
+        made.folder.settle({"rollouts": 8})
+    (made.out / "settings.json").write_text("[]")
+    with pytest.raises(ConfigError, match=r"settings\.json holds no settings"):
         made.folder.settle({"rollouts": 8})
 
 
@@ -271,7 +274,7 @@ def test_refusals_of_the_command_line(clips_world: Path, tmp_path: Path, capsys:
     assert "max_new_tokens must be at least 1" in refused("--max_new_tokens", "0")
     assert "--device tpu-x" in refused("--device", "tpu-x")
     inside = str(clips_world / "curated")
-    assert "whose files are all records" in refused("--records", str(clips_world), "--out", inside)
+    assert "would be read as records" in refused("--records", str(clips_world), "--out", inside)
     assert "has no Hugging Face export, only last.ckpt" in refused("--model", str(tmp_path / "run"))
     assert "none of" not in refused("--records", str(tmp_path / "gone.jsonl"))
     main(options(clips_world, out, "--shard", "0/8"))
@@ -288,8 +291,9 @@ def test_refusals_of_the_command_line(clips_world: Path, tmp_path: Path, capsys:
 def test_shares() -> None:
     assert Share.parse("1/3", {}) == Share(1, 3)
     assert Share.parse("1/3", {"RANK": "2", "WORLD_SIZE": "4"}) == Share(6, 12)
-    with pytest.raises(ConfigError, match="not numbers"):
-        Share.parse("0/1", {"RANK": "x"})
+    for odd in ({"RANK": "x"}, {"RANK": "1"}, {"RANK": "0", "WORLD_SIZE": "0"}):
+        with pytest.raises(ConfigError, match="no rank of so many"):
+            Share.parse("0/1", odd)
     for wrong in ("3/3", "1", "-1/2", "a/b", "0/0"):
         with pytest.raises(ConfigError, match="--shard is i/n"):
             Share.parse(wrong, {})

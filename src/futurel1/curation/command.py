@@ -52,15 +52,16 @@ class Share:
         """The share of this process: its shard, cut into as many parts as torchrun (RANK, WORLD_SIZE) has ranks.
 
         Raises:
-            ConfigError: not of the form ``i/n`` with i below n, or a rank that is no number.
+            ConfigError: not of the form ``i/n`` with i below n, or a rank that is none.
         """
         found = re.fullmatch(r"(\d+)/(\d+)", shard.strip())
         if found is None or int(found[1]) >= int(found[2]):
             raise ConfigError(f"--shard is i/n with i from 0 to n - 1, such as 0/4; got {shard!r}")
         ranks = {name: environment.get(name, default) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1"))}
-        if not all(value.isdecimal() for value in ranks.values()):
-            raise ConfigError(f"{ranks} in the environment, which torchrun sets: not numbers")
-        rank, world_size = map(int, ranks.values())
+        numbers = [int(value) if value.isdecimal() else -1 for value in ranks.values()]
+        if not 0 <= numbers[0] < numbers[1]:
+            raise ConfigError(f"{ranks} in the environment is no rank of so many; start it by torchrun, or unset them")
+        rank, world_size = numbers
         return cls(int(found[1]) * world_size + rank, int(found[2]) * world_size)
 
 
@@ -140,8 +141,8 @@ def curate(
         raise MissingFileError(f"--data_root {root}: no such folder; name the folder that holds the media")
     if batch_size < 1 or num_workers < 0:
         raise ConfigError(f"batch_size is at least 1 and num_workers at least 0, got {batch_size} and {num_workers}")
-    source = open_records(records)
     _refuse_inside(out, records)
+    source = open_records(records)
     folder = ProbeFolder(out, source.id, len(source))
     contents = _contents(source)
     if merge:
@@ -292,7 +293,10 @@ def _refuse_inside(out: str, records: str | list[str]) -> None:
     target = Path(out).resolve()
     for given in [records] if isinstance(records, str) else records:
         if Path(given).is_dir() and target.is_relative_to(Path(given).resolve()):
-            raise ConfigError(f"--out {out} lies in --records {given}, whose files are all records; choose another one")
+            raise ConfigError(
+                f"--out {out} lies in --records {given}, and what is written there would be read as records; choose "
+                "another one"
+            )
 
 
 def _finish(source: RecordSource, folder: ProbeFolder, table: ProbeTable, thresholds: Thresholds) -> None:
@@ -305,19 +309,9 @@ def _finish(source: RecordSource, folder: ProbeFolder, table: ProbeTable, thresh
 
 def _load(model: str, dtype: str, device: str) -> LatentReasoner:
     """Load any reasoner or stock model onto its device; under torchrun each rank has its own."""
-    from futurel1.modules.start import DTYPES, exported_folder
+    from futurel1.modules.start import DTYPES, exported_folder, usable_device
 
-    cuda = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
-    if device == "auto":
-        device = cuda if torch.cuda.is_available() else "cpu"
-    elif device == "cuda":
-        device = cuda
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise ConfigError(f"--device {device}: there is no usable GPU; leave --device out, or say cpu")
-    try:
-        torch.device(device)
-    except RuntimeError as error:
-        raise ConfigError(f"--device {device}: {error}") from error
+    device = usable_device(device, f"cuda:{os.environ.get('LOCAL_RANK', '0')}")
     name = ("bfloat16" if device.startswith("cuda") else "float32") if dtype == "auto" else dtype
     folder = exported_folder(model, None if model == "tiny" else model)
     reasoner = LatentReasoner.from_pretrained(folder, dtype=DTYPES[name])
@@ -341,7 +335,7 @@ def _fingerprint(reasoner: LatentReasoner) -> str:
     for name, tensor in sorted(reasoner.state_dict().items()):
         bits = tensor.detach().contiguous().view(_BITS[tensor.element_size()])
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        table = bits.reshape(len(bits), -1) if bits.ndim else bits.reshape(1, 1)
+        table = bits.flatten(1) if bits.ndim > 1 else bits.reshape(1, -1)
         for side in (0, 1):
             digest.update(table.sum(side, dtype=torch.int64).cpu().numpy().tobytes())
     return digest.hexdigest()

@@ -152,9 +152,7 @@ class SampledResponses:
             raise ConfigError(f"rollouts must be from 1 to {MAX_ROLLOUTS}, got {rollouts}")
         if max_new_tokens < 1:
             raise ConfigError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
-        Sampling(
-            True, temperature, top_p=top_p
-        )  # refuses what cannot work now, not after the settings are written down
+        Sampling(True, temperature, top_p=top_p)  # refuses what cannot work before settings are written down
         self.reasoner = reasoner
         self._options: dict[str, Any] = {
             "num_branches": rollouts,

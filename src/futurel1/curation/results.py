@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import logging
 import os
 import time
 import uuid
@@ -21,6 +22,7 @@ from futurel1.errors import ConfigError, MissingFileError, RecordError
 
 __all__ = ["ProbeFolder", "ProbeResult", "ProbeTable", "Status", "write_whole"]
 
+logger = logging.getLogger(__name__)
 Status = Literal["open", "probed", "no_hints", "failed", "skipped"]
 STATUSES: tuple[Status, ...] = get_args(Status)
 OPEN, PROBED, NO_HINTS, FAILED, SKIPPED = range(len(STATUSES))
@@ -165,7 +167,11 @@ class ProbeFolder:
         try:
             found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         except ValueError as error:
-            raise ConfigError(f"{file} is not JSON ({error}); give another --out, or remove what is there") from error
+            raise ConfigError(
+                f"{file} is damaged ({error}); remove this file alone, and start the same again"
+            ) from error
+        if not isinstance(found, dict):
+            raise ConfigError(f"{file} holds no settings; remove this file alone, and start the same again")
         self._digest = _digest(found)
         return found
 
@@ -211,9 +217,13 @@ class ProbeFolder:
         file = self.path / f"probes-{shard:05d}-of-{num_shards:05d}.jsonl"
         with file.open("ab+") as stream:
             until = time.monotonic() + LOCK_SECONDS
-            while not _locked(stream):
+            waits = False
+            while not _lock(stream):
                 if time.monotonic() > until:
                     raise ConfigError(f"{file}: another process is probing shard {shard}/{num_shards}")
+                if not waits:
+                    logger.info("another process holds %s: waiting for up to %.0f s", file, LOCK_SECONDS)
+                waits = True
                 time.sleep(0.25)
             _cut_back(stream)
             yield stream
@@ -226,7 +236,8 @@ class ProbeFolder:
         os.fsync(stream.fileno())
 
 
-def _locked(stream: BinaryIO) -> bool:
+def _lock(stream: BinaryIO) -> bool:
+    """Lock a file, unless another process has."""
     try:
         fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -29,6 +29,10 @@ class HuggingFaceExport(Callback):
         self.every_n_steps = every_n_steps
         self._exported = 0
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Begin anew: nothing of this run is exported yet."""
+        self._exported = 0
+
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         """Export when enough optimizer steps have passed."""
         step = trainer.global_step

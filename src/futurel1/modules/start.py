@@ -6,13 +6,37 @@ from pathlib import Path
 
 import torch
 
-from futurel1.errors import CheckpointError, MissingFileError
+from futurel1.errors import CheckpointError, ConfigError, MissingFileError
 
 logger = logging.getLogger(__name__)
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 EXPORT_FOLDER = "huggingface"
 """Folder inside a run folder that holds the Hugging Face export."""
+
+
+def usable_device(device: str, cuda: str = "cuda") -> str:
+    """The device that an option `--device` means, tried out.
+
+    Args:
+        device: name of a device; ``auto``: a GPU where there is one, else the CPU.
+        cuda: which GPU ``auto`` and ``cuda`` mean.
+
+    Raises:
+        ConfigError: no such device, or none that works.
+    """
+    if device == "auto":
+        device = cuda if torch.cuda.is_available() else "cpu"
+    elif device == "cuda":
+        device = cuda
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise ConfigError(f"--device {device}: there is no usable GPU; leave --device out, or say cpu")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, NotImplementedError) as error:
+        first_line = str(error).splitlines()[0]
+        raise ConfigError(f"--device {device}: {first_line}") from error
+    return device
 
 
 def start_checkpoint(init_from: str | None) -> Path | None:
