@@ -34,8 +34,8 @@ def usable_device(device: str, cuda: str = "cuda") -> str:
     try:
         torch.empty(0, device=device)
     except (RuntimeError, NotImplementedError) as error:
-        first_line = str(error).splitlines()[0]
-        raise ConfigError(f"--device {device}: {first_line}") from error
+        sentence = str(error).splitlines()[0].split(". ")[0]
+        raise ConfigError(f"--device {device}: {sentence}") from error
     return device
 
 
