@@ -108,7 +108,7 @@ def _rewards(results: Results, plan: Plan) -> Figure | None:
     curves = {run: [curve for curve in found if curve] for run, found in curves.items()}
     if not any(curves.values()):
         return None
-    figure = _figure(8, 4.2)
+    figure = _figure(8, 4.6)
     axes = figure.subplots()
     for colour, (run, found) in zip(COLOURS, curves.items(), strict=False):
         if not found:
@@ -119,7 +119,7 @@ def _rewards(results: Results, plan: Plan) -> Figure | None:
         mean = np.mean([[value for step, value in curve if step in set(common)] for curve in found], axis=0)
         axes.plot(common, _smooth(mean), color=colour, linewidth=1.9, label=f"{runs[run]}, {_seeds(found)}")
     _style(axes, "Right rollouts while training", "optimizer step", "share right, before filtering")
-    axes.legend(fontsize=8.5, frameon=False, labelcolor=INK)
+    figure.legend(fontsize=8.5, frameon=False, labelcolor=INK, loc="outside lower center", ncols=3)
     return figure
 
 
