@@ -25,7 +25,7 @@ $(VENV)/.installed: pyproject.toml
 	touch $@
 
 demo: install
-	$(BIN)/futurel1 world --task events --kinds '[zone]' --out runs/world --train 256 --test 64 --size 64 --footage true
+	$(BIN)/futurel1 world --kinds '[zone]' --out runs/world --train 256 --test 64 --size 64 --footage true
 	$(BIN)/futurel1 ask runs/world/videos/test-00002.mp4 "Imagine the zones after 2 steps." --pool-frames 1 2 3 4
 	$(BIN)/futurel1 fit --config configs/tiny/sft.yaml --run_name $(RUN)
 	$(BIN)/futurel1 curves --run runs/$(RUN)

@@ -36,7 +36,7 @@ def test_answers_in_words_and_for_machines(video: str, capsys: pytest.CaptureFix
 @pytest.mark.slow
 def test_the_shipped_backbone_imagines_and_answers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     world = ["--out", str(tmp_path), "--train", "0", "--test", "3", "--size", "64", "--footage", "false"]
-    main(["world", "--task", "events", "--kinds", "[zone]", *world])
+    main(["world", "--kinds", "[zone]", *world])
     for number in range(3):
         clip = str(tmp_path / "videos" / f"test-{number:05d}.mp4")
         record = json.loads(said(capsys, clip, "Imagine the zones after 2 steps.", "--json"))

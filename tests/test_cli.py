@@ -266,6 +266,8 @@ def test_fit_validate_test_and_predict_from_one_configuration(
 def test_world_and_curves_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["world", "--out", str(tmp_path / "w"), "--train", "3", "--test", "2", "--size", "64"])
     assert len((tmp_path / "w" / "train.jsonl").read_text().splitlines()) == 3
+    questions = [json.loads(line) for line in (tmp_path / "w" / "futurebench.jsonl").read_text().splitlines()]
+    assert [len(question["qa"]["Options"]) for question in questions] == [4, 4]
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "metrics.csv").write_text("step,train/loss\n0,2.0\n1,1.0\n")
     capsys.readouterr()

@@ -121,7 +121,7 @@ def test_clips_have_the_looks_and_layouts_of_training_and_starts_of_their_own(dr
 
 
 def test_only_the_world_of_events_has_clips_for_pretraining(tmp_path):
-    with pytest.raises(ConfigError, match=r"pretrain=2.*--task events"):
+    with pytest.raises(ConfigError, match=r"pretrain=2.*leave --task out"):
         world(str(tmp_path / "world"), task="mixed", pretrain=2, footage=True)
     assert not (tmp_path / "world").exists()
     with pytest.raises(ConfigError, match="pretrain=-1"):

