@@ -82,7 +82,7 @@ def test_quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
             drawn = _frame(sample["id"], frame, plan["world"]).astype(int)
             apart = [float(abs(np.asarray(picture, dtype=int) - drawn).mean()) for picture in shown]
             assert int(np.argmin(apart)) == frame, (sample["id"], apart)
-            assert apart[frame] < 3
+            assert apart[frame] < 6  # H.264 costs up to 4 grey levels at 32 pixels; other scenes are about 20 apart
     assert len(results["rl-la_dapo-s0"]["metrics"]["curve"]) == 2
     weights = {
         name: (places.runs / f"{name}-s0" / "config.yaml").read_text().partition("weights:")[2][:60]
