@@ -179,6 +179,7 @@ class FutureL1(_BASE):
 
         from futurel1.data.chat import ChatEncoder
         from futurel1.models import LatentReasoner, SpanBudget
+        from futurel1.modules.start import usable_device
 
         if dtype not in _DTYPES:
             raise ConfigError(f"dtype must be one of {', '.join(_DTYPES)}, got {dtype!r}")
@@ -188,9 +189,7 @@ class FutureL1(_BASE):
             raise ConfigError(f"batch_size must be a number of at least 1, got {batch_size!r}")
         self._rank = int(os.environ.get("RANK", "0"))
         self._world_size = int(os.environ.get("WORLD_SIZE", "1"))
-        if device is None:
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        self._device = torch.device(f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if device == "cuda" else device)
+        self._device = torch.device(usable_device(device or "auto", f"cuda:{os.environ.get('LOCAL_RANK', '0')}"))
         self.batch_size_per_gpu = int(batch_size)
         self.max_new_tokens = max_new_tokens
         self.seed = seed
