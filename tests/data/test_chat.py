@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from futurel1 import LatentReasoner
-from futurel1.data import Turn, Video, chat, frame_pool, parse_record
+from futurel1.data import Turn, Video, chat, frame_pool, media, parse_record
 from futurel1.data.chat import IGNORE, ChatEncoder, default_system_prompt, hint_size, video_frame_size
 from futurel1.data.collate import Fetched, SFTCollator
 from futurel1.data.records import Sample
+from futurel1.data.video.pyav import PyAVReader
 from futurel1.errors import CheckpointError, ConfigError, MediaError, MissingFileError, RecordError
 from futurel1.losses import LatentSFTLoss
 from futurel1.models import load_processor
@@ -415,12 +416,18 @@ def test_length_bounds_whole_videos_closely(processor, clips, options):
     assert tokens <= encoder.length(sample) <= tokens + 4
 
 
-def test_length_opens_each_video_once(encoder, clips, monkeypatch):
+def test_each_video_of_a_record_is_opened_once(encoder, clips, monkeypatch):
     opened = []
-    original = chat.probe_video
-    monkeypatch.setattr(chat, "probe_video", lambda path: opened.append(path) or original(path))
-    encoder.length(framed(clips["closed"]))
-    assert opened == [clips["closed"]]
+    original = media.open_video
+    monkeypatch.setattr(media, "open_video", lambda path, backend: opened.append(path) or original(path, backend))
+    video = Video(clips["closed"])
+    sample = framed(clips["closed"])
+    sample = replace(
+        sample, turns=(replace(sample.turns[0], parts=(*sample.turns[0].parts, video, video)), sample.turns[1])
+    )
+    encoder.length(sample)
+    encoder.encode(sample)
+    assert opened == [clips["closed"]] * 2
 
 
 def test_too_long_names_both_numbers(processor, clips):
@@ -541,13 +548,18 @@ class Spy:
         return getattr(self.target, name)
 
 
-def test_processor_runs_once_on_observed_frames_and_image_processor_once_on_hints(
+def test_each_frame_is_processed_as_it_is_decoded_and_each_video_decoded_once(
     processor, clips, frame_number, monkeypatch
 ):
     encoder = ChatEncoder(processor)
     reads = []
-    original = chat.read_frames
-    monkeypatch.setattr(chat, "read_frames", lambda path, numbers: reads.append(numbers) or original(path, numbers))
+    original = PyAVReader.read
+
+    def read(reader, numbers, convert):
+        reads.append(sorted(numbers))
+        return original(reader, numbers, convert)
+
+    monkeypatch.setattr(PyAVReader, "read", read)
     whole, image = Spy(processor), Spy(processor.image_processor)
     whole.image_processor = image
     encoder.processor = whole
@@ -555,12 +567,11 @@ def test_processor_runs_once_on_observed_frames_and_image_processor_once_on_hint
 
     pool = frame_pool(48)
     assert reads == [[pool[0], pool[2], pool[4], pool[7]]]
-    assert len(whole.calls) == 1
-    assert [frame_number(picture) for picture in whole.calls[0]["images"]] == [pool[0], pool[2]]
-    assert [picture.size for picture in whole.calls[0]["images"]] == [(64, 48)] * 2
-    assert len(image.calls) == 1
-    assert [frame_number(picture) for picture in image.calls[0]["images"]] == [pool[4], pool[7]]
-    assert [picture.size for picture in image.calls[0]["images"]] == [(64, 32)] * 2
+    assert all("images" not in call for call in whole.calls)
+    assert [[frame_number(picture) for picture in call["images"]] for call in image.calls] == [
+        [pool[0]], [pool[2]], [pool[4]], [pool[7]]
+    ]  # fmt: skip
+    assert [picture.size for call in image.calls for picture in call["images"]] == [(64, 48)] * 2 + [(64, 32)] * 2
 
 
 def test_pixel_values_are_of_the_right_frames_in_order(encoder, clips, frame_number):

@@ -17,10 +17,11 @@ from lightning_utilities.core.apply_func import apply_to_collection
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from futurel1.data import PromptBatch, Sample, Turn, Video, chat, open_records
+from futurel1.data import PromptBatch, Sample, Turn, Video, open_records
 from futurel1.data.chat import ChatEncoder, default_system_prompt
 from futurel1.data.prompts import PromptCollator, PromptDataset, parse_prompt, read_images
 from futurel1.data.records import Frame, RawRecord, RecordFileError
+from futurel1.data.video.pyav import PyAVReader
 from futurel1.errors import BatchError, ConfigError, MediaError, MissingFileError, RecordError
 from futurel1.models import load_processor
 
@@ -253,14 +254,14 @@ def asked(*parts: Any) -> Sample:
 def test_number_of_frames_of_a_video_can_be_set(encoder, clips, frame_number, monkeypatch):
     wanted = []
 
-    def read(path: Path, numbers: list[int]) -> list[Image.Image]:
-        pictures = original(path, numbers)
-        assert [frame_number(picture) for picture in pictures] == list(numbers)
+    def read(reader: PyAVReader, numbers: list[int], convert: Any) -> dict[int, Any]:
+        shown = original(reader, numbers, lambda _, pixels: frame_number(Image.fromarray(pixels)))
+        assert shown == {number: number for number in numbers}
         wanted.append(list(numbers))
-        return pictures
+        return original(reader, numbers, convert)
 
-    original = chat.read_frames
-    monkeypatch.setattr(chat, "read_frames", read)
+    original = PyAVReader.read
+    monkeypatch.setattr(PyAVReader, "read", read)
     for number, expected in [
         (32, np.linspace(0, 47, 32).round().astype(int).tolist()),
         (3, [0, 24, 47]),

@@ -12,8 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 from lightning import LightningModule, Trainer
 
-from futurel1.data import PromptBatch, chat
+from futurel1.data import PromptBatch
 from futurel1.data.chat import default_system_prompt
+from futurel1.data.video.pyav import PyAVReader
 from futurel1.datamodules import FutureBenchDataModule
 from futurel1.errors import ConfigError, MissingFileError, RecordError
 from futurel1.metrics import FutureBenchAccuracy
@@ -151,9 +152,11 @@ def test_frames_are_taken_evenly_over_the_video(
     expected: list[int],
 ) -> None:  # fmt: skip
     wanted: list[list[int]] = []
-    original = chat.read_frames
+    original = PyAVReader.read
     monkeypatch.setattr(
-        chat, "read_frames", lambda path, numbers: wanted.append(list(numbers)) or original(path, numbers)
+        PyAVReader,
+        "read",
+        lambda reader, numbers, convert: wanted.append(list(numbers)) or original(reader, numbers, convert),
     )
     data = make(write_json(tmp_path / "a", [record(1, video=f"clips/{video}.mp4")]), videos, **options)
     (batch,) = batches(data)

@@ -8,8 +8,9 @@ that of an unlabelled video is its spans alone.
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -19,15 +20,17 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from futurel1.data.frames import VideoInfo, decode_image, frame_pool, probe_video, read_frames, read_image
+from futurel1.data.media import RecordMedia
 from futurel1.data.records import Frame, Sample, Turn, Video
+from futurel1.data.video import BACKENDS, VideoBackend, VideoInfo, VideoReader
 from futurel1.errors import CheckpointError, ConfigError, MediaError, MissingFileError, RecordError
 from futurel1.models import LATENT, LATENT_END, LATENT_START, LATENT_TOKENS, LatentTokens
 
 IGNORE = -100
 IM_START, IM_END = "<|im_start|>", "<|im_end|>"
 ASSISTANT_HEADER = f"{IM_START}assistant\n"
-IMAGE = "<|vision_start|><|image_pad|><|vision_end|>"
+IMAGE_PAD = "<|image_pad|>"
+IMAGE = f"<|vision_start|>{IMAGE_PAD}<|vision_end|>"
 CONTROL_STRINGS = (
     IM_START, IM_END, "<|endoftext|>", "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>",
     "<|video_pad|>", *LATENT_TOKENS,
@@ -38,6 +41,9 @@ SYSTEM_CONTROL_STRINGS = tuple(text for text in CONTROL_STRINGS if text not in (
 RESPONSE_TAGS = ("<reason>", "</reason>", "<answer>", "</answer>")
 """Tags that a hinted record's thoughts and answer may not contain: they are put around them here."""
 _RESAMPLING = Image.Resampling.BICUBIC
+Patches = tuple[Tensor, Tensor]
+"""Pixels of pictures as (P, D) patches, and their (I, 3) grids."""
+Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 MIN_VIDEO_FRAME_TOKENS = 4
 """Fewest merged tokens per frame of a whole video (`formats.md` 3)."""
 MAX_ASPECT_RATIO = 200
@@ -158,6 +164,7 @@ class ChatEncoder:
         video_frame_tokens: most merged tokens per frame of a whole video.
         video_num_frames: take this many frames, evenly over a whole video, or all of a shorter one, whatever
             `video_fps` and `video_max_frames` say; None: by those.
+        video_backend: what decodes videos: `pyav` (`auto` is the same), `decord`, or `torchcodec`, if it is installed.
         strip_text: strip the text parts of turns, as in training; False: take them as they are.
         keys: also make feature-cache keys.
 
@@ -180,6 +187,7 @@ class ChatEncoder:
         video_max_frames: int = 16,
         video_frame_tokens: int = 64,
         video_num_frames: int | None = None,
+        video_backend: VideoBackend = "auto",
         strip_text: bool = True,
         keys: bool = False,
     ) -> None:
@@ -204,6 +212,8 @@ class ChatEncoder:
                 f"max_hint_tokens={max_hint_tokens}: a number from 1, with fixed_latents: true; otherwise a hint "
                 "has as many latents as visual tokens, at most max_latent_tokens"
             )
+        if video_backend not in BACKENDS:
+            raise ConfigError(f"video_backend must be one of {', '.join(BACKENDS)}, got {video_backend!r}")
         if video_num_frames is not None and video_num_frames < 2:
             raise ConfigError(f"video_num_frames must be at least 2, got {video_num_frames}")
         self.processor = processor
@@ -216,6 +226,7 @@ class ChatEncoder:
         self.video_max_frames = video_max_frames
         self.video_frame_tokens = video_frame_tokens
         self.video_num_frames = video_num_frames
+        self.video_backend: VideoBackend = video_backend
         self.strip_text = strip_text
         self.keys = keys
         self.system_prompt = _system_prompt(system_prompt, processor)
@@ -231,6 +242,7 @@ class ChatEncoder:
         # Features depend on how pixels are made, not only on which.
         settings = json.dumps(image_processor.to_dict(), sort_keys=True, default=str)
         self._image_settings = hashlib.sha256(settings.encode()).hexdigest()[:12]
+        self._image_pad = int(processor.tokenizer.convert_tokens_to_ids(IMAGE_PAD))
         self._im_end = int(processor.tokenizer.convert_tokens_to_ids(IM_END))
 
     # ------------------------------------------------------------------ text
@@ -287,16 +299,16 @@ class ChatEncoder:
             MediaError: an image or video that cannot be read.
             MissingFileError: an image or video that is not there.
         """
-        number = len(sample.observed)
-        pictures = _read_pictures([*sample.observed, *sample.hints])
-        observed, futures = pictures[:number], pictures[number:]
-        counts = [self._hint_tokens(picture.height, picture.width) for picture in futures]
-        encoded = self._encode(sample, self.text(sample, counts), observed)
-        if futures:
-            inputs = self.processor.image_processor(
-                images=[self.as_hint(picture) for picture in futures], do_resize=False, return_tensors="pt"
-            )
-            encoded = replace(encoded, hint_pixel_values=inputs["pixel_values"], hint_grid_thw=inputs["image_grid_thw"])
+        with RecordMedia(self.video_backend) as media:
+            number = len(sample.observed)
+            frames = [*sample.observed, *sample.hints]
+            makers = [*self._observers(sample.id, sample.observed), *([self._hint_patches] * len(sample.hints))]
+            made = media.pictures(frames, makers)
+            hints = made[number:]
+            counts = [self._latents_of(patches) for patches in hints]
+            encoded = self._encode(sample, self.text(sample, counts), made[:number], media)
+        pixels, grid = _joined(hints)
+        encoded = replace(encoded, hint_pixel_values=pixels, hint_grid_thw=grid)
         labels = self._labels(encoded.input_ids)
         supervised = (labels != IGNORE).nonzero()
         prompt_length = int(supervised[0]) if len(supervised) else len(encoded)
@@ -315,33 +327,50 @@ class ChatEncoder:
         first = roles.index("assistant") if "assistant" in roles else len(roles)
         prompt = replace(sample, turns=sample.turns[:first], answer=None)
         text = self.text(prompt, ()) + ASSISTANT_HEADER
-        encoded = self._encode(prompt, text, _read_pictures(prompt.observed))
+        with RecordMedia(self.video_backend) as media:
+            observed = media.pictures(prompt.observed, self._observers(prompt.id, prompt.observed))
+            encoded = self._encode(prompt, text, observed, media)
         return self._with_keys(encoded, prompt) if self.keys else encoded
 
-    def _encode(self, sample: Sample, text: str, observed: Sequence[Image.Image]) -> EncodedSample:
+    def _encode(self, sample: Sample, text: str, observed: Sequence[Patches], media: RecordMedia) -> EncodedSample:
         """Token ids and visual inputs of a conversation, without labels and hints."""
-        for frame, picture in zip(sample.observed, observed, strict=True):
-            _check_aspect(frame.path, picture.height, picture.width)
         videos = [part.path for turn in sample.turns for part in turn.parts if isinstance(part, Video)]
-        inputs = self.processor(
-            text=[text], images=list(observed) or None, return_tensors="pt", **self._video_inputs(videos)
-        )
-        ids: Tensor = inputs["input_ids"][0]
+        # Pictures are patches by now, one by one as they were decoded, so the processor sees the text between them.
+        pieces: list[Tensor] = []
+        clips: list[Mapping[str, Tensor]] = []
+        shown = 0
+        for place, piece in enumerate(text.split(IMAGE_PAD)):
+            if place:
+                pieces.append(torch.full((self._tokens_of(observed[place - 1]),), self._image_pad))
+            if piece:
+                until = shown + piece.count(self._video)
+                inputs = self.processor(
+                    text=[piece], return_tensors="pt", **self._video_inputs(videos[shown:until], media)
+                )
+                pieces.append(inputs["input_ids"][0])
+                clips += [inputs] if until > shown else []
+                shown = until
+        ids = torch.cat(pieces)
         if len(ids) > self.max_length:
-            raise RecordError(
-                f"{sample.id}: {len(ids)} tokens, more than max_length={self.max_length}; raise max_length, shorten "
-                "the text, or show fewer or smaller frames"
-            )
+            raise self._too_long(sample.id, str(len(ids)))
+        pixels, grid = _joined(observed)
+        video_pixels, video_grid = _joined([(clip["pixel_values_videos"], clip["video_grid_thw"]) for clip in clips])
         return EncodedSample(
             sample_id=sample.id,
             input_ids=ids,
             labels=torch.full_like(ids, IGNORE),
             prompt_length=len(ids),
-            pixel_values=inputs.get("pixel_values"),
-            image_grid_thw=inputs.get("image_grid_thw"),
-            pixel_values_videos=inputs.get("pixel_values_videos"),
-            video_grid_thw=inputs.get("video_grid_thw"),
-            video_seconds_per_grid=self._seconds_per_grid(videos),
+            pixel_values=pixels,
+            image_grid_thw=grid,
+            pixel_values_videos=video_pixels,
+            video_grid_thw=video_grid,
+            video_seconds_per_grid=self._seconds_per_grid(videos, media),
+        )
+
+    def _too_long(self, sample_id: str, tokens: str) -> RecordError:
+        return RecordError(
+            f"{sample_id}: {tokens} tokens, more than max_length={self.max_length}; raise max_length, shorten "
+            "the text, or show fewer or smaller frames"
         )
 
     def length(self, sample: Sample) -> int:
@@ -351,15 +380,15 @@ class ChatEncoder:
             RecordError: text with control strings.
             MediaError: a video or image whose size cannot be read.
         """
-        sizes = _sizes([*sample.observed, *sample.hints])
+        with RecordMedia(self.video_backend) as media:
+            sizes = {frame: media.size(frame) for frame in dict.fromkeys([*sample.observed, *sample.hints])}
+            for frame in sample.observed:
+                _check_aspect(frame.path, *sizes[frame])
+            videos = [part.path for turn in sample.turns for part in turn.parts if isinstance(part, Video)]
+            total = sum(self._video_tokens(media.video(path)) for path in videos)
         counts = [self._hint_tokens(*sizes[frame]) for frame in sample.hints]
-        total = len(self.processor.tokenizer(self.text(sample, counts))["input_ids"])
-        for frame in sample.observed:
-            _check_aspect(frame.path, *sizes[frame])
-            total += self._image_tokens(*sizes[frame]) - 1
-        for turn in sample.turns:
-            total += sum(self._video_tokens(part.path) for part in turn.parts if isinstance(part, Video))
-        return total
+        total += len(self.processor.tokenizer(self.text(sample, counts))["input_ids"])
+        return total + sum(self._image_tokens(*sizes[frame]) - 1 for frame in sample.observed)
 
     def _image_tokens(self, height: int, width: int) -> int:
         patches: int = self.processor.image_processor.get_number_of_image_patches(height, width)
@@ -370,6 +399,36 @@ class ChatEncoder:
             return self.max_latent_tokens
         rows, columns = hint_size(height, width, self.max_hint_tokens, self.unit)
         return rows * columns // self.unit**2
+
+    # ------------------------------------------------------------------ pictures
+
+    def _observers(self, sample_id: str, frames: Sequence[Frame]) -> list[Callable[[Image.Image], Patches]]:
+        """What makes patches of each observed frame, as it is decoded; it stops where they exceed `max_length`."""
+        tokens: dict[int, int] = {}
+
+        def observe(place: int, picture: Image.Image) -> Patches:
+            _check_aspect(frames[place].path, picture.height, picture.width)
+            tokens[place] = self._image_tokens(picture.height, picture.width)
+            total = sum(tokens.values())
+            if total > self.max_length:
+                raise self._too_long(sample_id, f"{total} and more")
+            return self._patches(picture)
+
+        return [partial(observe, place) for place in range(len(frames))]
+
+    def _patches(self, picture: Image.Image, **options: bool) -> Patches:
+        """(P, D) patches of one picture, and its (1, 3) grid."""
+        inputs = self.processor.image_processor(images=[picture], return_tensors="pt", **options)
+        return inputs["pixel_values"], inputs["image_grid_thw"]
+
+    def _hint_patches(self, picture: Image.Image) -> Patches:
+        return self._patches(self.as_hint(picture), do_resize=False)
+
+    def _tokens_of(self, patches: Patches) -> int:
+        return int(patches[1].prod()) // self.merge**2
+
+    def _latents_of(self, patches: Patches) -> int:
+        return self.max_latent_tokens if self.fixed_latents else self._tokens_of(patches)
 
     def as_hint(self, picture: Image.Image) -> Image.Image:
         """A frame in the size in which its features are the targets of latents."""
@@ -398,12 +457,13 @@ class ChatEncoder:
     def _frame_numbers(self, info: VideoInfo) -> list[int]:
         wanted = self.video_num_frames
         if wanted is None:
-            wanted = min(int(info.num_frames / info.fps * self.video_fps), self.video_max_frames)
+            # Containers round times, Matroska to milliseconds: without the hundredth, 10 s at 2 fps may be 19 frames.
+            wanted = min(int(info.duration * self.video_fps + 0.01), self.video_max_frames)
         wanted = min(wanted, info.num_frames)
         # At least two, the first and the last, which a video of one frame shows twice: one temporal patch.
         return [int(index) for index in np.linspace(0, info.num_frames - 1, max(wanted, 2)).round()]
 
-    def _video_inputs(self, paths: Sequence[Path]) -> dict[str, Any]:
+    def _video_inputs(self, paths: Sequence[Path], media: RecordMedia) -> dict[str, Any]:
         if not paths:
             return {}
         from transformers.video_utils import VideoMetadata
@@ -411,19 +471,22 @@ class ChatEncoder:
         clips: list[np.ndarray[Any, Any]] = []
         metadata = []
         for path in paths:
-            info = probe_video(path)
+            video = media.video(path)
+            info = video.info
             numbers = self._frame_numbers(info)
             height, width = video_frame_size(info.height, info.width, self.video_frame_tokens, self.unit)
-            pictures = read_frames(path, numbers)
-            clips.append(np.stack([np.asarray(picture.resize((width, height), _RESAMPLING)) for picture in pictures]))
+            frames = video.read(numbers, partial(_resized, height=height, width=width))
+            clips.append(np.stack([frames[number] for number in numbers]))
             metadata.append(
+                # Processors divide frame numbers by a rate. Seconds over a rate of one are each frame's own time, which
+                # numbers over an average rate are not where the rate varies.
                 VideoMetadata(
                     total_num_frames=info.num_frames,
-                    fps=info.fps,
+                    fps=1.0,
                     width=info.width,
                     height=info.height,
-                    duration=info.num_frames / info.fps,
-                    frames_indices=numbers,
+                    duration=info.duration,
+                    frames_indices=video.times[numbers].tolist(),
                 )
             )
         return {
@@ -431,26 +494,26 @@ class ChatEncoder:
             "videos_kwargs": {"video_metadata": metadata, "do_sample_frames": False, "do_resize": False},
         }
 
-    def _seconds_per_grid(self, paths: Sequence[Path]) -> Tensor | None:
+    def _seconds_per_grid(self, paths: Sequence[Path], media: RecordMedia) -> Tensor | None:
         if not paths or self._timestamps:
             return None
         patch: int = self.processor.video_processor.temporal_patch_size
         seconds = []
         for path in paths:
-            info = probe_video(path)
-            numbers = self._frame_numbers(info)
-            seconds.append(patch * (numbers[-1] - numbers[0]) / info.fps / (len(numbers) - 1))
+            video = media.video(path)
+            numbers = self._frame_numbers(video.info)
+            seconds.append(patch * float(video.times[numbers[-1]] - video.times[numbers[0]]) / (len(numbers) - 1))
         return torch.tensor(seconds)
 
-    def _video_tokens(self, path: Path) -> int:
+    def _video_tokens(self, video: VideoReader) -> int:
         """Most tokens that a video adds to its placeholder."""
-        info = probe_video(path)
+        info = video.info
         blocks = -(-len(self._frame_numbers(info)) // int(self.processor.video_processor.temporal_patch_size))
         height, width = video_frame_size(info.height, info.width, self.video_frame_tokens, self.unit)
         block = height * width // self.unit**2
         if self._timestamps:
             # No timestamp has more digits than the clip's duration.
-            stamp = f"<{info.num_frames / info.fps:.1f} seconds><|vision_start|><|vision_end|>"
+            stamp = f"<{info.duration:.1f} seconds><|vision_start|><|vision_end|>"
             block += len(self.processor.tokenizer(stamp)["input_ids"])
         return blocks * block
 
@@ -513,37 +576,15 @@ def _check_control(sample: Sample, field: str, text: str, controls: Sequence[str
         )
 
 
-def _read_pictures(frames: Sequence[Frame]) -> list[Image.Image]:
-    """Pictures of all frames; each video is opened once, whatever number of its frames is wanted."""
-    wanted: dict[Path, list[int]] = {}
-    for frame in frames:
-        if frame.pool_index is not None:
-            wanted.setdefault(frame.path, []).append(frame.pool_index)
-    decoded: dict[tuple[Path, int], Image.Image] = {}
-    for path, indices in wanted.items():
-        pool = frame_pool(probe_video(path).num_frames)
-        pictures = read_frames(path, [pool[index - 1] for index in indices])
-        decoded.update({(path, index): picture for index, picture in zip(indices, pictures, strict=True)})
-    return [
-        _read_still(frame) if frame.pool_index is None else decoded[frame.path, frame.pool_index] for frame in frames
-    ]
+def _joined(parts: Sequence[Patches]) -> Patches | tuple[None, None]:
+    """Patches and grids of all, one after the other; None for both where there are none."""
+    if not parts:
+        return None, None
+    return torch.cat([pixels for pixels, _ in parts]), torch.cat([grid for _, grid in parts])
 
 
-def _read_still(frame: Frame) -> Image.Image:
-    """An image file, or an image embedded in a record, as an upright RGB picture; see `read_image`."""
-    return read_image(frame.path) if frame.data is None else decode_image(frame.data, frame.path)
-
-
-def _sizes(frames: Sequence[Frame]) -> dict[Frame, tuple[int, int]]:
-    """(height, width) of all frames; each file is opened once."""
-    videos = {
-        path: probe_video(path) for path in {frame.path: None for frame in frames if frame.pool_index is not None}
-    }
-    sizes: dict[Frame, tuple[int, int]] = {}
-    for frame in dict.fromkeys(frames):
-        opened: Image.Image | VideoInfo = _read_still(frame) if frame.pool_index is None else videos[frame.path]
-        sizes[frame] = opened.height, opened.width
-    return sizes
+def _resized(_: int, pixels: Pixels, *, height: int, width: int) -> Pixels:
+    return np.asarray(Image.fromarray(pixels).resize((width, height), _RESAMPLING))
 
 
 def _check_aspect(path: Path, height: int, width: int) -> None:

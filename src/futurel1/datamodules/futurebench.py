@@ -5,6 +5,7 @@ from functools import partial
 from futurel1.data import RecordSource, open_records
 from futurel1.data.collate import OnError
 from futurel1.data.prompts import parse_futurebench
+from futurel1.data.video import VideoBackend
 from futurel1.datamodules.prompts import BasePromptDataModule, Paths, PromptStage, existing_folder
 
 __all__ = ["FutureBenchDataModule", "parse_futurebench"]
@@ -25,6 +26,7 @@ class FutureBenchDataModule(BasePromptDataModule):
         batch_size: prompts per batch and device.
         num_frames: frames taken evenly over each video; all of a shorter one.
         frame_tokens: most merged tokens per frame.
+        video_backend: what decodes videos: `pyav` (`auto` is the same), `decord`, or `torchcodec`, if it is installed.
         system_prompt: text file with the system turn; None: the checkpoint's own, else the paper's wording.
         max_length: most tokens per prompt; longer ones are errors.
         on_error: ``raise``: stop at the first record that cannot be used; ``skip``: leave it out, count it and write it
@@ -46,6 +48,7 @@ class FutureBenchDataModule(BasePromptDataModule):
         batch_size: int = 1,
         num_frames: int = 32,
         frame_tokens: int = 64,
+        video_backend: VideoBackend = "auto",
         system_prompt: str | None = None,
         max_length: int = 16384,
         on_error: OnError = "raise",
@@ -61,6 +64,7 @@ class FutureBenchDataModule(BasePromptDataModule):
                 "max_length": max_length,
                 "video_num_frames": num_frames,
                 "video_frame_tokens": frame_tokens,
+                "video_backend": video_backend,
                 # The prompt begins with a line break, which belongs to it.
                 "strip_text": False,
             },

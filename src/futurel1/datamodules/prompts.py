@@ -14,6 +14,7 @@ from futurel1.data import PromptBatch, RecordSource, SkippedRecord, open_records
 from futurel1.data.chat import ChatEncoder
 from futurel1.data.collate import OnError
 from futurel1.data.prompts import PromptCollator, PromptDataset, parse_prompt
+from futurel1.data.video import VideoBackend
 from futurel1.datamodules.base import RecordDataModule
 from futurel1.errors import ConfigError, MissingFileError, RecordError
 
@@ -33,6 +34,7 @@ class EncoderOptions(TypedDict, total=False):
     video_max_frames: int
     video_frame_tokens: int
     video_num_frames: int
+    video_backend: VideoBackend
     strip_text: bool
 
 
@@ -215,6 +217,7 @@ class PromptDataModule(BasePromptDataModule):
         video_fps: frames per second taken from whole videos (chat records).
         video_max_frames: most frames taken from a whole video.
         video_frame_tokens: most merged tokens per frame of a whole video.
+        video_backend: what decodes videos: `pyav` (`auto` is the same), `decord`, or `torchcodec`, if it is installed.
         on_error: ``raise``: stop at the first record that cannot be used; ``skip``: leave it out, count it and write it
             to `skipped.jsonl` in the run folder.
         num_workers: processes that decode video; 0 decodes in the process that predicts.
@@ -235,6 +238,7 @@ class PromptDataModule(BasePromptDataModule):
         video_fps: float = 2.0,
         video_max_frames: int = 16,
         video_frame_tokens: int = 64,
+        video_backend: VideoBackend = "auto",
         on_error: OnError = "raise",
         num_workers: int = 2,
     ) -> None:
@@ -249,6 +253,7 @@ class PromptDataModule(BasePromptDataModule):
                 "video_fps": video_fps,
                 "video_max_frames": video_max_frames,
                 "video_frame_tokens": video_frame_tokens,
+                "video_backend": video_backend,
             },
         )
         self.save_hyperparameters()

@@ -14,6 +14,7 @@ from futurel1.data.chat import EncodedSample
 from futurel1.data.collate import Fetched, OnError
 from futurel1.data.prompts import PromptDataset
 from futurel1.data.rl_prompts import parse_rl_prompt
+from futurel1.data.video import VideoBackend
 from futurel1.datamodules.prompts import BasePromptDataModule, Paths, PromptLoader, PromptStage, existing_folder
 from futurel1.errors import ConfigError
 from futurel1.rollout import ExperienceLoader, RolloutCollector
@@ -137,6 +138,7 @@ class RolloutPromptDataModule(BasePromptDataModule):
         video_fps: frames per second taken from whole videos.
         video_max_frames: most frames taken from a whole video.
         video_frame_tokens: most merged tokens per frame of a whole video.
+        video_backend: what decodes videos: `pyav` (`auto` is the same), `decord`, or `torchcodec`, if it is installed.
         on_error: ``raise``: stop at the first record that cannot be used; ``skip``: leave it out, count it and write it
             to `skipped.jsonl` in the run folder.
         num_workers: processes that decode video; 0 decodes in the process that trains.
@@ -160,6 +162,7 @@ class RolloutPromptDataModule(BasePromptDataModule):
         video_fps: float = 2.0,
         video_max_frames: int = 16,
         video_frame_tokens: int = 64,
+        video_backend: VideoBackend = "auto",
         on_error: OnError = "raise",
         num_workers: int = 2,
         shuffle: bool = True,
@@ -176,6 +179,7 @@ class RolloutPromptDataModule(BasePromptDataModule):
                 "video_fps": video_fps,
                 "video_max_frames": video_max_frames,
                 "video_frame_tokens": video_frame_tokens,
+                "video_backend": video_backend,
             },
         )
         # Not for loggers, which refuse a `seed` that is not the model's; `config.yaml` has everything.

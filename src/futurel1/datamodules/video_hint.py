@@ -21,6 +21,7 @@ from futurel1.data import SFTBatch, open_records
 from futurel1.data.chat import ChatEncoder
 from futurel1.data.collate import OnError, SFTDataset
 from futurel1.data.records import RecordSource
+from futurel1.data.video import VideoBackend
 from futurel1.datamodules.base import RecordDataModule
 from futurel1.datamodules.loading import PlannedLoader, Stage, plan_batches, sum_over_ranks
 from futurel1.errors import ConfigError, FutureL1Error
@@ -61,6 +62,7 @@ class VideoHintDataModule(RecordDataModule):
         video_fps: frames per second taken from whole videos (chat records).
         video_max_frames: most frames taken from a whole video.
         video_frame_tokens: most merged tokens per frame of a whole video.
+        video_backend: what decodes videos: `pyav` (`auto` is the same), `decord`, or `torchcodec`, if it is installed.
         on_error: ``raise``: stop at the first record that cannot be used; ``skip``: leave it out, count it and write it
             to `skipped.jsonl` in the run folder.
         num_workers: processes that decode video; 0 decodes in the training process.
@@ -92,6 +94,7 @@ class VideoHintDataModule(RecordDataModule):
         video_fps: float = 2.0,
         video_max_frames: int = 16,
         video_frame_tokens: int = 64,
+        video_backend: VideoBackend = "auto",
         on_error: OnError = "raise",
         num_workers: int = 2,
         shuffle: bool = True,
@@ -131,7 +134,7 @@ class VideoHintDataModule(RecordDataModule):
             processor = self.find_processor(hparams["processor"])
             names = (
                 "max_latent_tokens", "fixed_latents", "max_hint_tokens", "system_prompt", "max_length", "video_fps",
-                "video_max_frames", "video_frame_tokens",
+                "video_max_frames", "video_frame_tokens", "video_backend",
             )  # fmt: skip
             options = {name: hparams[name] for name in names}
             self._encoder = ChatEncoder(processor, **options, keys=hparams["vision_cache"] is not None)

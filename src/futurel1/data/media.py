@@ -1,0 +1,83 @@
+"""The pictures and videos of one record, each video opened once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, TypeVar
+
+from PIL import Image
+
+from futurel1.data.frames import decode_image, frame_pool, read_image
+from futurel1.data.records import Frame
+from futurel1.data.video import VideoBackend, VideoReader, open_video
+
+__all__ = ["RecordMedia"]
+
+T = TypeVar("T")
+
+
+class RecordMedia(ExitStack):
+    """Reads the media of one record; a context manager that closes them.
+
+    Args:
+        backend: what decodes videos, see :func:`futurel1.data.video.open_video`.
+    """
+
+    def __init__(self, backend: VideoBackend = "auto") -> None:
+        super().__init__()
+        self._backend = backend
+        self._videos: dict[Path, VideoReader] = {}
+
+    def video(self, path: Path) -> VideoReader:
+        """The open video; the same one whenever it is asked for."""
+        if path not in self._videos:
+            self._videos[path] = self.enter_context(open_video(path, self._backend))
+        return self._videos[path]
+
+    def size(self, frame: Frame) -> tuple[int, int]:
+        """Height and width of a frame in pixels; of a video's, as the video states them."""
+        if frame.pool_index is None:
+            picture = _read_still(frame)
+            return picture.height, picture.width
+        info = self.video(frame.path).info
+        return info.height, info.width
+
+    def pictures(self, frames: Sequence[Frame], converters: Sequence[Callable[[Image.Image], T]]) -> list[T]:
+        """Read frames, decoding each video once.
+
+        Args:
+            frames: the frames, in any order.
+            converters: what to make of each. It is called as the frame is decoded, so that no two pictures are held at
+                full size.
+
+        Returns:
+            What was made of each frame.
+
+        Raises:
+            MissingFileError: a file is not there.
+            MediaError: a file cannot be read.
+        """
+        made: dict[int, T] = {}
+        places: dict[Path, dict[int, list[int]]] = {}
+        for place, frame in enumerate(frames):
+            if frame.pool_index is None:
+                made[place] = converters[place](_read_still(frame))
+            else:
+                pool = frame_pool(self.video(frame.path).info.num_frames)
+                places.setdefault(frame.path, {}).setdefault(pool[frame.pool_index - 1], []).append(place)
+        for path, wanted in places.items():
+
+            def convert(number: int, pixels: Any, wanted: dict[int, list[int]] = wanted) -> dict[int, T]:
+                picture = Image.fromarray(pixels)
+                return {place: converters[place](picture) for place in wanted[number]}
+
+            for parts in self.video(path).read(list(wanted), convert).values():
+                made |= parts
+        return [made[place] for place in range(len(frames))]
+
+
+def _read_still(frame: Frame) -> Image.Image:
+    """An image file, or an image embedded in a record, as an upright RGB picture; see `read_image`."""
+    return read_image(frame.path) if frame.data is None else decode_image(frame.data, frame.path)

@@ -1,0 +1,563 @@
+"""Which frames a video file shows and when, from its packets, before any picture is decoded; and their pixels.
+
+A video player shows the frames that an edit list leaves, each at its own time. Both stand in the packets of a file: one
+pass over them, without decoding, gives the number of frames and their times. The packets of some files do not tell: AVI
+stores no times of display, and a packet of interlaced H.264 may be half a frame. Those files are decoded once to count.
+
+The packets also say where decoding may start: at a key frame from which every frame shown later comes out right.
+The key frame of an open group is such a place; the frames that precede it in time are decoded from the one before.
+"""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+import logging
+import math
+import os
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+import numpy as np
+
+from futurel1.data.video.container import Container, check_container
+from futurel1.errors import MediaError
+
+if TYPE_CHECKING:
+    import av
+
+T = TypeVar("T")
+Pixels = np.ndarray[Any, np.dtype[np.uint8]]
+
+__all__ = ["MAX_PIXELS", "PyAVReader", "VideoInfo"]
+
+logger = logging.getLogger(__name__)
+
+MAX_PIXELS = 2**26
+"""Most pixels of a frame or image (8192 x 8192): a file of a few kilobytes can declare a picture of gigabytes."""
+
+_FRAMES_RESET_BY_KEYS = {
+    "av1", "dnxhd", "ffv1", "h263", "libdav1d", "mjpeg", "mpeg1video", "mpeg2video", "mpeg4", "png", "prores",
+    "rawvideo", "vp8", "vp9",
+}  # fmt: skip
+"""Codecs whose key frames let every frame that is shown after them be decoded. (H.264 and HEVC say so key by key.)"""
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """What a video shows: number of frames, average frames per second, size in pixels as displayed, seconds in all."""
+
+    num_frames: int
+    fps: float
+    height: int
+    width: int
+    duration: float
+
+
+@dataclass(frozen=True)
+class _KeyFrame:
+    """A place to start decoding: its times, in steps of the stream's clock."""
+
+    pts: int
+    dts: int | None
+
+    @property
+    def position(self) -> int:
+        """Where to seek: containers index times of decoding, where they have them."""
+        return self.pts if self.dts is None else self.dts
+
+
+@dataclass(frozen=True)
+class _Packets:
+    """What one pass over the packets found; arrays are in the order of the file, hidden frames included."""
+
+    pts: list[int | None]
+    dts: list[int | None]
+    durations: list[int]
+    shown: list[bool]
+    keys: list[int]
+    """Packets that the file calls key frames."""
+    clean: list[int]
+    """Those of them after which decoding comes out right, as far as the packet tells."""
+
+
+class PyAVReader:
+    """Reads frames of one video by FFmpeg, exactly, from the nearest key frame; see the module.
+
+    Args:
+        path: an MP4/MOV, Matroska/WebM or AVI file.
+
+    Attributes:
+        info: what the video shows.
+        times: (V,) seconds from the first frame to each frame, in ascending order.
+        family: the container's.
+        upright: whether frames are stored as they are displayed, neither turned nor mirrored.
+
+    Raises:
+        MissingFileError: there is no such file.
+        MediaError: the file is empty, cut short, damaged, without frames, or of a kind or codec that is not read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.family: Container = check_container(path)
+        self._container, self._stream = self._open()
+        try:
+            with self._errors():
+                self._read_index()
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Close the file."""
+        self._container.close()
+
+    # ------------------------------------------------------------------ opening
+
+    def _open(self) -> tuple[av.container.InputContainer, av.VideoStream]:
+        import av
+
+        # Of the bare name 12:30.mp4 FFmpeg takes "12" for a protocol; a protocol of its own ends that.
+        name = "file:" + os.path.abspath(self.path)
+        with self._errors():
+            container = av.open(name, format=self.family)
+        stream = container.streams.best("video")
+        if not isinstance(stream, av.VideoStream) or stream.disposition & av.stream.Disposition.attached_pic:
+            container.close()
+            raise MediaError(f"{self.path}: the file has no video stream; name a video")
+        context = stream.codec_context
+        if context is None or not context.is_decoder:
+            container.close()
+            raise MediaError(
+                f"{self.path}: FFmpeg, as PyAV carries it, has no decoder for the video's codec; re-encode it as H.264"
+            )
+        context.thread_type = "NONE"
+        context.thread_count = 1
+        context.options = {"max_pixels": str(MAX_PIXELS)}
+        return container, stream
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        import av
+
+        try:
+            yield
+        except (av.FFmpegError, EOFError) as error:
+            reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+            raise MediaError(
+                f"{self.path}: the video cannot be decoded ({reason}){self._codec_name()}; it is damaged or "
+                "incomplete: copy it again, or re-encode what can be played"
+            ) from error
+
+    def _codec_name(self) -> str:
+        stream = getattr(self, "_stream", None)
+        return "" if stream is None else f" as {stream.codec_context.name}"
+
+    # ------------------------------------------------------------------ the index
+
+    def _read_index(self) -> None:
+        self._check_size(self._stream.codec_context.height, self._stream.codec_context.width)
+        packets = self._scan()
+        by_time = self._times_tell(packets)
+        if by_time:
+            self._index_by_time(packets)
+            by_time = not self._interlaced
+        if not by_time:
+            self._index_by_decoding(packets)
+        if len(self._pts) == 0:
+            raise MediaError(f"{self.path}: a video without frames; record or export it again")
+        self._by_time = by_time
+        shape = (self._height, self._width) if self._turn is None or not self._turn[0] else (self._width, self._height)
+        fps = len(self.times) / self._duration if self._duration > 0 else self._rate()
+        self.info = VideoInfo(
+            num_frames=len(self.times), fps=fps, height=shape[0], width=shape[1], duration=self._duration
+        )
+        self.upright = self._turn is None
+
+    def _check_size(self, height: int, width: int) -> None:
+        if height * width > MAX_PIXELS:
+            raise MediaError(
+                f"{self.path}: frames of {width} x {height} pixels, more than {MAX_PIXELS} in all; scale the video down"
+            )
+
+    def _scan(self) -> _Packets:
+        stream = self._stream
+        codec = stream.codec_context.name
+        length_size = _nal_length_size(codec, stream.codec_context.extradata)
+        packets = _Packets([], [], [], [], [], [])
+        for packet in self._container.demux(stream):
+            if packet.size == 0:
+                continue
+            if packet.is_corrupt:
+                raise MediaError(
+                    f"{self.path}: packet {len(packets.pts)} is incomplete; the file is damaged or cut short: copy it "
+                    "again"
+                )
+            order = len(packets.pts)
+            packets.pts.append(packet.pts)
+            packets.dts.append(packet.dts)
+            packets.durations.append(packet.duration or 0)
+            # VP8 stores frames that are only references as packets of their own; a bit of the first byte says so.
+            shown = not packet.is_discard and not (codec == "vp8" and not memoryview(packet)[0] & 0x10)
+            packets.shown.append(shown)
+            if packet.is_keyframe:
+                packets.keys.append(order)
+                if _is_clean(codec, packet, length_size):
+                    packets.clean.append(order)
+        return packets
+
+    def _times_tell(self, packets: _Packets) -> bool:
+        """Whether each packet is one frame with a time of its own."""
+        # AVI has no times of display: what FFmpeg gives is a guess from the order of the packets.
+        every_frame_is_key = len(packets.keys) == len(packets.pts)
+        if self.family == "avi" and not every_frame_is_key:
+            return False
+        if None in packets.pts or not packets.keys:
+            return False
+        times = [time for time, shown in zip(packets.pts, packets.shown, strict=True) if shown]
+        return 0 < len(times) == len(set(times))
+
+    def _index_by_time(self, packets: _Packets) -> None:
+        pts = np.array(packets.pts, dtype=np.int64)
+        shown = np.array(packets.shown)
+        first_key = packets.keys[0]
+        # Frames before the first key frame, by either order, lack references. Whether a player shows them is up to the
+        # codec, so the decoder is asked.
+        leading = shown & ((pts < pts[first_key]) | (np.arange(len(pts)) < first_key))
+        self._first_key = int(pts[first_key])
+        decoded = self._decode_head(any_leading=bool(leading.any()))
+        shown &= ~leading | np.isin(pts, decoded)
+        order = np.flatnonzero(shown)
+        order = order[np.argsort(pts[order], kind="stable")]
+        self._pts = pts[order]
+        self._keys = _clean_keys(packets, pts)
+        self._key_times = [key.pts for key in self._keys]
+        self._key_numbers: dict[tuple[int | None, int | None], int] = {
+            (key.pts, key.dts): number for number, key in enumerate(self._keys)
+        }
+        if len(order) == 0:
+            self.times, self._duration = np.zeros(0), 0.0
+            return
+        self.times = (self._pts - self._pts[0]) * self._unit
+        last = packets.durations[order[-1]] * self._unit
+        self._duration = float(self.times[-1]) + (last if last > 0 else self._mean_interval())
+
+    def _mean_interval(self) -> float:
+        if len(self.times) > 1:
+            return float(self.times[-1]) / (len(self.times) - 1)
+        rate = self._rate()
+        return 1 / rate if rate > 0 else 0.0
+
+    def _rate(self) -> float:
+        """Frames per second as the file states them; 0 if it does not."""
+        rate = self._stream.average_rate or self._stream.guessed_rate
+        return float(rate) if rate and math.isfinite(rate) and rate > 0 else 0.0
+
+    def _decode_head(self, any_leading: bool) -> list[int]:
+        """Decode the first frame, or, where frames lead the first key frame, those up to it; return their times."""
+        self._restart()
+        times: list[int] = []
+        for frame in self._decoded():
+            if not times:
+                self._note_first(frame)
+            times.append(int(frame.pts or 0))
+            if not any_leading or times[-1] >= self._first_key:
+                return times
+        if not times:
+            raise MediaError(
+                f"{self.path}: decoding the video{self._codec_name()} yields no frame; it is damaged, encrypted or of "
+                "an unsupported kind: copy it again, or re-encode it as H.264"
+            )
+        return times
+
+    def _index_by_decoding(self, packets: _Packets) -> None:
+        self._restart()
+        given: list[float | None] = []
+        for frame in self._decoded():
+            if not given:
+                self._note_first(frame)
+            self._check_frame(frame)
+            given.append(frame.time)
+        count = len(given)
+        self._pts, self._keys = np.arange(count), []
+        times = np.array([math.nan if time is None else time for time in given], dtype=np.float64)
+        if self.family == "avi" and count == len(packets.dts):
+            # Frames of AVI are shown in the order of decoding, at the times of decoding, all equally late.
+            times = np.array(packets.dts, dtype=np.float64) * self._unit
+        elif self.family == "avi":
+            times[:] = math.nan
+        if not np.all(np.diff(times) > 0):
+            if self._rate() <= 0:
+                raise MediaError(f"{self.path}: the video states neither times nor a frame rate; re-encode it")
+            times = np.arange(count) / self._rate()
+        self.times = times - times[0] if count else times
+        self._duration = (float(self.times[-1]) + self._mean_interval()) if count else 0.0
+
+    def _note_first(self, frame: av.VideoFrame) -> None:
+        self._height, self._width = frame.height, frame.width
+        self._check_size(frame.height, frame.width)
+        self._turn = self._display_turn(frame)
+        self._interlaced = frame.interlaced_frame and self._stream.codec_context.name == "h264"
+
+    def _display_turn(self, frame: av.VideoFrame) -> tuple[bool, bool, bool] | None:
+        """How frames are turned for display: transposed, then mirrored left to right and top to bottom; None: not."""
+        side_data: Any = frame.side_data
+        matrix = next((data for data in side_data if data.type.name == "DISPLAYMATRIX"), None)
+        if matrix is None:
+            return None
+        # x' = a x + c y, y' = b x + d y
+        a, b, _, c, d = np.frombuffer(bytes(matrix), dtype="<i4")[:5].tolist()
+        if a and d and not b and not c:
+            turn = (False, a < 0, d < 0)
+        elif b and c and not a and not d:
+            turn = (True, c < 0, b < 0)
+        else:
+            raise MediaError(
+                f"{self.path}: the video is displayed turned by {frame.rotation} degrees, which is no multiple of 90; "
+                "re-encode it upright"
+            )
+        return turn if any(turn) else None
+
+    # ------------------------------------------------------------------ decoding
+
+    def read(self, numbers: Sequence[int], convert: Callable[[int, Pixels], T]) -> dict[int, T]:
+        """Decode frames.
+
+        Args:
+            numbers: 0-based frame numbers, each below `info.num_frames`.
+            convert: what to keep of a frame, from its number and (H, W, 3) RGB pixels; called as each is decoded, so
+                that no more than one is held at full size.
+
+        Returns:
+            Number to what was kept.
+
+        Raises:
+            MediaError: a frame that is wanted, or one that it is decoded from, is damaged.
+        """
+        ascending = sorted(set(numbers))
+        kept: dict[int, T] = {}
+        with self._errors():
+            if not self._by_time:
+                return self._read_by_count(ascending, convert)
+            for key, run in itertools.groupby(ascending, self._key_before):
+                wanted = {int(self._pts[number]): number for number in run}
+                try:
+                    kept |= self._read_run(key, wanted, convert)
+                except _InexactSeekError as error:
+                    # Exact all the same, only slower: the start of a file is the one place that cannot mislead.
+                    logger.debug("%s: %s after a seek; decoding from the start", self.path, error)
+                    kept |= self._read_run(-1, wanted, convert)
+        return kept
+
+    def _key_before(self, number: int) -> int:
+        return bisect.bisect_right(self._key_times, int(self._pts[number])) - 1
+
+    def _read_by_count(self, ascending: Sequence[int], convert: Callable[[int, Pixels], T]) -> dict[int, T]:
+        wanted, kept = set(ascending), {}
+        self._restart()
+        for number, frame in enumerate(self._decoded()):
+            self._check_frame(frame)
+            if number in wanted:
+                kept[number] = convert(number, self._pixels(frame))
+                if len(kept) == len(wanted):
+                    break
+        return kept
+
+    def _read_run(self, key: int, wanted: Mapping[int, int], convert: Callable[[int, Pixels], T]) -> dict[int, T]:
+        """Decode from a key frame (-1: the start of the file) up to the last of the wanted frames, numbers by time."""
+        import av
+
+        from_start = not self._seek(key)
+        # Frames that lead a key frame, which nothing after it is decoded from, lack what they are decoded from.
+        first_time = self._first_key if from_start else self._keys[key].pts
+        kept: dict[int, T] = {}
+        try:
+            for frame in self._decoded(wanted):
+                # Frames of packets with a time have it.
+                time = int(frame.pts or 0)
+                if time >= first_time or time in wanted:
+                    self._check_frame(frame)
+                if time in wanted:
+                    number = wanted[time]
+                    kept[number] = convert(number, self._pixels(frame))
+        except (MediaError, av.FFmpegError) as error:
+            if from_start:
+                raise
+            raise _InexactSeekError(str(error)) from error
+        missing = sorted(set(wanted.values()) - set(kept))
+        if missing and not from_start:
+            raise _InexactSeekError(f"frame {missing[0]} is missing")
+        if missing:
+            raise MediaError(
+                f"{self.path}: frame {missing[0]} of {len(self.times)} is in the file, but the decoder does not yield "
+                "it; the video is damaged: copy it again, or re-encode what can be played"
+            )
+        return kept
+
+    def _decoded(self, wanted: Collection[int] | None = None) -> Iterator[av.VideoFrame]:
+        """Decode on from where the file stands; with `wanted`, to the last frame of these times.
+
+        After the last wanted frame the decoder is emptied, so that frames are seen which it was given before that one
+        and shows later: they may be what the wanted one was decoded from.
+        """
+        context = self._stream.codec_context
+        remaining = set(wanted or ())
+        skips = wanted is not None and context.name == "h264"
+        for packet in self._container.demux(self._stream):
+            if packet.size == 0:
+                continue
+            if skips:
+                # Frames that no other refers to need no decoding unless they are wanted.
+                context.skip_frame = "DEFAULT" if packet.pts in remaining else "NONREF"
+            if wanted is not None and packet.is_discard:
+                packet = _visible(packet)
+            for frame in context.decode(packet):
+                remaining.discard(frame.pts)
+                yield frame
+            if wanted is not None and not remaining:
+                break
+        yield from context.decode(None)
+        context.flush_buffers()
+
+    def _check_frame(self, frame: av.VideoFrame) -> None:
+        if frame.is_corrupt:
+            raise MediaError(
+                f"{self.path}: the decoder finds the video damaged{self._place(frame)}; copy it again, or cut that "
+                "part out"
+            )
+        if (frame.height, frame.width) != (self._height, self._width):
+            raise MediaError(
+                f"{self.path}: the size changes from {self._width} x {self._height} to {frame.width} x {frame.height} "
+                f"pixels{self._place(frame)}; re-encode the video in one size"
+            )
+
+    def _place(self, frame: av.VideoFrame) -> str:
+        return "" if frame.pts is None else f" at {frame.pts * self._unit:.2f} s"
+
+    @property
+    def _unit(self) -> float:
+        """Seconds of a step of the stream's clock."""
+        return float(self._stream.time_base or 0)
+
+    def _pixels(self, frame: av.VideoFrame) -> Pixels:
+        pixels = cast(Pixels, frame.to_ndarray(format="rgb24"))
+        if self._turn is not None:
+            transposed, mirrored, flipped = self._turn
+            if transposed:
+                pixels = pixels.transpose(1, 0, 2)
+            pixels = np.ascontiguousarray(pixels[:: -1 if flipped else 1, :: -1 if mirrored else 1])
+        return pixels
+
+    # ------------------------------------------------------------------ moving in the file
+
+    def _restart(self) -> None:
+        """Go to the very first packet: by opening again, since a seek to the start may miss what precedes its time."""
+        self._container.close()
+        self._container, self._stream = self._open()
+
+    def _seek(self, key: int) -> bool:
+        """Go to a key frame, or an earlier one; False: to the start of the file."""
+        if key >= 0:
+            self._container.seek(self._keys[key].position, stream=self._stream, backward=True, any_frame=False)
+            packet = next(iter(self._container.demux(self._stream)), None)
+            landed = None if packet is None else self._key_numbers.get((packet.pts, packet.dts))
+            if landed is not None and landed <= key:
+                self._container.seek(self._keys[key].position, stream=self._stream, backward=True, any_frame=False)
+                self._stream.codec_context.flush_buffers()
+                return True
+            logger.debug("%s: no seek to %s", self.path, self._keys[key])
+        self._restart()
+        return False
+
+
+def _visible(packet: av.Packet[Any]) -> av.Packet[Any]:
+    """A packet that an edit list hides, unmarked: FFmpeg would drop its frame, and with it the sign of damage."""
+    import av
+
+    # Made by size, the packet ends with the zeros that decoders read past its end.
+    copy = av.Packet(packet.size)
+    copy.update(bytes(packet))
+    copy.pts, copy.dts, copy.time_base, copy.is_keyframe = packet.pts, packet.dts, packet.time_base, packet.is_keyframe
+    return copy
+
+
+class _InexactSeekError(Exception):
+    """Decoding from a key frame did not give what decoding from the start gives."""
+
+
+def _clean_keys(packets: _Packets, pts: np.ndarray[Any, np.dtype[np.int64]]) -> list[_KeyFrame]:
+    """Key frames before which, in the file, nothing stands that is shown after them."""
+    if not packets.clean:
+        return []
+    latest = np.maximum.accumulate(pts)
+    keys = [_KeyFrame(int(pts[order]), packets.dts[order]) for order in packets.clean if latest[order] == pts[order]]
+    return sorted(keys, key=lambda key: key.pts)
+
+
+def _nal_length_size(codec: str, extradata: bytes | None) -> int:
+    """Bytes of the length before each unit of an H.264 or HEVC packet; 0: units follow start codes (Annex B)."""
+    place = {"h264": 4, "hevc": 21}.get(codec)
+    if place is None or not extradata or len(extradata) <= place or extradata[0] != 1:
+        return 0
+    return (extradata[place] & 3) + 1
+
+
+def _is_clean(codec: str, packet: av.Packet[Any], length_size: int) -> bool:
+    """Whether all frames shown from this key frame on can be decoded from it.
+
+    H.264: an instantaneous refresh (IDR), or the key frame of an open group, which carries a recovery point of zero
+    frames, exact (ITU-T H.264, D.1.8). Not gradual refresh, where the recovery takes several frames. HEVC: a random
+    access point (H.265, 7.4.2.2: types 16 to 21).
+    """
+    if codec in _FRAMES_RESET_BY_KEYS:
+        return True
+    if codec not in ("h264", "hevc"):
+        return False
+    for unit in _nal_units(bytes(packet), length_size):
+        kind = unit[0] & 31 if codec == "h264" else unit[0] >> 1 & 63
+        if codec == "hevc" and kind < 32:
+            return 16 <= kind <= 21
+        if codec == "h264" and kind in (1, 5):
+            return kind == 5
+        if codec == "h264" and kind == 6 and _recovers_at_once(unit[1:]):
+            return True
+    return False
+
+
+def _nal_units(data: bytes, length_size: int) -> Iterator[bytes]:
+    if not length_size:
+        yield from (unit for unit in data.split(b"\x00\x00\x01")[1:] if unit)
+        return
+    position = 0
+    while position + length_size < len(data):
+        length = int.from_bytes(data[position : position + length_size], "big")
+        position += length_size
+        if length:
+            yield data[position : position + length]
+        position += length
+
+
+def _recovers_at_once(messages: bytes) -> bool:
+    """Whether supplemental messages of H.264 hold a recovery point of zero frames with an exact match."""
+    position = 0
+    while position + 2 < len(messages):
+        fields = []
+        for _ in ("type", "size"):
+            value = 0
+            while position < len(messages) and messages[position] == 255:
+                value += 255
+                position += 1
+            if position >= len(messages):
+                return False
+            fields.append(value + messages[position])
+            position += 1
+        kind, size = fields
+        # Exp-Golomb 0 is the bit 1; the next bit is exact_match_flag.
+        if kind == 6:
+            return position < len(messages) and messages[position] >> 6 == 0b11
+        position += size
+    return False
