@@ -4,10 +4,10 @@ from futurel1.metrics.functional.futurebench import (
     FUTUREBENCH_SPLITS,
     OPTION_LETTERS,
     ExtractionProtocol,
-    bootstrap_interval,
     extract_option,
     futurebench_prompt,
     gold_option,
+    wilson_interval,
 )
 from futurel1.metrics.functional.interventions import intervention_effect
 from futurel1.metrics.functional.latent_usage import adjacent_span_cosines
@@ -19,7 +19,6 @@ __all__ = [
     "OPTION_LETTERS",
     "ExtractionProtocol",
     "adjacent_span_cosines",
-    "bootstrap_interval",
     "coerce_scores",
     "extract_answer",
     "extract_option",
@@ -28,4 +27,5 @@ __all__ = [
     "intervention_effect",
     "judged_scores",
     "sanitize_response",
+    "wilson_interval",
 ]
