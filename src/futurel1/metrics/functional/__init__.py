@@ -11,7 +11,7 @@ from futurel1.metrics.functional.futurebench import (
 )
 from futurel1.metrics.functional.interventions import intervention_effect
 from futurel1.metrics.functional.latent_usage import adjacent_span_cosines
-from futurel1.metrics.functional.responses import extract_answer, sanitize_response
+from futurel1.metrics.functional.responses import extract_answer, plain_answer, sanitize_response
 from futurel1.metrics.functional.twiffbench import coerce_scores, judged_scores
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "gold_option",
     "intervention_effect",
     "judged_scores",
+    "plain_answer",
     "sanitize_response",
     "wilson_interval",
 ]
