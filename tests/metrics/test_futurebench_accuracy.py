@@ -1,4 +1,4 @@
-"""FutureBench accuracy against a plain count, and its bootstrap interval against simulated data."""
+"""FutureBench accuracy against a plain count, and its interval against the binomial distribution."""
 
 import math
 
@@ -8,7 +8,7 @@ from simulated import SPLITS, make_questions
 
 from futurel1.errors import BatchError, ConfigError
 from futurel1.metrics import FutureBenchAccuracy
-from futurel1.metrics.functional import bootstrap_interval, extract_option
+from futurel1.metrics.functional import extract_option, wilson_interval
 
 
 def counted(questions, protocol, split=None):
@@ -114,7 +114,6 @@ def test_computing_without_samples_is_an_error():
         ({"protocols": ["lenient"]}, "unknown protocols"),
         ({"protocols": []}, "protocols must be at least one name"),
         ({"splits": ["hop1", "hop1"]}, "splits must be at least one name, each once"),
-        ({"resamples": 0}, "at least 1 resample"),
     ],
 )
 def test_wrong_settings_are_errors(options, message):
@@ -122,36 +121,70 @@ def test_wrong_settings_are_errors(options, message):
         FutureBenchAccuracy(**options)
 
 
-def test_interval_depends_on_the_seed_but_not_on_the_order():
-    correct = torch.arange(200) % 3 == 0
-    shuffled = correct[torch.randperm(200, generator=torch.Generator().manual_seed(3))]
-    assert bootstrap_interval(correct, seed=5) == bootstrap_interval(shuffled, seed=5)
-    assert len({bootstrap_interval(correct, seed=seed, resamples=99) for seed in range(9)}) > 1
-    torch.manual_seed(0)
-    before = torch.get_rng_state()
-    bootstrap_interval(correct, seed=5)
-    assert torch.equal(torch.get_rng_state(), before)
+def outcomes(number, correct):
+    return torch.arange(number) < correct
 
 
-def test_interval_equals_resampling_of_indices():
-    correct = (torch.arange(120) % 4 == 0).double()
-    generator = torch.Generator().manual_seed(0)
-    index = torch.randint(120, (20_000, 120), generator=generator)
-    reference = torch.quantile(100 * correct[index].mean(dim=1), torch.tensor([0.025, 0.975], dtype=torch.float64))
-    assert bootstrap_interval(correct, seed=1, resamples=20_000) == pytest.approx(reference.tolist(), abs=0.9)
+def binomial(number, share):
+    """(number + 1,) probabilities of each number of correct samples."""
+    counts = torch.arange(number + 1, dtype=torch.float64)
+    distribution = torch.distributions.Binomial(number, torch.tensor(share, dtype=torch.float64))
+    return distribution.log_prob(counts).exp()
 
 
-def test_interval_covers_the_truth_about_95_percent_of_the_time():
-    generator = torch.Generator().manual_seed(11)
-    truth, covered, trials = 0.7, 0, 600
-    for trial in range(trials):
-        low, high = bootstrap_interval(torch.rand(400, generator=generator) < truth, seed=trial, resamples=1000)
-        covered += low <= 100 * truth <= high
-    assert 0.925 < covered / trials < 0.975
+@pytest.mark.parametrize(
+    ("number", "correct", "low", "high"),
+    [
+        (20, 20, 83.887, 100.0),
+        (20, 0, 0.0, 16.113),
+        (1, 1, 20.655, 100.0),
+        (173, 172, 96.799, 99.898),
+        (1056, 771, 70.254, 75.602),
+    ],
+)
+def test_interval_equals_that_of_scipy(number, correct, low, high):
+    assert wilson_interval(outcomes(number, correct)) == pytest.approx((low, high), abs=1e-3)
 
 
-def test_interval_at_the_edges():
-    assert bootstrap_interval(torch.ones(10), seed=0) == (100, 100)
-    assert all(math.isnan(end) for end in bootstrap_interval(torch.zeros(0), seed=0))
-    with pytest.raises(ConfigError, match="got 10 and 1"):
-        bootstrap_interval(torch.ones(10), seed=0, resamples=10, level=1.0)
+@pytest.mark.parametrize("number", [10, 20, 173, 489, 1056])
+def test_interval_solves_the_equation_of_the_score_test(number):
+    for correct in range(1, number, max(1, number // 20)):
+        for end in wilson_interval(outcomes(number, correct), level=0.9):
+            p = end / 100
+            assert (correct / number - p) ** 2 == pytest.approx(1.6448536**2 * p * (1 - p) / number, rel=1e-5)
+
+
+@pytest.mark.parametrize("number", [1, 2, 20, 173, 1056])
+def test_interval_has_a_width_and_holds_the_share_at_the_edges_too(number):
+    for correct in {0, 1, number // 2, number - 1, number}:
+        low, high = wilson_interval(outcomes(number, correct))
+        assert 0 <= low <= 100 * correct / number <= high <= 100
+        assert high - low > 100 / (number + 4)
+
+
+@pytest.mark.parametrize(
+    ("number", "share"), [(173, 0.98), (173, 0.02), (173, 0.7), (1056, 0.73), (50, 0.97), (20, 0.9)]
+)
+def test_interval_covers_the_truth_about_95_percent_of_the_time(number, share):
+    ends = [wilson_interval(outcomes(number, correct)) for correct in range(number + 1)]
+    covers = torch.tensor([low <= 100 * share <= high for low, high in ends], dtype=torch.float64)
+    assert 0.93 < float((covers * binomial(number, share)).sum()) < 0.98
+
+
+def test_scores_that_are_all_right_or_all_wrong_have_an_interval():
+    metric = FutureBenchAccuracy()
+    metric.update(["<answer>B</answer>"] * 20, ["B"] * 20, ["hop1"] * 20)
+    metric.update(["<answer>B</answer>"] * 20, ["C"] * 20, ["hop2"] * 20)
+    scores = {key: value.item() for key, value in metric.compute().items()}
+    for protocol in ("paper", "strict"):
+        assert scores[f"{protocol}/hop1_low"] == pytest.approx(83.887, abs=1e-3)
+        assert scores[f"{protocol}/hop1_high"] == 100
+        assert scores[f"{protocol}/hop2_low"] == 0
+        assert scores[f"{protocol}/hop2_high"] == pytest.approx(16.113, abs=1e-3)
+
+
+def test_interval_without_samples_or_level():
+    assert all(math.isnan(end) for end in wilson_interval(torch.zeros(0)))
+    for level in (0.0, 1.0, 1.5):
+        with pytest.raises(ConfigError, match=f"between 0 and 1, got {level}"):
+            wilson_interval(torch.ones(10), level=level)

@@ -48,8 +48,10 @@ def test_numbers_of_latents_are_no_text() -> None:
 
 
 def test_answers_of_words_are_compared_without_case_and_punctuation() -> None:
-    base = [record("a", " The gate opens. ", expected="the gate opens")]
+    base = [record("a", " The gate opens. ", expected="the gate opens"), record("b", "「门打开。」", expected="门打开")]
     assert intervention_effect(base, base)["accuracy"] == 1
+    wrong = [record("a", "5%", expected="5"), record("b", "", expected="?")]
+    assert intervention_effect(wrong, wrong)["accuracy"] == 0
 
 
 @pytest.mark.parametrize(

@@ -80,8 +80,8 @@ def test_futurebench_table_has_a_row_per_protocol():
     assert lines[2] == "| GPT-4o | 61.9 | 61.7 | 72.1 | 51.6 | 59.0 | - | - |"
     assert lines[9] == "| LVR | - | - | - | - | 21.0 | - | - |"
     assert lines[-3] == "| Future-L1-RL | 83.2 | 86.5 | 86.6 | 85.1 | 85.4 | - | - |"
-    assert lines[-2] == r"| tiny\|sft (paper) | 50.0 | 100.0 | - | 0.0 | 50.0 | 0.0 to 100.0 | 1 |"
-    assert lines[-1] == r"| tiny\|sft (strict) | 100.0 | 100.0 | - | 0.0 | 75.0 | 25.0 to 100.0 | 1 |"
+    assert lines[-2] == r"| tiny\|sft (paper) | 50.0 | 100.0 | - | 0.0 | 50.0 | 15.0 to 85.0 | 1 |"
+    assert lines[-1] == r"| tiny\|sft (strict) | 100.0 | 100.0 | - | 0.0 | 75.0 | 30.1 to 95.4 | 1 |"
     latex = comparison_table(scores, "futurebench", format="latex")
     assert r"Future-L1-SFT + DAPO + R\_ctr & - & - & - & - & 84.5 & - & - \\" in latex
     assert r"95\% interval" in latex

@@ -2,6 +2,7 @@
 
 import json
 import time
+from itertools import product
 
 import pytest
 from hypothesis import given
@@ -15,6 +16,7 @@ from futurel1.metrics.functional import (
     futurebench_prompt,
     gold_option,
     judged_scores,
+    plain_answer,
     sanitize_response,
 )
 
@@ -81,7 +83,16 @@ def test_golden_cases(cases, key, function):
         ("A man goes", ""),
         ("A or B", ""),
         ("A is right", "A"),
-        ("A man goes, so B", "B"),
+        ("A man goes, so B", ""),
+        ("A man goes, so A", "A"),
+        ("A the boy sits down", "A"),
+        ("option A man", "A"),
+        ("A rather large dog", ""),
+        ("B. A man leaves", "B"),
+        ("(B) A man leaves", "B"),
+        ("B: A man leaves, not C", ""),
+        ("B. A could be right too", ""),
+        ("C, B. A man leaves", ""),
         ("(A) or (B)", ""),
         ("CAT", ""),
         ("the Ball", ""),
@@ -97,6 +108,35 @@ def test_strict_letters(answer, expected):
 
 
 @pytest.mark.parametrize(
+    "between",
+    [" not ", " rather than ", " instead of ", " but not ", ", not ", " or ", " and ", "/", ". Not ", " is wrong, so ",
+     "而不是", "或", "、", "，不选", "ではなく", "가 아니라 "],
+)  # fmt: skip
+def test_strict_gives_no_answer_for_two_letters_whichever_they_are(between):
+    for first, second in product("ABCD", repeat=2):
+        for frame in ("{}", "It is {}", "The answer is {}.", "答案是{}。", "（{}）"):
+            answer = f"<answer>{frame.format(first + between + second)}</answer>"
+            assert extract_option(answer, "strict") == ("" if first != second else first)
+
+
+@pytest.mark.parametrize(
+    "frame",
+    ["{}", "{}。", "（{}）", "“{}”", "「{}」", "【{}】。", "《{}》", "‘{}’", "'{}'", "*{}*", "__{}__", "{}．", "{}：",
+     "答案是{}", "答案：{}。", "选{}", "选项{}", "我选择{}，因为他停下了", "{}项", "{}是对的", "答えは{}です",
+     "정답은 {}입니다",
+     "คำตอบคือ{}", "उत्तर है{}", "Ответ: {}", "الجواب: {}", "\\boxed{{{}}}", "{}<|im_end|>", "\u3000{}\u3000"],
+)  # fmt: skip
+def test_strict_reads_a_letter_in_every_script(frame):
+    for letter, expected in zip("ABCD\uff21\uff22\uff23\uff24", "ABCDABCD", strict=True):
+        assert extract_option(f"<answer>{frame.format(letter)}</answer>", "strict") == expected
+
+
+@pytest.mark.parametrize("answer", ["ＣＡＴ", "Ｂ２", "CAT项", "2B型", "É́B", "BÉ", "B\u0302", "Ａ＿Ｂ", "选AB"])
+def test_strict_reads_no_letter_out_of_a_word_in_any_script(answer):
+    assert extract_option(f"<answer>{answer}</answer>", "strict") == ""
+
+
+@pytest.mark.parametrize(
     ("answer", "expected"),
     [
         ("The man leaves", "A"),
@@ -106,13 +146,45 @@ def test_strict_letters(answer, expected):
         ("Player B scores", "C"),
         ("C: Player B scores.", "C"),
         ("(D) - nothing", "D"),
+        ("A the man leaves", "A"),
+        ("A\nThe man leaves.", "A"),
+        ("A – the man leaves", "A"),
+        ("Ａ：“The man leaves”。", "A"),
+        ("B A dog barks", "B"),
+        ("C Player B scores", "C"),
+        ("Option B: A dog barks", "B"),
+        ("答案是B。A dog barks", "B"),
         ("D. The man leaves", ""),
+        ("D the man leaves", ""),
+        ("A nothing", ""),
         ("The man leaves or nothing", ""),
         ("C", "C"),
     ],
 )
 def test_strict_option_texts(answer, expected):
     assert extract_option(f"<ANSWER>{answer}</ANSWER>", "strict", OPTIONS) == expected
+
+
+def test_strict_reads_option_texts_without_blanks():
+    options = {"A": "男孩坐下", "B": "男孩站起来", "C": "他摔倒", "D": "5"}
+    for answer in (
+        "男孩站起来",
+        "「男孩站起来」。",
+        "B男孩站起来",
+        "B、男孩站起来",
+        "（B）男孩站起来",
+        "选项B：男孩站起来",
+    ):
+        assert extract_option(f"<answer>{answer}</answer>", "strict", options) == "B"
+    for answer in ("A男孩站起来", "A：男孩站起来。", "D -男孩坐下"):
+        assert extract_option(f"<answer>{answer}</answer>", "strict", options) == ""
+
+
+def test_strict_keeps_signs_that_change_a_value():
+    options = {"A": "5", "B": "-5", "C": ".5", "D": "5%"}
+    for letter, text in options.items():
+        for answer in (text, f"{letter}. {text}", f"{letter}) {text}.", f"{letter}: “{text}”"):
+            assert extract_option(f"<answer>{answer}</answer>", "strict", options) == letter
 
 
 def test_strict_gives_no_answer_for_a_text_that_two_options_share():
@@ -143,6 +215,45 @@ def test_strict_and_paper_agree_on_a_lone_letter_wherever_it_stands(text):
         assert {extract_option(text + block, protocol) for protocol in ("paper", "strict")} == {"C"}
 
 
+@pytest.mark.parametrize("opening", ["<answer>", "< answer >", "<\n answer>", "<ANSWER >", "<\u00a0answer>", "< Ans >"])
+@pytest.mark.parametrize("slash", ["/", " / ", "/\t", "\u3000/"])
+def test_answer_tags_may_have_blanks_in_them(opening, slash):
+    text = f"<reason>A</reason>{opening} B {opening.replace('<', '<' + slash)}"
+    assert extract_answer(text) == "B"
+    assert extract_option(text, "strict") == "B"
+    assert sanitize_response(text) == "A\n<answer>B</answer>"
+    assert extract_option(text, "paper") == ("B" if opening == "<answer>" and slash == "/" else "")
+
+
+@pytest.mark.parametrize(
+    ("answer", "plain"),
+    [
+        ("（Ｂ）。", "b"),
+        ("“He opens　the gate”", "he opens the gate"),
+        ("**He opens\n the Gate.**", "he opens the gate"),
+        ("‏B‏", "b"),
+        ("¿Qué?", "qué"),
+        ("1 / 2", "1/2"),
+        ("－５", "-5"),
+        ("-5", "-5"),
+        ("(.5)", ".5"),
+        ("...5 m.", ".5 m"),
+        ("5 %.", "5 %"),
+        ("½", "½"),
+        ("6′", "6′"),
+        ("…", ""),
+        ("（）", ""),
+    ],
+)
+def test_plain_answers(answer, plain):
+    assert plain_answer(answer) == plain
+
+
+@given(st.text(max_size=20))
+def test_plain_answers_of_plain_answers_are_the_same(text):
+    assert plain_answer(plain_answer(text)) == plain_answer(text)
+
+
 @given(responses)
 def test_sanitizing_twice_changes_nothing_and_leaves_one_block_at_most(text):
     clean = sanitize_response(text)
@@ -160,13 +271,39 @@ def test_answer_is_a_part_of_the_text_without_a_closing_tag(text):
     assert answer == answer.strip()
 
 
-def test_sanitizing_keeps_text_around_reasons_and_forged_tags_out():
-    text = "lead <reason>a</reason> mid <answer>x</answer><reason>b</rea<|latent|>son><an<ans>swer>5</answer>"
-    assert sanitize_response(text) == "lead\n\na\n\nmid\n\nb\n\n5\n<answer>x</answer>"
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("lead <reason>a</reason> mid <reason>b</reason> end", "a\n\nb\n\nlead  mid  end"),
+        ("lead\n<reason>a</reason>\nmid\n\n<reason>b</reason> end", "a\n\nb\n\nlead mid end"),
+        ("<reason>a\nb</reason>\n<answer>x</answer> end", "a\nb\n\nend\n<answer>x</answer>"),
+        ("lead <reason>a</reason> <reason>open <answer>x</answer>", "a\n\nlead  open\n<answer>x</answer>"),
+        ("lead < reason >a< / REASON ><reason> </reason>", "a\n\nlead"),
+        ("lead <reason></reason> mid", "lead  mid"),
+        ("<reason>open <answer>x</answer>", "open\n<answer>x</answer>"),
+        ("one\n\ntwo <answer>x</answer>", "one\n\ntwo\n<answer>x</answer>"),
+        ("<|latent_start|><|latent|>\n<reason>a</reason>\n<answer>x</answer><|im_end|>", "a\n<answer>x</answer>"),
+        # Removing one tag may put another together.
+        (
+            "lead <reason>a</reason> mid <answer>x</answer><reason>b</rea<|latent|>son><an<ans>swer>5</answer>",
+            "a\n\nb\n\nlead  mid 5\n<answer>x</answer>",
+        ),
+        ("<reason>a <</reason>reason> b", "a  b"),
+    ],
+)  # fmt: skip
+def test_sanitizing_puts_reasons_first_and_the_rest_on_one_line(text, expected):
+    assert sanitize_response(text) == expected
 
 
 def test_parsing_is_fast_on_hostile_texts():
     hostile = ["<answer>" * 20_000, "<|" * 50_000, "<reason>" * 20_000 + "</answer>", "A" * 100_000, "(" * 100_000]
+    hostile += [
+        "A a " * 25_000,
+        "B. A a " * 15_000,
+        "<" + " " * 100_000,
+        "é" + "\u0301" * 100_000 + "B",
+        " ." * 50_000 + "B",
+    ]
     start = time.perf_counter()
     for text in hostile:
         sanitize_response(text)
@@ -199,7 +336,7 @@ def test_unusable_questions_are_errors(record, message):
 
 
 def test_ground_truths():
-    assert [gold_option(text) for text in ("B", "d", "(C).", "<answer> a </answer>")] == ["B", "D", "C", "A"]
+    assert [gold_option(text) for text in ("B", "d", "(C).", "<answer> a </answer>", "（Ｂ）")] == [*"BDCAB"]
     for wrong in ("", "E", "AB", "A B"):
         with pytest.raises(BatchError, match="one of the letters A, B, C, D"):
             gold_option(wrong)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -427,6 +428,27 @@ def test_validation_accuracy_is_a_rate(rl_world: Path, tmp_path: Path, opening: 
     (logged,) = make_trainer(tmp_path).validate(module, data, verbose=False)
     assert logged["val/accuracy"] == pytest.approx(1 / 3)  # -1, what repetition is charged, is not right either
     assert logged["val/reward"] == pytest.approx(0.0)
+
+
+@pytest.mark.parametrize(("budget", "latents"), [("loose", 2), ("fixed", 0), ("fixed", 20)])
+def test_rewards_are_told_the_complete_spans_of_the_rollout(
+    rl_world: Path, tmp_path: Path, opening: str, budget: str, latents: int
+) -> None:
+    seen: list[RewardInputs] = []
+
+    def reward(inputs: RewardInputs) -> Tensor:
+        seen.append(inputs)
+        return torch.arange(len(inputs)).remainder(2).float()
+
+    module = make_module(reward, backbone=opening, span_budget=budget, span_latents=latents)
+    make_trainer(tmp_path, max_steps=1).fit(module, make_data(rl_world))
+    counts = [count for inputs in seen for count in inputs.span_counts.tolist()]
+    texts = [text for inputs in seen for text in inputs.responses]
+    # Nothing that a random model writes in ordinary tokens looks like a marker.
+    complete = re.compile(r"<\|latent_start\|>(?:<\|latent\|>)*<\|latent_end\|>")
+    assert counts == [len(complete.findall(text)) for text in texts]
+    assert sum(text.count("<|latent_start|>") for text in texts) > 0
+    assert (sum(counts) > 0) == (latents < 20)  # decoding ends inside a span of 20
 
 
 @pytest.mark.parametrize(

@@ -49,6 +49,17 @@ def test_votes_rank_answers_and_put_silence_last() -> None:
     five = {**OPTIONS, "E": "yellow"}
     ballots = ["<answer>E</answer>", "<answer>yellow</answer>", "<answer>(E)</answer>", "<answer>A</answer>"]
     assert vote(ballots, five) == {"E": 0.75, "A": 0.25}
+    ballots = [
+        "<answer>（E）。</answer>",
+        "< answer >“yellow”</ answer >",
+        "<answer>「Ｅ」</answer>",
+        "<answer>答案是E</answer>",
+    ]
+    assert vote(ballots, five) == {"E": 0.75, "": 0.25}
+    assert vote(["<answer>左。</answer>", "<answer>“左”</answer>", "<answer>左!</answer>"]) == {"左。": 1.0}
+    assert vote(["<answer>-5</answer>", "<answer>5</answer>"]) == {"-5": 0.5, "5": 0.5}
+    # no answer is no option, even where an option's text is nothing but punctuation
+    assert vote(["no idea"], {**five, "E": "?"}) == {"": 1.0}
 
 
 def test_the_truth_is_written_as_answers_are() -> None:

@@ -53,6 +53,10 @@ def golden_inputs(groups: Sequence[dict[str, Any]]) -> RewardInputs:
         ids = [span for span, body in enumerate(spans) for _ in range(body.count("<|latent|>"))]
         if item["latents"]:
             span_ids[row, : len(ids)] = torch.tensor(ids)
+    # Some rollouts come without the latents of their spans.
+    spans = [
+        len(re.findall(r"<\|latent_start\|>(?:<\|latent\|>)*<\|latent_end\|>", item["response"])) for _, item in items
+    ]
     return RewardInputs(
         responses=[item["response"] for _, item in items],
         answers=[item["ground_truth"] for _, item in items],
@@ -63,4 +67,5 @@ def golden_inputs(groups: Sequence[dict[str, Any]]) -> RewardInputs:
         latents=latents,
         latent_mask=torch.arange(latents.shape[1]) < torch.tensor([len(row) for row in rows])[:, None],
         span_ids=span_ids,
+        span_counts=torch.tensor(spans),
     )

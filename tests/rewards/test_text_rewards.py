@@ -7,8 +7,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from rollouts import RIGHT, make_inputs
+from torch import Tensor
 
-from futurel1.errors import ConfigError
+from futurel1 import LatentReasoner
+from futurel1.errors import BatchError, ConfigError
+from futurel1.metrics.functional import extract_answer, extract_option, plain_answer
 from futurel1.rewards import AccuracyReward, FormatReward, LengthPenalty, OverlongPenalty, RepetitionPenalty
 from futurel1.rewards.repetition import repetition_score
 from futurel1.rewards.responses import first_answer, normalize_response
@@ -69,6 +72,28 @@ def test_time_is_bounded_whatever_was_written(piece: str) -> None:
         ("B", "<answer> b </answer><|im_end|>", 1),
         ("He opens  the Gate.", "he opens the gate", 1),
         ("1 / 2", "1/2", 1),
+        ("（B）", "B", 1),
+        ("B。", "B", 1),
+        ("“B”", "B", 1),
+        ("‘B’.", "B", 1),
+        ("「B」", "<answer>（b）</answer>", 1),
+        ("【B】。", "B", 1),
+        ("《B》", "B", 1),
+        ("«B».", "B", 1),
+        ("Ｂ．", "B", 1),
+        ("B।", "B", 1),
+        ("B۔", "B", 1),
+        ("\u200fB\u200f", "B", 1),
+        ("他打开门。", "“他打开门”", 1),
+        ("He opens the gate。", "he opens the gate", 1),
+        ("－５", "-5", 1),
+        ("－５", "5", 0),
+        (".5", "5", 0),
+        ("5%", "5", 0),
+        ("5′", "5", 0),
+        ("（C）", "B", 0),
+        ("B）C", "B", 0),
+        ("。", "", 0),
         ("C", "B", 0),
         ("B) the gate", "B", 0),
         ("-5", "5", 0),
@@ -145,6 +170,146 @@ def test_format_asks_for_spans() -> None:
     assert FormatReward(min_spans=3)(inputs).tolist() == [0, 0, 0]
     with pytest.raises(ConfigError, match="min_spans"):
         FormatReward(min_spans=-1)
+
+
+def spans(*numbers: int) -> dict[str, Tensor]:
+    """Latents of one rollout, whose spans have so many each."""
+    ids = torch.tensor([[span for span, number in enumerate(numbers) for _ in range(number)]], dtype=torch.int64)
+    return {
+        "latents": torch.zeros(*ids.shape, 4),
+        "latent_mask": torch.ones_like(ids, dtype=torch.bool),
+        "span_ids": ids,
+    }
+
+
+EMPTY = "<|latent_start|><|latent_end|>"
+
+
+@pytest.mark.parametrize(
+    "spelled", [L, EMPTY, "<|latent_start|>any <b>thing</b><|latent_end|>", "< |latent_start| > <|latent_end|>"]
+)
+def test_a_spelled_out_span_is_none(spelled: str) -> None:
+    # No span at all, one before or behind the spelled one, and one that the spelled one holds.
+    for text, table in (
+        (spelled + R + A, spans()),
+        (L + R + spelled + R + A, spans(2)),
+        (spelled + R + L + R + A, spans(2)),
+        ("<|latent_start|>" + spelled.removesuffix("<|latent_end|>") + L + R + A, spans(2)),
+    ):
+        inputs = make_inputs([text], **table)
+        assert FormatReward()(inputs).item() == 0, text
+        assert FormatReward(min_spans=1)(inputs).item() == 0, text
+        # The released code asks the text alone, but knows no min_spans.
+        assert FormatReward(variant="released")(make_inputs([spelled + R + A], **spans())).item() == 1
+        assert FormatReward(min_spans=1, variant="released")(make_inputs([spelled + R + A], **spans())).item() == 0
+
+
+def test_spans_of_the_table_count() -> None:
+    for text, table in (
+        (L + R + A, spans(2)),
+        (R + L + R + L + R + A, spans(2, 2)),
+        (EMPTY + R + L + R + A, spans(0, 2)),
+        (EMPTY + R + A, {**spans(), "span_counts": torch.tensor([1])}),
+        (L + R + EMPTY + R + A, {**spans(2), "span_counts": torch.tensor([2])}),
+        (L + R + EMPTY + R + A, {"span_counts": torch.tensor([2])}),
+    ):
+        number = text.count("<|latent_start|>")
+        assert FormatReward(min_spans=number)(make_inputs([text], **table)).item() == 1, text
+        assert FormatReward(min_spans=number + 1)(make_inputs([text], **table)).item() == 0, text
+    batch = {"latents": torch.zeros(2, 2, 4), "latent_mask": torch.tensor([[True, True], [False, False]])}
+    ids = torch.tensor([[0, 0], [-1, -1]])
+    assert FormatReward()(make_inputs([L + R + A] * 2, **batch, span_ids=ids)).tolist() == [1, 0]
+    with pytest.raises(BatchError, match="span_ids"):
+        FormatReward()(make_inputs([L + R + A] * 2, **batch))
+    with pytest.raises(BatchError, match=r"span_counts must be \(1,\) int"):
+        make_inputs([L + R + A], span_counts=torch.tensor([1, 1]))
+
+
+def test_text_that_reads_as_markers_is_none() -> None:
+    tokenizer = LatentReasoner.from_pretrained("tiny-random").processor.tokenizer
+    pieces = ["<", "|", "latent", "_start", "|", ">", "<", "|", "latent", "_end", "|", ">", R, A]
+    ids = [token for piece in pieces for token in tokenizer(piece, add_special_tokens=False).input_ids]
+    text = tokenizer.decode(ids, skip_special_tokens=False)
+    assert text == EMPTY + R + A
+    assert tokenizer.convert_tokens_to_ids("<|latent_start|>") not in ids
+    assert FormatReward()(make_inputs([text], **spans())).item() == 0
+
+
+# Readable by the benchmarks
+
+TAGS = ["<answer>", "</answer>", "< answer >", "</ answer>", "<Answer>", "</Answer>", "<answer class='x'>", "<ans>"]
+TAGS += ["</ans>", "<a<|im_end|>nswer>", "<\u00a0answer>", "<answer\n>", "< ANS >", "＜answer＞"]
+ANSWERS = [
+    "B",
+    "b",
+    "Ｂ",
+    "（B）",
+    "“B”。",
+    "**B**",
+    "C",
+    " B ",
+    "B<|im_end|>",
+    "<|endoftext|>B",
+    "B</answer>C",
+    "B <ans>C</ans>",
+]
+TEXTS = [
+    "The left / right gate",
+    "the left/right gate。",
+    "“The left/right gate”",
+    "the left gate",
+    "The  LEFT/right<|eot|> gate",
+]
+REASONS = [R, "< reason >then</ reason >", "<reason>so <ans>C</ans></reason>", "<reason><ANSWER>C</ANSWER></reason>"]
+REASONS += ["<reason>C</reason><answer>C</answer>", "<reason>< ans >C< / ans ></reason>", "<reason>A or C</reason>"]
+LINKS = ["", " ", "\n", "<|im_end|>", "so "]
+OPTIONS = {"A": "a wall", "B": "The left/right gate", "C": "the left gate", "D": "nothing"}
+
+
+def check_readable(text: str, truth: str) -> bool:
+    """Whether a response earns accuracy and format; then the benchmarks have to read it."""
+    inputs = make_inputs([text], answers=[truth])
+    earned = AccuracyReward()(inputs).item() == 1 and FormatReward()(inputs).item() == 1
+    if earned:
+        assert extract_option(text, "strict", OPTIONS) == "B", text
+        if truth == "B":
+            assert extract_option(text, "paper") == extract_option(text, "strict") == "B", text
+        assert plain_answer(normalize_response(extract_answer(text))) == plain_answer(truth), text
+    return earned
+
+
+def test_what_earns_accuracy_and_format_is_read_by_the_benchmarks() -> None:
+    earned = set()
+    for opening in TAGS:
+        for closing in TAGS:
+            for answer, truth in [*((answer, "B") for answer in ANSWERS), *((text, OPTIONS["B"]) for text in TEXTS)]:
+                if check_readable(f"{L}{R}{opening}{answer}{closing}", truth):
+                    earned.add((opening, closing, answer))
+    assert {(opening, closing) for opening, closing, _ in earned} == {("<answer>", "</answer>")}
+    assert {answer for *_, answer in earned} == {*ANSWERS[:1], *ANSWERS[3:6], *ANSWERS[7:10], *TEXTS[:3], TEXTS[4]}
+
+
+@given(
+    st.lists(st.sampled_from([*REASONS, *LINKS, L, EMPTY]), max_size=6).map("".join),
+    st.tuples(*(st.sampled_from(parts) for parts in (LINKS, TAGS, ANSWERS + TEXTS, TAGS, LINKS))).map("".join),
+    st.sampled_from(["", A, "<ans>C</ans>", "<answer>"]),
+    st.sampled_from(["B", OPTIONS["B"]]),
+)
+def test_what_is_read_does_not_depend_on_what_is_around(before: str, block: str, after: str, truth: str) -> None:
+    check_readable(before + block + after, truth)
+    check_readable(before + L + R + block + after, truth)
+
+
+@pytest.mark.parametrize(
+    "tags", ["< answer >B</ answer >", "<answer >B</answer>", "<answer>B< /answer>", "<answer>B</\nanswer>"]
+)
+def test_answer_tags_with_blanks_are_no_format_but_can_be_read(tags: str) -> None:
+    inputs = make_inputs([L + R + tags])
+    assert AccuracyReward()(inputs).item() == 1
+    assert FormatReward()(inputs).item() == 0
+    assert FormatReward(variant="released")(inputs).item() == 1
+    assert extract_option(L + R + tags, "strict") == "B"
+    assert extract_answer(L + R + tags) == "B"
 
 
 @given(st.lists(st.sampled_from("LRA"), max_size=9).map("".join))

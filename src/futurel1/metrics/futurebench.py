@@ -20,14 +20,14 @@ __all__ = ["FutureBenchAccuracy"]
 
 
 class FutureBenchAccuracy(Metric):
-    """FutureBench accuracy per split and overall, by every extraction protocol, with bootstrap intervals.
+    """FutureBench accuracy per split and overall, by every extraction protocol, with Wilson intervals.
 
     A response without an answer is wrong, and counted apart. `compute()` returns float32 scalars under keys that do not
     depend on the data, for every protocol ``p`` and split ``s``:
 
     * ``p/accuracy``: percent correct of all samples (the micro average, as in the paper);
     * ``p/s``: percent correct of the split, NaN without samples;
-    * ``p/accuracy_low``, ``p/accuracy_high``, ``p/s_low``, ``p/s_high``: percentile bootstrap 95% interval, in percent;
+    * ``p/accuracy_low``, ``p/accuracy_high``, ``p/s_low``, ``p/s_high``: Wilson 95% interval, in percent;
     * ``p/unanswered``: number of samples without an answer; ``samples``, ``samples/s``: numbers of samples.
 
     The states ``outcomes_s`` keep each sample's outcome, (n x protocols) flattened: 1 correct, 0 wrong, -1 unanswered.
@@ -35,12 +35,10 @@ class FutureBenchAccuracy(Metric):
     Args:
         protocols: how options are extracted, see :func:`~futurel1.metrics.functional.extract_option`.
         splits: names of the splits.
-        seed: of the bootstrap; the same seed and outcomes give the same interval, in any order and on any rank.
-        resamples: number of bootstrap resamples.
         **kwargs: of `torchmetrics.Metric`.
 
     Raises:
-        ConfigError: an unknown or repeated protocol or a repeated split, or none of them; fewer than 1 resample.
+        ConfigError: an unknown or repeated protocol or a repeated split, or none of them.
 
     Source:
         Future-L1, arXiv 2606.05769, FutureBench. The paper gives no intervals.
@@ -64,8 +62,6 @@ class FutureBenchAccuracy(Metric):
         self,
         protocols: Sequence[ExtractionProtocol] = ("paper", "strict"),
         splits: Sequence[str] = FUTUREBENCH_SPLITS,
-        seed: int = 0,
-        resamples: int = 10_000,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -75,10 +71,7 @@ class FutureBenchAccuracy(Metric):
         unknown = sorted(set(protocols) - set(get_args(ExtractionProtocol)))
         if unknown:
             raise ConfigError(f"unknown protocols {unknown}; known are {get_args(ExtractionProtocol)}")
-        if resamples < 1:
-            raise ConfigError(f"a bootstrap needs at least 1 resample, got {resamples}")
         self.protocols, self.splits = tuple(protocols), tuple(splits)
-        self.seed, self.resamples = seed, resamples
         for split in self.splits:
             # One dimension only: a rank without samples joins the gathering with an empty vector.
             self.add_state(f"outcomes_{split}", default=[], dist_reduce_fx="cat")
@@ -111,7 +104,7 @@ class FutureBenchAccuracy(Metric):
         Raises:
             BatchError: there are no samples.
         """
-        return _futurebench_compute(self._outcomes(), self.protocols, self.seed, self.resamples)
+        return _futurebench_compute(self._outcomes(), self.protocols)
 
     def _outcomes(self) -> dict[str, Tensor]:
         """(n, number of protocols) of every split."""

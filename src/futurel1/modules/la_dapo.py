@@ -370,6 +370,7 @@ class LADAPOModule(ReasonerModule):
         branches = rollout.num_branches
         rows = [meta for meta in metas for _ in range(branches)]
         lengths = [-1 if meta.get("reference_length") is None else int(meta["reference_length"]) for meta in rows]
+        table = rollout.span_table
         return self.reward(
             RewardInputs(
                 responses=[text.text for text in texts],
@@ -381,6 +382,7 @@ class LADAPOModule(ReasonerModule):
                 latents=rollout.latents,
                 latent_mask=rollout.latent_mask,
                 span_ids=rollout.span_ids,
+                span_counts=torch.bincount(table[table[:, 3] >= 0, 0], minlength=len(rollout)),
             )
         )
 

@@ -23,6 +23,7 @@ from futurel1.metrics.functional import (
     OPTION_LETTERS,
     extract_answer,
     extract_option,
+    plain_answer,
     sanitize_response,
 )
 from futurel1.models import (
@@ -417,20 +418,17 @@ def answer_of(text: str, options: Mapping[str, str] | None = None) -> str:
     answer = extract_answer(sanitize_response(text)).strip()
     if not options:
         return answer
-    by_name = {normalised(value): letter for letter, value in options.items()}
-    by_name |= {normalised(letter): letter for letter in options}
-    return by_name.get(normalised(answer), "")
+    by_name = {plain_answer(value): letter for letter, value in options.items()}
+    by_name |= {plain_answer(letter): letter for letter in options}
+    plain = plain_answer(answer)
+    # An option of signs alone has no plain form, and neither has a missing answer.
+    return by_name.get(plain, "") if plain else ""
 
 
 def expected_of(meta: Mapping[str, Any]) -> str | None:
     """The ground truth of a prompt as :func:`answer_of` writes answers: a letter, be it given as one or as a text."""
     answer, options = meta.get("answer"), meta.get("options")
     return answer if answer is None else answer_of(f"<answer>{answer}</answer>", options) or answer
-
-
-def normalised(answer: str) -> str:
-    """An answer without case, outer blanks and punctuation at its ends."""
-    return answer.strip(" \t\n.,;:!?()").casefold()
 
 
 def vote(texts: Sequence[str], options: Mapping[str, str] | None = None) -> dict[str, float]:
@@ -441,13 +439,13 @@ def vote(texts: Sequence[str], options: Mapping[str, str] | None = None) -> dict
         options: letters and texts of a multiple-choice question.
 
     Returns:
-        Answer, as it was first written, to share; answers that differ in case or outer punctuation only are one.
+        Answer, as it was first written, to share; answers with the same `plain_answer` are one.
     """
     answers = [answer_of(text, options) for text in texts]
     first: dict[str, str] = {}
     for answer in answers:
-        first.setdefault(normalised(answer), answer)
-    counts = Counter(normalised(answer) for answer in answers)
+        first.setdefault(plain_answer(answer), answer)
+    counts = Counter(plain_answer(answer) for answer in answers)
     ranked = sorted(counts.items(), key=lambda item: (item[0] == "", -item[1]))
     return {first[key]: count / len(texts) for key, count in ranked}
 
@@ -455,8 +453,8 @@ def vote(texts: Sequence[str], options: Mapping[str, str] | None = None) -> dict
 def elect(texts: Sequence[Transcript], options: Mapping[str, str] | None = None) -> tuple[Transcript, dict[str, float]]:
     """The response that stands for a prompt, the first one that gave the answer which won, and the votes."""
     votes = vote([text.text for text in texts], options)
-    best = normalised(next(iter(votes)))
-    return next(text for text in texts if normalised(answer_of(text.text, options)) == best), votes
+    best = plain_answer(next(iter(votes)))
+    return next(text for text in texts if plain_answer(answer_of(text.text, options)) == best), votes
 
 
 def ended_by_budget(rollout: Rollout) -> torch.Tensor:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from futurel1.errors import ConfigError
+from futurel1.metrics.functional import plain_answer
 from futurel1.rewards.base import Reward, RewardInputs
 from futurel1.rewards.judge import AnswerItem, Judge
 from futurel1.rewards.repetition import REPETITION_LIMIT, repetition_score
@@ -16,7 +17,8 @@ class AccuracyReward(Reward):
     """1 for a right answer, 0 for a wrong one, -1 for a repetitive response (Future-L1, arXiv 2606.05769).
 
     The rule comes first: the first ``<answer>`` equals the ground truth, apart from case, blanks and surrounding
-    brackets, quotes and full stops. What fails the rule goes to the judge, all of it in one call; no answer is wrong
+    brackets, quotes and full stops of any script, as :func:`~futurel1.metrics.functional.plain_answer` compares them:
+    ``（B）`` and ``b。`` are B. What fails the rule goes to the judge, all of it in one call; no answer is wrong
     without asking, and a repetitive response is not asked about. `inputs.correct`, where given, is returned as it is.
 
     Args:
@@ -59,7 +61,7 @@ class AccuracyReward(Reward):
             if repetition_score(response) > self.repetition_limit:
                 values.append(-1.0)
                 continue
-            right = bool(_bare(answer)) and _bare(answer) == _bare(truth)
+            right = bool(plain_answer(answer)) and plain_answer(answer) == plain_answer(truth)
             values.append(float(right))
             if answer and not right:
                 asked[row] = AnswerItem(problem, truth, answer)
@@ -68,8 +70,3 @@ class AccuracyReward(Reward):
             for row, verdict in zip(asked, verdicts, strict=True):
                 values[row] = math.nan if verdict.failed else float(verdict.value is True)
         return torch.tensor(values, dtype=torch.float32, device=device)
-
-
-def _bare(answer: str) -> str:
-    """An answer as the rule compares it. Signs that change a value (``-``, ``%``) stay."""
-    return " ".join(answer.casefold().split()).lstrip("([{\"'`* ").rstrip(")]}\"'`*.,:;!? ")

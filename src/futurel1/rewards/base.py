@@ -27,6 +27,7 @@ class RewardInputs:
         latents: (N, S, H) in order of emission, right-padded.
         latent_mask: (N, S) bool, True at latents.
         span_ids: (N, S) int64 number of the span of each latent, -1 at padding.
+        span_counts: (N,) int64 complete spans of each response by the rollout's span table, those without latents too.
         correct: (N,) float accuracy where it is known already, NaN where it could not be found out; `CompositeReward`
             fills it.
 
@@ -43,6 +44,7 @@ class RewardInputs:
     latents: Tensor | None = None
     latent_mask: Tensor | None = None
     span_ids: Tensor | None = None
+    span_counts: Tensor | None = None
     correct: Tensor | None = None
 
     def __post_init__(self) -> None:
@@ -65,6 +67,7 @@ class RewardInputs:
             ("correct", rows, "float"),
             ("latent_mask", slots, "bool"),
             ("span_ids", slots, "int"),
+            ("span_counts", rows, "int"),
         ):
             tensor = getattr(self, name)
             if tensor is not None and (tensor.shape != shape or _kind(tensor) != kind):
@@ -77,6 +80,22 @@ class RewardInputs:
 
     def __len__(self) -> int:
         return len(self.responses)
+
+    def spans(self) -> Tensor | None:
+        """Number of spans of each response by the rollout's span table, as far as it is known.
+
+        Returns:
+            (N,) int64: `span_counts`; without it as many as `span_ids` numbers; None where there are no latents.
+
+        Raises:
+            BatchError: latents without `span_ids` and `span_counts`.
+        """
+        if self.span_counts is not None or self.latents is None:
+            return self.span_counts
+        if self.span_ids is None:
+            raise BatchError("latents without span_ids (N, S) or span_counts (N,): their spans are not known")
+        # A span without latents has a number too, which only those behind it show.
+        return torch.cat([self.span_ids, self.span_ids.new_full((len(self), 1), -1)], dim=1).amax(dim=1) + 1
 
 
 def _kind(tensor: Tensor) -> str:

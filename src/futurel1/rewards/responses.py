@@ -10,6 +10,13 @@ _END = "<|latent_end|>"
 _COMPLETE_SPAN = re.compile(r"<\|latent_start\|>.*?<\|latent_end\|>", re.DOTALL)
 
 
+def collapse_blanks(text: str) -> str:
+    """A response without chat terminators and without blanks around ``<``, ``>`` and ``/``."""
+    for token in _TERMINATORS:
+        text = text.replace(token, "")
+    return "".join(piece.strip() for piece in re.split("([<>/])", text))
+
+
 def normalize_response(text: str) -> str:
     """A response as rewards read it; takes time linear in its length, whatever was written.
 
@@ -20,9 +27,7 @@ def normalize_response(text: str) -> str:
         The text without chat terminators and without blanks around ``<``, ``>`` and ``/``, each complete span with one
         LATENT in it.
     """
-    for token in _TERMINATORS:
-        text = text.replace(token, "")
-    text = "".join(piece.strip() for piece in re.split("([<>/])", text))
+    text = collapse_blanks(text)
     # A START behind the last END would be searched to the end of the text for nothing.
     closed, end, rest = text.rpartition(_END)
     return _COMPLETE_SPAN.sub(SPAN, closed + end) + rest

@@ -4,14 +4,14 @@ from futurel1.metrics.functional.futurebench import (
     FUTUREBENCH_SPLITS,
     OPTION_LETTERS,
     ExtractionProtocol,
-    bootstrap_interval,
     extract_option,
     futurebench_prompt,
     gold_option,
+    wilson_interval,
 )
 from futurel1.metrics.functional.interventions import intervention_effect
 from futurel1.metrics.functional.latent_usage import adjacent_span_cosines
-from futurel1.metrics.functional.responses import extract_answer, sanitize_response
+from futurel1.metrics.functional.responses import extract_answer, plain_answer, sanitize_response
 from futurel1.metrics.functional.twiffbench import coerce_scores, judged_scores
 
 __all__ = [
@@ -19,7 +19,6 @@ __all__ = [
     "OPTION_LETTERS",
     "ExtractionProtocol",
     "adjacent_span_cosines",
-    "bootstrap_interval",
     "coerce_scores",
     "extract_answer",
     "extract_option",
@@ -27,5 +26,7 @@ __all__ = [
     "gold_option",
     "intervention_effect",
     "judged_scores",
+    "plain_answer",
     "sanitize_response",
+    "wilson_interval",
 ]

@@ -1,26 +1,29 @@
-"""FutureBench: the prompt, how an option is read from a response, and accuracy with bootstrap intervals.
+"""FutureBench: the prompt, how an option is read from a response, and accuracy with Wilson intervals.
 
 Source: Future-L1, arXiv 2606.05769, section on FutureBench. 1,056 four-option questions in four splits.
 """
 
+import math
 import re
 from collections.abc import Mapping, Sequence
+from statistics import NormalDist
 from typing import Any, Literal, get_args
 
+import regex
 import torch
 from torch import Tensor
 
 from futurel1.errors import BatchError, ConfigError, RecordError
-from futurel1.metrics.functional.responses import extract_answer
+from futurel1.metrics.functional.responses import extract_answer, ordinary_text, plain_answer
 
 __all__ = [
     "FUTUREBENCH_SPLITS",
     "OPTION_LETTERS",
     "ExtractionProtocol",
-    "bootstrap_interval",
     "extract_option",
     "futurebench_prompt",
     "gold_option",
+    "wilson_interval",
 ]
 
 ExtractionProtocol = Literal["paper", "strict", "direct"]
@@ -34,11 +37,23 @@ UNANSWERED, WRONG, CORRECT = -1.0, 0.0, 1.0
 
 _ANSWER = ("<answer>", "</answer>")
 _LETTER = re.compile("[A-D]")
-_ONLY_LETTER = re.compile(r"\W*([A-D])\W*")
-# "A" before a word in lower case is an article ("A man leaves"), but not after "option", nor before "is" and the like.
-_ARTICLE_A = r"(?<!option )(?<!Option )A(?=\s+(?!(?:and|as|because|is|or|since)\b)[a-z])"
-_LETTER_ALONE = re.compile(rf"(?<![\w'\u2019-])(?!{_ARTICLE_A})([A-D])(?![\w'\u2019-])")
-_LABELLED = re.compile(r"\(?([A-D])(?=\s*[).:,-])[\s).:,-]+(\S.*)", re.DOTALL)
+_ONLY_LETTER = regex.compile(r"[^\w\p{M}]*([A-D])[^\w\p{M}]*")
+# No part of a word: scripts other than the Latin one write no words with these letters, so "答案是B" has one alone.
+_LETTER_ALONE = regex.compile(
+    r"(?<![\p{Latin}\p{Nd}]\p{M}*)(?<![\p{Latin}\p{Nd}][-\u2010\u2011'\u2019_])"
+    r"[A-D](?![\p{Latin}\p{Nd}\p{M}])(?![-\u2010\u2011'\u2019_][\p{Latin}\p{Nd}])"
+)
+_NAMES_OPTION = regex.compile(r"\b(?:answer|choice|letter|option)\s{1,3}$", re.IGNORECASE)
+_NEXT_WORD = regex.compile(r"\s+(\p{Ll}[\p{L}\p{M}'\u2019-]*)")
+_NEVER_AFTER_ARTICLE = frozenset({
+    "an", "and", "are", "as", "at", "be", "because", "but", "by", "could", "did", "does", "for", "from", "had", "has",
+    "have", "he", "her", "his", "if", "in", "instead", "is", "it", "its", "might", "my", "nor", "not", "of", "on",
+    "or", "our", "seems", "she", "should", "since", "so", "than", "that", "the", "their", "then", "these", "they",
+    "this", "those", "to", "was", "we", "were", "when", "where", "which", "who", "why", "with", "would", "you",
+    "your",
+})  # fmt: skip
+"""Words that no noun begins with: an "A" before one of them is the letter, and no article."""
+_LABEL_ENDS = regex.compile(r"[^\w\s]*[.:)\]}\u3001\u3002\u3011\u300d][^\w\s]*\s*")
 
 
 def extract_option(text: str, protocol: ExtractionProtocol = "paper", options: Mapping[str, str] | None = None) -> str:
@@ -48,11 +63,14 @@ def extract_option(text: str, protocol: ExtractionProtocol = "paper", options: M
         text: the response.
         protocol: ``"paper"``: the first character A-D inside the first ``<answer>..</answer>`` (lower-case tags only),
             even inside a word, so that "Answer: C" reads as A; ``"direct"``: the same over the whole text, for models
-            that do not reason; ``"strict"``: inside the first answer block, exactly one option letter that stands
-            alone (upper case, no part of a word, not the article in "A man"; repeated or not), or the exact text of
-            one option, also behind its own label, as in "B. ..". Two different letters, or the label of one option
-            before the text of another, are no answer.
-        options: letter to text of the options, for ``"strict"``. Blanks, case and a closing full stop are not compared.
+            that do not reason; ``"strict"``: inside the first answer block (tags as in `extract_answer`), exactly one
+            option letter that stands alone (upper case, full-width or not, repeated or not, no part of a word, whatever
+            punctuation or script is around it), or the exact text of one option, also behind its own label, as in
+            "B. .." and "A the boy sits down". An "A" that may be an article, as in "A man leaves", is no answer by
+            itself, and the letter A where another letter stands alone; only right behind a label, as in "B. A man
+            leaves", it is an article. What is ambiguous is no answer: two different letters ("A not B"), the label of
+            one option before the text of another, a text that two options share.
+        options: letter to text of the options, for ``"strict"``. Compared are their `plain_answer` forms.
 
     Returns:
         ``"A"`` to ``"D"``, or ``""`` when there is no answer.
@@ -103,45 +121,48 @@ def gold_option(answer: str) -> str:
     Raises:
         BatchError: it is not one letter A-D.
     """
-    found = _ONLY_LETTER.fullmatch((extract_answer(answer) or answer).upper())
+    found = _ONLY_LETTER.fullmatch(ordinary_text(extract_answer(answer) or answer).upper())
     if found is None:
         raise BatchError(f"a FutureBench ground truth must be one of the letters A, B, C, D, got {answer!r}")
-    return found[1]
+    return str(found[1])
 
 
-def bootstrap_interval(correct: Tensor, seed: int, resamples: int = 10_000, level: float = 0.95) -> tuple[float, float]:
-    """Percentile bootstrap interval of an accuracy.
+def wilson_interval(correct: Tensor, level: float = 0.95) -> tuple[float, float]:
+    """Wilson score interval of an accuracy.
 
-    Resampling n outcomes of which k are correct gives a number of correct ones that is exactly Binomial(n, k / n); it
-    is drawn directly. So the interval depends on n, k and the seed alone, not on the order of samples or on ranks.
+    Unlike a percentile bootstrap it has a width where all or none are correct, and covers accuracies near 0 and 1. Over
+    accuracies its coverage is `level` on average, and less within some tenths of a sample of 0 and 1.
 
     Args:
         correct: (N,) bool or 0 / 1.
-        seed: of the resampling.
-        resamples: number of resamples.
-        level: share of resamples inside the interval.
+        level: share of such intervals that hold the true accuracy.
 
     Returns:
         Lower and upper end in percent; NaN without samples.
 
     Raises:
-        ConfigError: no resamples, or a level outside (0, 1).
+        ConfigError: a level outside (0, 1).
+
+    Source:
+        Wilson, "Probable inference, the law of succession, and statistical inference", 1927; recommended by Brown, Cai
+        and DasGupta, "Interval estimation for a binomial proportion", 2001.
+
+    Example:
+        >>> [round(end, 1) for end in wilson_interval(torch.ones(20))]
+        [83.9, 100.0]
     """
-    if resamples < 1 or not 0 < level < 1:
-        raise ConfigError(
-            f"a bootstrap needs at least 1 resample and a level between 0 and 1, got {resamples} and {level}"
-        )
+    if not 0 < level < 1:
+        raise ConfigError(f"the level of an interval must lie between 0 and 1, got {level}")
     number = correct.numel()
     if not number:
         return float("nan"), float("nan")
     share = float(correct.sum()) / number
-    # Always on the CPU: generators of other devices give other streams.
-    counts = torch.full((resamples,), float(number), dtype=torch.float64)
-    generator = torch.Generator().manual_seed(seed)
-    percent = 100 * torch.binomial(counts, torch.full_like(counts, share), generator=generator) / number
-    ends = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
-    low, high = torch.quantile(percent, ends).tolist()
-    return low, high
+    z_squared = NormalDist().inv_cdf((1 + level) / 2) ** 2
+    center = share + z_squared / (2 * number)
+    half = math.sqrt(z_squared * (share * (1 - share) + z_squared / (4 * number)) / number)
+    scale = 100 / (1 + z_squared / number)
+    # Rounding may miss the ends of the scale.
+    return scale * (center - half) if share > 0 else 0.0, scale * (center + half) if share < 1 else 100.0
 
 
 def _futurebench_update(
@@ -174,9 +195,7 @@ def _futurebench_update(
     return {split: torch.tensor(rows) for split, rows in outcomes.items()}
 
 
-def _futurebench_compute(
-    outcomes: Mapping[str, Tensor], protocols: Sequence[ExtractionProtocol], seed: int, resamples: int
-) -> dict[str, Tensor]:
+def _futurebench_compute(outcomes: Mapping[str, Tensor], protocols: Sequence[ExtractionProtocol]) -> dict[str, Tensor]:
     """Scores from the (n, number of protocols) outcomes of every split; see `FutureBenchAccuracy` for the keys."""
     everything = torch.cat(list(outcomes.values()))
     if not len(everything):
@@ -186,7 +205,7 @@ def _futurebench_compute(
     for column, protocol in enumerate(protocols):
         for name, rows in {"accuracy": everything, **outcomes}.items():
             correct = rows[:, column] == CORRECT
-            low, high = bootstrap_interval(correct, seed, resamples)
+            low, high = wilson_interval(correct)
             result[f"{protocol}/{name}"] = 100 * float(correct.sum()) / len(rows) if len(rows) else float("nan")
             result[f"{protocol}/{name}_low"], result[f"{protocol}/{name}_high"] = low, high
         result[f"{protocol}/unanswered"] = float((everything[:, column] == UNANSWERED).sum())
@@ -207,27 +226,46 @@ def _first_letter(text: str) -> str:
 
 
 def _strict_option(answer: str, options: Mapping[str, str]) -> str:
-    only_letter = _ONLY_LETTER.fullmatch(answer)
+    text = ordinary_text(answer)
+    only_letter = _ONLY_LETTER.fullmatch(text)
     if only_letter:
-        return only_letter[1]
-    labelled = _LABELLED.fullmatch(answer)
-    whole = _letters_of(answer, options)
-    after_label = _letters_of(labelled[2], options) if labelled else set()
-    if whole:
-        letters = whole
-    elif labelled and after_label:
-        letters = after_label & {labelled[1]}
-    else:
-        letters = set(_LETTER_ALONE.findall(answer))
+        return str(only_letter[1])
+    alone = list(_LETTER_ALONE.finditer(text))
+    letters = _letters_of(text, options) | (_labelled(text, alone[0], options) if alone else set())
+    letters = letters or _standing(text, alone)
     return letters.pop() if len(letters) == 1 else ""
 
 
 def _letters_of(text: str, options: Mapping[str, str]) -> set[str]:
     """Letters of the options with this text."""
-    wanted = _plain(text)
-    return {letter for letter in OPTION_LETTERS if wanted and _plain(options.get(letter, "")) == wanted}
+    wanted = plain_answer(text)
+    return {letter for letter in OPTION_LETTERS if wanted and plain_answer(options.get(letter, "")) == wanted}
 
 
-def _plain(text: str) -> str:
-    """Text without differences of blanks, case and a closing full stop."""
-    return " ".join(text.split()).removesuffix(".").rstrip().casefold()
+def _labelled(text: str, label: regex.Match[str], options: Mapping[str, str]) -> set[str]:
+    """The label where its own option's text is behind it, the label and the others where another's is, else nothing."""
+    behind = text[label.end() :]
+    letters = _letters_of(behind, options) or _letters_of(behind.lstrip(" \t\n-\u2010\u2011\u2013\u2014"), options)
+    return {label[0]} if label[0] in letters else letters | {label[0]} if letters else set()
+
+
+def _standing(text: str, alone: Sequence[regex.Match[str]]) -> set[str]:
+    """The letters that stand alone; an "A" that may be an article counts where another letter does, and only there."""
+    articles = [_may_be_article(text, match) for match in alone]
+    letters = {match[0] for match, article in zip(alone, articles, strict=True) if not article}
+    # Only the letter that opens the answer is a label, so the article behind it is the second letter.
+    uncertain = articles.count(True) - (articles[1:2] == [True] and _is_label(text, alone[0], alone[1]))
+    return letters | {"A"} if letters and uncertain else letters
+
+
+def _may_be_article(text: str, letter: regex.Match[str]) -> bool:
+    following = _NEXT_WORD.match(text, letter.end())
+    if letter[0] != "A" or following is None or following[1] in _NEVER_AFTER_ARTICLE:
+        return False
+    return _NAMES_OPTION.search(text, max(0, letter.start() - 10), letter.start()) is None
+
+
+def _is_label(text: str, letter: regex.Match[str], following: regex.Match[str]) -> bool:
+    """Whether a letter opens the answer as a label of what follows, as in "B. A man leaves"."""
+    opens = not re.search(r"\w", text[: letter.start()])
+    return opens and _LABEL_ENDS.fullmatch(text, letter.end(), following.start()) is not None

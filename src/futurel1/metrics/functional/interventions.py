@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from futurel1.errors import RecordError
+from futurel1.metrics.functional.responses import plain_answer
 
 __all__ = ["intervention_effect"]
 
@@ -21,8 +22,8 @@ def intervention_effect(
         changed: records of the same samples, in any order, with latents replaced or removed.
 
     Returns:
-        `accuracy_base` and `accuracy` in 0 to 1, an answer being right when it is the expected one up to case and
-        outer punctuation; `drop`, the first minus the second; `right_to_wrong` and `wrong_to_right`, numbers of
+        `accuracy_base` and `accuracy` in 0 to 1, an answer being right when its `plain_answer` is that of the
+        expected one; `drop`, the first minus the second; `right_to_wrong` and `wrong_to_right`, numbers of
         samples; `changed_text`, share of responses whose text differs at all, numbers of latents left out: under 0.05
         the intervention hardly acts, on the text if not on the latents; `n`, number of samples.
 
@@ -77,11 +78,8 @@ def _by_id(records: Sequence[Mapping[str, Any]], name: str) -> dict[str, Mapping
 
 
 def _is_right(record: Mapping[str, Any]) -> bool:
-    return _normalised(record["answer"]) == _normalised(record["expected"])
-
-
-def _normalised(answer: Any) -> str:
-    return str(answer).strip(" \t\n.,;:!?()").casefold()
+    answer = plain_answer(str(record["answer"]))
+    return bool(answer) and answer == plain_answer(str(record["expected"]))
 
 
 def _text(record: Mapping[str, Any]) -> str:
