@@ -289,6 +289,18 @@ def test_what_the_reasoning_says_is_never_read(reasoning: str, layout: str, righ
     assert parse_yes_no(said, "He opens the gate.") is right
 
 
+@pytest.mark.parametrize(
+    "piece", ["<" + " " * 20_000, "\n" * 20_000, "< " * 5_000, "a" * 20_000, "<|end|>" * 2_000, "{" * 20_000,
+              "</think>" * 200, "<think>" * 2_000, '{"' * 4_000, "no " * 5_000, "*" * 20_000, "'" * 20_000]
+)  # fmt: skip
+def test_long_and_odd_replies_take_no_time(piece: str) -> None:
+    """Linear in their length: a pattern that tries all pairs of places would take minutes here."""
+    for reply in (piece, f"No. {piece}", f"{piece}</think>yes", f"<think>{piece}", f"yes{piece}no"):
+        for candidate in ((), (f"</think> {piece}",)):
+            judged(parse_yes_no, reply, candidate)
+            judged(parse_scores, reply, candidate)
+
+
 # ------------------------------------------------------------------ injections
 
 QUOTED_ENDS = [

@@ -27,7 +27,7 @@ _CHANNEL = (
     r"<\|channel\|>\s*{}\b[^<]*(?:<\|constrain\|>[^<]*)?<\|message\|>"
 )
 _OPENINGS = (
-    rf"<\s*\|?\s*(?:\w+:)?{_NAME}\b[^<>\n]*(?<!/)>",  # <think>, <Reasoning effort="low">, <seed:think>
+    rf"<\s?\|?\s?(?:\w+:)?{_NAME}\b[^<>\n]*(?<!/)>",  # <think>, <Reasoning effort="low">, <seed:think>
     r"\[\s*think(?:ing)?\s*\]",
     r"◁\s*think\s*▷",
     rf"<\|(?:begin|start)_(?:of_)?{_NAME}\|>",
@@ -37,7 +37,7 @@ _OPENINGS = (
     r"(?-i:\A\s*(?:assistant)?(?:analysis|commentary)(?=[^\W_]|[\"'{\[]))",
 )
 _ENDS = (
-    rf"<\s*\|?\s*/\s*\|?\s*(?:\w+:)?{_NAME}\b[^<>\n]*>",
+    rf"<\s?\|?\s?/\s?\|?\s?(?:\w+:)?{_NAME}\b[^<>\n]*>",
     r"\[\s*/\s*think(?:ing)?\s*\]",
     r"◁\s*/\s*think\s*▷",
     rf"<\|end_(?:of_)?{_NAME}\|>",
@@ -46,8 +46,8 @@ _ENDS = (
     r"(?-i:assistantfinal)",
 )
 _MARK = re.compile(f"(?P<end>{'|'.join(_ENDS)})|(?P<opening>{'|'.join(_OPENINGS)})", re.IGNORECASE)
-_SPECIAL_AT_END = re.compile(r"(?:\s*<\|\w+\|>)+\s*\Z")
-_OBJECT_FIRST = re.compile(r"\W*(?:json)?\s*\{")
+_SPECIAL = re.compile(r"<\|\w+\|>\s*")
+_OBJECT = re.compile(r"\{(?=\s*[\"}])")
 # "No" is right. yes. is what it says: the candidate's word more likely than the judge's
 _FIRST_WORD_GOES_ON = re.compile(
     r"[\W_]*?(?P<quote>[\"'`\u201c\u2018\xab]?)(?:yes|no)"
@@ -172,7 +172,8 @@ def _is_the_judges(mark: re.Match[str], before: str, candidate: Sequence[str]) -
     # within a line, as quotations do.
     first, *_ = _SENTENCE_END.split(before.strip(), maxsplit=1)
     within_a_line = _WORD.match(mark.string[mark.end() :].lstrip(" \t\"'`*_{")) is not None
-    return not (_OBJECT_FIRST.match(before) or (within_a_line and _stated(first)))
+    starts_with_an_object = before.lstrip("` \t\n").removeprefix("json").lstrip().startswith("{")
+    return not (starts_with_an_object or (within_a_line and _stated(first)))
 
 
 def _is_followed_by_the_candidates_word(mark: re.Match[str], candidate: Sequence[str]) -> bool:
@@ -201,6 +202,12 @@ def _words(text: str) -> list[str]:
     return [word.casefold() for word in _WORD.findall(text)]
 
 
+def _bare(word: str) -> str:
+    """A word without the punctuation around it."""
+    letters = [letter.start() for letter in re.finditer(r"[^\W_]", word)]
+    return word[letters[0] : letters[-1] + 1].casefold() if letters else ""
+
+
 def _compact(text: str) -> str:
     """A text without its blanks, case, and what may stand before a quotation."""
     return "".join(text.split()).lstrip("\"'`>*_-").casefold()
@@ -227,9 +234,9 @@ def _echoes(text: str, candidate: Sequence[str], enough: int | None) -> bool:
 def _yes_or_no(text: str, candidate: Sequence[str]) -> bool:
     if _echoes(text, candidate, _ECHOED_WORDS):
         raise ReplyError("it begins with the candidate's own words")
-    text = _SPECIAL_AT_END.sub("", text)
-    words = (re.sub(r"^[\W_]+|[\W_]+$", "", word).casefold() for word in text.split())
-    first = next((word for word in words if word), "")
+    while (last := text.rfind("<|")) >= 0 and _SPECIAL.fullmatch(text, last):
+        text = text[:last]
+    first = next((word for word in map(_bare, text.split()) if word), "")
     if first not in ("yes", "no"):
         raise ReplyError("neither yes nor no comes first")
     going_on = _FIRST_WORD_GOES_ON.match(text)
@@ -270,13 +277,13 @@ def _objects(text: str) -> list[_Object]:
     decoder = json.JSONDecoder(object_pairs_hook=_without_duplicates)
     found: list[_Object] = []
     start = 0
-    while (opening := text.find("{", start)) >= 0:
+    while opening := _OBJECT.search(text, start):
         try:
-            value, start = decoder.raw_decode(text, opening)
+            value, start = decoder.raw_decode(text, opening.start())
         except (ValueError, RecursionError):
-            start = opening + 1
+            start = opening.end()
             continue
-        found.append(_Object(opening, start, value))
+        found.append(_Object(opening.start(), start, value))
     return found
 
 
