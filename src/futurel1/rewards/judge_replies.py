@@ -16,7 +16,7 @@ __all__ = ["MAX_SCORE", "MIN_SCORE", "READING", "ReplyError", "parse_scores", "p
 
 MIN_SCORE, MAX_SCORE = 0, 5
 READING = 2
-"""Version of the rules by which replies are read; verdicts read by others are not comparable. Part of cache keys."""
+"""Version of the rules by which replies are read, part of cache keys; raise it when a rule changes."""
 
 _Value = TypeVar("_Value")
 
