@@ -83,9 +83,9 @@ _CURATION = (
 )
 _CONTROLS = (
     "The same questions, with what the model is fed in the place of its latents: zeros, its mean latent, noise with "
-    "the mean and spread of its latents, the latents of another question, or none between the markers. Drop: mean over "
-    "seeds ± 95% interval, and the 95% interval of a paired bootstrap over questions; flips are mean numbers of "
-    "questions; changed text is the share of responses that read otherwise at all."
+    "the mean and spread of its latents, the latents of a question about another clip, or none between the markers. "
+    "Drop: mean over seeds ± 95% interval, and the 95% interval of a paired bootstrap over questions; flips are mean "
+    "numbers of questions; changed text is the share of responses that read otherwise at all."
 )
 _RETRIEVAL = (
     "Share of imagined spans whose mean is nearest, by cosine, to the mean feature of their own true frame among the "

@@ -251,6 +251,26 @@ def asked(*parts: Any) -> Sample:
     return Sample("x:1", (Turn("user", parts),), None, {})
 
 
+def test_prompts_name_the_files_that_they_show(make, encoder, folder):
+    """Each once, by its real path; hint frames of a file of their own are not shown."""
+    (folder / "link.mp4").symlink_to("good.mp4")
+    shapes = [FRAMED, FRAMED | {"video": "link.mp4"}, UPSTREAM, PATHS, CHAT, PLAIN]
+    (batch,) = load(make(*shapes), [list(range(len(shapes)))])
+    video, picture = str((folder / "good.mp4").resolve()), str((folder / "now.png").resolve())
+    assert batch.sources == ((video,), (video,), (video,), (picture,), (video,), ())
+    with pytest.raises(BatchError, match="1 entries of sources for 6 rows"):
+        PromptBatch(batch.input_ids, batch.attention_mask, sources=(("a",),))
+
+
+def test_embedded_images_are_named_by_their_bytes(encoder):
+    def sources(*images):
+        frames = tuple(Frame(Path(f"record {place}"), None, image) for place, image in enumerate(images))
+        return chat.media_sources(Sample("a:1", (Turn("user", (*frames, "What?")),), None, {}))
+
+    assert sources(b"one", b"two", b"one") == (*sources(b"one"), *sources(b"two"))
+    assert not set(sources(b"one")) & set(sources(b"two"))
+
+
 def test_number_of_frames_of_a_video_can_be_set(encoder, clips, frame_number, monkeypatch):
     wanted = []
 

@@ -47,17 +47,19 @@ def own(family, prompt):
     return sample(family.reasoner, prompt, force_start=True)
 
 
-def numbered_bank(width, counts, names=NAMES):
-    """Latent j of response i holds 10 i + j + 1 everywhere."""
+def numbered_bank(width, counts, names=NAMES, videos=None):
+    """Latent j of response i holds 10 i + j + 1 everywhere; each is of a video of its own, or of `videos`."""
     values = [(10.0 * row + torch.arange(count) + 1)[:, None].expand(-1, width) for row, count in enumerate(counts)]
-    return LatentBank.from_responses(names, values)
+    return LatentBank.from_responses(names, values, [[video] for video in videos or names])
 
 
 def random_bank(width, counts=(40, 0, 25)):
     generator = torch.Generator().manual_seed(0)
     scale = torch.linspace(0.1, 3, width)
     return LatentBank.from_responses(
-        NAMES, [torch.randn(count, width, generator=generator) * scale + scale for count in counts]
+        NAMES,
+        [torch.randn(count, width, generator=generator) * scale + scale for count in counts],
+        [[name] for name in NAMES],
     )
 
 
@@ -233,13 +235,57 @@ def test_other_is_the_next_sample_and_never_the_own_one(family, prompt):
 def test_others_go_round_in_the_order_of_ids_and_need_latents():
     bank = numbered_bank(4, (1, 0, 2, 1), ("d", "b", "a", "e"))
     other = OtherLatents(bank)
-    assert [other.donor(name) for name in ("a", "b", "c", "d", "e", "f")] == ["d", "d", "d", "e", "a", "a"]
+    assert [other.donor(name) for name in ("a", "b", "d", "e")] == ["d", "d", "e", "a"]
     alone = OtherLatents(numbered_bank(4, (1, 0), ("d", "b")))
     assert alone.donor("b") == "d"
-    with pytest.raises(ConfigError, match=r"no latents of any sample but 'd', of 2 responses"):
+    with pytest.raises(ConfigError, match=r"no latents of another video than that of 'd', of 2 responses"):
         alone.begin(["b", "d"], 1)
-    with pytest.raises(ConfigError, match="no latents of any sample"):
-        OtherLatents(numbered_bank(4, (0, 0), ("d", "b"))).begin(["x"], 1)
+    with pytest.raises(ConfigError, match="no latents of another video"):
+        OtherLatents(numbered_bank(4, (0, 0), ("d", "b"))).begin(["d"], 1)
+    with pytest.raises(ConfigError, match="does not have the sample 'x', so its video is not known"):
+        other.begin(["a", "x"], 1)
+
+
+@pytest.mark.parametrize("questions", [1, 2, 3, 5])
+@pytest.mark.parametrize("names", ["{0}", "{0:03d}", "{1}-{0}", "{2}-{0}"])
+def test_the_other_sample_is_of_another_video(questions, names):
+    """Whatever the ids look like: numbered through, by video, or with the questions of a video far apart."""
+    videos = [number // questions for number in range(4 * questions)]
+    ids = [names.format(number, video, number % questions) for number, video in enumerate(videos)]
+    bank = numbered_bank(4, [1] * len(ids), ids, [f"{video}.mp4" for video in videos])
+    other = OtherLatents(bank)
+    video_of = dict(zip(ids, videos, strict=True))
+    for name in ids:
+        assert video_of[other.donor(name)] != video_of[name]
+        # the next one in the order of ids of which that holds
+        ordered = sorted(ids)
+        ordered = ordered[ordered.index(name) + 1 :] + ordered[: ordered.index(name)]
+        assert other.donor(name) == next(found for found in ordered if video_of[found] != video_of[name])
+
+
+def test_one_shared_source_is_enough_to_be_no_donor():
+    values = [torch.full((1, 4), float(number)) for number in range(4)]
+    sources = [["a.png", "b.png"], ["b.png", "c.png"], ["a.png"], []]
+    bank = LatentBank.from_responses(["1", "2", "3", "4"], values, sources)
+    assert [OtherLatents(bank).donor(name) for name in bank.ids] == ["4", "3", "4", "1"]
+
+
+def test_a_bank_that_does_not_say_its_videos_gives_no_other_latents(tmp_path):
+    known = numbered_bank(4, (1, 1, 1))
+    file = tmp_path / "earlier.safetensors"
+    save_file({"latents": known.latents, "counts": known.counts}, file, metadata={"ids": '["a", "b", "c"]'})
+    unknown = LatentBank.load(file)
+    assert unknown.sources is None
+    for bank in (unknown, LatentBank.merge([known, unknown])):
+        MeanLatents(bank)
+        with pytest.raises(ConfigError, match="write it anew with save_latents"):
+            OtherLatents(bank)
+    merged = LatentBank.merge([known, numbered_bank(4, (1,), ("b",), ("v.mp4",))])
+    assert merged.sources == (("a",), ("v.mp4",), ("c",))
+    again = LatentBank.load(merged.save(tmp_path / "whole.safetensors"))
+    assert again.sources == merged.sources
+    with pytest.raises(ConfigError, match="3 responses has the sources of 2"):
+        LatentBank(known.ids, known.latents, known.counts, (("a",), ("b",)))
 
 
 # ---------------------------------------------------------------------- markers alone

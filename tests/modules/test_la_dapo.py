@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import shutil
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -200,6 +201,42 @@ def test_micro_batches_of_different_token_counts_share_one_mean(rl_world: Path, 
         for batch, _ in module.seen
     )
     assert module.rows[0]["train/loss"] == pytest.approx(loss / sum(tokens), abs=1e-5)  # all ratios are one
+
+
+@pytest.mark.parametrize("lora_rank", [0, 4])
+def test_rollouts_end_with_any_id_that_the_checkpoint_names(
+    rl_world: Path, tmp_path: Path, opening: str, lora_rank: int
+) -> None:
+    """Two branches end in their third step, one by each id of a list as stock Qwen3-VL has it."""
+    folder = tmp_path / "listed"
+    shutil.copytree(opening, folder)
+    ends = [1014, 1015]  # <|im_end|>, which alone is the tokenizer's, and <|endoftext|>
+    generation = folder / "generation_config.json"
+    generation.write_text(json.dumps({**json.loads(generation.read_text()), "eos_token_id": ends}))
+    seen: list[RewardInputs] = []
+
+    def watched(inputs: RewardInputs) -> Tensor:
+        seen.append(inputs)
+        return torch.zeros(len(inputs))
+
+    module = make_module(watched, backbone=str(folder), num_rollouts=2, lora_rank=lora_rank, span_latents=8)
+    module.configure_model()
+    data = make_data(rl_world, processor=str(folder))
+    span_end = module.reasoner.tokens.end_id
+    script = iter([[0, 0], [span_end, span_end], ends])  # the first token, START, is forced
+
+    def write(lm_head: Any, args: Any, logits: Tensor) -> Tensor:
+        return logits.index_put((torch.arange(2), torch.tensor(next(script))), torch.tensor(1e4))
+
+    hook = module.reasoner.backbone.lm_head.register_forward_hook(write)
+    (group,), records = module.sample_groups([(0, data.dataset("train")[0])])
+    hook.remove()
+    assert group.rollout.finish_reasons == ["eos", "eos"]
+    assert [record["finish_reason"] for record in records] == ["eos", "eos"]
+    assert group.rollout.responses[:, 2].tolist() == ends
+    assert seen[0].response_lengths.tolist() == [3, 3]
+    assert not any("<|im_end|>" in text or "<|endoftext|>" in text for text in seen[0].responses)
+    assert LatentReasoner.from_pretrained(module.export(tmp_path / "out")).end_token_ids == ends
 
 
 def test_forced_tokens_take_no_gradient(rl_world: Path, tmp_path: Path, opening: str) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -365,11 +366,35 @@ def test_latents_are_saved_and_given_to_other_samples(world: Path, tmp_path: Pat
     draws = torch.stack([rollout.latents[0, 0] for rollout in noise.rollouts])
     assert ((draws - bank.mean).abs() < 7 * bank.std).all()
     assert len(draws.unique(dim=0)) == len(draws)
-    narrow = LatentBank.from_responses(["a", "b"], [torch.ones(1, 3), torch.ones(1, 3)])
+    narrow = LatentBank.from_responses(["a", "b"], [torch.ones(1, 3), torch.ones(1, 3)], [["a.mp4"], ["b.mp4"]])
     narrow.save(tmp_path / "narrow.safetensors")
     module = LatentPredictor(**shared, intervention="other", latent_bank=str(tmp_path / "narrow.safetensors"))
     with pytest.raises(ConfigError, match="3 wide"):
         module.configure_model()
+
+
+def test_other_latents_are_of_another_video(world: Path, tmp_path: Path, opening: str) -> None:
+    """Records 1 to 3 ask about one clip, once by a link to it, 4 to 6 about the next."""
+    lines = (world / "test.jsonl").read_text().splitlines()
+    records = [json.loads(lines[number // 3]) for number in range(6)]
+    (tmp_path / "link.mp4").symlink_to(world / records[0]["video"])
+    for record in records:
+        record["video"] = str(world / record["video"])
+    records[1]["video"] = "link.mp4"
+    (tmp_path / "test.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    shutil.copy(world / "prompt.txt", tmp_path)
+    shared: dict[str, Any] = {**SHORT, "backbone": opening}
+    predicted(tmp_path / "base", tmp_path, Kept(**shared, save_latents=True))
+    bank = LatentBank.load(tmp_path / "base")
+    assert bank.sources is not None
+    assert len(set(bank.sources[:3])) == len(set(bank.sources[3:])) == 1
+    other = Kept(**shared, intervention="other", latent_bank=str(tmp_path / "base"))
+    predicted(tmp_path / "other", tmp_path, other)
+    donors = (3, 3, 3, 0, 0, 0)
+    fed = [own[0] for rollout in other.rollouts for own in rollout.latents]
+    assert len(fed) == 6
+    for latent, donor in zip(fed, donors, strict=True):
+        assert torch.equal(latent, bank.latents[donor, 0])
 
 
 def test_zeros_and_markers(world: Path, tmp_path: Path, opening: str) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import copy
+import errno
 import json
 import logging
 import os
@@ -22,6 +23,7 @@ from PIL import Image
 
 from futurel1.errors import ConfigError, MediaError, MissingFileError, RecordError
 from futurel1.rewards import AnswerItem, Judge, JudgeError, ResponseItem, Verdict
+from futurel1.rewards import judge as judge_module
 from futurel1.rewards.judge import _retry_after_s
 
 KEY = "sk-test-4f9d2c81aa07"
@@ -178,6 +180,53 @@ def test_one_token_is_enough_for_yes() -> None:
         [verdict] = make_judge(server, max_tokens=1).judge_answers([answer(0)])
         assert server.requests[0].body["max_tokens"] == 1
     assert verdict.value is True
+
+
+@pytest.mark.parametrize("finish_reason", ["length", "content_filter"])
+@pytest.mark.parametrize("reply", ["Yes at first sight, but", "<think>No", "No. Wait,", "yes\n\nno"])
+def test_a_cut_off_reply_of_several_words_is_no_verdict(reply: str, finish_reason: str) -> None:
+    """It may be reasoning whose opening tag stood in the template."""
+    with serving(lambda request: Reply(reply, finish_reason=finish_reason)) as server:
+        [verdict] = make_judge(server, max_attempts=1).judge_answers([answer(0)])
+    assert verdict.failed
+    assert "max_tokens" in verdict.reason
+
+
+THOUGHTS = [
+    ("<think>\nNo, wait, both name the gate.\n</think>\n\nYes", True),
+    ("No, wait, both name the gate.\n</think>\n\nYes", True),
+    ("Yes at first sight, but left is not right.\n</think>\n\nNo", False),
+    ("Yes at first sight, but left is not right.</thinking>No", False),
+    ("analysisYes? The answer names a gate.assistantfinalno", False),
+]
+
+
+@pytest.mark.parametrize(("reply", "right"), THOUGHTS)
+def test_reasoning_is_not_the_verdict_and_no_wrong_one_is_cached(tmp_path: Path, reply: str, right: bool) -> None:
+    with serving(lambda request: Reply(reply)) as server:
+        for cached in (False, True):
+            [verdict] = make_judge(server, cache_dir=tmp_path).judge_answers([answer(0)])
+            assert (verdict.value, verdict.cached) == (right, cached)
+
+
+@pytest.mark.parametrize("field", ["reasoning_content", "reasoning", "thinking"])
+@pytest.mark.parametrize("content", [None, "", "No"])
+def test_fields_of_reasoning_are_never_read(field: str, content: str | None) -> None:
+    message = {"role": "assistant", "content": content, field: "Yes"}
+    body = json.dumps({"choices": [{"message": message, "finish_reason": "stop"}]})
+    with serving(lambda request: Reply(body=body)) as server:
+        [verdict] = make_judge(server, max_attempts=1).judge_answers([answer(0)])
+    assert verdict.value is (False if content else None)
+
+
+def test_parts_of_reasoning_are_never_read() -> None:
+    parts = [
+        {"type": "reasoning", "text": "Yes"},
+        {"type": "thinking", "thinking": [{"type": "text", "text": "Yes"}]},
+        {"type": "text", "text": "no"},
+    ]
+    with serving(lambda request: Reply(parts)) as server:
+        assert make_judge(server).judge_answers([answer(0)])[0].value is False
 
 
 def test_content_in_parts() -> None:
@@ -427,6 +476,68 @@ def test_scores_that_could_not_have_been_written_are_not_read(tmp_path: Path) ->
         for value in ([6, 1], [True, 1], [1], [1, 2, 3], ["1", 2], None, True):
             file.write_text(json.dumps({**entry, "value": value}))
             assert judge.score_responses([response(1)])[0] == Verdict("response", scores(1), False, "seen 1", 1, False)
+
+
+def test_entries_of_earlier_rules_of_reading_are_not_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving(lambda request: Reply("Yes, so it seems.\n</think>\n\nNo")) as server:
+        with monkeypatch.context() as earlier:
+            earlier.setattr(judge_module, "READING", 1)
+            earlier.setattr(judge_module, "parse_yes_no", lambda reply, *candidate: reply.startswith("Yes"))
+            assert make_judge(server, cache_dir=tmp_path).judge_answers([answer(0)])[0].value is True
+        [verdict] = make_judge(server, cache_dir=tmp_path).judge_answers([answer(0)])
+    assert (verdict.value, verdict.cached) == (False, False)
+
+
+def full(*args: Any, **more: Any) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def no_shards(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files where the folders of entries should be."""
+    folder.mkdir()
+    for number in range(256):
+        (folder / f"{number:02x}").touch()
+
+
+FAULTY_CACHES: dict[str, Any] = {
+    "full disk": lambda folder, patch: patch.setattr(os, "replace", full),
+    "read-only": lambda folder, patch: patch.setattr(Path, "mkdir", full),
+    "files for folders": no_shards,
+    "below a file": lambda folder, patch: folder.parent.touch(),
+    "name too long": lambda folder, patch: None,
+}
+
+
+@pytest.mark.parametrize("fault", FAULTY_CACHES)
+def test_a_cache_that_cannot_be_written_loses_no_verdict(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "parent" / ("x" * 300 if fault == "name too long" else "verdicts")
+    if fault != "below a file":
+        folder.parent.mkdir()
+    FAULTY_CACHES[fault](folder, monkeypatch)
+    with serving(tell_truth) as server:
+        judge = make_judge(server, cache_dir=folder)
+        verdicts = judge.judge_answers([answer(number) for number in range(30)])
+        assert len(server.requests) == 30
+    assert [verdict.value for verdict in verdicts] == [is_right(number) for number in range(30)]
+    assert judge.stats.unsaved == 30
+    assert judge.stats.failed == 0
+    warnings = [record.getMessage() for record in caplog.records if "cannot be written" in record.getMessage()]
+    assert len(warnings) == 1
+    assert f"cache_dir {folder}" in warnings[0]
+    assert not list(tmp_path.rglob("*.part"))
+
+
+def test_a_cache_that_cannot_be_read_costs_calls(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with serving(tell_truth) as server:
+        make_judge(server, cache_dir=tmp_path).judge_answers([answer(0), answer(1)])
+        monkeypatch.setattr(Path, "read_bytes", lambda file: full())
+        verdicts = make_judge(server, cache_dir=tmp_path).judge_answers([answer(0), answer(1)])
+    assert [(verdict.value, verdict.cached) for verdict in verdicts] == [(True, False), (False, False)]
+    assert caplog.text.count("cannot be read") == 1
 
 
 def test_failures_are_not_kept(tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ from futurel1.data.collate import OnError
 from futurel1.errors import ConfigError, MissingFileError
 from futurel1.models import LatentReasoner
 from futurel1.rewards import AccuracyReward, Judge
+from futurel1.rewards.judge_replies import READING
 from futurel1.rewards.repetition import REPETITION_LIMIT
 
 __all__ = ["curate", "merge", "probe"]
@@ -344,4 +345,5 @@ def _fingerprint(reasoner: LatentReasoner) -> str:
 def _judge_settings(judge: Judge) -> dict[str, Any]:
     """What decides a judge's verdicts; not its address, nor how often it is asked."""
     settings = {name: getattr(judge, name) for name in ("model", "temperature", "seed", "max_tokens", "extra_body")}
-    return {**json.loads(json.dumps(settings, default=str)), "prompt": judge.system_texts["answer"]}
+    prompt = judge.system_texts["answer"]
+    return {**json.loads(json.dumps(settings, default=str)), "prompt": prompt, "reading": READING}

@@ -114,6 +114,8 @@ class PromptBatch(_Batch):
         video_seconds_per_grid: (I,) seconds between temporal patches of each video.
         sample_ids: B names, `file:record`; empty when the batch was made by hand.
         skipped: records that could not be used while this batch was made.
+        sources: of each row the files and embedded images that its frames come from; empty when the batch was made by
+            hand.
         meta: B dictionaries of plain values, what a metric or a writer needs to know of each row; empty when the batch
             was made by hand. No bytes: Lightning's precision plugins walk through every item of every sequence.
     """
@@ -127,6 +129,7 @@ class PromptBatch(_Batch):
     video_seconds_per_grid: Tensor | None = None
     sample_ids: tuple[str, ...] = ()
     skipped: tuple[SkippedRecord, ...] = ()
+    sources: tuple[tuple[str, ...], ...] = ()
     meta: tuple[dict[str, Any], ...] = ()
 
     def __post_init__(self) -> None:
@@ -136,8 +139,9 @@ class PromptBatch(_Batch):
                 f"{tuple(self.attention_mask.shape)}"
             )
         _check_names(self)
-        if self.meta and len(self.meta) != len(self):
-            raise BatchError(f"{len(self.meta)} entries of meta for {len(self)} rows")
+        for name in ("sources", "meta"):
+            if getattr(self, name) and len(getattr(self, name)) != len(self):
+                raise BatchError(f"{len(getattr(self, name))} entries of {name} for {len(self)} rows")
 
 
 def _check_names(batch: SFTBatch | PromptBatch) -> None:

@@ -8,6 +8,7 @@ that of an unlabelled video is its spans alone.
 import hashlib
 import json
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -68,6 +69,7 @@ class EncodedSample:
         hint_grid_thw: (I, 3) patch grids.
         image_keys: names of the observed images in a feature cache: file, its time and size, frame, grid.
         hint_keys: the same for hints.
+        sources: files and embedded images that a prompt's frames come from; empty in training.
         meta: what a metric or a writer needs to know of a prompt; empty in training.
     """
 
@@ -84,10 +86,20 @@ class EncodedSample:
     hint_grid_thw: Tensor | None = None
     image_keys: tuple[str, ...] = ()
     hint_keys: tuple[str, ...] = ()
+    sources: tuple[str, ...] = ()
     meta: Mapping[str, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.input_ids)
+
+
+def media_sources(sample: Sample) -> tuple[str, ...]:
+    """Where the frames of a sample come from, each once: real paths of files, and digests of embedded images."""
+    media = [part for turn in sample.turns for part in turn.parts if not isinstance(part, str)]
+    embedded = [part.data for part in media if isinstance(part, Frame) and part.data is not None]
+    paths = dict.fromkeys(part.path for part in media if isinstance(part, Video) or part.data is None)
+    digests = [f"sha256:{hashlib.sha256(data).hexdigest()}" for data in embedded]
+    return tuple(dict.fromkeys([*map(os.path.realpath, paths), *digests]))
 
 
 def hint_size(height: int, width: int, max_tokens: int, unit: int = 32) -> tuple[int, int]:
@@ -330,6 +342,7 @@ class ChatEncoder:
         with RecordMedia(self.video_backend) as media:
             observed = media.pictures(prompt.observed, self._observers(prompt.id, prompt.observed))
             encoded = self._encode(prompt, text, observed, media)
+        encoded = replace(encoded, sources=media_sources(prompt))
         return self._with_keys(encoded, prompt) if self.keys else encoded
 
     def _encode(self, sample: Sample, text: str, observed: Sequence[Patches], media: RecordMedia) -> EncodedSample:

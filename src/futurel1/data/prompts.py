@@ -70,6 +70,7 @@ class PromptCollator:
             **visual,
             sample_ids=tuple(sample.sample_id for sample in samples),
             skipped=tuple(record for part in fetched for record in part.skipped),
+            sources=tuple(sample.sources for sample in samples),
             meta=tuple(dict(sample.meta) for sample in samples),
         )
 

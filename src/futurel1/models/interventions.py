@@ -10,6 +10,8 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
+from operator import itemgetter
 from pathlib import Path
 from typing import ClassVar, Self
 
@@ -34,6 +36,7 @@ class LatentBank:
         ids: N sample ids, no two alike.
         latents: (N, S, H) latents in order of emission, padded on the right.
         counts: (N,) int64 latents of each response.
+        sources: N times the names of the videos and images that a response is about; None when they are not known.
 
     Raises:
         ConfigError: shapes that do not fit each other, equal ids, or latents that are not finite.
@@ -42,6 +45,7 @@ class LatentBank:
     ids: tuple[str, ...]
     latents: Tensor
     counts: Tensor
+    sources: tuple[tuple[str, ...], ...] | None = None
 
     def __post_init__(self) -> None:
         shape = tuple(self.latents.shape)
@@ -50,6 +54,8 @@ class LatentBank:
                 f"a bank of {len(self.ids)} responses needs latents (N, S, H) and counts (N,), got {shape} and "
                 f"{tuple(self.counts.shape)}"
             )
+        if self.sources is not None and len(self.sources) != len(self.ids):
+            raise ConfigError(f"a bank of {len(self.ids)} responses has the sources of {len(self.sources)}")
         if len(set(self.ids)) < len(self.ids):
             twice = next(name for place, name in enumerate(self.ids) if name in self.ids[:place])
             raise ConfigError(f"a bank holds one response per sample, but {twice!r} is there twice")
@@ -59,14 +65,17 @@ class LatentBank:
             raise ConfigError("the bank has latents that are not finite")
 
     @classmethod
-    def from_responses(cls, ids: Sequence[str], latents: Sequence[Tensor]) -> Self:
+    def from_responses(
+        cls, ids: Sequence[str], latents: Sequence[Tensor], sources: Sequence[Sequence[str]] | None = None
+    ) -> Self:
         """Pad the latents of N >= 1 responses, each (its number of latents, H)."""
         counts = torch.tensor([len(own) for own in latents])
-        return cls(tuple(ids), pad_sequence(list(latents), batch_first=True), counts)
+        known = None if sources is None else tuple(map(tuple, sources))
+        return cls(tuple(ids), pad_sequence(list(latents), batch_first=True), counts, known)
 
     @classmethod
     def merge(cls, banks: Sequence["LatentBank"]) -> Self:
-        """One bank of several; the last one that has a sample counts.
+        """One bank of several; the last one that has a sample counts. Sources are known if those of all banks are.
 
         Raises:
             ConfigError: no bank, or banks of different widths.
@@ -79,7 +88,10 @@ class LatentBank:
             for bank in banks
             for name, own, count in zip(bank.ids, bank.latents, bank.counts.tolist(), strict=True)
         }
-        return cls.from_responses(tuple(found), tuple(found.values()))
+        known = [dict(zip(bank.ids, bank.sources, strict=True)) for bank in banks if bank.sources is not None]
+        merged = {name: own for sources in known for name, own in sources.items()}
+        sources = [merged[name] for name in found] if len(known) == len(banks) else None
+        return cls.from_responses(tuple(found), tuple(found.values()), sources)
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
@@ -111,8 +123,12 @@ class LatentBank:
 
         try:
             with safe_open(file, framework="pt") as handle:
-                ids = json.loads((handle.metadata() or {})["ids"])
-                return cls(tuple(map(str, ids)), handle.get_tensor("latents"), handle.get_tensor("counts"))
+                metadata = handle.metadata() or {}
+                ids = tuple(map(str, json.loads(metadata["ids"])))
+                # Banks of earlier versions have none.
+                stored = json.loads(metadata.get("sources", "null"))
+                sources = None if stored is None else tuple(tuple(map(str, own)) for own in stored)
+                return cls(ids, handle.get_tensor("latents"), handle.get_tensor("counts"), sources)
         except (SafetensorError, KeyError, ValueError, TypeError, OSError) as error:
             raise CheckpointError(
                 f"{file} is damaged or no bank of latents ({error}); write it anew with save_latents"
@@ -126,7 +142,8 @@ class LatentBank:
         file.parent.mkdir(parents=True, exist_ok=True)
         partial = file.with_name(f"{file.name}.part")
         tensors = {"latents": self.latents.contiguous(), "counts": self.counts.contiguous()}
-        save_file(tensors, partial, metadata={"ids": json.dumps(self.ids)})
+        metadata = {"ids": json.dumps(self.ids), "sources": json.dumps(self.sources)}
+        save_file(tensors, partial, metadata=metadata)
         os.replace(partial, file)
         return file
 
@@ -278,41 +295,55 @@ class NoiseLatents(LatentIntervention):
 
 
 class OtherLatents(LatentIntervention):
-    """The latents of another sample: real ones, of the wrong video.
+    """The latents of another sample: real ones, of another video.
 
-    A sample is given those of the bank's next sample in the order of ids (as strings, after the last comes the first),
-    number by number; where that one's response has fewer, its last one again.
+    A sample is given those of the bank's next sample in the order of ids (as strings, after the last comes the first)
+    that shares no video and no image with it, number by number; where that one's response has fewer, its last one
+    again.
 
     Args:
-        bank: latents of the model itself; samples without latents are skipped.
+        bank: latents of the model itself, with their sources; samples without latents are no donors.
 
     Raises:
-        ConfigError: (at `begin`) no other sample has latents, or (when called) the bank has another width.
+        ConfigError: the bank has no sources; (at `begin`) a sample is not in the bank, or no sample of another video
+            has latents; (when called) the bank has another width.
     """
 
     kind: ClassVar[str] = "other"
 
     def __init__(self, bank: LatentBank) -> None:
+        if bank.sources is None:
+            raise ConfigError(
+                "the bank does not say which videos its samples are of, so latents of another video cannot be chosen; "
+                "write it anew with save_latents: true, or give LatentBank its sources"
+            )
         self.bank = bank
+        self._sources = {name: frozenset(own) for name, own in zip(bank.ids, bank.sources, strict=True)}
         self._donors = sorted((name, row) for row, name in enumerate(bank.ids) if int(bank.counts[row]))
-        self._names = [name for name, _ in self._donors]
 
     def donor(self, sample_id: str) -> str:
         """Id of the bank's sample whose latents a sample is given.
 
         Raises:
-            ConfigError: there is no other one.
+            ConfigError: the bank does not have the sample, or has no other one of another video with latents.
         """
         return self._donor(sample_id)[0]
 
     def _donor(self, sample_id: str) -> tuple[str, int]:
-        others = len(self._names) - (sample_id in self._names)
-        if not others:
+        if sample_id not in self._sources:
             raise ConfigError(
-                f"the bank has no latents of any sample but {sample_id!r}, of {len(self.bank)} responses; "
-                "give a bank with more samples"
+                f"the bank does not have the sample {sample_id!r}, so its video is not known; give the bank of a run "
+                "over the same records"
             )
-        return self._donors[bisect_right(self._names, sample_id) % len(self._names)]
+        own = self._sources[sample_id]
+        start = bisect_right(self._donors, sample_id, key=itemgetter(0))
+        for name, row in chain(self._donors[start:], self._donors[:start]):
+            if name != sample_id and own.isdisjoint(self._sources[name]):
+                return name, row
+        raise ConfigError(
+            f"the bank has no latents of another video than that of {sample_id!r}, of {len(self.bank)} responses; "
+            "give a bank with more videos"
+        )
 
     def begin(self, sample_ids: Sequence[str], num_branches: int) -> None:
         """Take note of a batch and choose the other sample of each prompt."""

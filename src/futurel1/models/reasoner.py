@@ -461,7 +461,7 @@ class LatentReasoner(nn.Module):
             top_p: draw among the most likely tokens that together have this probability, of what `top_k` left.
             top_k: draw among the k most likely tokens; 0 for all.
             min_p: draw among tokens at least this share as likely as the most likely one.
-            eos_token_id: ids that end a response; None: the tokenizer's.
+            eos_token_id: id or ids that end a response; None: all that the checkpoint names (`end_token_ids`).
             pad_token_id: id that fills responses on the right; None: the tokenizer's.
             budget: latents per span; None: the checkpoint's (`LatentSettings.budget`).
             latent_policy: how latents are drawn; None: :class:`DeterministicLatents`.
@@ -512,14 +512,29 @@ class LatentReasoner(nn.Module):
                 on_step=on_step,
             )
 
+    @property
+    def end_token_ids(self) -> list[int]:
+        """Ids of the vocabulary that the checkpoint says end a response, each once; empty when it names none.
+
+        Those of `generation_config.json` (one id or a list, as Qwen3-VL has), or where it has none those of
+        `config.json`; and the tokenizer's, with which a turn of the chat format ends.
+        """
+        model = self.backbone.model
+        config = model.config
+        places = (model.generation_config, config, config.get_text_config())
+        named = next((ids for place in places if (ids := _token_ids(place))), [])
+        tokenizer = [] if self.processor is None else _token_ids(self.processor.tokenizer)
+        # Stock configurations name their family's id by default, which a smaller vocabulary does not have.
+        return [token for token in dict.fromkeys([*named, *tokenizer]) if token < self.backbone.vocab_size]
+
     def _end_tokens(self, eos: int | Sequence[int] | None, pad: int | None) -> tuple[list[int], int]:
         tokenizer = None if self.processor is None else self.processor.tokenizer
         if eos is None:
-            eos = None if tokenizer is None else tokenizer.eos_token_id
-            if eos is None:
+            eos = self.end_token_ids
+            if not eos:
                 raise ConfigError(
-                    "this checkpoint has no tokenizer that names its end-of-response token: give eos_token_id, and "
-                    "pad_token_id"
+                    "this checkpoint names no end-of-response token, neither in generation_config.json nor in "
+                    "config.json nor in a tokenizer: give eos_token_id, and pad_token_id"
                 )
         ids = [eos] if isinstance(eos, int) else list(eos)
         if pad is None:
@@ -598,6 +613,14 @@ def _evaluating(module: nn.Module) -> Iterator[None]:
 @cache
 def _say_once(message: str) -> None:
     logger.info(message)
+
+
+def _token_ids(place: Any) -> list[int]:
+    """The `eos_token_id` of a configuration or a tokenizer as a list; empty where there is none."""
+    ids = getattr(place, "eos_token_id", None)
+    if ids is None:
+        return []
+    return [ids] if isinstance(ids, int) else [int(token) for token in ids]
 
 
 def put_latents(embeds: Tensor, mask: Tensor, latents: Tensor) -> Tensor:

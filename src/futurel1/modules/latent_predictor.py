@@ -79,8 +79,8 @@ class LatentPredictor(LightningModule):
         name: name of this model in tables.
         intervention: what the model is fed in the place of its latents, to see whether it uses them: ``zero`` zeros,
             ``mean`` the mean latent of `latent_bank`, ``noise`` Gaussian noise with its mean and standard deviations,
-            ``other`` the latents of another sample in it; ``markers`` removes them and keeps START and END, whatever
-            `span_budget` says; ``none`` its own.
+            ``other`` the latents of a sample of another video in it; ``markers`` removes them and keeps START and END,
+            whatever `span_budget` says; ``none`` its own.
         latent_bank: `latents.safetensors` of an earlier run, or that run's folder; for ``mean``, ``noise`` and
             ``other``, and only for them.
         save_latents: write the latents that the first branch of every prompt was fed to `latents.safetensors` in the
@@ -269,11 +269,13 @@ class LatentPredictor(LightningModule):
         firsts = range(0, len(rollout), rollout.num_branches)
         # A sampler that pads its last batch may repeat a sample.
         own = {name: latents[row, : counts[row]] for name, row in zip(batch.sample_ids, firsts, strict=True)}
+        sources = dict(zip(batch.sample_ids, batch.sources, strict=True)) if batch.sources else None
         folder = self._folder() / LATENT_PARTS
         number = len(list(folder.glob(f"{self.global_rank}-*.safetensors")))
-        LatentBank.from_responses(tuple(own), tuple(own.values())).save(
-            folder / f"{self.global_rank}-{number:08d}.safetensors"
+        bank = LatentBank.from_responses(
+            tuple(own), tuple(own.values()), None if sources is None else tuple(sources.values())
         )
+        bank.save(folder / f"{self.global_rank}-{number:08d}.safetensors")
 
     def _save_latents(self) -> None:
         """Put the parts of this rank, and of ranks that an earlier part of the run had and this one has not, together.

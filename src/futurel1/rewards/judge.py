@@ -2,7 +2,7 @@
 
 The endpoint may be slow, busy, wrong or down. A verdict is either what the judge really said or it is marked as failed;
 a failed call never turns into "wrong". What the candidate wrote is shown to the judge between lines that carry a code
-which it cannot contain, and only the judge's reply is ever parsed (`formats.md` 4).
+which it cannot contain, and only the judge's reply is ever read (`formats.md` 4), by the rules of `judge_replies`.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import uuid
 from collections import Counter, defaultdict, deque
 from collections.abc import Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from email.utils import parsedate_to_datetime
 from importlib.resources import files
@@ -28,6 +29,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
 from futurel1.errors import ConfigError, FutureL1Error, MediaError, MissingFileError, RecordError
+from futurel1.rewards.judge_replies import MAX_SCORE, MIN_SCORE, READING, ReplyError, parse_scores, parse_yes_no
 
 if TYPE_CHECKING:
     import httpx
@@ -53,20 +55,18 @@ logger = logging.getLogger(__name__)
 VerdictKind = Literal["answer", "response"]
 VerdictValue = bool | tuple[int, int]
 
-MIN_SCORE, MAX_SCORE = 0, 5
 _OWN_FIELDS = ("model", "messages", "temperature", "seed", "max_tokens", "stream", "n")
 _IMAGE_TYPES = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp", "GIF": "image/gif"}
 _PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA")
 _EXCERPT_LENGTH = 300
+_TEXT_PARTS = ("text", "output_text")
+_CUT_OFF = ("length", "max_tokens", "model_length", "content_filter")
+"""Finish reasons of a reply that is not whole."""
 _Result = TypeVar("_Result")
 
 
 class JudgeError(FutureL1Error, RuntimeError):
     """The endpoint refuses the calls, or too many of them fail, so going on would not give honest numbers."""
-
-
-class ReplyError(FutureL1Error, ValueError):
-    """A judge's reply that does not hold a verdict."""
 
 
 @dataclass(frozen=True)
@@ -138,6 +138,7 @@ class JudgeStats:
         cached: items answered from the disk or by the same item in the same list.
         empty: empty predictions, wrong without a call.
         failed: calls without a verdict after all attempts.
+        unsaved: verdicts that the cache could not take, as its folder could not be written.
         retries: how often a request was repeated, by reason.
         failures: why calls failed, by reason.
     """
@@ -147,6 +148,7 @@ class JudgeStats:
     cached: int = 0
     empty: int = 0
     failed: int = 0
+    unsaved: int = 0
     retries: Counter[str] = field(default_factory=Counter)
     failures: Counter[str] = field(default_factory=Counter)
 
@@ -181,7 +183,8 @@ class Judge:
         wait_max_s: longest wait before any retry that names no `Retry-After`.
         max_retry_after_s: a longer `Retry-After` than this ends the call as failed.
         cache_dir: folder of verdicts, kept across runs; None: no cache. Entries are named by a digest of the model, the
-            prompt, the images and the parameters, not of the address; failures are not kept.
+            prompt, the images, the parameters and the rules by which replies are read, not of the address; failures
+            are not kept. A folder that cannot be read or written costs calls, not the run: a warning says so once.
         max_failure_rate: share of failed calls above which the run stops.
         min_calls_for_rate: calls before that share is looked at.
         failure_window: the share is that of the latest so many calls, so that a late outage stops a long run too.
@@ -257,7 +260,8 @@ class Judge:
             raise ConfigError(
                 f"extra_body must not set {', '.join(taken)}: use the judge's own arguments, where it has one"
             )
-        if cache_dir is not None and Path(cache_dir).exists() and not Path(cache_dir).is_dir():
+        # Unlike a path's methods, False where the folder above may not be looked into.
+        if cache_dir is not None and os.path.exists(cache_dir) and not os.path.isdir(cache_dir):
             raise ConfigError(f"cache_dir {cache_dir} is a file; name a folder")
 
         self.base_url = _checked_url(base_url)
@@ -285,6 +289,7 @@ class Judge:
         self._stats = JudgeStats()
         # One entry per finished call: (category, message) of its failure, or None.
         self._recent: deque[tuple[str, str] | None] = deque(maxlen=failure_window)
+        self._cache_warnings: set[str] = set()
         # A generator of its own: jitter must not move the global one, which seeded training may draw from.
         self._jitter = random.Random()
         self._api_key()
@@ -386,20 +391,22 @@ class Judge:
             return Verdict(kind, False, failed=False, reason="empty prediction", attempts=0, cached=False)
         # Pictures are read and encoded, which would hold up the other requests' replies.
         body = await asyncio.to_thread(self._body, kind, item, label)
-        digest = hashlib.sha256(f"{kind}\n".encode() + body).hexdigest()
+        digest = hashlib.sha256(f"{kind} {READING}\n".encode() + body).hexdigest()
         async with known.locks[digest]:
             verdict = known.verdicts.get(digest) or self._read_cache(digest, kind)
             if verdict is not None:
                 self._stats.cached += not verdict.failed
                 verdict = replace(verdict, attempts=0, cached=not verdict.failed)
             else:
-                verdict = await self._call(client, kind, body, label)
+                verdict = await self._call(client, kind, body, label, _candidate(item))
                 if not verdict.failed:
                     self._write_cache(digest, verdict)
             known.verdicts[digest] = verdict
             return verdict
 
-    async def _call(self, client: httpx.AsyncClient, kind: VerdictKind, body: bytes, label: str) -> Verdict:
+    async def _call(
+        self, client: httpx.AsyncClient, kind: VerdictKind, body: bytes, label: str, candidate: Sequence[str]
+    ) -> Verdict:
         """Ask until there is a verdict or no attempt is left."""
         import tenacity
 
@@ -421,7 +428,7 @@ class Judge:
             async for attempt in retrying:
                 with attempt:
                     attempts += 1
-                    value, reason = await self._request(client, kind, body, label)
+                    value, reason = await self._request(client, kind, body, label, candidate)
         except _AttemptError as error:
             reason = str(error)
             logger.warning("judge, %s: no verdict after %d attempts (%s)", label, attempts, reason)
@@ -431,7 +438,7 @@ class Judge:
         return Verdict(kind, value, failed=False, reason=reason, attempts=attempts, cached=False)
 
     async def _request(
-        self, client: httpx.AsyncClient, kind: VerdictKind, body: bytes, label: str
+        self, client: httpx.AsyncClient, kind: VerdictKind, body: bytes, label: str, candidate: Sequence[str]
     ) -> tuple[VerdictValue, str]:
         """One request: the verdict and the judge's words."""
         import httpx
@@ -456,12 +463,13 @@ class Judge:
             )
         try:
             reply, complete = _reply(text)
-            if kind == "answer":
-                return parse_yes_no(reply), _excerpt(self._redact(reply))
-            if not complete:
-                # What is left of a reply that was cut off may end inside a quotation.
+            # What was cut off may end inside a quotation, or be the beginning of reasoning whose opening tag stood in
+            # the template. One word is neither.
+            if not complete and (kind == "response" or len(reply.split()) > 1):
                 raise ReplyError("cut off at the endpoint's token limit (raise max_tokens)")
-            scores, reasoning = parse_scores(reply)
+            if kind == "answer":
+                return parse_yes_no(reply, *candidate), _excerpt(self._redact(reply))
+            scores, reasoning = parse_scores(reply, *candidate)
             return scores, self._redact(reasoning)
         except ReplyError as error:
             raise _AttemptError("unparseable reply", f"{error} in {excerpt}") from None
@@ -499,7 +507,8 @@ class Judge:
         examples = dict(failures)
         counts = Counter(category for category, _ in failures).most_common(3)
         reasons = "; ".join(f"{count} x {examples[category]}" for category, count in counts)
-        kept = "" if self.cache_dir is None else f" Finished verdicts are kept in {self.cache_dir}."
+        saved = self.cache_dir is not None and not self._stats.unsaved
+        kept = f" Finished verdicts are kept in {self.cache_dir}." if saved else ""
         raise JudgeError(
             f"the judge {self.model!r} at {self.base_url} failed {len(failures)} of the latest {calls} calls, "
             f"more than max_failure_rate={self.max_failure_rate:g}. Most frequent: {reasons}. Check the endpoint, give "
@@ -555,13 +564,18 @@ class Judge:
 
     def _read_cache(self, digest: str, kind: VerdictKind) -> Verdict | None:
         file = self._cache_file(digest)
-        if file is None or not file.is_file():
+        if file is None:
             return None
         try:
             entry = json.loads(file.read_bytes())
             value = _stored_value(kind, entry["value"])
             if entry["digest"] != digest or not isinstance(entry["reason"], str):
                 raise ValueError("it belongs to another request")
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            self._say_cache_fails("read", error)
+            return None
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             logger.warning("%s is damaged (%s: %s) and will be made anew", file, type(error).__name__, error)
             return None
@@ -578,11 +592,29 @@ class Judge:
             "value": verdict.value,
             "reason": verdict.reason,
         }
-        file.parent.mkdir(parents=True, exist_ok=True)
         # Written aside and moved into place: a killed run or a second process never leaves half an entry.
         partial = file.with_suffix(f".{uuid.uuid4().hex}.part")
-        partial.write_text(json.dumps(entry, indent=1), encoding="utf-8")
-        os.replace(partial, file)
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            partial.write_text(json.dumps(entry, indent=1), encoding="utf-8")
+            os.replace(partial, file)
+        except OSError as error:
+            # The verdict has been paid for, and the run can do without the cache.
+            self._stats.unsaved += 1
+            self._say_cache_fails("written", error)
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)
+
+    def _say_cache_fails(self, what: Literal["read", "written"], error: OSError) -> None:
+        """Warn, the first time."""
+        if what in self._cache_warnings:
+            return
+        self._cache_warnings.add(what)
+        logger.warning(
+            "the judge's cache_dir %s cannot be %s (%s): the run goes on without the entries concerned, and asks for "
+            "them again another time. Check its permissions and free space, or name another folder",
+            self.cache_dir, what, error,
+        )  # fmt: skip
 
 
 class _KnownVerdicts:
@@ -591,107 +623,6 @@ class _KnownVerdicts:
     def __init__(self) -> None:
         self.locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self.verdicts: dict[str, Verdict] = {}
-
-
-def parse_yes_no(reply: str) -> bool:
-    """The verdict in a yes/no reply: its first word, whatever its case and the punctuation around it.
-
-    Args:
-        reply: what the judge said; a leading `<think>..</think>` block is passed over.
-
-    Raises:
-        ReplyError: the first word is neither yes nor no.
-    """
-    words = (re.sub(r"^[\W_]+|[\W_]+$", "", word).casefold() for word in _without_thinking(reply).split())
-    first = next((word for word in words if word), "")
-    if first not in ("yes", "no"):
-        raise ReplyError("neither yes nor no comes first")
-    return first == "yes"
-
-
-def parse_scores(reply: str) -> tuple[tuple[int, int], str]:
-    """The scores in the last JSON object of a reply that has a `score`, fenced or bare.
-
-    The first two numbers of `score` count, depth first; numeric strings are numbers, other strings are passed over, and
-    fractions are rounded as Python rounds. A reply that could be read in two ways is refused: judges quote what they
-    judge, and a quotation must not become a score.
-
-    Args:
-        reply: what the judge said; a leading `<think>..</think>` block is passed over.
-
-    Returns:
-        ((reasoning, answer), the judge's own reasoning).
-
-    Raises:
-        ReplyError: no such object, no two numbers, a boolean, a score outside 0-5, or several readings.
-    """
-    reply = _without_thinking(reply)
-    decoder = json.JSONDecoder(object_pairs_hook=_without_duplicates)
-    found: list[dict[str, Any]] = []
-    around: list[str] = []
-    start = end = 0
-    while (opening := reply.find("{", start)) >= 0:
-        try:
-            value, start = decoder.raw_decode(reply, opening)
-        except (ValueError, RecursionError):
-            start = opening + 1
-            continue
-        if "score" in value:
-            found.append(value)
-            around.append(reply[end:opening])
-            end = start
-    if not found:
-        raise ReplyError("no JSON object with a score")
-    rest = reply[end:]
-    # An object inside an object that is broken is likely a quotation of the candidate, badly escaped.
-    if any(text.count("{") != text.count("}") or '"score"' in text for text in (*around, rest)):
-        raise ReplyError("broken JSON around the score")
-    if rest.strip("`\n\t ") and any(other["score"] != found[-1]["score"] for other in found):
-        raise ReplyError("several different scores")
-    reasoning = found[-1].get("reasoning", "")
-    return _coerce_scores(found[-1]["score"]), reasoning if isinstance(reasoning, str) else ""
-
-
-def _without_thinking(reply: str) -> str:
-    reply = reply.strip()
-    if not reply.startswith("<think>"):
-        return reply
-    if reply.count("</think>") != 1:
-        # One of several may be quoted from the candidate.
-        raise ReplyError("not exactly one end of the thinking")
-    return reply.partition("</think>")[2]
-
-
-def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    if len({name for name, _ in pairs}) < len(pairs):
-        raise ValueError("a name stands twice")
-    return dict(pairs)
-
-
-def _coerce_scores(score: Any) -> tuple[int, int]:
-    numbers: list[int] = []
-    waiting = [score] if isinstance(score, list) else []
-    while waiting and len(numbers) < 2:
-        value = waiting.pop(0)
-        if isinstance(value, list):
-            waiting = [*value, *waiting]
-            continue
-        if isinstance(value, bool):
-            raise ReplyError("a boolean as score")
-        if isinstance(value, str):
-            try:
-                value = float(value)
-            except ValueError:
-                continue
-        if not isinstance(value, (int, float)):
-            continue
-        # Before rounding: 5.4 is outside the scale. NaN fails here too.
-        if not MIN_SCORE <= value <= MAX_SCORE:
-            raise ReplyError(f"a score outside {MIN_SCORE}-{MAX_SCORE}")
-        numbers.append(round(value))
-    if len(numbers) < 2:
-        raise ReplyError("fewer than two numbers as score")
-    return numbers[0], numbers[1]
 
 
 def _reply(body: str) -> tuple[str, bool]:
@@ -704,11 +635,17 @@ def _reply(body: str) -> tuple[str, bool]:
     except (KeyError, IndexError, TypeError, AttributeError):
         raise ReplyError("no choices[0].message.content") from None
     if isinstance(content, list):
-        parts = [part.get("text") for part in content if isinstance(part, Mapping)]
-        content = "".join(text for text in parts if isinstance(text, str))
+        # Parts of other types hold reasoning. So do fields beside `content`, which are never read.
+        parts = [part for part in content if isinstance(part, Mapping) and part.get("type", "text") in _TEXT_PARTS]
+        content = "".join(part["text"] for part in parts if isinstance(part.get("text"), str))
     if not isinstance(content, str) or not content.strip():
         raise ReplyError(f"an empty reply (finish_reason {finish_reason!r})")
-    return content, finish_reason != "length"
+    return content, finish_reason not in _CUT_OFF
+
+
+def _candidate(item: AnswerItem | ResponseItem) -> tuple[str, ...]:
+    """The texts of the model that is judged."""
+    return (item.prediction,) if isinstance(item, AnswerItem) else (item.reasoning, item.answer)
 
 
 def _answer_content(item: AnswerItem) -> str:
