@@ -8,7 +8,8 @@ that of an unlabelled video is its spans alone.
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
@@ -20,7 +21,7 @@ from PIL import Image
 from torch import Tensor
 
 from futurel1.data.frames import VideoInfo, decode_image, frame_pool, probe_video, read_frames, read_image
-from futurel1.data.records import Frame, Sample, Turn, Video
+from futurel1.data.records import Frame, RecordFileError, Sample, Turn, Video
 from futurel1.errors import CheckpointError, ConfigError, MediaError, MissingFileError, RecordError
 from futurel1.models import LATENT, LATENT_END, LATENT_START, LATENT_TOKENS, LatentTokens
 
@@ -62,7 +63,7 @@ class EncodedSample:
         hint_grid_thw: (I, 3) patch grids.
         image_keys: names of the observed images in a feature cache: file, its time and size, frame, grid.
         hint_keys: the same for hints.
-        meta: what a metric or a writer needs to know of a prompt; empty in training.
+        meta: what a metric or a writer needs to know of the record; in training its own `id` alone.
     """
 
     sample_id: str
@@ -150,15 +151,15 @@ class ChatEncoder:
         fixed_latents: give every hint exactly `max_latent_tokens` latents; features are pooled to that number.
         max_hint_tokens: most visual tokens of a hint frame before they are pooled to its latents, so that few latents
             need not mean a small picture; needs `fixed_latents`. None: `max_latent_tokens`.
-        system_prompt: text file with the system turn for records that have none; None: the checkpoint's own
-            (`system_prompt.txt` in its folder), else the paper's wording.
+        system_prompt: text file with the system turn for records that have none, used to the byte; None: the
+            checkpoint's own (`system_prompt.txt` in its folder), else the paper's wording.
         max_length: most tokens of a sample.
         video_fps: frames per second taken from whole videos.
         video_max_frames: most frames taken from a whole video.
         video_frame_tokens: most merged tokens per frame of a whole video.
         video_num_frames: take this many frames, evenly over a whole video, or all of a shorter one, whatever
             `video_fps` and `video_max_frames` say; None: by those.
-        strip_text: strip the text parts of turns, as in training; False: take them as they are.
+        strip_text: strip the text parts of user and assistant turns, as in training; False: take them as they are.
         keys: also make feature-cache keys.
 
     Raises:
@@ -258,10 +259,11 @@ class ChatEncoder:
             if _is_hinted(sample, turn):
                 content = self._response(turn, latents)
                 if number == last and sample.answer is not None:
-                    _check_control(sample, "answer", sample.answer, (*CONTROL_STRINGS, *RESPONSE_TAGS))
+                    _check_control(sample, "answer", "answer", sample.answer, (*CONTROL_STRINGS, *RESPONSE_TAGS))
                     content += f"<answer>{sample.answer}</answer>"
             else:
-                content = "".join(self._part(part) for part in turn.parts)
+                strip = self.strip_text and turn.role != "system"
+                content = "".join(self._part(part, strip) for part in turn.parts)
             pieces.append(f"{IM_START}{turn.role}\n{content}{IM_END}\n")
         return "".join(pieces)
 
@@ -272,9 +274,9 @@ class ChatEncoder:
             for part in turn.parts
         )  # fmt: skip
 
-    def _part(self, part: str | Frame | Video) -> str:
+    def _part(self, part: str | Frame | Video, strip: bool) -> str:
         if isinstance(part, str):
-            return part.strip() if self.strip_text else part
+            return part.strip() if strip else part
         return IMAGE if isinstance(part, Frame) else self._video
 
     # ------------------------------------------------------------------ encoding
@@ -288,7 +290,8 @@ class ChatEncoder:
             MissingFileError: an image or video that is not there.
         """
         number = len(sample.observed)
-        pictures = _read_pictures([*sample.observed, *sample.hints])
+        with _media_of(sample):
+            pictures = _read_pictures([*sample.observed, *sample.hints])
         observed, futures = pictures[:number], pictures[number:]
         counts = [self._hint_tokens(picture.height, picture.width) for picture in futures]
         encoded = self._encode(sample, self.text(sample, counts), observed)
@@ -297,40 +300,44 @@ class ChatEncoder:
                 images=[self.as_hint(picture) for picture in futures], do_resize=False, return_tensors="pt"
             )
             encoded = replace(encoded, hint_pixel_values=inputs["pixel_values"], hint_grid_thw=inputs["image_grid_thw"])
-        labels = self._labels(encoded.input_ids)
+        labels = self._labels(encoded.input_ids, [turn.loss for turn in sample.turns if turn.role == "assistant"])
         supervised = (labels != IGNORE).nonzero()
         prompt_length = int(supervised[0]) if len(supervised) else len(encoded)
-        encoded = replace(encoded, labels=labels, prompt_length=prompt_length)
-        return self._with_keys(encoded, sample) if self.keys else encoded
+        meta = {"id": sample.meta.get("id")}
+        encoded = replace(encoded, labels=labels, prompt_length=prompt_length, meta=meta)
+        return self._with_keys(encoded, sample)
 
     def encode_prompt(self, sample: Sample) -> EncodedSample:
         """Encode what stands before the first response, with its header: no labels, no hints, no weight in any loss.
+
+        Turns of the assistant that are not to be learned are no responses but part of the prompt, if they are text.
 
         Raises:
             RecordError: text with control strings, or more than `max_length` tokens.
             MediaError: an image or video that cannot be read.
             MissingFileError: an image or video that is not there.
         """
-        roles = [turn.role for turn in sample.turns]
-        first = roles.index("assistant") if "assistant" in roles else len(roles)
-        prompt = replace(sample, turns=sample.turns[:first], answer=None)
+        prompt = replace(sample, turns=sample.turns[: _first_response(sample)], answer=None)
         text = self.text(prompt, ()) + ASSISTANT_HEADER
-        encoded = self._encode(prompt, text, _read_pictures(prompt.observed))
-        return self._with_keys(encoded, prompt) if self.keys else encoded
+        with _media_of(prompt):
+            pictures = _read_pictures(prompt.observed)
+        encoded = self._encode(prompt, text, pictures)
+        return self._with_keys(encoded, prompt)
 
     def _encode(self, sample: Sample, text: str, observed: Sequence[Image.Image]) -> EncodedSample:
         """Token ids and visual inputs of a conversation, without labels and hints."""
-        for frame, picture in zip(sample.observed, observed, strict=True):
-            _check_aspect(frame.path, picture.height, picture.width)
         videos = [part.path for turn in sample.turns for part in turn.parts if isinstance(part, Video)]
-        inputs = self.processor(
-            text=[text], images=list(observed) or None, return_tensors="pt", **self._video_inputs(videos)
-        )
+        with _media_of(sample):
+            for frame, picture in zip(sample.observed, observed, strict=True):
+                _check_aspect(frame.path, picture.height, picture.width)
+            video_inputs, seconds = self._video_inputs(videos), self._seconds_per_grid(videos)
+        inputs = self.processor(text=[text], images=list(observed) or None, return_tensors="pt", **video_inputs)
         ids: Tensor = inputs["input_ids"][0]
         if len(ids) > self.max_length:
+            fields = _fields_of(sample)
             raise RecordError(
-                f"{sample.id}: {len(ids)} tokens, more than max_length={self.max_length}; raise max_length, shorten "
-                "the text, or show fewer or smaller frames"
+                f"{sample.id}: {len(ids)} tokens, more than max_length={self.max_length}; raise max_length, "
+                f"shorten the text, or show fewer or smaller frames {f'({fields})' if fields else ''}".rstrip()
             )
         return EncodedSample(
             sample_id=sample.id,
@@ -341,7 +348,7 @@ class ChatEncoder:
             image_grid_thw=inputs.get("image_grid_thw"),
             pixel_values_videos=inputs.get("pixel_values_videos"),
             video_grid_thw=inputs.get("video_grid_thw"),
-            video_seconds_per_grid=self._seconds_per_grid(videos),
+            video_seconds_per_grid=seconds,
         )
 
     def length(self, sample: Sample) -> int:
@@ -351,15 +358,15 @@ class ChatEncoder:
             RecordError: text with control strings.
             MediaError: a video or image whose size cannot be read.
         """
-        sizes = _sizes([*sample.observed, *sample.hints])
+        with _media_of(sample):
+            sizes = _sizes([*sample.observed, *sample.hints])
+            for frame in sample.observed:
+                _check_aspect(frame.path, *sizes[frame])
+            videos = [part.path for turn in sample.turns for part in turn.parts if isinstance(part, Video)]
+            total = sum(self._video_tokens(path) for path in videos)
         counts = [self._hint_tokens(*sizes[frame]) for frame in sample.hints]
-        total = len(self.processor.tokenizer(self.text(sample, counts))["input_ids"])
-        for frame in sample.observed:
-            _check_aspect(frame.path, *sizes[frame])
-            total += self._image_tokens(*sizes[frame]) - 1
-        for turn in sample.turns:
-            total += sum(self._video_tokens(part.path) for part in turn.parts if isinstance(part, Video))
-        return total
+        total += len(self.processor.tokenizer(self.text(sample, counts))["input_ids"])
+        return total + sum(self._image_tokens(*sizes[frame]) - 1 for frame in sample.observed)
 
     def _image_tokens(self, height: int, width: int) -> int:
         patches: int = self.processor.image_processor.get_number_of_image_patches(height, width)
@@ -376,8 +383,13 @@ class ChatEncoder:
         height, width = hint_size(picture.height, picture.width, self.max_hint_tokens, self.unit)
         return picture.resize((width, height), _RESAMPLING)
 
-    def _labels(self, ids: Tensor) -> Tensor:
-        """Token ids to predict: every assistant turn after its header up to its end mark, LATENT left out."""
+    def _labels(self, ids: Tensor, learned: Sequence[bool]) -> Tensor:
+        """Token ids to predict: every assistant turn after its header up to its end mark, LATENT left out.
+
+        Args:
+            ids: (T,) token ids.
+            learned: of each assistant turn, whether its tokens are labelled.
+        """
         labels = torch.full_like(ids, IGNORE)
         width = len(self._header)
         if len(ids) < width:
@@ -385,7 +397,9 @@ class ChatEncoder:
         starts = (ids.unfold(0, width, 1) == self._header).all(dim=1).nonzero()[:, 0] + width
         ends = (ids == self._im_end).nonzero()[:, 0]
         # One slice per assistant turn, of which there are few.
-        for start in starts.tolist():
+        for start, wanted in zip(starts.tolist(), learned, strict=True):
+            if not wanted:
+                continue
             stop = int(ends[ends >= start][0]) + 1
             if torch.equal(ids[stop : stop + len(self._newline)], self._newline):
                 stop += len(self._newline)
@@ -457,18 +471,22 @@ class ChatEncoder:
     # ------------------------------------------------------------------ cache keys
 
     def _with_keys(self, encoded: EncodedSample, sample: Sample) -> EncodedSample:
+        if not self.keys:
+            return encoded
+
         def keys(frames: Sequence[Frame], grid: Tensor | None) -> tuple[str, ...]:
             rows = [] if grid is None else grid.tolist()
             return tuple(
                 f"{_frame_key(frame, row)}|{self._image_settings}" for frame, row in zip(frames, rows, strict=True)
             )
 
-        return replace(
-            encoded,
-            image_keys=keys(sample.observed, encoded.image_grid_thw),
-            # Hints are resized by other means than observed images: the same grid is not the same pixels.
-            hint_keys=tuple(f"{key}|hint" for key in keys(sample.hints, encoded.hint_grid_thw)),
-        )
+        with _media_of(sample):
+            return replace(
+                encoded,
+                image_keys=keys(sample.observed, encoded.image_grid_thw),
+                # Hints are resized by other means than observed images: the same grid is not the same pixels.
+                hint_keys=tuple(f"{key}|hint" for key in keys(sample.hints, encoded.hint_grid_thw)),
+            )
 
 
 def _system_prompt(path: str | Path | None, processor: Any) -> str:
@@ -481,7 +499,11 @@ def _system_prompt(path: str | Path | None, processor: Any) -> str:
         file = Path(path).expanduser()
         if not file.is_file():
             raise MissingFileError(f"no system prompt file {file}; leave system_prompt out for the usual wording")
-        prompt, place = file.read_text(encoding="utf-8").strip(), f"system prompt file {file}"
+        place = f"system prompt file {file}"
+        try:
+            prompt = file.read_bytes().decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"{place}: byte {error.start} is not UTF-8; save the file as UTF-8") from error
     found = [control for control in SYSTEM_CONTROL_STRINGS if control in prompt]
     if found:
         raise ConfigError(f"{place} contains {found[0]}, which the chat format reads as structure")
@@ -495,22 +517,60 @@ def _is_hinted(sample: Sample, turn: Turn) -> bool:
     return sample.answer is not None or any(isinstance(part, Frame) for part in turn.parts)
 
 
+def _first_response(sample: Sample) -> int:
+    """Number of turns before the first response: turns that are only context are none, unless they hold hints."""
+    places = (
+        place
+        for place, turn in enumerate(sample.turns)
+        if turn.role == "assistant" and (turn.loss or _is_hinted(sample, turn))
+    )
+    return next(places, len(sample.turns))
+
+
 def _check_text(sample: Sample, turn: Turn) -> None:
     for part in turn.parts:
         if isinstance(part, str):
             controls = SYSTEM_CONTROL_STRINGS if turn.role == "system" else CONTROL_STRINGS
             if _is_hinted(sample, turn):
                 controls = (*CONTROL_STRINGS, *RESPONSE_TAGS)
-            _check_control(sample, f"{turn.role} turn", part, controls)
+            _check_control(sample, turn.field, f"{turn.role} turn", part, controls)
 
 
-def _check_control(sample: Sample, field: str, text: str, controls: Sequence[str] = CONTROL_STRINGS) -> None:
+def _check_control(sample: Sample, field: str, where: str, text: str, controls: Sequence[str]) -> None:
     found = [control for control in controls if control in text]
     if found:
+        named = f" from field '{field}'" if field else ""
         raise RecordError(
-            f"{sample.id}: the {field} contains {found[0]}, which the chat format reads as structure; remove it "
+            f"{sample.id}: the {where} contains {found[0]}, which the chat format reads as structure; remove it{named} "
             "(spans and images are made from hints and markers)"
         )
+
+
+def _fields_of(sample: Sample) -> str:
+    """The fields of the record that a sample was made of, for messages; "" where no record is behind it."""
+    parts = [part for turn in sample.turns for part in turn.parts if not isinstance(part, str)]
+    names = dict.fromkeys(f"'{what.field}'" for what in (*sample.turns, *parts) if what.field)
+    return f"{'fields' if len(names) > 1 else 'field'} {', '.join(names)}" if names else ""
+
+
+@contextmanager
+def _media_of(sample: Sample) -> Iterator[None]:
+    """Have errors of a sample's media name the record and the field that names the file."""
+    try:
+        yield
+    except (MediaError, OSError) as error:
+        said = str(error)
+        media = [part for turn in sample.turns for part in turn.parts if not isinstance(part, str)]
+        # the longest path in the message, because one may begin with another
+        named = sorted((part for part in media if str(part.path) in said), key=lambda part: len(str(part.path)))
+        fields = f"field '{named[-1].field}'" if named and named[-1].field else _fields_of(sample)
+        if not fields:  # not of a record: nothing to add
+            raise
+        # embedded images have the record for their path
+        message = f"{said} ({fields})" if said.startswith(sample.place) else f"{sample.place}, {fields}: {said}"
+        if isinstance(error, FileNotFoundError):
+            raise RecordFileError(message) from error
+        raise MediaError(message) from error
 
 
 def _read_pictures(frames: Sequence[Frame]) -> list[Image.Image]:
