@@ -45,7 +45,7 @@ def pack(run: Path, out: Path) -> None:
     reasoner = LatentReasoner.from_pretrained(run / "huggingface", dtype=torch.float16)
     if reasoner.processor is None:
         raise SystemExit(f"{run}/huggingface has no tokenizer")
-    reasoner.processor.system_prompt = (ROOT / config["data"]["init_args"]["system_prompt"]).read_text("utf-8").strip()
+    reasoner.processor.system_prompt = (ROOT / config["data"]["init_args"]["system_prompt"]).read_bytes().decode()
     if out.exists():
         shutil.rmtree(out)
     reasoner.save_pretrained(out)

@@ -16,8 +16,9 @@ from futurel1 import LatentReasoner
 from futurel1.data import Turn, Video, chat, frame_pool, media, parse_record
 from futurel1.data.chat import IGNORE, ChatEncoder, default_system_prompt, hint_size, video_frame_size
 from futurel1.data.collate import Fetched, SFTCollator
-from futurel1.data.records import Sample
+from futurel1.data.records import RecordFileError, Sample
 from futurel1.data.video.pyav import PyAVReader
+from futurel1.datamodules.loading import count_totals
 from futurel1.errors import CheckpointError, ConfigError, MediaError, MissingFileError, RecordError
 from futurel1.losses import LatentSFTLoss
 from futurel1.models import load_processor
@@ -469,15 +470,151 @@ def test_system_turns_may_name_latent_brackets_and_nothing_else(encoder):
             encoder.encode(sample(f"Think {control}."))
 
 
-def test_system_prompt_comes_from_a_file(processor, pictures, tmp_path):
+@pytest.mark.parametrize(
+    "prompt", ["Imagine, then answer.", "\n Imagine.\r\n\n", "answer\n", "", " ", "\ufeffA\u2028é"]
+)
+def test_system_prompt_file_is_used_to_the_byte(processor, pictures, tmp_path, prompt):
     file = tmp_path / "system.txt"
-    file.write_text("\nImagine, then answer.\n\n", encoding="utf-8")
-    encoder = ChatEncoder(processor, system_prompt=file)
-    text = decoded(encoder, encoder.encode(pathed(pictures)).input_ids)
-    assert text.startswith("<|im_start|>system\nImagine, then answer.<|im_end|>\n<|im_start|>user\n")
-    file.write_text("", encoding="utf-8")
+    file.write_bytes(prompt.encode())
     encoder = ChatEncoder(processor, system_prompt=str(file))
-    assert decoded(encoder, encoder.encode(pathed(pictures)).input_ids).startswith("<|im_start|>user\n")
+    assert encoder.system_prompt == prompt
+    turn = f"<|im_start|>system\n{prompt}<|im_end|>\n" if prompt else ""
+    assert encoder.text(pathed(pictures), [2]).startswith(f"{turn}<|im_start|>user\n")
+
+
+def test_system_prompts_of_checkpoints_survive_to_the_byte(tmp_path):
+    reasoner = LatentReasoner.from_pretrained("tiny-random")
+    for number, prompt in enumerate(("Imagine.\n", "\r\n Imagine. ", "\n\n")):
+        reasoner.processor.system_prompt = prompt
+        assert load_processor(reasoner.save_pretrained(tmp_path / str(number))).system_prompt == prompt
+
+
+@pytest.mark.parametrize("text", ["Be brief.", " Be brief.\n", "\tA\r\n"])
+def test_a_system_turn_is_used_as_it_is_given(encoder, text):
+    turns = [{"role": "user", "content": " What? "}, {"role": "assistant", "content": " That. "}]
+    expected = f"<|im_start|>system\n{text}<|im_end|>\n<|im_start|>user\nWhat?<|im_end|>\n"
+    for record in ({"system": text}, {"messages": [{"role": "system", "content": text}, *turns]}):
+        sample = parsed({"messages": turns} | record)
+        assert encoder.text(sample, ()) == f"{expected}<|im_start|>assistant\nThat.<|im_end|>\n"
+        assert decoded(encoder, encoder.encode_prompt(sample).input_ids).endswith("<|im_start|>assistant\n")
+
+
+def conversation(*turns: tuple[str, str, bool | None]) -> Sample:
+    return parsed({"messages": [{"role": role, "content": text, "loss": loss} for role, text, loss in turns]})
+
+
+def test_turns_that_are_not_to_be_learned_have_no_labels(encoder):
+    turns = [("user", "What?"), ("assistant", "Draft."), ("user", "Better?"), ("assistant", "It."), ("user", "Sure?"),
+             ("assistant", "Yes.")]  # fmt: skip
+    whole = encoder.encode(conversation(*((*turn, None) for turn in turns)))
+    for wanted in [(True, False, True), (False, True, True), (False, False, True), (True, True, True)]:
+        losses = iter(wanted)
+        sample = conversation(*((*turn, next(losses) if turn[0] == "assistant" else None) for turn in turns))
+        encoded = encoder.encode(sample)
+        assert torch.equal(encoded.input_ids, whole.input_ids)
+        said = [text for text, kept in zip(("Draft.", "It.", "Yes."), wanted, strict=True) if kept]
+        assert supervised(encoder, encoded) == "".join(f"{text}<|im_end|>\n" for text in said)
+        assert encoded.labels[encoded.prompt_length] == encoded.input_ids[encoded.prompt_length]
+        assert (encoded.labels[: encoded.prompt_length] == IGNORE).all()
+        assert encoder.length(sample) == len(encoded)
+
+
+def test_a_prompt_ends_at_the_first_response_that_is_learned(encoder):
+    sample = conversation(("user", "What?", None), ("assistant", "Draft.", False), ("user", "Better?", None),
+                          ("assistant", "It.", None))  # fmt: skip
+    encoded = encoder.encode_prompt(sample)
+    text = decoded(encoder, encoded.input_ids)
+    assert text.endswith("assistant\nDraft.<|im_end|>\n<|im_start|>user\nBetter?<|im_end|>\n<|im_start|>assistant\n")
+    assert torch.equal(encoder.encode(sample).input_ids[: len(encoded)], encoded.input_ids)
+
+
+def drafted(pictures: Path, loss: bool) -> Sample:
+    """Two responses with a hint each, the first of which may be left out of the loss."""
+    turns = [
+        {"from": "human", "value": "<image>Draft?"},
+        {"from": "gpt", "value": "It moves.<image>", "loss": loss},
+        {"from": "human", "value": "What happens next?"},
+        {"from": "gpt", "value": "It falls.<image>"},
+    ]
+    return pathed(pictures, conversations=turns, reasoning_image=["soon.png", "late.png"])
+
+
+def test_latents_of_turns_that_are_not_to_be_learned_are_not_aligned(encoder, pictures):
+    samples = [drafted(pictures, loss) for loss in (True, False)]
+    both, one = (SFTCollator(encoder.pad_token_id)([Fetched([encoder.encode(sample)], [])]) for sample in samples)
+    assert torch.equal(both.input_ids, one.input_ids)
+    assert torch.equal(both.hint_pixel_values, one.hint_pixel_values)  # the turn is read, hints included
+    assert count_totals([both], encoder.tokens)[1] == 4
+    tokens, latents = count_totals([one], encoder.tokens)
+    assert latents == 2
+    reasoner = LatentReasoner.from_pretrained("tiny-random")
+    for feedback in ("teacher", "self"):
+        objective = LatentSFTLoss(latent_feedback=feedback)
+        with torch.no_grad():
+            first, second = objective(reasoner, both), objective(reasoner, one)
+        assert (second.num_tokens, second.num_latents) == (tokens, latents)
+        assert torch.equal(second.predicted, first.predicted[2:])
+        assert torch.equal(second.target, first.target[2:])
+        assert second.span.tolist() == [0, 0]
+    # the stand-in that keeps ranks in step stops before hints, whose pictures it has not
+    assert decoded(encoder, encoder.encode_prompt(samples[1]).input_ids).count("assistant\n") == 1
+
+
+@pytest.mark.parametrize("call", ["encode", "encode_prompt", "length"])
+@pytest.mark.parametrize("damage", ["text", "cut", "gone", "folder", "empty"])
+@pytest.mark.parametrize("case", ["video", "image", "videos", "images", "typed", "hint"])
+def test_errors_of_media_name_record_and_field(encoder, clips, pictures, tmp_path, call, damage, case):
+    if case == "hint" and call == "encode_prompt":
+        pytest.skip("prompts have no hints")
+    good = (clips["closed"] if "video" in case else pictures / "now.png").read_bytes()
+    media = tmp_path / ("bad.mp4" if "video" in case else "bad.png")
+    media.write_bytes(good)
+    turns = [{"from": "human", "value": "<image>q"}, {"from": "gpt", "value": "r <image>"}]
+    asked = {"role": "user", "content": [{"type": "image", "image": media.name}, {"type": "text", "text": "q"}]}
+    hinted = {"image": ["good.png"], "reasoning_image": ["good.png"], "conversations": turns, "answer": "a"}
+    (tmp_path / "good.png").write_bytes((pictures / "now.png").read_bytes())
+    record: dict[str, Any] = {
+        "video": hinted | {"video": media.name, "image": [1], "reasoning_image": [2]},
+        "image": hinted | {"image": [media.name]},
+        "hint": hinted | {"reasoning_image": [media.name]},
+        "videos": {"messages": [{"role": "user", "content": "<video>q"}, {"role": "assistant", "content": "r"}],
+                   "videos": [media.name]},
+        "images": {"messages": [{"role": "user", "content": "<image>q"}, {"role": "assistant", "content": "r"}],
+                   "images": [media.name]},
+        "typed": {"messages": [asked, {"role": "assistant", "content": "r"}]},
+    }[case]  # fmt: skip
+    sample = parsed(record, tmp_path)
+    media.unlink()
+    if damage == "folder":
+        media.mkdir()
+    elif damage != "gone":
+        media.write_bytes({"text": b"some text", "cut": good[: len(good) // 2], "empty": b""}[damage])
+    field = {"hint": "reasoning_image", "typed": "messages.content"}.get(case, case)
+    error = RecordFileError if damage == "gone" else MediaError
+    with pytest.raises(error, match=rf"^data\.json, record 1, field '{field}': .*{media.name}"):
+        getattr(encoder, call)(sample)
+
+
+def test_errors_of_embedded_images_name_record_and_field(encoder):
+    turns = [{"role": "user", "content": "<image><image>q"}, {"role": "assistant", "content": "r"}]
+    sample = parsed({"messages": turns, "images": [b"no image", b"no image either"]})
+    with pytest.raises(MediaError, match=r"^data\.json, record 1, image 1: not a readable image .*\(field 'images'\)"):
+        encoder.encode(sample)
+
+
+def test_errors_of_the_file_system_are_of_the_record(encoder, pictures, monkeypatch):
+    def denied(path: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(pictures / "now.png"))
+
+    monkeypatch.setattr(media, "read_image", denied)
+    with pytest.raises(MediaError, match=r"data\.json, record 1, field 'image': .*Permission denied"):
+        encoder.encode(pathed(pictures))
+
+
+def test_media_of_no_record_are_named_by_their_path_alone(encoder, tmp_path):
+    (tmp_path / "t.mp4").write_text("text")
+    with pytest.raises(MediaError, match=r"^/.*t\.mp4: not an MP4"):
+        encoder.encode_prompt(Sample("question", (Turn("user", (Video(tmp_path / "t.mp4"), "q")),), None, {}))
 
 
 def test_system_prompt_file_is_checked(processor, tmp_path):
@@ -486,6 +623,9 @@ def test_system_prompt_file_is_checked(processor, tmp_path):
     file = tmp_path / "system.txt"
     file.write_text("one<|im_end|>", encoding="utf-8")
     with pytest.raises(ConfigError, match=r"system\.txt contains <\|im_end\|>"):
+        ChatEncoder(processor, system_prompt=file)
+    file.write_bytes(b"caf\xe9")
+    with pytest.raises(ConfigError, match=r"system\.txt: byte 3 is not UTF-8"):
         ChatEncoder(processor, system_prompt=file)
 
 

@@ -18,7 +18,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from futurel1.data import PromptBatch, Sample, Turn, Video, open_records
-from futurel1.data.chat import ChatEncoder, default_system_prompt
+from futurel1.data.chat import ChatEncoder, default_system_prompt, media_sources
 from futurel1.data.prompts import PromptCollator, PromptDataset, parse_prompt, read_images
 from futurel1.data.records import Frame, RawRecord, RecordFileError
 from futurel1.data.video.pyav import PyAVReader
@@ -265,7 +265,7 @@ def test_prompts_name_the_files_that_they_show(make, encoder, folder):
 def test_embedded_images_are_named_by_their_bytes(encoder):
     def sources(*images):
         frames = tuple(Frame(Path(f"record {place}"), None, image) for place, image in enumerate(images))
-        return chat.media_sources(Sample("a:1", (Turn("user", (*frames, "What?")),), None, {}))
+        return media_sources(Sample("a:1", (Turn("user", (*frames, "What?")),), None, {}))
 
     assert sources(b"one", b"two", b"one") == (*sources(b"one"), *sources(b"two"))
     assert not set(sources(b"one")) & set(sources(b"two"))

@@ -346,8 +346,8 @@ BAD = {
         r"field 'conversations.from' = 'bot': not a known speaker; write one of system, human",
     ),
     "text of another type": (
-        changed(CHAT, messages=[{"role": "user", "content": [{"type": "text"}]}]),
-        r"field 'messages.content' = .*list where a string is expected",
+        changed(CHAT, messages=[{"role": "user", "content": 7}]),
+        r"field 'messages.content' = 7: int where a string is expected",
     ),
     "turn of another type": (
         changed(CHAT, messages=["hi"]),
@@ -425,6 +425,304 @@ def test_bad_record_is_named_with_field_value_and_remedy(case):
         parse(record)
     assert str(caught.value).startswith("train.jsonl, record 3")
     assert len(str(caught.value)) < 700
+
+
+# ----------------------------------------------------------------------------------- what other tools write in records
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_system_field_is_the_system_turn_as_it_is_given(shape):
+    record = copy.deepcopy(SHAPES[shape])
+    if shape == "frame-indexed":
+        del record["conversations"][0]
+    sample = parse(changed(record, system=" Talk like a pirate.\n"))
+    plain = parse(record)
+    assert sample.turns == (Turn("system", (" Talk like a pirate.\n",)), *plain.turns)
+    assert sample.meta == plain.meta
+    assert parse(changed(record, system=None)) == plain
+
+
+def test_a_system_field_may_repeat_the_system_turn_only():
+    turns = [{"role": "system", "content": "Be brief."}, *CHAT["messages"]]
+    record = changed(CHAT, messages=turns, system="Be brief.")
+    assert parse(record) == parse(without(record, "system"))
+    assert parse(changed(FRAME_INDEXED, system=" Be brief. ")).turns[0] == Turn("system", (" Be brief. ",))
+    for other in ("Be kind.", "Be brief"):
+        with pytest.raises(RecordError, match=r"record 3, field 'system' = 'Be .*: the record has another system turn"):
+            parse(changed(record, system=other))
+    with pytest.raises(RecordError, match="another system turn"):
+        parse(changed(record, messages=[turns[0], *turns], system="Be brief."))
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        ("", "field 'system' = '': empty; write some text, or leave it out for the default"),
+        (" \n", "empty"),
+        (["Be brief."], "list where a string is expected"),
+        ("\ud800", "half a surrogate pair"),
+    ],
+)
+def test_a_system_field_that_is_no_text(value, says):
+    with pytest.raises(RecordError, match=says):
+        parse(changed(CHAT, system=value))
+
+
+def with_loss(record, *losses):
+    """The record with the `loss` of each turn."""
+    record = copy.deepcopy(record)
+    for turn, loss in zip(record["messages" if "messages" in record else "conversations"], losses, strict=True):
+        turn["loss"] = loss
+    return record
+
+
+def test_turns_that_are_not_to_be_learned():
+    assert [turn.loss for turn in parse(CHAT).turns] == [True] * 4
+    assert [turn.loss for turn in parse(with_loss(CHAT, None, False, False, True)).turns] == [True, False, False, True]
+    draft = [{"from": "human", "value": "Draft?"}, {"from": "gpt", "value": "A draft.", "loss": False}]
+    sample = parse(changed(FRAME_INDEXED, conversations=draft + FRAME_INDEXED["conversations"]))
+    assert [turn.loss for turn in sample.turns if turn.role == "assistant"] == [False, True]
+    columns = {"role": ["user", "assistant"] * 2, "content": list("abcd"), "loss": [None, False, None, None]}
+    assert [turn.loss for turn in parse({"messages": columns}).turns] == [True, False, True, True]
+
+
+@pytest.mark.parametrize(
+    ("losses", "says"),
+    [
+        ((None, False, None, False), "field 'messages.loss' = False: no assistant turn to learn"),
+        ((None, "false", None, None), "field 'messages.loss' = 'false': str where true or false is expected"),
+        ((None, 0, None, None), "int where true or false"),
+        ((True, None, None, None), "field 'messages.loss' = True: a user turn cannot be learned"),
+    ],
+)
+def test_losses_that_cannot_be_meant(losses, says):
+    with pytest.raises(RecordError, match=says):
+        parse(with_loss(CHAT, *losses))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "says"),
+    [
+        ("weight", 0, "a weight of the turn that is not read; write 'loss': false"),
+        ("train", False, "a weight of the turn that is not read"),
+        ("loss_scale", 0.5, "a weight of the turn that is not read"),
+        ("losss", False, "an unknown key that looks like 'loss'"),
+        ("Loss", False, "an unknown key that looks like 'loss'"),
+        ("tool_calls", [{"name": "zoom"}], "not read, and so it would be lost"),
+        ("reasoning_content", "Hm.", "not read, and so it would be lost"),
+    ],
+)
+def test_keys_of_a_turn_that_would_be_ignored(key, value, says):
+    turn = {**CHAT["messages"][1], key: value}
+    with pytest.raises(RecordError, match=f"field 'messages.{key}' = .*{says}"):
+        parse(changed(CHAT, messages=[CHAT["messages"][0], turn]))
+
+
+def test_keys_of_a_turn_that_change_nothing():
+    turns = [{**turn, "weight": 1, "train": None, "tool_calls": [], "name": "x"} for turn in CHAT["messages"]]
+    assert parse(changed(CHAT, messages=turns)) == parse(CHAT)
+
+
+def typed(*parts, **columns):
+    """A chat record whose question is a list of typed parts."""
+    return {"messages": [{"role": "user", "content": list(parts)}, CHAT["messages"][1]], **columns}
+
+
+WORDS = {"type": "text", "text": "What is this? "}
+
+
+@pytest.mark.parametrize("key", ["video", "path", "url"])
+def test_typed_parts_keep_their_order(key):
+    sample = parse(
+        typed({"type": "image", "image": "a.png"}, WORDS, {"type": "text", "text": "And this?"},
+              {"type": "video", key: "clips/a.mp4"})
+    )  # fmt: skip
+    assert sample.turns[0].parts == (Frame(FOLDER / "a.png", None), "What is this? And this?", Video(CLIP))
+    assert [part.field for part in sample.turns[0].parts if not isinstance(part, str)] == ["messages.content"] * 2
+
+
+def test_typed_parts_without_a_file_and_markers_take_the_next_of_the_columns():
+    marked = {"type": "text", "text": "<image>or<video>?"}
+    sample = parse(
+        typed({"type": "image"}, {"type": "image", "image": "own.png"}, marked, images=["a.png", "b.png"],
+              videos=["clips/a.mp4"])
+    )  # fmt: skip
+    a, own, b = (Frame(FOLDER / name, None) for name in ("a.png", "own.png", "b.png"))
+    assert sample.turns[0].parts == (a, own, b, "or", Video(CLIP), "?")
+    with pytest.raises(RecordError, match="field 'images' = None: 0 given, but the text has 1 <image>"):
+        parse(typed({"type": "image"}, WORDS))
+
+
+def test_typed_parts_of_every_role_and_of_parquet():
+    parts = [{"type": "text", "text": "Look.", "image": None}]
+    record = {"messages": [{"role": role, "content": parts} for role in ("system", "user", "assistant")]}
+    assert [turn.parts for turn in parse(record).turns] == [("Look.",)] * 3
+
+
+def test_file_urls_are_paths():
+    sample = parse(typed(WORDS, {"type": "video", "video": "file:///clips/a%20b.mp4"}))
+    assert sample.turns[0].parts[-1] == Video(Path("/clips/a b.mp4"))
+    assert parse(changed(CHAT, videos=["file://localhost/a.mp4"])).turns[0].parts[0] == Video(Path("/a.mp4"))
+
+
+@pytest.mark.parametrize(
+    ("part", "says"),
+    [
+        ("What?", "'messages.content' = 'What\\?': str where a part is expected"),
+        ({"text": "What?"}, "'messages.content.type' = None: not a known type of part; write text, image or video"),
+        ({"type": "image_url", "image_url": {"url": "x"}}, "'image_url': not a known type of part"),
+        ({"type": ["text"]}, "not a known type of part"),
+        ({"type": "text"}, "not a text part"),
+        ({"type": "text", "text": 3}, "not a text part"),
+        ({"type": "text", "text": "a", "image": "a.png"}, "not a text part"),
+        ({"type": "video", "video": "a.mp4", "fps": 4}, "a part of type 'video' with more than its file"),
+        ({"type": "video", "video": "a.mp4", "path": "b.mp4"}, "with more than its file"),
+        ({"type": "video", "image": "a.png"}, "with more than its file"),
+        ({"type": "video", "video": ["1.png", "2.png"]}, "a list of frames where one video is expected"),
+        ({"type": "video", "video": 3}, "int where a string is expected"),
+        ({"type": "video", "video": {"bytes": b"x"}}, "an embedded video; write it to a file"),
+        ({"type": "image", "image": "https://a.org/b.png"}, "a https URL, which is not read; save it as a file"),
+        ({"type": "image", "image": "data:image/png;base64,AA"}, "a data URL, which is not read"),
+        ({"type": "image", "image": 3}, "'messages.content' = 3: not an image"),
+        ({"type": "image", "image": "a\0.png"}, "characters that no file name has"),
+    ],
+)
+def test_typed_parts_that_cannot_be_read(part, says):
+    with pytest.raises(RecordError, match=f"record 3, field '?.*{says}"):
+        parse(typed(WORDS, part))
+
+
+def test_images_of_chats_may_be_embedded_or_objects():
+    turns = [{"role": "user", "content": "<image><image><image><image>What?"}, CHAT["messages"][1]]
+    images = [{"path": "a.png", "bytes": None}, {"bytes": b"png", "path": "b.png"}, b"raw", {"bytes": "cG5n"}]
+    frames = parse({"messages": turns, "images": images}).observed
+    assert [frame.data for frame in frames] == [None, b"png", b"raw", b"png"]
+    assert frames[0].path == FOLDER / "a.png"
+    assert str(frames[3].path) == "train.jsonl, record 3, image 4"
+    for image, says in (({}, "not an image"), ({"bytes": ""}, "not an image"), ({"bytes": "p"}, "not base64")):
+        with pytest.raises(RecordError, match=f"record 3, field 'images' = .*{says}"):
+            parse({"messages": turns, "images": [*images[:3], image]})
+    assert parse(changed(CHAT, videos=[{"path": "clips/a.mp4"}])) == parse(CHAT)
+
+
+SHARED = {
+    "conversations": [{"from": "human", "value": "<video>What? <image>"}, {"from": "gpt", "value": " A gate. "}],
+    "videos": ["clips/a.mp4"],
+    "images": ["seen.png"],
+}
+
+
+def test_share_gpt_records_with_media_columns_are_chats():
+    turns = (
+        Turn("user", (Video(CLIP), "What? ", Frame(FOLDER / "seen.png", None))),
+        Turn("assistant", (" A gate. ",)),
+    )
+    assert parse(SHARED) == Sample("train.jsonl:3", turns, None, {})
+    text_only = [{"from": "human", "value": "What?"}, {"from": "gpt", "value": "A gate."}]
+    assert parse({"conversations": text_only, "videos": []}).turns[1].parts == ("A gate.",)
+
+
+@pytest.mark.parametrize("change", [{"answer": "It is open."}, "inline"])
+def test_share_gpt_records_with_an_answer_are_reasoning(change):
+    record = copy.deepcopy(SHARED)
+    if change == "inline":
+        record["conversations"][1]["value"] += "<ans>It is open.</ans>"
+    else:
+        record |= change
+    turns = (
+        Turn("user", (Video(CLIP), "What?", Frame(FOLDER / "seen.png", None))),
+        Turn("assistant", ("A gate.",)),
+    )
+    assert parse(record) == Sample("train.jsonl:3", turns, "It is open.", {})
+
+
+def test_whole_videos_may_have_hint_files():
+    record = changed(SHARED, reasoning_image=["later.png"], answer="It is open.")
+    record["conversations"][1]["value"] = "It swings.<image>"
+    sample = parse(record)
+    assert sample.hints == (Frame(FOLDER / "later.png", None),)
+    assert sample.turns[0].parts[0] == Video(CLIP)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"videos": []}, "field 'videos' = \\[\\]: 0 given, but the text has 1 <video>"),
+        ({"videos": ["a.mp4", "b.mp4"]}, "2 given, but the text has 1 <video>"),
+        ({"videos": "a.mp4"}, "str where a list is expected"),
+        ({"videos": [["1.png"]]}, "a list of frames where one video is expected"),
+        ({"videos": ["a.mp4", "b.mp4"], "answer": "x"}, "2 given, but the text has 1 <video>"),
+        ({"videos": [], "answer": "x"}, "a <video> marker in a user turn"),
+    ],
+)
+def test_share_gpt_media_that_do_not_fit(change, says):
+    with pytest.raises(RecordError, match=says):
+        parse(changed(SHARED, **change))
+
+
+@pytest.mark.parametrize(
+    ("shape", "key", "wrong"),
+    [
+        ("path-based", "reasoning_image", "reasoning_images"),
+        ("path-based", "reasoning_image", "reasoningImage"),
+        ("path-based", "reasoning_image", "Reasoning-Image"),
+        ("path-based", "reasoning_image", "resoning_image"),
+        ("path-based", "image", "imgae"),
+        ("path-based", "answer", "anwser"),
+        ("frame-indexed", "reasoning_image", "reasoning_images"),
+        ("frame-indexed", "image", "images"),
+        ("frame-indexed", "video", "vidoe"),
+        ("upstream", "reasoning_images_index", "reasoning_image_index"),
+        ("upstream", "question", "qestion"),
+        ("chat", "videos", "video"),
+        ("chat", "images", "Images"),
+        ("unlabelled", "reasoning_image", "reasoning_images"),
+    ],
+)
+def test_misspelt_keys_are_named(shape, key, wrong):
+    record = without(SHAPES[shape], key) | {wrong: SHAPES[shape][key]}
+    with pytest.raises(RecordError, match=f"record 3, field '{wrong}' = .*looks like '{key}'.*rename it to '{key}'"):
+        parse(record)
+
+
+@pytest.mark.parametrize(("wrong", "right"), [("mesages", "messages"), ("Conversations", "conversations")])
+def test_a_misspelt_shape_is_named(wrong, right):
+    with pytest.raises(RecordError, match=f"unknown shape, its keys are: {wrong} \\('{wrong}' looks like '{right}'\\)"):
+        parse({wrong: CHAT["messages"]})
+
+
+def test_a_labelled_video_with_a_misspelt_key_is_no_unlabelled_one():
+    with pytest.raises(RecordError, match=r"field 'conversation' = .*looks like 'conversations'"):
+        parse(UNLABELLED | {"conversation": FRAME_INDEXED["conversations"]})
+
+
+PUBLIC_KEYS = [
+    "meta_data", "gain", "correct_in_8_base", "correct_in_8_hint", "cot", "classification", "source", "tools",
+    "objects", "audios", "rejected_response", "rejected_images", "label", "channel", "data_source", "video_id",
+    "image_id",
+    "question_id", "problem_id", "problem_type", "solution", "options", "duration", "fps", "width", "height", "idx",
+    "conversation_id", "image_w", "answer_type", "split", "category", "cost", "model", "chosen", "rejected", "prompt",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_keys_of_public_data_are_left_alone(shape):
+    extra = dict.fromkeys(PUBLIC_KEYS, "x") | {"id": 7}
+    sample = parse(changed(extra, **SHAPES[shape]))
+    assert sample.turns == parse(SHAPES[shape]).turns
+    assert extra.keys() - SHAPES[shape].keys() <= sample.meta.keys() | {"cot"}
+
+
+def test_a_key_is_not_misspelt_beside_the_right_one():
+    assert parse(changed(PATH_BASED, reasoning_images=["x.png"])).meta == {"reasoning_images": ["x.png"]}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("value", [True, 1.5, [1], {"a": 1}, b"1"])
+def test_an_id_is_a_text_or_a_number(shape, value):
+    assert parse(changed(SHAPES[shape], id=7)).meta["id"] == 7
+    with pytest.raises(RecordError, match=r"record 3, field 'id' = .*where a text or a number is expected"):
+        parse(changed(SHAPES[shape], id=value))
 
 
 JSON_VALUES = st.recursive(
@@ -650,6 +948,77 @@ def test_a_broken_line_is_an_error_of_that_record_only(tmp_path):
             source.sample(index)
 
 
+REPEATED = {
+    "at the top": ('{"videos": [], "videos": ["a.mp4"], "messages": []}', "videos"),
+    "in a turn": ('{"messages": [{"role": "user", "content": "a", "content": "b"}]}', "content"),
+    "in a field nobody reads": ('{"messages": [], "meta": [{"a": {"b": 1, "b": 1}}]}', "b"),
+    "by an escape": ('{"id": 1, "\\u0069d": 2}', "id"),
+    "of half a pair": ('{"\\ud800": 1, "\\ud800": 2}', r"\\ud800"),
+}
+
+
+@pytest.mark.parametrize("suffix", ["json", "jsonl"])
+@pytest.mark.parametrize("case", REPEATED)
+def test_a_key_that_stands_twice_is_an_error_of_its_record(tmp_path, suffix, case):
+    text, key = REPEATED[case]
+    good = json.dumps(numbered(1))
+    file = tmp_path / f"a.{suffix}"
+    file.write_text(f"[{good},\n{text}, {good}]" if suffix == "json" else f"{good}\n{text}\n{good}\n")
+    source = open_records(file)
+    assert [question(source.sample(index, check_files=False)) for index in (0, 2)] == ["Q1", "Q1"]
+    with pytest.raises(RecordError, match=f"a.{suffix}, record 2, field '{key}': an object has this key twice"):
+        source[1]
+
+
+def test_a_json_object_with_a_key_twice_is_one_record(tmp_path):
+    (tmp_path / "a.json").write_text('\ufeff{"id": 1, "id": 2}', encoding="utf-8")
+    source = open_records(tmp_path / "a.json")
+    assert len(source) == 1
+    with pytest.raises(RecordError, match="record 1, field 'id': an object has this key twice"):
+        source[0]
+
+
+@pytest.mark.parametrize("item", ['{"image": [' + "9" * 5000 + "]}", '{"a": ' + "[" * 5000 + "]" * 5000 + "}"])
+def test_an_item_that_python_cannot_hold_is_an_error_of_its_record(tmp_path, item):
+    odd = json.dumps(changed(numbered(1), note='a "quoted" ]}, \\'))
+    (tmp_path / "a.json").write_text(f"[ {odd} , {item} ,{odd}]\n")
+    source = open_records(tmp_path / "a.json")
+    assert [question(source.sample(index, check_files=False)) for index in (0, 2)] == ["Q1", "Q1"]
+    with pytest.raises(RecordError, match=r"a\.json, record 2: JSON that Python cannot hold"):
+        source[1]
+
+
+def test_values_of_parquet_that_python_cannot_hold_are_errors_of_their_field(tmp_path):
+    late = pa.array([0, 10**12], pa.int64()).cast(pa.timestamp("s"))
+    pq.write_table(pa.table({"id": ["a", "b"], "recorded": late}), tmp_path / "a.parquet")
+    source = open_records(tmp_path / "a.parquet")
+    assert source.raw(0).raw["id"] == "a"
+    with pytest.raises(RecordError, match=r"a\.parquet, record 2, field 'recorded': the value of type timestamp"):
+        source.raw(1)
+
+
+def test_a_column_that_stands_twice_is_an_error(tmp_path):
+    table = pa.Table.from_arrays([pa.array(["a"]), pa.array(["b"])], names=["id", "id"])
+    with pa.OSFile(str(tmp_path / "a.arrow"), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+    with pytest.raises(RecordError, match=r"a\.arrow, record 1, field 'id': the table has this column twice"):
+        open_records(tmp_path / "a.arrow")[0]
+
+
+def test_keys_are_printable_in_messages(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"\\ud800": 1, "' + "k" * 9000 + '": 2}\n')
+    with pytest.raises(RecordError, match=r"its keys are: \\ud800, kkk") as caught:
+        open_records(tmp_path / "a.jsonl")[0]
+    assert len(str(caught.value).encode()) < 700
+
+
+def test_paths_too_long_for_a_message_are_shortened(tmp_path):
+    record = changed(UNLABELLED, video="a/" * 3000 + "x.mp4")
+    with pytest.raises(RecordFileError, match=r"field 'video' = .*there is no file") as caught:
+        parse(record, folder=tmp_path, check_files=True)
+    assert len(str(caught.value)) < 1000
+
+
 def test_a_skipped_record_can_be_named(tmp_path):
     source = open_records(write_lines(tmp_path / "some.jsonl", [{"text": "hi"}]))
     with pytest.raises(RecordError) as caught:
@@ -714,6 +1083,15 @@ def test_a_file_that_has_gone_is_an_error(tmp_path, suffix):
     path.unlink()
     with pytest.raises(MissingFileError, match=rf"data\.{suffix}, record 1: the file .* has gone"):
         source.sample(0)
+
+
+def test_a_file_that_cannot_be_read_is_an_error_of_the_record(tmp_path):
+    write_lines(tmp_path / "a.jsonl", [numbered(1)])
+    source = open_records(tmp_path / "a.jsonl")
+    (tmp_path / "a.jsonl").unlink()
+    (tmp_path / "a.jsonl").mkdir()
+    with pytest.raises(RecordError, match=r"a\.jsonl, record 1: the file .* cannot be read"):
+        source.raw(0)
 
 
 def test_the_data_root_holds_for_a_source(rooted):

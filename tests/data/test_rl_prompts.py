@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from futurel1.data import Frame, RecordSource, Sample, Video, open_records, parse_rl_prompt
+from futurel1.data import Frame, RecordSource, Sample, Turn, Video, open_records, parse_rl_prompt
 from futurel1.data.chat import ChatEncoder
 from futurel1.data.prompts import PromptDataset, parse_futurebench, parse_prompt
 from futurel1.data.records import RawRecord, RecordFileError
@@ -179,6 +179,119 @@ def test_the_text_of_an_option_is_its_letter(ask):
     assert ask(answer="Down", options=OPTIONS).meta["answer"] == "B"
 
 
+PEOPLE = {
+    "A": "D. Moss leaves the pitch",
+    "B": "A. Larsen scores",
+    "C": "B. White is sent off",
+    "D": "Nobody moves.",
+}
+
+
+@pytest.mark.parametrize("named", [PEOPLE, list(PEOPLE.values())])
+@pytest.mark.parametrize(
+    ("answer", "letter"),
+    [
+        ("A. Larsen scores", "B"),
+        (" a. larsen  SCORES. ", "B"),
+        ("<answer>B. White is sent off</answer>", "C"),
+        ("D. Moss leaves the pitch", "A"),
+        ("B. A. Larsen scores", "B"),
+        ("(C) B. White is sent off", "C"),
+        ("D: nobody moves", "D"),
+        ("nobody moves.", "D"),
+        ("A", "A"),
+        ("(d)", "D"),
+    ],
+)
+def test_the_text_of_an_option_goes_before_a_leading_letter(ask, named, answer, letter):
+    assert ask(answer=answer, options=named).meta["answer"] == letter
+
+
+@pytest.mark.parametrize("answer", ["A. nobody moves", "A. A. Larsen scores", "B. Somebody else scores", "(C) x"])
+def test_a_label_that_contradicts_its_text_is_refused(ask, answer):
+    with pytest.raises(
+        RecordError, match=r"record 1, field 'answer' = .*: its text is not that of option [ABC], '.*' *"
+    ):
+        ask(answer=answer, options=PEOPLE)
+
+
+@pytest.mark.parametrize(
+    ("options", "answer", "letters"),
+    [
+        ({"A": "up", "B": "Up."}, "up ", None),  # the exact text of one
+        ({"A": "up", "B": "Up."}, "UP", "A and B"),
+        ({"A": "up", "B": "up"}, "up", "A and B"),
+        ({"A": "B", "B": "A"}, "A", "A and B"),
+        ({"A": "A", "B": "B"}, "A", None),
+    ],
+)
+def test_a_ground_truth_that_means_two_options_is_refused(ask, options, answer, letters):
+    if letters is None:
+        assert ask(answer=answer, options=options).meta["answer"] == "A"
+        return
+    with pytest.raises(RecordError, match=rf"field 'answer' = .*: it means several options, {letters}; write the lett"):
+        ask(answer=answer, options=options)
+
+
+def test_labels_are_compared_with_options_that_only_the_problem_lists(ask):
+    problem = "Who?\n" + "\n".join(f"{letter}. {text}" for letter, text in PEOPLE.items())
+    for answer, letter in (("A. Larsen scores", "B"), ("D. Moss leaves the pitch", "A"), ("D. nobody moves", "D"),
+                           ("B. Somebody", "B"), ("B", "B")):  # fmt: skip
+        assert ask(problem=problem, answer=answer).meta["answer"] == letter
+    with pytest.raises(RecordError, match="its text is not that of option A"):
+        ask(problem=problem, answer="A. nobody moves")
+
+
+@given(st.permutations(["A. Larsen scores", "B. White", "C. Ito", "leaves", "stays"]), st.sampled_from("ABCDE"))
+def test_every_option_is_found_by_its_text(tmp_path_factory, texts, letter):
+    folder = tmp_path_factory.getbasetemp()
+    (folder / "clip.mp4").write_bytes(b"a clip")
+    raw = {**RL, "problem": "Who?", "videos": ["clip.mp4"], "options": texts, "answer": texts["ABCDE".index(letter)]}
+    meta = parse_rl_prompt(RawRecord(raw, folder / "a.json", 1, folder, "a.json")).meta
+    assert meta["answer"] == letter
+    assert meta["options"] == dict(zip("ABCDE", texts, strict=True))  # not all carry a label, so none does
+
+
+@pytest.mark.parametrize(
+    ("options", "read"),
+    [
+        (["x", "B. White is sent off", "y"], ["x", "B. White is sent off", "y"]),
+        (["A. Larsen", "y"], ["A. Larsen", "y"]),
+        (["J. Moss", "K. White"], ["J. Moss", "K. White"]),
+        (["A. up", "B. B. White"], ["up", "B. White"]),
+        ({"A": "A. up", "B": "B. down"}, ["up", "down"]),
+        ({"A": "A. up", "B": "down"}, ["A. up", "down"]),
+    ],
+)
+def test_labels_are_taken_off_all_options_or_none(ask, options, read):
+    assert ask(problem="Who?", options=options, answer="A").meta["options"] == dict(zip("ABC", read, strict=False))
+
+
+def test_labels_in_another_order_are_refused(ask):
+    with pytest.raises(RecordError, match=r"field 'options' = \['B. up', 'A. down'\]: labels in the order B, A; put"):
+        ask(options=["B. up", "A. down"])
+
+
+@pytest.mark.parametrize(
+    ("problem", "options", "listed"),
+    [
+        ("Is it A. Smith or J. B. Jones?", ["Smith", "Jones"], False),
+        ("Does A. B. Smith pass (A) or (B)?", ["to the left", "to the right"], False),
+        ("A. Smith runs.\nB. Jones waits.\nWho scores?", ["Smith", "Jones"], False),
+        ("What? A. up and away B. down", ["up", "down"], False),
+        ("What next?\nA. up\nB. down", ["up", "down"], True),
+        ("What next? (A) up, (B) down.", ["up", "down"], True),
+        ("What next?\n(a) Up\n(b)  Down", ["up", "down"], True),
+        ("What next?\nA) He goes\nup.\nB) down", ["He goes up", "down."], True),
+        ("What next? A: 3 (out of 5) B: x*", ["3 (out of 5)", "x*"], True),
+    ],
+)
+def test_options_are_listed_unless_the_problem_does(ask, problem, options, listed):
+    said = parts(ask(problem=problem, options=options, answer="A"))[-1]
+    lines = "".join(f"\n{letter}. {text}" for letter, text in zip("AB", options, strict=True))
+    assert said == f"{problem}{'' if listed else lines}\n{INSTRUCTION}"
+
+
 @given(letter=st.sampled_from("ABCDEFG"), around=st.sampled_from(["{}", "({})", "{}.", "<answer>{}</answer>", " {} "]))
 def test_any_letter_survives_any_wrapping(letter, around, tmp_path_factory):
     folder = tmp_path_factory.getbasetemp()
@@ -286,6 +399,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "type no text": ({"problem_type": 1}, r"field 'problem_type' = 1: int where a string is expected"),
     "length zero": ({"reference_length": 0}, r"field 'reference_length' = 0: not a number of tokens; write an integer"),
     "length true": ({"reference_length": True}, r"field 'reference_length' = True: not a number of tokens"),
+    "length huge": ({"reference_length": 2**31}, r"field 'reference_length' = 2147483648: not a number of tokens"),
     "length text": ({"reference_length": "9"}, r"field 'reference_length' = '9': not a number of tokens"),
     "id a list": ({"id": [1]}, r"field 'id' = \[1\]: list where a text or a number is expected"),
     "two kinds": ({"qa": BENCH["qa"]}, r"'problem' and 'qa' belong to different kinds of record; write it as an RL"),
@@ -310,6 +424,36 @@ def test_unlabelled_videos_have_nothing_to_answer(source):
         r"answer; add 'conversations' and 'answer', or keep it for supervised",
     ):
         source(RL, {**record, "problem": None, "conversations": None})[1]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_id_and_a_system_turn_of_every_kind(source, kind):
+    sample = source({**KINDS[kind], "id": "q7", "system": " Be brief.\n"})[0]
+    assert sample.meta["id"] == "q7"
+    assert sample.turns[0] == Turn("system", (" Be brief.\n",))
+    assert sample.turns[1:] == source({**KINDS[kind], "id": "q7"})[0].turns
+    with pytest.raises(RecordError, match=r"record 1, field 'id' = \[1\]: list where a text or a number is expected"):
+        source({**KINDS[kind], "id": [1]})[0]
+
+
+@pytest.mark.parametrize(
+    ("kind", "key", "wrong"),
+    [("rl", "videos", "video"), ("open", "images", "image"), ("rl", "problem_type", "problemtype"),
+     ("rl", "answer", "Answer"), ("bench", "video_path", "vide_path"), ("paths", "reasoning_image", "reasoning_images"),
+     ("bench", "question_type", "questionType")],
+)  # fmt: skip
+def test_misspelt_keys_are_named_whatever_the_kind(source, kind, key, wrong):
+    record = {name: value for name, value in KINDS[kind].items() if name != key} | {wrong: KINDS[kind][key]}
+    with pytest.raises(RecordError, match=rf"record 1, field '{wrong}' = .*looks like '{key}'"):
+        source(record)[0]
+
+
+def test_a_draft_is_context_of_the_prompt(source):
+    turns = [*CHAT["messages"], {"role": "user", "content": "Sure?"}, {"role": "assistant", "content": "Yes."}]
+    turns[1] = {"role": "assistant", "content": "It rises.", "loss": False}
+    sample = source({**CHAT, "messages": turns})[0]
+    assert [turn.role for turn in sample.turns] == ["user", "assistant", "user"]
+    assert (sample.meta["question"], sample.meta["answer"]) == ("What next?\nSure?", "Yes.")
 
 
 @pytest.mark.parametrize("kind", KINDS)

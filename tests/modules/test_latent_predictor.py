@@ -20,7 +20,6 @@ from futurel1.models.decoding import Rollout
 from futurel1.models.policies import DeterministicLatents
 from futurel1.models.transcript import transcripts
 from futurel1.modules import JSONLinesWriter, LatentPredictor
-from futurel1.modules.callbacks import drop_cut_line
 from futurel1.modules.latent_predictor import LATENT_PARTS, answer_of, ended_by_budget, expected_of, vote
 
 OPTIONS = {"A": "left", "B": "right", "C": "up", "D": "down"}
@@ -193,12 +192,33 @@ def test_twiffbench_is_judged_after_everything_is_written(
     assert len((tmp_path / "down" / "samples.jsonl").read_text().splitlines()) == 4  # nothing decoded is lost
 
 
-def test_cut_lines_are_dropped(tmp_path: Path) -> None:
-    file = tmp_path / "lines.jsonl"
-    for text, kept in (("a\nb\nc", "a\nb\n"), ("a\n", "a\n"), ("abc", ""), ("", "")):
-        file.write_text(text)
-        drop_cut_line(file)
-        assert file.read_text() == kept
+def test_every_shape_of_record_keeps_its_own_id(world: Path, tmp_path: Path) -> None:
+    framed = json.loads((world / "test.jsonl").read_text().splitlines()[0])
+    clip = str(world / framed["video"])
+    said = [{"role": "user", "content": "What next?"}, {"role": "assistant", "content": "It moves."}]
+    records: list[dict[str, Any]] = [
+        {**framed, "video": clip},
+        {"video": clip, "question": "What?", "answer": "<ans>up</ans>", "question_images_index": [1]},
+        {"messages": said},
+        {
+            "conversations": [{"from": "human", "value": "<video>What?"}, {"from": "gpt", "value": "up"}],
+            "videos": [clip],
+        },
+        {"messages": said},
+    ]
+    names: list[str | int] = ["a", "\ud83d", 3, "d", "é"]
+    for record, name in zip(records[:-1], names, strict=False):
+        record["id"] = name
+    records[-1].pop("id", None)
+    (tmp_path / "all.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    data = PromptDataModule(
+        predict=str(tmp_path / "all.jsonl"), batch_size=5, num_workers=0, system_prompt=str(world / "prompt.txt"),
+        video_max_frames=2,
+    )  # fmt: skip
+    module = LatentPredictor("tiny-random", max_new_tokens=1)
+    make_trainer(tmp_path / "run", callbacks=[JSONLinesWriter()]).predict(module, data)
+    lines = [json.loads(line) for line in (tmp_path / "run" / "predictions.jsonl").read_text().splitlines()]
+    assert [line["record_id"] for line in lines] == [*names[:4], None]
 
 
 def test_branches_vote(world: Path, tmp_path: Path, data: PromptDataModule) -> None:

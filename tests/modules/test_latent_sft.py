@@ -323,6 +323,8 @@ def test_predict_writes_one_line_per_record(world: Path, tmp_path: Path) -> None
     make_trainer(tmp_path, callbacks=[writer]).predict(LatentSFTModule(backbone="tiny-random"), data)
     rows = [json.loads(line) for line in (tmp_path / "predictions.jsonl").read_text().splitlines()]
     assert [row["id"] for row in rows] == [f"test.jsonl:{number}" for number in range(1, 9)]
+    records = [json.loads(line) for line in (world / "test.jsonl").read_text().splitlines()]
+    assert [row["record_id"] for row in rows] == [record["id"] for record in records]
     single = make_data(world, predict=str(world / "test.jsonl"), batch_size=1)
     alone = make_trainer(tmp_path / "single").predict(LatentSFTModule(backbone="tiny-random"), single)
     assert alone is not None

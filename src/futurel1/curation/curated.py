@@ -16,8 +16,8 @@ from futurel1.errors import RecordError
 
 __all__ = ["curated_record", "write_curated"]
 
-MEDIA_FIELDS = ("video", "image", "reasoning_image")
-"""Fields of records with hints that hold paths: a path, or a list of paths or of frame numbers."""
+MEDIA_FIELDS = ("video", "image", "reasoning_image", "videos", "images")
+"""Fields of records with hints that hold paths: a path, or a list of paths, of ``{"path": ..}`` or of frame numbers."""
 
 
 def write_curated(
@@ -63,6 +63,8 @@ def curated_record(record: RawRecord, added: dict[str, int], folder: Path) -> di
     here, there = os.path.realpath(record.folder), os.path.realpath(folder)
 
     def moved(path: Any) -> Any:
+        if isinstance(path, dict) and "path" in path:
+            return {**path, "path": moved(path["path"])}
         if not isinstance(path, str) or os.path.isabs(path):
             return path
         return os.path.relpath(os.path.join(here, path), there)

@@ -72,6 +72,7 @@ class SFTBatch(_Batch):
         image_keys: I cache keys of the observed images; empty without a cache.
         hint_keys: the same for the hints.
         skipped: records that could not be used while this batch was made.
+        record_ids: B own ids of the records, None where one has none; empty when the batch was made by hand.
     """
 
     input_ids: Tensor
@@ -92,6 +93,7 @@ class SFTBatch(_Batch):
     image_keys: tuple[str, ...] = ()
     hint_keys: tuple[str, ...] = ()
     skipped: tuple[SkippedRecord, ...] = ()
+    record_ids: tuple[str | int | None, ...] = ()
 
     def __post_init__(self) -> None:
         shapes = {name: tuple(getattr(self, name).shape) for name in ("input_ids", "attention_mask", "labels")}

@@ -9,7 +9,8 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.resources import files
@@ -22,7 +23,7 @@ from PIL import Image
 from torch import Tensor
 
 from futurel1.data.media import RecordMedia
-from futurel1.data.records import Frame, Sample, Turn, Video
+from futurel1.data.records import Frame, RecordFileError, Sample, Turn, Video
 from futurel1.data.video import BACKENDS, VideoBackend, VideoInfo, VideoReader
 from futurel1.errors import CheckpointError, ConfigError, MediaError, MissingFileError, RecordError
 from futurel1.models import LATENT, LATENT_END, LATENT_START, LATENT_TOKENS, LatentTokens
@@ -70,7 +71,7 @@ class EncodedSample:
         image_keys: names of the observed images in a feature cache: file, its time and size, frame, grid.
         hint_keys: the same for hints.
         sources: files and embedded images that a prompt's frames come from; empty in training.
-        meta: what a metric or a writer needs to know of a prompt; empty in training.
+        meta: what a metric or a writer needs to know of the record; in training its own `id` alone.
     """
 
     sample_id: str
@@ -168,8 +169,8 @@ class ChatEncoder:
         fixed_latents: give every hint exactly `max_latent_tokens` latents; features are pooled to that number.
         max_hint_tokens: most visual tokens of a hint frame before they are pooled to its latents, so that few latents
             need not mean a small picture; needs `fixed_latents`. None: `max_latent_tokens`.
-        system_prompt: text file with the system turn for records that have none; None: the checkpoint's own
-            (`system_prompt.txt` in its folder), else the paper's wording.
+        system_prompt: text file with the system turn for records that have none, used to the byte; None: the
+            checkpoint's own (`system_prompt.txt` in its folder), else the paper's wording.
         max_length: most tokens of a sample.
         video_fps: frames per second taken from whole videos.
         video_max_frames: most frames taken from a whole video.
@@ -177,7 +178,7 @@ class ChatEncoder:
         video_num_frames: take this many frames, evenly over a whole video, or all of a shorter one, whatever
             `video_fps` and `video_max_frames` say; None: by those.
         video_backend: what decodes videos: `pyav` (`auto` is the same), `decord`, or `torchcodec`, if it is installed.
-        strip_text: strip the text parts of turns, as in training; False: take them as they are.
+        strip_text: strip the text parts of user and assistant turns, as in training; False: take them as they are.
         keys: also make feature-cache keys.
 
     Raises:
@@ -282,10 +283,11 @@ class ChatEncoder:
             if _is_hinted(sample, turn):
                 content = self._response(turn, latents)
                 if number == last and sample.answer is not None:
-                    _check_control(sample, "answer", sample.answer, (*CONTROL_STRINGS, *RESPONSE_TAGS))
+                    _check_control(sample, "answer", "answer", sample.answer, (*CONTROL_STRINGS, *RESPONSE_TAGS))
                     content += f"<answer>{sample.answer}</answer>"
             else:
-                content = "".join(self._part(part) for part in turn.parts)
+                strip = self.strip_text and turn.role != "system"
+                content = "".join(self._part(part, strip) for part in turn.parts)
             pieces.append(f"{IM_START}{turn.role}\n{content}{IM_END}\n")
         return "".join(pieces)
 
@@ -296,9 +298,9 @@ class ChatEncoder:
             for part in turn.parts
         )  # fmt: skip
 
-    def _part(self, part: str | Frame | Video) -> str:
+    def _part(self, part: str | Frame | Video, strip: bool) -> str:
         if isinstance(part, str):
-            return part.strip() if self.strip_text else part
+            return part.strip() if strip else part
         return IMAGE if isinstance(part, Frame) else self._video
 
     # ------------------------------------------------------------------ encoding
@@ -311,39 +313,40 @@ class ChatEncoder:
             MediaError: an image or video that cannot be read.
             MissingFileError: an image or video that is not there.
         """
-        with RecordMedia(self.video_backend) as media:
+        with self._media(sample) as media:
             number = len(sample.observed)
             frames = [*sample.observed, *sample.hints]
-            makers = [*self._observers(sample.id, sample.observed), *([self._hint_patches] * len(sample.hints))]
+            makers = [*self._observers(sample), *([self._hint_patches] * len(sample.hints))]
             made = media.pictures(frames, makers)
             hints = made[number:]
             counts = [self._latents_of(patches) for patches in hints]
             encoded = self._encode(sample, self.text(sample, counts), made[:number], media)
         pixels, grid = _joined(hints)
         encoded = replace(encoded, hint_pixel_values=pixels, hint_grid_thw=grid)
-        labels = self._labels(encoded.input_ids)
+        labels = self._labels(encoded.input_ids, [turn.loss for turn in sample.turns if turn.role == "assistant"])
         supervised = (labels != IGNORE).nonzero()
         prompt_length = int(supervised[0]) if len(supervised) else len(encoded)
-        encoded = replace(encoded, labels=labels, prompt_length=prompt_length)
-        return self._with_keys(encoded, sample) if self.keys else encoded
+        meta = {"id": sample.meta.get("id")}
+        encoded = replace(encoded, labels=labels, prompt_length=prompt_length, meta=meta)
+        return self._with_keys(encoded, sample)
 
     def encode_prompt(self, sample: Sample) -> EncodedSample:
         """Encode what stands before the first response, with its header: no labels, no hints, no weight in any loss.
+
+        Turns of the assistant that are not to be learned are no responses but part of the prompt, if they are text.
 
         Raises:
             RecordError: text with control strings, or more than `max_length` tokens.
             MediaError: an image or video that cannot be read.
             MissingFileError: an image or video that is not there.
         """
-        roles = [turn.role for turn in sample.turns]
-        first = roles.index("assistant") if "assistant" in roles else len(roles)
-        prompt = replace(sample, turns=sample.turns[:first], answer=None)
+        prompt = replace(sample, turns=sample.turns[: _first_response(sample)], answer=None)
         text = self.text(prompt, ()) + ASSISTANT_HEADER
-        with RecordMedia(self.video_backend) as media:
-            observed = media.pictures(prompt.observed, self._observers(prompt.id, prompt.observed))
+        with self._media(prompt) as media:
+            observed = media.pictures(prompt.observed, self._observers(prompt))
             encoded = self._encode(prompt, text, observed, media)
         encoded = replace(encoded, sources=media_sources(prompt))
-        return self._with_keys(encoded, prompt) if self.keys else encoded
+        return self._with_keys(encoded, prompt)
 
     def _encode(self, sample: Sample, text: str, observed: Sequence[Patches], media: RecordMedia) -> EncodedSample:
         """Token ids and visual inputs of a conversation, without labels and hints."""
@@ -365,7 +368,7 @@ class ChatEncoder:
                 shown = until
         ids = torch.cat(pieces)
         if len(ids) > self.max_length:
-            raise self._too_long(sample.id, str(len(ids)))
+            raise self._too_long(sample, str(len(ids)))
         pixels, grid = _joined(observed)
         video_pixels, video_grid = _joined([(clip["pixel_values_videos"], clip["video_grid_thw"]) for clip in clips])
         return EncodedSample(
@@ -380,10 +383,17 @@ class ChatEncoder:
             video_seconds_per_grid=self._seconds_per_grid(videos, media),
         )
 
-    def _too_long(self, sample_id: str, tokens: str) -> RecordError:
+    @contextmanager
+    def _media(self, sample: Sample) -> Iterator[RecordMedia]:
+        """The media of a sample, open; errors name the record and the field that names the file."""
+        with _media_of(sample), RecordMedia(self.video_backend) as media:
+            yield media
+
+    def _too_long(self, sample: Sample, tokens: str) -> RecordError:
+        fields = _fields_of(sample)
         return RecordError(
-            f"{sample_id}: {tokens} tokens, more than max_length={self.max_length}; raise max_length, shorten "
-            "the text, or show fewer or smaller frames"
+            f"{sample.id}: {tokens} tokens, more than max_length={self.max_length}; raise max_length, "
+            f"shorten the text, or show fewer or smaller frames {f'({fields})' if fields else ''}".rstrip()
         )
 
     def length(self, sample: Sample) -> int:
@@ -393,7 +403,7 @@ class ChatEncoder:
             RecordError: text with control strings.
             MediaError: a video or image whose size cannot be read.
         """
-        with RecordMedia(self.video_backend) as media:
+        with self._media(sample) as media:
             sizes = {frame: media.size(frame) for frame in dict.fromkeys([*sample.observed, *sample.hints])}
             for frame in sample.observed:
                 _check_aspect(frame.path, *sizes[frame])
@@ -415,19 +425,19 @@ class ChatEncoder:
 
     # ------------------------------------------------------------------ pictures
 
-    def _observers(self, sample_id: str, frames: Sequence[Frame]) -> list[Callable[[Image.Image], Patches]]:
+    def _observers(self, sample: Sample) -> list[Callable[[Image.Image], Patches]]:
         """What makes patches of each observed frame, as it is decoded; it stops where they exceed `max_length`."""
         tokens: dict[int, int] = {}
 
         def observe(place: int, picture: Image.Image) -> Patches:
-            _check_aspect(frames[place].path, picture.height, picture.width)
+            _check_aspect(sample.observed[place].path, picture.height, picture.width)
             tokens[place] = self._image_tokens(picture.height, picture.width)
             total = sum(tokens.values())
             if total > self.max_length:
-                raise self._too_long(sample_id, f"{total} and more")
+                raise self._too_long(sample, f"{total} and more")
             return self._patches(picture)
 
-        return [partial(observe, place) for place in range(len(frames))]
+        return [partial(observe, place) for place in range(len(sample.observed))]
 
     def _patches(self, picture: Image.Image, **options: bool) -> Patches:
         """(P, D) patches of one picture, and its (1, 3) grid."""
@@ -448,8 +458,13 @@ class ChatEncoder:
         height, width = hint_size(picture.height, picture.width, self.max_hint_tokens, self.unit)
         return picture.resize((width, height), _RESAMPLING)
 
-    def _labels(self, ids: Tensor) -> Tensor:
-        """Token ids to predict: every assistant turn after its header up to its end mark, LATENT left out."""
+    def _labels(self, ids: Tensor, learned: Sequence[bool]) -> Tensor:
+        """Token ids to predict: every assistant turn after its header up to its end mark, LATENT left out.
+
+        Args:
+            ids: (T,) token ids.
+            learned: of each assistant turn, whether its tokens are labelled.
+        """
         labels = torch.full_like(ids, IGNORE)
         width = len(self._header)
         if len(ids) < width:
@@ -457,7 +472,9 @@ class ChatEncoder:
         starts = (ids.unfold(0, width, 1) == self._header).all(dim=1).nonzero()[:, 0] + width
         ends = (ids == self._im_end).nonzero()[:, 0]
         # One slice per assistant turn, of which there are few.
-        for start in starts.tolist():
+        for start, wanted in zip(starts.tolist(), learned, strict=True):
+            if not wanted:
+                continue
             stop = int(ends[ends >= start][0]) + 1
             if torch.equal(ids[stop : stop + len(self._newline)], self._newline):
                 stop += len(self._newline)
@@ -533,18 +550,22 @@ class ChatEncoder:
     # ------------------------------------------------------------------ cache keys
 
     def _with_keys(self, encoded: EncodedSample, sample: Sample) -> EncodedSample:
+        if not self.keys:
+            return encoded
+
         def keys(frames: Sequence[Frame], grid: Tensor | None) -> tuple[str, ...]:
             rows = [] if grid is None else grid.tolist()
             return tuple(
                 f"{_frame_key(frame, row)}|{self._image_settings}" for frame, row in zip(frames, rows, strict=True)
             )
 
-        return replace(
-            encoded,
-            image_keys=keys(sample.observed, encoded.image_grid_thw),
-            # Hints are resized by other means than observed images: the same grid is not the same pixels.
-            hint_keys=tuple(f"{key}|hint" for key in keys(sample.hints, encoded.hint_grid_thw)),
-        )
+        with _media_of(sample):
+            return replace(
+                encoded,
+                image_keys=keys(sample.observed, encoded.image_grid_thw),
+                # Hints are resized by other means than observed images: the same grid is not the same pixels.
+                hint_keys=tuple(f"{key}|hint" for key in keys(sample.hints, encoded.hint_grid_thw)),
+            )
 
 
 def _system_prompt(path: str | Path | None, processor: Any) -> str:
@@ -557,7 +578,11 @@ def _system_prompt(path: str | Path | None, processor: Any) -> str:
         file = Path(path).expanduser()
         if not file.is_file():
             raise MissingFileError(f"no system prompt file {file}; leave system_prompt out for the usual wording")
-        prompt, place = file.read_text(encoding="utf-8").strip(), f"system prompt file {file}"
+        place = f"system prompt file {file}"
+        try:
+            prompt = file.read_bytes().decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"{place}: byte {error.start} is not UTF-8; save the file as UTF-8") from error
     found = [control for control in SYSTEM_CONTROL_STRINGS if control in prompt]
     if found:
         raise ConfigError(f"{place} contains {found[0]}, which the chat format reads as structure")
@@ -571,20 +596,31 @@ def _is_hinted(sample: Sample, turn: Turn) -> bool:
     return sample.answer is not None or any(isinstance(part, Frame) for part in turn.parts)
 
 
+def _first_response(sample: Sample) -> int:
+    """Number of turns before the first response: turns that are only context are none, unless they hold hints."""
+    places = (
+        place
+        for place, turn in enumerate(sample.turns)
+        if turn.role == "assistant" and (turn.loss or _is_hinted(sample, turn))
+    )
+    return next(places, len(sample.turns))
+
+
 def _check_text(sample: Sample, turn: Turn) -> None:
     for part in turn.parts:
         if isinstance(part, str):
             controls = SYSTEM_CONTROL_STRINGS if turn.role == "system" else CONTROL_STRINGS
             if _is_hinted(sample, turn):
                 controls = (*CONTROL_STRINGS, *RESPONSE_TAGS)
-            _check_control(sample, f"{turn.role} turn", part, controls)
+            _check_control(sample, turn.field, f"{turn.role} turn", part, controls)
 
 
-def _check_control(sample: Sample, field: str, text: str, controls: Sequence[str] = CONTROL_STRINGS) -> None:
+def _check_control(sample: Sample, field: str, where: str, text: str, controls: Sequence[str]) -> None:
     found = [control for control in controls if control in text]
     if found:
+        named = f" from field '{field}'" if field else ""
         raise RecordError(
-            f"{sample.id}: the {field} contains {found[0]}, which the chat format reads as structure; remove it "
+            f"{sample.id}: the {where} contains {found[0]}, which the chat format reads as structure; remove it{named} "
             "(spans and images are made from hints and markers)"
         )
 
@@ -594,6 +630,33 @@ def _joined(parts: Sequence[Patches]) -> Patches | tuple[None, None]:
     if not parts:
         return None, None
     return torch.cat([pixels for pixels, _ in parts]), torch.cat([grid for _, grid in parts])
+
+
+def _fields_of(sample: Sample) -> str:
+    """The fields of the record that a sample was made of, for messages; "" where no record is behind it."""
+    parts = [part for turn in sample.turns for part in turn.parts if not isinstance(part, str)]
+    names = dict.fromkeys(f"'{what.field}'" for what in (*sample.turns, *parts) if what.field)
+    return f"{'fields' if len(names) > 1 else 'field'} {', '.join(names)}" if names else ""
+
+
+@contextmanager
+def _media_of(sample: Sample) -> Iterator[None]:
+    """Have errors of a sample's media name the record and the field that names the file."""
+    try:
+        yield
+    except (MediaError, OSError) as error:
+        said = str(error)
+        media = [part for turn in sample.turns for part in turn.parts if not isinstance(part, str)]
+        # the longest path in the message, because one may begin with another
+        named = sorted((part for part in media if str(part.path) in said), key=lambda part: len(str(part.path)))
+        fields = f"field '{named[-1].field}'" if named and named[-1].field else _fields_of(sample)
+        if not fields:  # not of a record: nothing to add
+            raise
+        # embedded images have the record for their path
+        message = f"{said} ({fields})" if said.startswith(sample.place) else f"{sample.place}, {fields}: {said}"
+        if isinstance(error, FileNotFoundError):
+            raise RecordFileError(message) from error
+        raise MediaError(message) from error
 
 
 def _resized(_: int, pixels: Pixels, *, height: int, width: int) -> Pixels:

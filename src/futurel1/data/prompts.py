@@ -1,5 +1,6 @@
 """Prompts: what a model is asked, without what it should say, and how prompts become a batch."""
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -12,7 +13,9 @@ from torch.nn.utils.rnn import pad_sequence
 from futurel1.data.batches import PromptBatch
 from futurel1.data.chat import EncodedSample
 from futurel1.data.collate import VISUAL_FIELDS, Fetched, SFTDataset, join_rows
+from futurel1.data.multiple_choice import read_options
 from futurel1.data.records import (
+    Frame,
     RawRecord,
     RecordFields,
     RecordFileError,
@@ -21,6 +24,7 @@ from futurel1.data.records import (
     Video,
     open_records,
     parse_record,
+    shorter,
 )
 from futurel1.errors import BatchError, MissingFileError, RecordError
 
@@ -83,9 +87,10 @@ def parse_prompt(record: RawRecord, *, data_root: Path | None = None) -> Sample:
         data_root: if given, media outside this folder are refused.
 
     Returns:
-        The turns before the first response. Its `meta` holds ``question`` (the texts of the user's turns), ``answer``
-        (the final answer; in the chat shape the first response, or what stands in its ``<answer>`` tags), and
-        ``options`` and ``question_type`` as in the record, None where it has none.
+        The turns before the first response; an assistant turn that is not to be learned (`loss`: false) is context, no
+        response. Its `meta` holds ``question`` (the texts of the user's turns), ``answer`` (the final answer; in the
+        chat shape the first response, or what stands in its ``<answer>`` tags), ``options`` (letter to text) and
+        ``question_type``, None where the record has none, and ``id``, the record's own, if it has one.
 
     Raises:
         RecordError: the record cannot be used, is an unlabelled video, or has a final answer that belongs to another
@@ -100,35 +105,49 @@ def parse_prompt(record: RawRecord, *, data_root: Path | None = None) -> Sample:
         data_root=data_root,
         check_files=False,
     )
+    fields = RecordFields(record.raw, file=record.name, number=record.number, folder=record.folder)
     responses = [turn for turn in sample.turns if turn.role == "assistant"]
     answer = sample.answer
     if answer is None and sample.hints:
-        raise RecordError(
-            f"{record.name}, record {record.number}: an unlabelled video has no question to answer; add "
-            "'conversations' and 'answer', or keep it for supervised training"
+        fields.fail(
+            "video",
+            fields.values["video"],
+            "an unlabelled video has no question to answer",
+            "add 'conversations' and 'answer', or keep it for supervised training",
         )
-    if answer is None:
-        text = "".join(part for part in responses[0].parts if isinstance(part, str))
-        found = _ANSWER.search(text)
-        answer = (found[1] if found else text).strip()
-    elif len(responses) > 1:
+    if answer is not None and len(responses) > 1:
         raise RecordError(
             f"{record.name}, record {record.number}: {len(responses)} assistant turns; a prompt is what stands before "
-            "the first, but the record's answer belongs to the last: make a record of each"
+            f"the first, but the record's answer belongs to the last: make a record of each (field "
+            f"'{responses[0].field}')"
         )
-    turns = sample.turns[: next(place for place, turn in enumerate(sample.turns) if turn.role == "assistant")]
+    first = next(
+        place
+        for place, turn in enumerate(sample.turns)
+        if turn.role == "assistant" and (turn.loss or answer is not None)
+    )
+    if answer is None:
+        text = "".join(part for part in sample.turns[first].parts if isinstance(part, str))
+        found = _ANSWER.search(text)
+        answer = (found[1] if found else text).strip()
+    turns = sample.turns[:first]
     # Files of hint frames are not read, and need not be there.
     for part in (part for turn in turns for part in turn.parts if not isinstance(part, str)):
-        if not part.path.is_file():
+        # isfile, unlike Path.is_file, is False for names too long for the system
+        if not (isinstance(part, Frame) and part.data is not None) and not os.path.isfile(part.path):
             raise RecordFileError(
-                f"{record.name}, record {record.number}: there is no file {part.path}; put it there or correct its path"
+                f"{fields.place}: there is no file {shorter(part.path)}; put it there or correct its path (field "
+                f"'{part.field}')"
             )
     texts = [part for turn in turns if turn.role == "user" for part in turn.parts if isinstance(part, str)]
+    question_type = fields.take("question_type")
+    own_id = fields.identity()
     meta = {
+        **({} if own_id is None else {"id": own_id}),
         "question": "\n".join(text.strip() for text in texts),
         "answer": answer,
-        "options": sample.meta.get("options"),
-        "question_type": sample.meta.get("question_type"),
+        "options": read_options(fields),
+        "question_type": None if question_type is None else fields.text("question_type"),
     }
     return Sample(sample.id, turns, None, meta)
 
@@ -149,6 +168,7 @@ def parse_futurebench(record: RawRecord, *, video_root: Path | None = None, data
 
     folder = record.folder if video_root is None else video_root
     fields = RecordFields(record.raw, file=record.name, number=record.number, folder=folder, data_root=data_root)
+    fields.refuse_misspelt({"qa", "question_type", "video_path", "system"})
     split = fields.text("question_type")
     if split not in FUTUREBENCH_SPLITS:
         fields.fail(
@@ -168,14 +188,15 @@ def parse_futurebench(record: RawRecord, *, video_root: Path | None = None, data
     except BatchError:
         fields.fail("qa.Answer", qa["Answer"], "not the letter of an option", "write A, B, C or D")
     meta = {
-        "id": fields.take("id"),
+        "id": fields.identity(),
         "split": split,
         "question": question,
         "options": {letter: options[letter] for letter in OPTION_LETTERS},
         "answer": answer,
     }
-    video = Video(fields.media_path("video_path", fields.take("video_path")))
-    return Sample(fields.id, (Turn("user", (video, futurebench_prompt(qa))),), None, meta)
+    video = Video(fields.media_path("video_path", fields.take("video_path")), "video_path")
+    asked = Turn("user", (video, futurebench_prompt(qa)), field="qa")
+    return Sample(fields.id, (*fields.system_turns(), asked), None, meta)
 
 
 def image_values(fields: RecordFields, column: str) -> list[bytes | Path]:
@@ -189,18 +210,7 @@ def image_values(fields: RecordFields, column: str) -> list[bytes | Path]:
         RecordError: the column is no such list, or an image is empty.
         RecordFileError: an image file is missing.
     """
-    values: list[bytes | Path] = []
-    for value in fields.sequence(column):
-        content = value.get("bytes") if isinstance(value, Mapping) else value
-        if content is None and isinstance(value, Mapping):
-            content = value.get("path")
-        if isinstance(content, str):
-            values.append(fields.media_path(column, content))
-        elif isinstance(content, bytes) and content:
-            values.append(content)
-        else:
-            fields.fail(column, value, "not an image", 'embed its bytes, or {"bytes": .., "path": ..}')
-    return values
+    return [frame.path if frame.data is None else frame.data for frame in fields.images(column)]
 
 
 def read_images(reference: Mapping[str, Any]) -> list[bytes | Path]:

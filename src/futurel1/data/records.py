@@ -1,24 +1,28 @@
 """Records of JSON, JSON Lines, Parquet and Arrow files, read one at a time and checked field by field.
 
-Five shapes are understood: frame-indexed (TwiFF style), upstream TwiFF-2.7M, path-based, chat and unlabelled video.
+Five shapes are understood: frame-indexed (TwiFF style), upstream TwiFF-2.7M, path-based, chat (also as ShareGPT writes
+it) and unlabelled video.
 Whatever the shape, a record becomes a `Sample`: turns of text, frames and videos in the order in which the model sees
 them. A record that cannot be used raises an error that names the file, the record, the field, the value and the remedy.
 """
 
 from __future__ import annotations
 
+import base64
 import dataclasses
+import difflib
 import json
 import os
 import re
 import reprlib
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn, Protocol
+from urllib.parse import unquote
 
 import numpy as np
 
@@ -60,15 +64,34 @@ _ROLES: dict[str, Role] = {
 _SHAPES = (
     "frame-indexed (video, image, reasoning_image, conversations, answer), "
     "upstream TwiFF (video, question, answer, question_images_index, reasoning_images_index), "
-    "path-based (image, reasoning_image, conversations, answer), chat (messages, videos, images) "
+    "path-based (image, reasoning_image, conversations, answer), chat (messages or conversations, videos, images) "
     "or unlabelled video (video, image, reasoning_image)"
 )
+_CHAT_FIELDS = frozenset({"messages", "videos", "images", "system"})
+_INDEXED_FIELDS = frozenset({"video", "image", "reasoning_image", "conversations", "answer", "system"})
+_PATH_FIELDS = _INDEXED_FIELDS | {"videos", "images"}
+_UPSTREAM_FIELDS = frozenset(
+    {"video", "question", "answer", "question_images_index", "reasoning_images_index", "cot", "reasoning", "system"}
+)
+_UNLABELLED_FIELDS = _INDEXED_FIELDS | {"messages", "question"}
+TRAINING_FIELDS = _CHAT_FIELDS | _PATH_FIELDS | _UPSTREAM_FIELDS
+"""Fields of records of all shapes."""
 _MARKER = re.compile(r"(<r?image>|<video>)")
+_URL = re.compile(r"([A-Za-z][A-Za-z\d+.-]+)://|(data):\w+/")
+_CHAT_MARKER = re.compile(r"(<image>|<video>)")
 _THOUGHT_PREFIX = re.compile(r"\bTHOUGHT\s+\d+\s*:\s*")
 _FRAME_LABEL = re.compile(r"^\s*frame_\d+\s*$", re.MULTILINE)
 _INLINE_ANSWER = re.compile(r"<ans>(.*?)</ans>", re.DOTALL)
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _RECORD_FILE_SUFFIXES = (".json", ".jsonl", ".parquet", ".arrow")
+_OTHER_LOSS_KEYS = {"weight": (1,), "train": (True,), "training": (True,), "loss_scale": (1,)}
+"""Keys of a turn by which other tools leave it out of the loss, with the values that change nothing."""
+_LOST_TURN_KEYS = ("tool_calls", "function_call", "tool_call_id", "reasoning_content", "thinking")
+"""Keys of a turn that hold what the model would have to say or read besides its content."""
+_MEDIA_MARKERS = {"image": "<image>", "video": "<video>"}
+_SIMILAR = 0.8
+"""Similarity, as `difflib` counts it, from which on an unknown key looks like a misspelt one."""
+_SHORTEST_MISSPELT = 4
 _ROW_GROUPS_KEPT = 2
 _ARROW_TABLES_KEPT = 2
 _ARROW_FILE_MAGIC = b"ARROW1"
@@ -84,6 +107,8 @@ class Frame:
     path: Path
     pool_index: int | None
     data: bytes | None = dataclasses.field(default=None, repr=False)
+    field: str = dataclasses.field(default="", repr=False, compare=False)
+    """The record's field that names it, for messages."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +116,8 @@ class Video:
     """A whole video, sampled by the processor."""
 
     path: Path
+    field: str = dataclasses.field(default="", repr=False, compare=False)
+    """The record's field that names it, for messages."""
 
 
 Part = str | Frame | Video
@@ -98,10 +125,19 @@ Part = str | Frame | Video
 
 @dataclass(frozen=True)
 class Turn:
-    """What one speaker says: texts, frames and videos in order."""
+    """What one speaker says: texts, frames and videos in order.
+
+    Attributes:
+        role: the speaker.
+        parts: what is said and shown.
+        loss: whether the turn is learned, if it is the assistant's; False for context that was not worth learning.
+        field: the record's field that holds the turn, for messages.
+    """
 
     role: Role
     parts: tuple[Part, ...]
+    loss: bool = True
+    field: str = dataclasses.field(default="", repr=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -114,13 +150,19 @@ class Sample:
             `THOUGHT n:` prefix, and assistant frames are hints; in the chat shape texts are verbatim.
         answer: the final answer that follows the last assistant turn; None in the chat shape, whose assistant texts
             are used as they are, and of unlabelled video, whose assistant turn is hints alone.
-        meta: what else the record carried (`meta_data`, `gain`, `cot`, ...).
+        meta: what else the record carried (`id`, `meta_data`, `gain`, `cot`, ...).
     """
 
     id: str
     turns: tuple[Turn, ...]
     answer: str | None
     meta: Mapping[str, Any]
+
+    @property
+    def place(self) -> str:
+        """File and record number as messages name them."""
+        file, _, number = self.id.rpartition(":")
+        return f"{file}, record {number}" if file and number.isdecimal() else self.id
 
     @property
     def observed(self) -> tuple[Frame, ...]:
@@ -182,6 +224,8 @@ def parse_record(
 ) -> Sample:
     """Turn a raw record of any of the five shapes into a `Sample`.
 
+    A record's `system` field becomes its system turn, as it is given.
+
     Args:
         raw: the record's fields; a field that is null counts as absent.
         file: name of the file the record comes from, for the id and messages.
@@ -198,16 +242,33 @@ def parse_record(
         RecordFileError: a media file is missing; also a `MissingFileError`.
     """
     fields = RecordFields(raw, file=file, number=number, folder=folder, data_root=data_root, check_files=check_files)
+    system = fields.system_turns()
+    fields.identity()
+    fields.used.discard("id")  # it stays in `meta`
     if "messages" in fields.values:
-        return _parse_chat(fields)
-    if "conversations" in fields.values:
-        return _parse_conversations(fields)
-    if fields.values.keys() & {"question_images_index", "reasoning_images_index"}:
-        return _parse_upstream(fields)
-    if is_unlabelled(fields):
-        return _parse_unlabelled(fields)
-    keys = ", ".join(sorted(map(str, fields.values))) or "none"
-    raise RecordError(f"{fields.place}: unknown shape, its keys are: {keys}; write it as {_SHAPES}")
+        fields.refuse_misspelt(_CHAT_FIELDS)
+        sample = _parse_chat(fields, "messages", _turns(fields, "messages"))
+    elif "conversations" in fields.values:
+        sample = _parse_conversations(fields)
+    elif fields.values.keys() & {"question_images_index", "reasoning_images_index"}:
+        sample = _parse_upstream(fields)
+    elif is_unlabelled(fields):
+        sample = _parse_unlabelled(fields)
+    else:
+        fields.fail_shape(_SHAPES, TRAINING_FIELDS)
+    return _with_system(fields, sample, system)
+
+
+def _with_system(fields: RecordFields, sample: Sample, system: tuple[Turn, ...]) -> Sample:
+    """Put the system turn of the field `system` first; a turn that the record has besides has to say the same."""
+    if not system:
+        return sample
+    text = str(system[0].parts[0])
+    stated = ["".join(map(str, turn.parts)).strip() for turn in sample.turns if turn.role == "system"]
+    # outer blanks aside, because the hinted shapes strip their turns
+    if stated and stated != [text.strip()]:
+        fields.fail("system", text, f"the record has another system turn, {_shown(stated[0])}", "keep one of them")
+    return replace(sample, turns=(*system, *(turn for turn in sample.turns if turn.role != "system")))
 
 
 def is_unlabelled(fields: RecordFields) -> bool:
@@ -248,7 +309,57 @@ class RecordFields:
 
     def fail(self, field: str, value: object, problem: str, remedy: str) -> NoReturn:
         """Raise the error of a field."""
-        raise RecordError(f"{self.place}, field '{field}' = {_shown(value)}: {problem}; {remedy}")
+        raise RecordError(f"{self.place}, field '{_name(field)}' = {_shown(value)}: {problem}; {remedy}")
+
+    def fail_shape(self, shapes: str, known: Collection[str]) -> NoReturn:
+        """Raise the error of a record that has the fields of no shape.
+
+        Args:
+            shapes: the shapes, for the remedy.
+            known: fields of all shapes, of which the record may have misspelt some.
+        """
+        pairs = ((key, _misspelt(key, tuple(sorted(known)))) for key in self.values if key not in known)
+        keys = ", ".join(sorted(self.keys)) or "none"
+        guess = next((f" ('{_name(key)}' looks like '{right}')" for key, right in pairs if right), "")
+        raise RecordError(f"{self.place}: unknown shape, its keys are: {keys}{guess}; write it as {shapes}")
+
+    @property
+    def keys(self) -> list[str]:
+        """The record's keys, printable, for messages."""
+        return [_name(key) for key in self.values]
+
+    def refuse_misspelt(self, known: Collection[str]) -> None:
+        """Raise the error of an unknown key that looks like one of `known` which the record lacks.
+
+        Other keys are left alone: public records carry many of their own.
+        """
+        absent = tuple(sorted(name for name in known if name not in self.values))
+        for key, value in self.values.items():
+            right = None if key in known else _misspelt(key, absent)
+            if right is not None:
+                self.fail(
+                    key,
+                    value,
+                    f"an unknown key that looks like '{right}', which the record lacks",
+                    f"rename it to '{right}', or, if it is something else, to a name less like it",
+                )
+
+    def system_turns(self) -> tuple[Turn, ...]:
+        """The system turn of the field `system`, its text as it is given; nothing where the record lacks it."""
+        value = self.take("system")
+        if value is None:
+            return ()
+        if isinstance(value, str) and not value.strip():
+            self.fail("system", value, "empty", "write some text, or leave it out for the default system turn")
+        return (Turn("system", (self.check_text("system", value),), field="system"),)
+
+    def identity(self) -> str | int | None:
+        """The record's own `id`, None where it lacks one."""
+        value = self.take("id")
+        # bool is an int to isinstance
+        if value is not None and type(value) not in (str, int):
+            self.fail("id", value, f"{type(value).__name__} where a text or a number is expected", "write a text")
+        return value  # type: ignore[no-any-return]
 
     def take(self, field: str) -> Any:
         """Return a field's value, None where the record lacks it."""
@@ -301,6 +412,12 @@ class RecordFields:
     def media_path(self, field: str, value: object) -> Path:
         """Resolve a media path of this record and check that it is allowed and, if asked, that it exists."""
         written = self.check_text(field, value)
+        url = _URL.match(written)
+        if url is not None:
+            scheme = (url[1] or url[2]).casefold()
+            if scheme != "file":
+                self.fail(field, value, f"a {scheme} URL, which is not read", "save it as a file and write its path")
+            written = unquote(written[url.end() :].removeprefix("localhost"))
         if "\0" in written or any("\ud800" <= character <= "\udfff" for character in written):
             self.fail(field, value, "characters that no file name has", "write the path of a file")
         path = Path(os.path.join(self._folder, written))
@@ -311,20 +428,95 @@ class RecordFields:
                 self.fail(
                     field,
                     value,
-                    f"leads to {real}, outside data_root {root}",
+                    f"leads to {shorter(real)}, outside data_root {root}",
                     "move the file there or set data_root",
                 )
         # isfile, unlike Path.exists, is False for names too long for the system
         if self._check_files and not os.path.isfile(path):
             raise RecordFileError(
-                f"{self.place}, field '{field}' = {_shown(value)}: there is no file {path}; put it there, or correct "
-                f"the path, which is relative to {self._folder}"
+                f"{self.place}, field '{field}' = {_shown(value)}: there is no file {shorter(path)}; put it there, or "
+                f"correct the path, which is relative to {self._folder}"
             )
         return path
 
-    def media_paths(self, field: str) -> list[Path]:
-        """Return the paths of a list field."""
-        return [self.media_path(field, value) for value in self.sequence(field)]
+    def image(self, field: str, value: object, number: int = 1, name: str = "image") -> Frame:
+        """Return an image: a path, ``{"path": ..}``, bytes, or ``{"bytes": ..}`` (the images of `datasets`).
+
+        In JSON, which has no bytes, they are written in base64.
+
+        Args:
+            field: the field that holds it.
+            value: the image.
+            number: its number among those of the record, from 1, for messages.
+            name: what it is, for messages.
+        """
+        content = value
+        if isinstance(value, Mapping):
+            data = value.get("bytes")
+            content = value.get("path") if data is None else self._decoded(field, data)
+        if isinstance(content, str):
+            return Frame(self.media_path(field, content), None, field=field)
+        if not isinstance(content, bytes) or not content:
+            self.fail(field, value, "not an image", 'embed its bytes, or {"bytes": .., "path": ..}')
+        return Frame(Path(f"{self.place}, {name} {number}"), None, content, field)
+
+    def _decoded(self, field: str, data: object) -> object:
+        """Embedded bytes; JSON holds them as base64."""
+        if not isinstance(data, str):
+            return data
+        try:
+            return base64.b64decode(data, validate=True)
+        except ValueError as error:
+            self.fail(field, data, f"not base64 ({error})", "write the image's bytes in base64, or name its file")
+
+    def images(self, field: str, name: str = "image") -> list[Frame]:
+        """Return the images of a list field, see :meth:`image`."""
+        return [self.image(field, value, number, name) for number, value in enumerate(self.sequence(field), 1)]
+
+    def video(self, field: str, value: object) -> Video:
+        """Return a whole video: a path, or ``{"path": ..}``."""
+        if isinstance(value, Mapping):
+            if value.get("bytes") is not None:
+                self.fail(field, "{'bytes': ..}", "an embedded video", "write it to a file and name that")
+            value = value.get("path")
+        if isinstance(value, list | tuple):
+            self.fail(
+                field, value, "a list of frames where one video is expected", "name a video file, or list the frames "
+                "as images"
+            )  # fmt: skip
+        return Video(self.media_path(field, value), field)
+
+    def videos(self, field: str) -> list[Video]:
+        """Return the whole videos of a list field, see :meth:`video`."""
+        return [self.video(field, value) for value in self.sequence(field)]
+
+
+def _name(key: object) -> str:
+    """A key within a message: printable whatever it holds, and shortened."""
+    return shorter(str(key).encode("utf-8", "backslashreplace").decode(), 60)
+
+
+def shorter(text: object, most: int = 300) -> str:
+    """A text within a message: its beginning and end if it has more than `most` characters."""
+    written = str(text)
+    return written if len(written) <= most else f"{written[: most // 2]}...{written[-most // 2 :]}"
+
+
+@lru_cache(maxsize=4096)
+def _misspelt(key: str, names: tuple[str, ...]) -> str | None:
+    """The name that a key looks like: the same letters, or nearly so in as many words; None if there is none.
+
+    `video_id` is not `video` with two letters too many, so the number of words has to be the same.
+    """
+    letters = {name: re.sub(r"[\W_]", "", name).casefold() for name in (*names, key)}
+    if len(letters[key]) < _SHORTEST_MISSPELT:
+        return None
+    by_letters = {letters[name]: name for name in names if len(name) >= _SHORTEST_MISSPELT}
+    for near in difflib.get_close_matches(letters[key], by_letters, cutoff=_SIMILAR):
+        name = by_letters[near]
+        if near == letters[key] or len(re.split(r"[\W_]+", key)) == len(re.split(r"[\W_]+", name)):
+            return name
+    return None
 
 
 def _shown(value: object) -> str:
@@ -340,14 +532,21 @@ def _shown(value: object) -> str:
 
 
 def _parse_conversations(fields: RecordFields) -> Sample:
-    """Parse the frame-indexed shape (with `video`) and the path-based one (without)."""
-    turns = _conversation_turns(fields)
+    """Parse the frame-indexed shape (with `video`), the path-based one (without), and chats as ShareGPT writes them."""
+    fields.refuse_misspelt(_INDEXED_FIELDS if "video" in fields.values else _PATH_FIELDS)
+    turns = _turns(fields, "conversations")
+    columns = fields.values.keys() & {"videos", "images"}
+    hinted = fields.values.keys() & {"video", "image", "reasoning_image", "answer"}
+    if columns and not hinted and not any("<ans>" in turn.text for turn in turns):
+        return _parse_chat(fields, "conversations", turns)
+    videos: list[Video] = []
+    image_field = "image"
     if "video" in fields.values:
         video = fields.media_path("video", fields.take("video"))
         observed_indices, hint_indices = fields.pool_indices("image"), fields.pool_indices("reasoning_image")
         _check_order(fields, "image", observed_indices, "reasoning_image", hint_indices)
-        observed = [Frame(video, index) for index in observed_indices]
-        hints = [Frame(video, index) for index in hint_indices]
+        observed = [Frame(video, index, field="video") for index in observed_indices]
+        hints = [Frame(video, index, field="video") for index in hint_indices]
     else:
         for field in ("image", "reasoning_image"):
             for value in fields.sequence(field):
@@ -358,11 +557,24 @@ def _parse_conversations(fields: RecordFields) -> Sample:
                         f"{_shown(value)} is a frame index, but the record has no 'video'",
                         "add 'video', or list image files",
                     )
-        observed = [Frame(path, None) for path in fields.media_paths("image")]
-        hints = [Frame(path, None) for path in fields.media_paths("reasoning_image")]
-    if not observed:
+        if "image" in fields.values:
+            observed = _image_files(fields, "image")
+        else:
+            image_field = "images" if "images" in fields.values else "image"
+            observed = fields.images(image_field)
+        videos = fields.videos("videos")
+        hints = _image_files(fields, "reasoning_image")
+    _check_stray_markers(fields, "conversations", turns, videos=bool(videos))
+    if not observed and not videos:
         fields.fail("image", fields.values.get("image"), "no observed frame", "list at least one")
-    return _hinted_sample(fields, "conversations", turns, "image", observed, "reasoning_image", hints)
+    shown: dict[str, tuple[str, Sequence[Part]]] = {"<image>": (image_field, observed)}
+    if videos:
+        shown["<video>"] = ("videos", videos)
+    return _hinted_sample(fields, "conversations", turns, shown, "reasoning_image", hints)
+
+
+def _image_files(fields: RecordFields, field: str) -> list[Frame]:
+    return [Frame(fields.media_path(field, value), None, field=field) for value in fields.sequence(field)]
 
 
 def _parse_upstream(fields: RecordFields) -> Sample:
@@ -371,6 +583,7 @@ def _parse_upstream(fields: RecordFields) -> Sample:
     `answer` carries the reasoning with the final answer inline as `<ans>..</ans>` (as TwiFF's published conversion
     does); with the reasoning in a field `cot` or `reasoning` it may be the bare final answer.
     """
+    fields.refuse_misspelt(_UPSTREAM_FIELDS)
     video = fields.media_path("video", fields.take("video"))
     observed_indices = fields.pool_indices("question_images_index")
     hint_indices = fields.pool_indices("reasoning_images_index")
@@ -392,8 +605,8 @@ def _parse_upstream(fields: RecordFields) -> Sample:
         reasoning_field = next((field for field in ("cot", "reasoning") if fields.values.get(field)), "cot")
         if reasoning_field in fields.values:
             reasoning = fields.text(reasoning_field)
-    asked: tuple[Role, str] = ("user", question)
-    replied: tuple[Role, str] = ("assistant", reasoning)
+    asked = _Said("user", question, field="question")
+    replied = _Said("assistant", reasoning, field=reasoning_field)
     _check_question(fields, "question", [asked])
     _check_stray_markers(fields, "question", [asked])
     _check_stray_markers(fields, reasoning_field, [replied])
@@ -401,46 +614,44 @@ def _parse_upstream(fields: RecordFields) -> Sample:
         fields,
         reasoning_field,
         [asked, replied],
-        "question_images_index",
-        [Frame(video, index) for index in observed_indices],
+        {"<image>": ("question_images_index", [Frame(video, index, field="video") for index in observed_indices])},
         "reasoning_images_index",
-        [Frame(video, index) for index in hint_indices],
+        [Frame(video, index, field="video") for index in hint_indices],
     )
 
 
-def _parse_chat(fields: RecordFields) -> Sample:
-    turns = [_turn(fields, "messages", entry, "role", "content") for entry in fields.sequence("messages")]
-    _check_turns(fields, "messages", turns)
-    _check_question(fields, "messages", turns)
-    if not any(role == "assistant" and text.strip() for role, text in turns):
-        fields.fail("messages", fields.values["messages"], "empty answer", "write what the assistant says")
-    supply: dict[str, list[Part]] = {
-        "<video>": [Video(path) for path in fields.media_paths("videos")],
-        "<image>": [Frame(path, None) for path in fields.media_paths("images")],
-    }
-    for marker, field in (("<video>", "videos"), ("<image>", "images")):
-        _check_markers(fields, field, len(supply[marker]), marker, [text.count(marker) for _, text in turns])
+def _parse_chat(fields: RecordFields, field: str, turns: Sequence[_Said]) -> Sample:
+    """Parse the chat shape, whose turns stand in `messages` or, as ShareGPT writes them, in `conversations`."""
+    if not any(turn.role == "assistant" and turn.loss and turn.text.strip() for turn in turns):
+        fields.fail(field, fields.values[field], "empty answer", "write what the assistant says")
+    supply: dict[str, list[Part]] = {"<video>": [*fields.videos("videos")], "<image>": [*fields.images("images")]}
+    for marker, column in (("<video>", "videos"), ("<image>", "images")):
+        counts = [turn.text.count(marker) - sum(name == marker for name, _ in turn.media.values()) for turn in turns]
+        _check_markers(fields, column, len(supply[marker]), marker, counts)
     parsed = []
-    for role, text in turns:
+    for turn in turns:
         parts: list[Part] = []
-        for piece in re.split("(<image>|<video>)", text):
+        for place, piece in enumerate(_CHAT_MARKER.split(turn.text)):
             if piece in supply:
-                if role == "assistant":
+                if turn.role == "assistant":
                     fields.fail(
-                        "messages",
-                        text,
+                        field,
+                        turn.text,
                         f"a {piece} marker in an assistant turn",
                         "move it to a user turn; future frames belong in the path-based shape as 'reasoning_image'",
                     )
-                parts.append(supply[piece].pop(0))
+                # markers stand at the odd places of what is split at them
+                own = turn.media.get(place // 2)
+                parts.append(supply[piece].pop(0) if own is None else own[1])
             elif piece:
                 parts.append(piece)
-        parsed.append(Turn(role, tuple(parts)))
+        parsed.append(Turn(turn.role, tuple(parts), turn.loss, field))
     return Sample(fields.id, tuple(parsed), None, fields.meta)
 
 
 def _parse_unlabelled(fields: RecordFields) -> Sample:
     """Parse the shape without texts: the frames that are seen, and those to imagine."""
+    fields.refuse_misspelt(_UNLABELLED_FIELDS)
     for field in ("question", "answer", "problem", "qa"):
         if field in fields.values:
             fields.fail(
@@ -457,35 +668,50 @@ def _parse_unlabelled(fields: RecordFields) -> Sample:
         value = fields.values.get("reasoning_image")
         fields.fail("reasoning_image", value, "no frame to imagine", "list at least one, or drop the record")
     _check_order(fields, "image", observed, "reasoning_image", hints)
-    shown = [part for index in observed for part in (f"frame_{index}", Frame(video, index))]
-    imagined = [Frame(video, index) for index in hints]
+    shown = [part for index in observed for part in (f"frame_{index}", Frame(video, index, field="video"))]
+    imagined = [Frame(video, index, field="video") for index in hints]
     turns = (Turn("user", (*shown, IMAGINE_NEXT)), Turn("assistant", tuple(imagined)))
     return Sample(fields.id, turns, None, fields.meta)
 
 
-def _conversation_turns(fields: RecordFields) -> list[tuple[Role, str]]:
-    """Return (role, text) of `conversations`, a list of turns or, columnar, an object of two lists."""
-    value = fields.take("conversations")
+class _Said(NamedTuple):
+    """A turn as a record has it: its text with markers, and, by number of the marker, media that the turn names."""
+
+    role: Role
+    text: str
+    loss: bool = True
+    field: str = ""
+    media: Mapping[int, tuple[str, Part]] = {}
+
+
+_TURN_KEYS = {"messages": ("role", "content"), "conversations": ("from", "value")}
+"""Fields that hold turns, and the keys of speaker and text in them."""
+
+
+def _turns(fields: RecordFields, field: str) -> list[_Said]:
+    """Return the turns of a field, a list of objects or, columnar, an object of lists, and check their order."""
+    role_key, text_key = _TURN_KEYS[field]
+    value = fields.take(field)
     if isinstance(value, Mapping):
-        speakers, texts = value.get("from"), value.get("value")
-        if not isinstance(speakers, list | tuple) or not isinstance(texts, list | tuple) or len(speakers) != len(texts):
+        columns = {key: column for key, column in value.items() if column is not None}
+        lists = all(isinstance(column, list | tuple) for column in columns.values())
+        if not lists or not {role_key, text_key} <= columns.keys() or len(set(map(len, columns.values()))) != 1:
             fields.fail(
-                "conversations",
+                field,
                 value,
-                "an object that does not hold two lists 'from' and 'value' of one length",
+                f"an object that does not hold two lists '{role_key}' and '{text_key}' of one length",
                 "write a list of turns, or two such lists",
             )
-        value = [{"from": speaker, "value": text} for speaker, text in zip(speakers, texts, strict=True)]
+        value = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
     if not isinstance(value, list | tuple):
-        fields.fail("conversations", value, f"{type(value).__name__} where a list is expected", "write a list of turns")
-    turns = [_turn(fields, "conversations", entry, "from", "value") for entry in value]
-    _check_turns(fields, "conversations", turns)
-    _check_question(fields, "conversations", turns)
-    _check_stray_markers(fields, "conversations", turns)
+        fields.fail(field, value, f"{type(value).__name__} where a list is expected", "write a list of turns")
+    turns = [_turn(fields, field, entry, role_key, text_key) for entry in value]
+    _check_turns(fields, field, turns)
+    _check_question(fields, field, turns)
     return turns
 
 
-def _turn(fields: RecordFields, field: str, entry: object, role_key: str, text_key: str) -> tuple[Role, str]:
+def _turn(fields: RecordFields, field: str, entry: object, role_key: str, text_key: str) -> _Said:
     if not isinstance(entry, Mapping):
         fields.fail(
             field,
@@ -496,33 +722,100 @@ def _turn(fields: RecordFields, field: str, entry: object, role_key: str, text_k
     speaker, text = entry.get(role_key), entry.get(text_key)
     if not isinstance(speaker, str) or speaker not in _ROLES:
         fields.fail(f"{field}.{role_key}", speaker, "not a known speaker", f"write one of {', '.join(_ROLES)}")
+    role, place = _ROLES[speaker], f"{field}.{text_key}"
+    media: dict[int, tuple[str, Part]] = {}
+    if field == "messages" and isinstance(text, list | tuple):
+        text, media = _typed_content(fields, place, text)
     if not isinstance(text, str):
-        fields.fail(f"{field}.{text_key}", text, f"{type(text).__name__} where a string is expected", "write a string")
-    return _ROLES[speaker], fields.check_characters(f"{field}.{text_key}", text)
+        fields.fail(place, text, f"{type(text).__name__} where a string is expected", "write a string")
+    return _Said(role, fields.check_characters(place, text), _loss(fields, field, entry, role), field, media)
 
 
-def _check_turns(fields: RecordFields, field: str, turns: Sequence[tuple[Role, str]]) -> None:
+def _loss(fields: RecordFields, field: str, entry: Mapping[str, Any], role: Role) -> bool:
+    """Whether a turn is learned: its `loss` (ms-swift), true if it has none."""
+    for key, value in entry.items():
+        if _misspelt(str(key), ("loss",)) and key != "loss" and key not in _OTHER_LOSS_KEYS:
+            fields.fail(f"{field}.{_name(key)}", value, "an unknown key that looks like 'loss'", "rename it to 'loss'")
+        if value is not None and value not in _OTHER_LOSS_KEYS.get(key, (value,)):
+            fields.fail(
+                f"{field}.{key}", value, "a weight of the turn that is not read", "write 'loss': false on turns that "
+                "are not to be learned"
+            )  # fmt: skip
+        if key in _LOST_TURN_KEYS and value:
+            fields.fail(f"{field}.{key}", value, "not read, and so it would be lost", "write it into the text")
+    loss = entry.get("loss")
+    if loss is None:
+        return True
+    if not isinstance(loss, bool):
+        fields.fail(f"{field}.loss", loss, f"{type(loss).__name__} where true or false is expected", "write false")
+    if loss and role != "assistant":
+        fields.fail(f"{field}.loss", loss, f"a {role} turn cannot be learned", "leave it out, or write false")
+    return loss
+
+
+def _typed_content(fields: RecordFields, place: str, content: Sequence[Any]) -> tuple[str, dict[int, tuple[str, Part]]]:
+    """Text with markers, and the media of those markers, of a list of typed parts (Qwen and Hugging Face chats)."""
+    text = ""
+    media: dict[int, tuple[str, Part]] = {}
+    for part in content:
+        if not isinstance(part, Mapping):
+            fields.fail(place, part, f"{type(part).__name__} where a part is expected", 'write {"type": .., ..}')
+        kind = part.get("type")
+        # Parquet gives all parts the keys of all
+        given = {key: value for key, value in part.items() if key != "type" and value is not None and value != ""}
+        if kind == "text":
+            written = part.get("text")
+            if not isinstance(written, str) or set(given) - {"text"}:
+                fields.fail(place, part, "not a text part", 'write {"type": "text", "text": ..}, with nothing besides')
+            text += written
+        elif isinstance(kind, str) and kind in _MEDIA_MARKERS:
+            marker = _MEDIA_MARKERS[kind]
+            if len(given) > 1 or set(given) - {kind, "path", "url"}:
+                fields.fail(
+                    place,
+                    part,
+                    f"a part of type '{kind}' with more than its file",
+                    f'write {{"type": "{kind}", "{kind}": ..}}; sizes and sampling are settings of the data module',
+                )
+            number = len(_CHAT_MARKER.findall(text))
+            text += marker
+            # without a file of its own it is the next one of the column
+            for source in given.values():
+                shown = fields.image(place, source, number + 1) if kind == "image" else fields.video(place, source)
+                media[number] = marker, shown
+        else:
+            fields.fail(f"{place}.type", kind, "not a known type of part", "write text, image or video")
+    return text, media
+
+
+def _check_turns(fields: RecordFields, field: str, turns: Sequence[_Said]) -> None:
     value = fields.values[field]
-    roles = [role for role, _ in turns]
+    roles = [turn.role for turn in turns]
     if "assistant" not in roles:
         fields.fail(field, value, "no assistant turn", "add the response to learn")
     if "user" not in roles[: roles.index("assistant")]:
         fields.fail(field, value, "no user turn before the first assistant turn", "add the question")
     if roles[-1] != "assistant":
         fields.fail(field, value, f"the last turn is the {roles[-1]}'s", "end with the assistant's response")
+    if not any(turn.loss for turn in turns if turn.role == "assistant"):
+        fields.fail(f"{field}.loss", False, "no assistant turn to learn", "set it for one, or drop the record")
 
 
-def _check_question(fields: RecordFields, field: str, turns: Sequence[tuple[Role, str]]) -> None:
-    asked = "\n".join(text for role, text in turns if role == "user")
+def _check_question(fields: RecordFields, field: str, turns: Sequence[_Said]) -> None:
+    asked = "\n".join(turn.text for turn in turns if turn.role == "user")
     if not _FRAME_LABEL.sub("", _MARKER.sub("", asked)).strip():
         fields.fail(field, asked, "empty question", "write the question after the images or drop the record")
 
 
-def _check_stray_markers(fields: RecordFields, field: str, turns: Sequence[tuple[Role, str]]) -> None:
-    for role, text in turns:
-        for marker in ("<video>",) if role == "assistant" else ("<video>", "<rimage>"):
-            if marker in text:
-                fields.fail(field, text, f"a {marker} marker in a {role} turn", "mark observed frames by <image>")
+def _check_stray_markers(fields: RecordFields, field: str, turns: Sequence[_Said], videos: bool = False) -> None:
+    """Refuse markers in turns that have no media of that kind; `videos`: whether the record has whole videos."""
+    for turn in turns:
+        stray = ("<video>",) if turn.role == "assistant" else ("<rimage>",) if videos else ("<video>", "<rimage>")
+        for marker in stray:
+            if marker in turn.text:
+                fields.fail(
+                    field, turn.text, f"a {marker} marker in a {turn.role} turn", "mark observed frames by <image>"
+                )
 
 
 def _check_order(
@@ -551,51 +844,60 @@ def _check_markers(fields: RecordFields, field: str, num_media: int, marker: str
 def _hinted_sample(
     fields: RecordFields,
     text_field: str,
-    turns: Sequence[tuple[Role, str]],
-    observed_field: str,
-    observed: list[Frame],
+    turns: Sequence[_Said],
+    observed: Mapping[str, tuple[str, Sequence[Part]]],
     hint_field: str,
     hints: list[Frame],
 ) -> Sample:
-    """Put frames in the place of markers, take the final answer out of the reasoning and strip the texts."""
+    """Put media in the place of markers, take the final answer out of the reasoning and strip the texts.
+
+    Args:
+        fields: the record.
+        text_field: the field that holds the reasoning.
+        turns: the conversation.
+        observed: by marker, the field that lists what is shown, and what that is.
+        hint_field: the field that lists the hints.
+        hints: the hints.
+    """
     answer, turns = _final_answer(fields, text_field, turns)
-    shown = [len(_MARKER.findall(text)) for role, text in turns if role != "assistant"]
-    hinted = [len(_MARKER.findall(text)) for role, text in turns if role == "assistant"]
-    _check_markers(fields, observed_field, len(observed), "<image>", shown)
-    hint_marker = "<rimage>" if any("<rimage>" in text for _, text in turns) else "<image>"
+    for marker, (field, media) in observed.items():
+        counts = [turn.text.count(marker) for turn in turns if turn.role != "assistant"]
+        _check_markers(fields, field, len(media), marker, counts)
+    hinted = [len(_MARKER.findall(turn.text)) for turn in turns if turn.role == "assistant"]
+    hint_marker = "<rimage>" if any("<rimage>" in turn.text for turn in turns) else "<image>"
     _check_markers(fields, hint_field, len(hints), hint_marker, hinted)
-    frames = {False: iter(observed), True: iter(hints)}
+    shown = {marker: iter(media) for marker, (_, media) in observed.items()}
+    imagined = iter(hints)
     parsed = []
-    for role, text in turns:
+    for turn in turns:
         parts: list[Part] = []
-        for piece in _MARKER.split(text):
+        for piece in _MARKER.split(turn.text):
             if _MARKER.fullmatch(piece):
-                parts.append(next(frames[role == "assistant"]))
+                parts.append(next(imagined) if turn.role == "assistant" else next(shown[piece]))
             else:
-                stripped = (_THOUGHT_PREFIX.sub("", piece) if role == "assistant" else piece).strip()
+                stripped = (_THOUGHT_PREFIX.sub("", piece) if turn.role == "assistant" else piece).strip()
                 if stripped:
                     parts.append(stripped)
-        parsed.append(Turn(role, tuple(parts)))
+        parsed.append(Turn(turn.role, tuple(parts), turn.loss, turn.field))
     return Sample(fields.id, tuple(parsed), answer, fields.meta)
 
 
-def _final_answer(
-    fields: RecordFields, text_field: str, turns: Sequence[tuple[Role, str]]
-) -> tuple[str, list[tuple[Role, str]]]:
+def _final_answer(fields: RecordFields, text_field: str, turns: Sequence[_Said]) -> tuple[str, list[_Said]]:
     """Return the final answer and the turns without it: field `answer`, else the inline `<ans>..</ans>`."""
     inline: list[str] = []
-    remaining: list[tuple[Role, str]] = []
-    for role, text in turns:
-        if role == "assistant":
-            inline += _INLINE_ANSWER.findall(text)
-            text = _INLINE_ANSWER.sub("", text)
+    remaining: list[_Said] = []
+    for turn in turns:
+        if turn.role == "assistant":
+            inline += _INLINE_ANSWER.findall(turn.text)
+            text = _INLINE_ANSWER.sub("", turn.text)
             if "<ans>" in text or "</ans>" in text:
                 fields.fail(text_field, text, "an unpaired <ans> or </ans>", "write <ans>the answer</ans>")
-        remaining.append((role, text))
+            turn = turn._replace(text=text)
+        remaining.append(turn)
     if len(inline) > 1:
         fields.fail(text_field, inline, f"{len(inline)} final answers", "write one <ans>..</ans>")
     if text_field == "answer" and not inline:
-        fields.fail("answer", turns[-1][1], "reasoning without a final answer", "mark that by <ans>the answer</ans>")
+        fields.fail("answer", turns[-1].text, "reasoning without a final answer", "mark that by <ans>the answer</ans>")
     if "answer" in fields.values or not inline:
         return fields.text("answer"), remaining
     return fields.check_text(f"{text_field} (<ans>)", inline[0]).strip(), remaining
@@ -666,6 +968,10 @@ class RecordSource:
         except FileNotFoundError as error:
             raise MissingFileError(
                 f"{place}: the file {file.path} has gone since it was opened; put it back or open the records again"
+            ) from error
+        except OSError as error:
+            raise RecordError(
+                f"{place}: the file {file.path} cannot be read ({error}); check it and its disk"
             ) from error
         if not isinstance(value, dict):
             shapes = _SHAPES if self._parse is None else "an object with named fields"
@@ -836,10 +1142,26 @@ def _open_file(path: Path, name: str) -> _RecordFile:
     return file
 
 
+class _RepeatedKeyError(ValueError):
+    """A JSON object has a key twice."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__(key)
+        self.key = key
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make a dict of a JSON object, of whose equal keys `json` would silently keep the last."""
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        raise _RepeatedKeyError(next(key for key, times in Counter(key for key, _ in pairs).items() if times > 1))
+    return value
+
+
 def _decode_json(data: bytes, place: str, remedy: str) -> Any:
     """Decode one JSON value; `remedy` says what to do about a syntax error."""
     try:
-        return json.loads(data.decode("utf-8-sig"))
+        return json.loads(data.decode("utf-8-sig"), object_pairs_hook=_object)
     except UnicodeDecodeError as error:
         raise RecordError(
             f"{place}: byte {data[error.start]:#04x} at offset {error.start} is not UTF-8; save the file as UTF-8"
@@ -850,6 +1172,11 @@ def _decode_json(data: bytes, place: str, remedy: str) -> Any:
             f"{place}: not valid JSON: {error.msg}, line {error.lineno} column {error.colno}, near {excerpt!r}; "
             f"{remedy}"
         ) from error
+    except _RepeatedKeyError as error:
+        raise RecordError(
+            f"{place}, field '{_name(error.key)}': an object has this key twice, and only one of the values could "
+            "count; remove the other"
+        ) from error
     except (ValueError, RecursionError) as error:
         raise RecordError(f"{place}: JSON that Python cannot hold ({error}); correct or drop it") from error
 
@@ -859,9 +1186,16 @@ class _JsonFile:
 
     def __init__(self, path: Path, name: str) -> None:
         self.path = path
-        value = _decode_json(
-            path.read_bytes(), name, "correct it, or name the file .jsonl if each line is a record of its own"
-        )
+        data = path.read_bytes()
+        try:
+            value = _decode_json(data, name, "correct it, or name the file .jsonl if each line is a record of its own")
+        except RecordError as error:
+            whole = isinstance(error.__cause__, json.JSONDecodeError | UnicodeDecodeError)
+            items = None if whole else _items(data)
+            if items is None:
+                raise
+            # each by itself, so that only the records that cannot be held are errors
+            value = items
         if not isinstance(value, list | dict):
             raise RecordError(f"{name}: {type(value).__name__} where a list is expected; write an array of records")
         self._records = value if isinstance(value, list) else [value]
@@ -873,7 +1207,32 @@ class _JsonFile:
         return position + 1
 
     def read(self, position: int, place: str) -> Any:
-        return self._records[position]
+        record = self._records[position]
+        return _decode_json(record, place, "correct it") if isinstance(record, bytes) else record
+
+
+_JSON_TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{},]', re.DOTALL)
+
+
+def _items(data: bytes) -> list[bytes] | None:
+    """Cut a JSON array into its items, of an object make the only one; None if brackets do not pair."""
+    data = data.removeprefix(_BYTE_ORDER_MARK).strip()
+    if data.startswith(b"{"):
+        return [data]
+    items: list[bytes] = []
+    depth, start = 0, 1
+    for token in _JSON_TOKEN.finditer(data):
+        what = token[0]
+        if what in b"[{":
+            depth += 1
+        elif what in b"]}":
+            depth -= 1
+        if (what == b"," and depth == 1) or depth == 0:
+            items.append(data[start : token.start()].strip())
+            start = token.end()
+        if depth == 0:
+            break
+    return items if data.startswith(b"[") and depth == 0 and start == len(data) and all(items) else None
 
 
 class _JsonLinesFile:
@@ -938,11 +1297,33 @@ class _ParquetFile:
         first = int(self._ends[group - 1]) if group else 0
         try:
             table = _row_group(self.path, self._version, group)
-            return table.slice(position - first, 1).to_pylist()[0]
         except FileNotFoundError:
             raise
-        except (pa.ArrowException, OSError, UnicodeDecodeError, IndexError) as error:
+        except (pa.ArrowException, OSError) as error:
             raise RecordError(f"{place}: the row cannot be read ({error}); write the Parquet file again") from error
+        return _row(table, position - first, place)
+
+
+def _row(table: pa.Table, position: int, place: str) -> dict[str, Any]:
+    """Convert a row to Python values, column by column, so that an error names the field."""
+    import pyarrow as pa
+
+    row: dict[str, Any] = {}
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        if name in row:
+            raise RecordError(
+                f"{place}, field '{_name(name)}': the table has this column twice, and only one could count; remove "
+                "the other"
+            )
+        try:
+            row[name] = column[position].as_py()
+        # dates beyond Python's calendar, unknown time zones, bytes that are no UTF-8, structs with a field twice
+        except (pa.ArrowException, ValueError, ArithmeticError, LookupError, TypeError, OSError) as error:
+            raise RecordError(
+                f"{place}, field '{_name(name)}': the value of type {column.type} cannot be read ({error}); write it "
+                "as text, a number or a list"
+            ) from error
+    return row
 
 
 @lru_cache(maxsize=_ROW_GROUPS_KEPT)
@@ -979,11 +1360,12 @@ class _ArrowFile:
         import pyarrow as pa
 
         try:
-            return _arrow_table(self.path, self._version).slice(position, 1).to_pylist()[0]
+            table = _arrow_table(self.path, self._version)
         except FileNotFoundError:
             raise
-        except (pa.ArrowException, OSError, UnicodeDecodeError, IndexError) as error:
+        except (pa.ArrowException, OSError) as error:
             raise RecordError(f"{place}: the row cannot be read ({error}); save the Arrow file again") from error
+        return _row(table, position, place)
 
 
 @lru_cache(maxsize=_ARROW_TABLES_KEPT)

@@ -1,6 +1,5 @@
 """What all data modules over records share: the processor they encode with, and the account of skipped records."""
 
-import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from lightning import LightningDataModule
 
 from futurel1.data.records import SkippedRecord
 from futurel1.errors import ConfigError
+from futurel1.json_lines import drop_cut_line, json_line, written_ids
 from futurel1.models import load_processor
 
 logger = logging.getLogger(__name__)
@@ -51,13 +51,12 @@ class RecordDataModule(LightningDataModule):
         folder.mkdir(parents=True, exist_ok=True)
         file = folder / ("skipped.jsonl" if rank == 0 else f"skipped-rank{rank}.jsonl")
         if self._written is None:  # by the run that this one resumes
-            # Bytes, because texts may hold other characters that end a line for `str`.
-            lines = file.read_bytes().splitlines() if file.is_file() else []
-            self._written = {json.loads(line)["id"] for line in lines}
-        with file.open("a", encoding="utf-8") as stream:
-            for record in fresh:
-                if record.id not in self._written:
-                    stream.write(json.dumps(vars(record), ensure_ascii=False) + "\n")
+            self._written = set()
+            if file.is_file():
+                drop_cut_line(file)
+                self._written.update(written_ids(file))
+        with file.open("ab") as stream:
+            stream.writelines(json_line(vars(record)) for record in fresh if record.id not in self._written)
         self._written.update(record.id for record in fresh)
         for record in fresh:
             logger.warning("skipped %s (%s, %d so far): %s", record.id, record.error, len(self.skipped), record.message)

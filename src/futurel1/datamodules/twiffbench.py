@@ -4,9 +4,8 @@ import re
 from functools import lru_cache
 from importlib.resources import files
 
-from futurel1.data import Frame, RecordSource, Sample, Turn, open_records
+from futurel1.data import RecordSource, Sample, Turn, open_records
 from futurel1.data.collate import OnError
-from futurel1.data.prompts import image_values
 from futurel1.data.records import RawRecord, RecordFields
 from futurel1.datamodules.prompts import BasePromptDataModule, Paths, PromptStage
 from futurel1.errors import ConfigError
@@ -91,8 +90,9 @@ def parse_twiffbench(record: RawRecord) -> Sample:
         RecordFileError: an image that is not embedded is missing.
     """
     fields = RecordFields(record.raw, file=record.name, number=record.number, folder=record.folder)
+    fields.refuse_misspelt({"question", "answer", *_REASONING_FIELDS, "question_images", "reasoning_images", "system"})
     question = fields.text("question")
-    shown = image_values(fields, "question_images")
+    shown = fields.images("question_images", "question image")
     if not shown:
         fields.fail("question_images", fields.values.get("question_images"), "no image", "embed at least one")
     _check_markers(fields, "question", question, "<image>", len(shown))
@@ -102,24 +102,18 @@ def parse_twiffbench(record: RawRecord) -> Sample:
     reasoning, answer = _reasoning_and_answer(fields)
     if "<rimage>" not in reasoning:
         reasoning = reasoning.replace("<image>", "<rimage>")
-    _check_markers(fields, "reasoning_images", reasoning, "<rimage>", len(image_values(fields, "reasoning_images")))
-    frames = tuple(
-        Frame(record.folder / f"{record.file.name}, record {record.number}, question image {number}", None, image)
-        if isinstance(image, bytes)
-        else Frame(image, None)
-        for number, image in enumerate(shown, 1)
-    )
+    _check_markers(fields, "reasoning_images", reasoning, "<rimage>", len(fields.images("reasoning_images")))
     place = {"file": str(record.file.absolute()), "record": record.number}
     meta = {
-        "id": fields.take("id"),
+        "id": fields.identity(),
         "question": question,
         "answer": answer,
         "reference_reasoning": reasoning,
         "question_images": {**place, "column": "question_images"},
         "reference_images": {**place, "column": "reasoning_images"},
     }
-    turn = Turn("user", (*frames, f"{twiffbench_instruction()}\n\n{text}"))
-    return Sample(fields.id, (turn,), None, meta)
+    asked = Turn("user", (*shown, f"{twiffbench_instruction()}\n\n{text}"), field="question")
+    return Sample(fields.id, (*fields.system_turns(), asked), None, meta)
 
 
 def _reasoning_and_answer(fields: RecordFields) -> tuple[str, str]:
@@ -130,11 +124,10 @@ def _reasoning_and_answer(fields: RecordFields) -> tuple[str, str]:
     if column is not None:
         return fields.text(column), inline[1].strip() if inline else answer
     if inline is None:
-        columns = ", ".join(map(str, fields.values))
         fields.fail(
             _REASONING_FIELDS[0],
             None,
-            f"no reference reasoning, the record has {columns}",
+            f"no reference reasoning, the record has {', '.join(fields.keys)}",
             f"the judge compares with it: name its column {' or '.join(_REASONING_FIELDS)}",
         )
     reasoning = _INLINE_ANSWER.sub("", answer).strip()

@@ -12,7 +12,7 @@ from futurel1.data import SFTBatch
 from futurel1.errors import BatchError, ConfigError
 from futurel1.losses.alignment import Alignment, alignment_sum, pool_to
 from futurel1.losses.cross_entropy import CrossEntropyPath, linear_cross_entropy
-from futurel1.models import LatentReasoner, Vision, find_spans, previous, put_latents
+from futurel1.models import LatentReasoner, Vision, find_spans, learned_latents, previous, put_latents
 
 LatentFeedback = Literal["teacher", "mixed", "self"]
 LatentGradient = Literal["stop", "pathwise"]
@@ -50,7 +50,7 @@ class LatentSFTOutput:
 
 @dataclass(frozen=True)
 class _Run:
-    """What one pass gives: (B, T, H) hidden, (B, T-1) shifted labels and which are scored, latents and targets."""
+    """What one pass gives: (B, T, H) hidden, (B, T-1) shifted labels and which are scored, learned latents, targets."""
 
     hidden: Tensor
     labels: Tensor
@@ -65,8 +65,8 @@ class LatentSFTLoss(nn.Module):
     """``CE + latent_weight * alignment`` (Future-L1, arXiv 2606.05769, Eq. 2-3; `method.md` 2).
 
     CE covers every labelled token but LATENT. Alignment compares `head(h_{t-1})` with the hint's features at every
-    LATENT position `t`. With ``latent_feedback="teacher"`` those features are also the inputs at `t`; otherwise a share
-    of the rows is fed its own predictions, made by parallel passes without gradient.
+    LATENT position `t` of turns that are learned. With ``latent_feedback="teacher"`` those features are also the inputs
+    at `t`; otherwise a share of the rows is fed its own predictions, made by parallel passes without gradient.
 
     Args:
         latent_weight: lambda, weight of the alignment term.
@@ -207,9 +207,12 @@ class LatentSFTLoss(nn.Module):
 
         labels = batch.labels[:, 1:]
         scored = (labels != IGNORE) & (labels != reasoner.tokens.latent_id)
+        learned = learned_latents(spans, batch.input_ids, batch.labels, reasoner.tokens)
+        kept = learned[mask]
+        span = torch.unique_consecutive(span[kept], return_inverse=True)[1]
         # With no latents the head still runs, on zero rows: every trainable parameter stays in the graph (DDP).
-        predicted = reasoner.predict_latents(previous(hidden, mask))
-        return _Run(hidden, labels, scored, mask, predicted, target, span)
+        predicted = reasoner.predict_latents(previous(hidden, learned))
+        return _Run(hidden, labels, scored, learned, predicted, target[kept], span)
 
     def _targets(
         self, reasoner: LatentReasoner, batch: SFTBatch, mask: Tensor, span_ids: Tensor

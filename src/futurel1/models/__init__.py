@@ -12,7 +12,7 @@ from futurel1.models.interventions import (
     ZeroLatents,
 )
 from futurel1.models.reasoner import LatentReasoner, LatentSettings, put_latents
-from futurel1.models.spans import Spans, find_spans, longest_chain, previous
+from futurel1.models.spans import Spans, find_spans, learned_latents, longest_chain, previous
 from futurel1.models.tokens import LATENT, LATENT_END, LATENT_START, LATENT_TOKENS, LatentTokens, SpanBudget
 
 __all__ = [
@@ -39,6 +39,7 @@ __all__ = [
     "ZeroLatents",
     "build_head",
     "find_spans",
+    "learned_latents",
     "load_processor",
     "longest_chain",
     "previous",

@@ -97,7 +97,7 @@ def load_processor(path: str | Path) -> Any:
 
     Returns:
         The `transformers` processor, or None when the folder has no tokenizer. Its attribute `system_prompt` holds the
-        folder's `system_prompt.txt`, if there is one.
+        folder's `system_prompt.txt`, if there is one, without its last line break.
 
     Raises:
         MissingFileError: no such checkpoint.
@@ -122,7 +122,8 @@ def load_processor(path: str | Path) -> Any:
                 "or remove the tokenizer files to load the weights alone"
             ) from error
         if (folder / SYSTEM_PROMPT_FILE).is_file():
-            processor.system_prompt = (folder / SYSTEM_PROMPT_FILE).read_text(encoding="utf-8").strip()
+            # `save_pretrained` ends it with a line break, which is no part of the prompt
+            processor.system_prompt = (folder / SYSTEM_PROMPT_FILE).read_bytes().decode().removesuffix("\n")
     register_tokens(processor.tokenizer)
     return processor
 

@@ -327,7 +327,7 @@ class LatentReasoner(nn.Module):
             self.processor.save_pretrained(folder)
             prompt = getattr(self.processor, "system_prompt", None)
             if prompt is not None:
-                (folder / checkpoints.SYSTEM_PROMPT_FILE).write_text(f"{prompt}\n", encoding="utf-8")
+                (folder / checkpoints.SYSTEM_PROMPT_FILE).write_bytes(f"{prompt}\n".encode())
         return folder
 
     # ------------------------------------------------------------------ running

@@ -11,6 +11,9 @@ from torch import Tensor
 
 from futurel1.models.tokens import LatentTokens
 
+IGNORE = -100
+"""Label of a position where nothing is asked, as PyTorch's cross entropy has it."""
+
 
 @dataclass(frozen=True)
 class Spans:
@@ -54,6 +57,26 @@ def find_spans(input_ids: Tensor, tokens: LatentTokens) -> Spans:
     follows_span = inside | is_start
     closed = (input_ids[:, 1:] == tokens.end_id) & follows_span[:, :-1]
     return Spans(inside, span_ids, step_ids, is_start.sum(dim=1), closed.sum(dim=1))
+
+
+def learned_latents(spans: Spans, input_ids: Tensor, labels: Tensor, tokens: LatentTokens) -> Tensor:
+    """Find the latents of turns that are learned: those whose START has a label.
+
+    In a row without any label, which is scored but not learned, all latents count.
+
+    Args:
+        spans: spans of `input_ids`.
+        input_ids: (B, T) token ids.
+        labels: (B, T) token ids to predict, -100 where nothing is asked.
+        tokens: ids of START, LATENT and END.
+
+    Returns:
+        (B, T) bool, True at each of those LATENT.
+    """
+    positions = torch.arange(input_ids.shape[1], device=input_ids.device).expand_as(input_ids)
+    last_start = torch.where(input_ids == tokens.start_id, positions, 0).cummax(dim=1).values
+    labelled = labels != IGNORE
+    return spans.latent_mask & (labelled.gather(1, last_start) | ~labelled.any(dim=1, keepdim=True))
 
 
 def longest_chain(latent_mask: Tensor) -> int:

@@ -10,7 +10,8 @@ from typing import Any
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter, Callback
 
-from futurel1.errors import ConfigError, RecordError
+from futurel1.errors import ConfigError
+from futurel1.json_lines import drop_cut_line, json_line, write_whole, written_ids
 from futurel1.modules.start import EXPORT_FOLDER
 
 logger = logging.getLogger(__name__)
@@ -117,40 +118,7 @@ class JSONLinesWriter(BasePredictionWriter):
         batch_indices: Sequence[int] | None, batch: Any, batch_idx: int, dataloader_idx: int,
     ) -> None:  # fmt: skip
         """Append one batch and hand it to the disk."""
-        with self.file(trainer).open("a", encoding="utf-8") as stream:
-            stream.write("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in prediction))
+        with self.file(trainer).open("ab") as stream:
+            stream.write(b"".join(map(json_line, prediction)))
             stream.flush()
             os.fsync(stream.fileno())
-
-
-def written_ids(file: Path) -> list[str]:
-    """Ids of the complete lines of a file of predictions.
-
-    Raises:
-        RecordError: a line that is no record; names the file and the line.
-    """
-    found = []
-    # Bytes, because texts may hold other characters that end a line for `str`.
-    for number, line in enumerate(file.read_bytes().splitlines(keepends=True), 1):
-        if not line.endswith(b"\n"):
-            continue  # being written, or cut off
-        try:
-            found.append(str(json.loads(line)["id"]))
-        except (ValueError, KeyError, TypeError) as error:
-            raise RecordError(f"{file}, line {number} is no prediction ({error}); remove it to go on") from error
-    return found
-
-
-def drop_cut_line(file: Path) -> None:
-    """Cut a file back to its last complete line."""
-    text = file.read_bytes()
-    whole = text[: text.rfind(b"\n") + 1]
-    if whole != text:
-        write_whole(file, whole)
-
-
-def write_whole(file: Path, data: bytes) -> None:
-    """Write a file aside and move it into place: nobody, another rank included, ever reads half of it."""
-    partial = file.with_suffix(".part")
-    partial.write_bytes(data)
-    os.replace(partial, file)

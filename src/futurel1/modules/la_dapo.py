@@ -18,6 +18,7 @@ from torch import Tensor
 from futurel1.data import PromptBatch
 from futurel1.data.chat import EncodedSample
 from futurel1.errors import ConfigError
+from futurel1.json_lines import json_line, write_whole
 from futurel1.losses import Advantage, PolicyLoss, PolicyLossOutput, group_advantages
 from futurel1.losses.policy import ADVANTAGES
 from futurel1.models import HeadKind, LatentReasoner, SpanBudget
@@ -26,7 +27,6 @@ from futurel1.models.policies import LatentPolicy, VonMisesFisherLatents
 from futurel1.models.transcript import Transcript, transcripts
 from futurel1.modules import adapters
 from futurel1.modules.base import ReasonerModule
-from futurel1.modules.callbacks import write_whole
 from futurel1.modules.optimization import Part, Schedule
 from futurel1.modules.start import DTYPES, start_checkpoint
 from futurel1.rewards import CompositeReward, RewardInputs, RewardOutput
@@ -436,9 +436,8 @@ class LADAPOModule(ReasonerModule):
             drop_samples(file, number)
             self._samples_begun = True
         if number % every == 0:
-            with file.open("a", encoding="utf-8") as stream:
-                for record in records:
-                    stream.write(json.dumps({"rollout_batch": number, **record}, ensure_ascii=False) + "\n")
+            with file.open("ab") as stream:
+                stream.writelines(json_line({"rollout_batch": number, **record}) for record in records)
 
     def on_fit_start(self) -> None:
         """The first rollouts that are written replace those that an interrupted run wrote after its checkpoint."""

@@ -17,6 +17,7 @@ from torch import nn
 from futurel1.data import PromptBatch
 from futurel1.data.prompts import read_images
 from futurel1.errors import ConfigError
+from futurel1.json_lines import json_line
 from futurel1.metrics import FutureBenchAccuracy, LatentUsage, Throughput, TwiFFBenchScore, comparison_table
 from futurel1.metrics.functional import (
     FUTUREBENCH_SPLITS,
@@ -55,9 +56,10 @@ LATENT_PARTS = "latents.parts"
 class LatentPredictor(LightningModule):
     """Decodes prompts with a trained reasoner.
 
-    `predict_step` returns one record per prompt: `id`, `response` (spans as `[imagined frame 1: 4 latents]`), `answer`,
-    `votes` (share of branches per answer), `spans`, `tokens`, `finish_reason` and `seconds`. `test_step` scores a
-    benchmark as well, and at the end prints the paper's rows beside ours.
+    `predict_step` returns one record per prompt: `id` (file and number), `record_id` (the record's own `id`),
+    `response` (spans as `[imagined frame 1: 4 latents]`), `answer`, `votes` (share of branches per answer), `spans`,
+    `tokens`, `finish_reason` and `seconds`. `test_step` scores a benchmark as well, and at the end prints the paper's
+    rows beside ours.
 
     Args:
         backbone: checkpoint folder, hub name, or ``tiny``.
@@ -304,8 +306,8 @@ class LatentPredictor(LightningModule):
 
     def _write_samples(self, records: Sequence[Mapping[str, Any]], mode: str) -> None:
         file = self._folder() / f"samples{f'-rank{self.global_rank}' if self.global_rank else ''}.jsonl"
-        with file.open(mode, encoding="utf-8") as stream:
-            stream.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+        with file.open(f"{mode}b") as stream:
+            stream.writelines(map(json_line, records))
 
     def _score_futurebench(
         self, records: list[dict[str, Any]], texts: Sequence[Transcript], metas: Sequence[Mapping[str, Any]]

@@ -259,13 +259,19 @@ class LatentSFTModule(ReasonerModule):
         self._log_evaluation("test")
 
     def predict_step(self, batch: SFTBatch, batch_idx: int) -> list[dict[str, Any]]:
-        """Teacher-forced scores of every record: `id`, `ce` (nats per token), `latent` (alignment error), `cosine`."""
+        """Teacher-forced scores of every record.
+
+        Returns:
+            Per record `id` (file and number), `record_id` (its own `id`), `ce` (nats per token), `latent` (alignment
+            error) and `cosine`.
+        """
         scores = {
             name: column.tolist() for name, column in self._evaluators["teacher"].scores(self.reasoner, batch).items()
         }
         return [
             {
                 "id": sample,
+                "record_id": batch.record_ids[row] if batch.record_ids else None,
                 **{name: None if math.isnan(column[row]) else column[row] for name, column in scores.items()},
             }
             for row, sample in enumerate(batch.sample_ids)

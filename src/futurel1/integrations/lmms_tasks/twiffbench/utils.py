@@ -61,7 +61,7 @@ def judge() -> Judge | None:
 
 def doc_to_visual(doc: Mapping[str, Any]) -> list[Image.Image]:
     """Images of the question."""
-    frames = [part for part in _sample(doc).turns[0].parts if isinstance(part, Frame)]
+    frames = [part for part in _sample(doc).turns[-1].parts if isinstance(part, Frame)]
     images = [Image.open(frame.path if frame.data is None else BytesIO(frame.data)) for frame in frames]
     for image in images:
         image.load()
@@ -70,7 +70,7 @@ def doc_to_visual(doc: Mapping[str, Any]) -> list[Image.Image]:
 
 def doc_to_text(doc: Mapping[str, Any]) -> str:
     """The benchmark's instruction, a blank line, the question without image markers."""
-    return str(_sample(doc).turns[0].parts[-1])
+    return str(_sample(doc).turns[-1].parts[-1])
 
 
 def doc_to_target(doc: Mapping[str, Any]) -> str:

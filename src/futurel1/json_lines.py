@@ -1,0 +1,52 @@
+"""JSON Lines files that a run appends to, and that a run which was killed leaves with half a line at the end."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from futurel1.errors import RecordError
+
+__all__ = ["drop_cut_line", "json_line", "write_whole", "written_ids"]
+
+
+def json_line(record: Mapping[str, Any]) -> bytes:
+    """A record as one line of UTF-8.
+
+    Half a surrogate pair, which UTF-8 cannot hold, becomes a JSON escape, so that it is read as what it was.
+    """
+    return f"{json.dumps(record, ensure_ascii=False)}\n".encode("utf-8", "backslashreplace")
+
+
+def written_ids(file: Path) -> list[str]:
+    """`id` of every complete line of a file.
+
+    Raises:
+        RecordError: a line that is no record; names the file and the line.
+    """
+    found = []
+    # Bytes, because texts may hold other characters that end a line for `str`.
+    for number, line in enumerate(file.read_bytes().splitlines(keepends=True), 1):
+        if not line.endswith(b"\n"):
+            continue  # being written, or cut off
+        try:
+            found.append(str(json.loads(line)["id"]))
+        except (ValueError, KeyError, TypeError) as error:
+            raise RecordError(f"{file}, line {number} is no record with an id ({error}); remove it to go on") from error
+    return found
+
+
+def drop_cut_line(file: Path) -> None:
+    """Cut a file back to its last complete line."""
+    text = file.read_bytes()
+    whole = text[: text.rfind(b"\n") + 1]
+    if whole != text:
+        write_whole(file, whole)
+
+
+def write_whole(file: Path, data: bytes) -> None:
+    """Write a file aside and move it into place: nobody, another rank included, ever reads half of it."""
+    partial = file.with_suffix(".part")
+    partial.write_bytes(data)
+    os.replace(partial, file)
