@@ -321,7 +321,7 @@ class ChatEncoder:
             hints = made[number:]
             counts = [self._latents_of(patches) for patches in hints]
             encoded = self._encode(sample, self.text(sample, counts), made[:number], media)
-        pixels, grid = _joined(hints)
+        pixels, grid = self._pixel_values(hints)
         encoded = replace(encoded, hint_pixel_values=pixels, hint_grid_thw=grid)
         labels = self._labels(encoded.input_ids, [turn.loss for turn in sample.turns if turn.role == "assistant"])
         supervised = (labels != IGNORE).nonzero()
@@ -369,7 +369,7 @@ class ChatEncoder:
         ids = torch.cat(pieces)
         if len(ids) > self.max_length:
             raise self._too_long(sample, str(len(ids)))
-        pixels, grid = _joined(observed)
+        pixels, grid = self._pixel_values(observed)
         video_pixels, video_grid = _joined([(clip["pixel_values_videos"], clip["video_grid_thw"]) for clip in clips])
         return EncodedSample(
             sample_id=sample.id,
@@ -440,9 +440,25 @@ class ChatEncoder:
         return [partial(observe, place) for place in range(len(sample.observed))]
 
     def _patches(self, picture: Image.Image, **options: bool) -> Patches:
-        """(P, D) patches of one picture, and its (1, 3) grid."""
-        inputs = self.processor.image_processor(images=[picture], return_tensors="pt", **options)
+        """(P, D) patches of one picture in grey levels, a byte each, and its (1, 3) grid."""
+        inputs = self.processor.image_processor(
+            images=[picture], do_rescale=False, do_normalize=False, return_tensors="pt", **options
+        )
         return inputs["pixel_values"], inputs["image_grid_thw"]
+
+    def _pixel_values(self, parts: Sequence[Patches]) -> Patches | tuple[None, None]:
+        """Patches and grids of all pictures, normalised as the image processor does; None for both without pictures."""
+        levels, grid = _joined(parts)
+        if levels is None or grid is None:
+            return None, None
+        settings = self.processor.image_processor
+        # A patch is (3, frames, rows, columns). Its values do not depend on where they stand, so they are normalised
+        # once, in place, for all pictures of a record.
+        values = settings.rescale_and_normalize(
+            levels.view(len(levels), 3, -1, settings.patch_size),
+            settings.do_rescale, settings.rescale_factor, settings.do_normalize, settings.image_mean, settings.image_std,
+        )  # fmt: skip
+        return values.view(len(levels), -1), grid
 
     def _hint_patches(self, picture: Image.Image) -> Patches:
         return self._patches(self.as_hint(picture), do_resize=False)

@@ -19,7 +19,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 import numpy as np
 
@@ -57,17 +57,11 @@ class VideoInfo:
     duration: float
 
 
-@dataclass(frozen=True)
-class _KeyFrame:
-    """A place to start decoding: its times, in steps of the stream's clock."""
+class _Times(NamedTuple):
+    """When a packet is displayed and decoded, in steps of the stream's clock."""
 
-    pts: int
+    pts: int | None
     dts: int | None
-
-    @property
-    def position(self) -> int:
-        """Where to seek: containers index times of decoding, where they have them."""
-        return self.pts if self.dts is None else self.dts
 
 
 @dataclass(frozen=True)
@@ -162,6 +156,9 @@ class PyAVReader:
     def _read_index(self) -> None:
         self._check_size(self._stream.codec_context.height, self._stream.codec_context.width)
         packets = self._scan()
+        if not packets.pts:
+            raise MediaError(f"{self.path}: a video without frames; record or export it again")
+        self._first_packet = _Times(packets.pts[0], packets.dts[0])
         by_time = self._times_tell(packets)
         if by_time:
             self._index_by_time(packets)
@@ -235,10 +232,8 @@ class PyAVReader:
         order = order[np.argsort(pts[order], kind="stable")]
         self._pts = pts[order]
         self._keys = _clean_keys(packets, pts)
-        self._key_times = [key.pts for key in self._keys]
-        self._key_numbers: dict[tuple[int | None, int | None], int] = {
-            (key.pts, key.dts): number for number, key in enumerate(self._keys)
-        }
+        self._key_times = [int(key.pts or 0) for key in self._keys]
+        self._key_numbers = {key: number for number, key in enumerate(self._keys)}
         if len(order) == 0:
             self.times, self._duration = np.zeros(0), 0.0
             return
@@ -373,7 +368,7 @@ class PyAVReader:
 
         from_start = not self._seek(key)
         # Frames that lead a key frame, which nothing after it is decoded from, lack what they are decoded from.
-        first_time = self._first_key if from_start else self._keys[key].pts
+        first_time = self._first_key if from_start else self._key_times[key]
         kept: dict[int, T] = {}
         try:
             for frame in self._decoded(wanted):
@@ -405,6 +400,7 @@ class PyAVReader:
         and shows later: they may be what the wanted one was decoded from.
         """
         context = self._stream.codec_context
+        context.skip_frame = "DEFAULT"
         remaining = set(wanted or ())
         skips = wanted is not None and context.name == "h264"
         for packet in self._container.demux(self._stream):
@@ -455,23 +451,34 @@ class PyAVReader:
     # ------------------------------------------------------------------ moving in the file
 
     def _restart(self) -> None:
-        """Go to the very first packet: by opening again, since a seek to the start may miss what precedes its time."""
-        self._container.close()
-        self._container, self._stream = self._open()
+        """Go to the very first packet: by opening again where a seek to its time does not lead there."""
+        if not self._seek_to(self._first_packet, lambda times: times == self._first_packet):
+            self._container.close()
+            self._container, self._stream = self._open()
 
     def _seek(self, key: int) -> bool:
         """Go to a key frame, or an earlier one; False: to the start of the file."""
         if key >= 0:
-            self._container.seek(self._keys[key].position, stream=self._stream, backward=True, any_frame=False)
-            packet = next(iter(self._container.demux(self._stream)), None)
-            landed = None if packet is None else self._key_numbers.get((packet.pts, packet.dts))
-            if landed is not None and landed <= key:
-                self._container.seek(self._keys[key].position, stream=self._stream, backward=True, any_frame=False)
-                self._stream.codec_context.flush_buffers()
+            if self._seek_to(self._keys[key], lambda times: self._key_numbers.get(times, len(self._keys)) <= key):
                 return True
             logger.debug("%s: no seek to %s", self.path, self._keys[key])
         self._restart()
         return False
+
+    def _seek_to(self, target: _Times, accept: Callable[[_Times], bool]) -> bool:
+        """Go to a packet by its times, or before it; False if the packet found there is not accepted."""
+        # Containers index times of decoding, where they have them.
+        position = target.pts if target.dts is None else target.dts
+        if position is None:
+            return False
+        self._container.seek(position, stream=self._stream, backward=True, any_frame=False)
+        packet = next(iter(self._container.demux(self._stream)), None)
+        if packet is None or not accept(_Times(packet.pts, packet.dts)):
+            return False
+        # Once more, since that packet has been read.
+        self._container.seek(position, stream=self._stream, backward=True, any_frame=False)
+        self._stream.codec_context.flush_buffers()
+        return True
 
 
 def _visible(packet: av.Packet[Any]) -> av.Packet[Any]:
@@ -489,13 +496,11 @@ class _InexactSeekError(Exception):
     """Decoding from a key frame did not give what decoding from the start gives."""
 
 
-def _clean_keys(packets: _Packets, pts: np.ndarray[Any, np.dtype[np.int64]]) -> list[_KeyFrame]:
-    """Key frames before which, in the file, nothing stands that is shown after them."""
-    if not packets.clean:
-        return []
+def _clean_keys(packets: _Packets, pts: np.ndarray[Any, np.dtype[np.int64]]) -> list[_Times]:
+    """Key frames to start from, by time: those before which, in the file, nothing stands that is shown after them."""
     latest = np.maximum.accumulate(pts)
-    keys = [_KeyFrame(int(pts[order]), packets.dts[order]) for order in packets.clean if latest[order] == pts[order]]
-    return sorted(keys, key=lambda key: key.pts)
+    orders = [order for order in packets.clean if latest[order] == pts[order]]
+    return [_Times(int(pts[order]), packets.dts[order]) for order in sorted(orders, key=lambda order: pts[order])]
 
 
 def _nal_length_size(codec: str, extradata: bytes | None) -> int:
