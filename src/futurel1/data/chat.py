@@ -456,7 +456,8 @@ class ChatEncoder:
         # once, in place, for all pictures of a record.
         values = settings.rescale_and_normalize(
             levels.view(len(levels), 3, -1, settings.patch_size),
-            settings.do_rescale, settings.rescale_factor, settings.do_normalize, settings.image_mean, settings.image_std,
+            settings.do_rescale, settings.rescale_factor,
+            settings.do_normalize, settings.image_mean, settings.image_std,
         )  # fmt: skip
         return values.view(len(levels), -1), grid
 

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from futurel1.data.worlds.storage import SPLITS, Split, claim_folder, import_av, is_complete, write_clip, write_text
+from futurel1.data.worlds.storage import SPLITS, Split, claim_folder, is_complete, write_clip, write_text
 from futurel1.errors import ConfigError
 
 __all__ = ["Arena", "Episode", "Shape", "WorldFiles", "make_episode", "make_episodes", "palette", "write_world"]
@@ -502,7 +502,6 @@ def write_world(
     if task not in TASKS:
         raise ConfigError(f"task={task!r}: choose one of {', '.join(TASKS)}")
     Arena(size)  # refuses an impossible size before anything is written
-    av = import_av()
     out = Path(out)
     videos = out / "videos"
     settings = {"world": "bouncing", "version": MANIFEST_VERSION, "seed": seed, "size": size}
@@ -522,7 +521,7 @@ def write_world(
             for episode in make_episodes(split, count, seed=seed, size=size, task=task):
                 clip = videos / f"{episode.id}.mp4"
                 if not is_complete(clip):
-                    write_clip(av, clip, episode.render(range(NUM_VIDEO_FRAMES)))
+                    write_clip(clip, episode.render(range(NUM_VIDEO_FRAMES)))
                     written += 1
                 lines.append(json.dumps(episode.record(f"{videos.name}/{clip.name}")) + "\n")
                 bar.advance(drawn)

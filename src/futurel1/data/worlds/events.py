@@ -63,7 +63,6 @@ from futurel1.data.worlds.storage import (
     SPLITS,
     Split,
     claim_folder,
-    import_av,
     is_complete,
     write_clip,
     write_text,
@@ -616,7 +615,6 @@ def write_events_world(
     _cells(kinds)
     from futurel1.data.worlds.pretraining import pretraining_records  # it imports this module
 
-    av = import_av()
     out = Path(out)
     videos, observed = out / "videos", out / "observed"
     settings: dict[str, Any] = {"world": "events", "version": MANIFEST_VERSION, "seed": seed, "size": size}
@@ -638,11 +636,11 @@ def write_events_world(
             for episode in make_event_episodes(split, count, seed=seed, size=size, kinds=kinds):
                 clip, prefix = videos / f"{episode.id}.mp4", observed / f"{episode.id}.mp4"
                 if not is_complete(clip):
-                    write_clip(av, clip, episode.render(range(NUM_STATES)))
+                    write_clip(clip, episode.render(range(NUM_STATES)))
                     written += 1
                 if split == "test":
                     if not is_complete(prefix):
-                        write_clip(av, prefix, episode.render(OBSERVED))
+                        write_clip(prefix, episode.render(OBSERVED))
                     records["futurebench.jsonl"].append(episode.futurebench_record(f"{observed.name}/{prefix.name}"))
                 if split == "pretrain":
                     for kind, record in pretraining_records(episode, f"{videos.name}/{clip.name}").items():

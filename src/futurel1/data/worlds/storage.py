@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Literal
 
 import numpy as np
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 
 from futurel1.errors import ConfigError
 
-__all__ = ["SPLITS", "Split", "claim_folder", "import_av", "is_complete", "write_clip", "write_text"]
+__all__ = ["SPLITS", "Split", "claim_folder", "is_complete", "write_clip", "write_text"]
 
 Split = Literal["train", "test", "rl", "pretrain"]
 
@@ -27,16 +26,6 @@ RECORD_FILES = (
     *(f"pretrain_{kind}.jsonl" for kind in PRETRAINING_KINDS),
     "futurebench.jsonl",
 )
-
-
-def import_av() -> ModuleType:
-    """PyAV, which is needed only to encode."""
-    try:
-        import av
-    except ModuleNotFoundError as error:
-        raise ConfigError("writing clips needs PyAV, which is not installed: pip install 'futurel1[demo]'") from error
-    module: ModuleType = av
-    return module
 
 
 def claim_folder(out: Path, settings: dict[str, Any], overwrite: bool) -> None:
@@ -94,8 +83,10 @@ def write_text(path: Path, text: str) -> None:
     part.replace(path)
 
 
-def write_clip(av: ModuleType, path: Path, frames: NDArray[np.uint8]) -> None:
+def write_clip(path: Path, frames: NDArray[np.uint8]) -> None:
     """Encode (N, H, W, 3) RGB frames as H.264 that every player and decord can read, whole or not at all."""
+    import av
+
     part = path.with_name(f"{path.name}.part")
     with av.open(str(part), "w", format="mp4") as container:
         # crf 10 keeps states within a few grey levels; no B-frames and one thread keep the file simple and repeatable.
