@@ -10,8 +10,8 @@ decode, processor, token ids, labels, collation, in one process and one thread; 
     lean      the same, but only the wanted frames become RGB
     futurel1  `ChatEncoder` and `SFTCollator`
 
-Clips are H.264 of 30 frames per second with x264's own key frames; picture limits are Qwen3-VL's. Ids, labels and pixels
-of all ways are compared.
+Clips are H.264 of 30 frames per second with x264's own key frames; picture limits are Qwen3-VL's. Ids, labels and
+pixels of all ways are compared.
 """
 
 import argparse

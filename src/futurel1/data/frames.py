@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 __all__ = ["VideoInfo", "frame_pool", "probe_video", "read_frames", "read_image"]
 
 POOL_SIZE = 8
+MAX_PIXELS_IN_ALL = 2**28
+"""Most pixels of all frames of a call of `read_frames` (a gigabyte of pictures): 128 frames of full HD."""
 
 
 def frame_pool(num_frames: int) -> list[int]:
@@ -76,7 +78,8 @@ def read_frames(path: str | PathLike[str], indices: Sequence[int], backend: Vide
 
     Raises:
         MissingFileError: there is no such file.
-        MediaError: an index is outside the video, or the file is empty, cut short, damaged or not a video.
+        MediaError: an index is outside the video, the frames are too many for their size, or the file is empty, cut
+            short, damaged or not a video.
         ConfigError: the backend is not installed.
     """
     if len(indices) == 0:
@@ -88,6 +91,12 @@ def read_frames(path: str | PathLike[str], indices: Sequence[int], backend: Vide
             raise MediaError(
                 f"{path}: frame {outside[0]} was asked for, but the video has frames 0 to {num_frames - 1}; "
                 "check the record's indices against this file"
+            )
+        pixels_in_all = video.info.height * video.info.width * len(set(indices))
+        if pixels_in_all > MAX_PIXELS_IN_ALL:
+            raise MediaError(
+                f"{path}: {len(set(indices))} frames of {video.info.width} x {video.info.height} pixels, more than "
+                f"{MAX_PIXELS_IN_ALL} in all; read fewer frames at a time"
             )
         frames = video.read(indices, lambda _, pixels: Image.fromarray(pixels))
     return [frames[index] for index in indices]
