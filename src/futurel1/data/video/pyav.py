@@ -64,11 +64,6 @@ class _KeyFrame:
     pts: int
     dts: int | None
 
-    @property
-    def position(self) -> int:
-        """Where to seek: containers index times of decoding, where they have them."""
-        return self.pts if self.dts is None else self.dts
-
 
 @dataclass(frozen=True)
 class _Packets:
@@ -236,9 +231,7 @@ class PyAVReader:
         self._pts = pts[order]
         self._keys = _clean_keys(packets, pts)
         self._key_times = [key.pts for key in self._keys]
-        self._key_numbers: dict[tuple[int | None, int | None], int] = {
-            (key.pts, key.dts): number for number, key in enumerate(self._keys)
-        }
+        self._key_numbers = {self._seek_time(key): number for number, key in enumerate(self._keys)}
         if len(order) == 0:
             self.times, self._duration = np.zeros(0), 0.0
             return
@@ -459,14 +452,20 @@ class PyAVReader:
         self._container.close()
         self._container, self._stream = self._open()
 
+    def _seek_time(self, packet: _KeyFrame | av.Packet[Any]) -> int | None:
+        """The time by which the container indexes a packet."""
+        # Matroska stores times of display alone; those of decoding are FFmpeg's guess, which differs after a seek.
+        return packet.pts if self.family == "matroska" or packet.dts is None else packet.dts
+
     def _seek(self, key: int) -> bool:
         """Go to a key frame, or an earlier one; False: to the start of the file."""
         if key >= 0:
-            self._container.seek(self._keys[key].position, stream=self._stream, backward=True, any_frame=False)
+            position = self._seek_time(self._keys[key])
+            self._container.seek(position, stream=self._stream, backward=True, any_frame=False)
             packet = next(iter(self._container.demux(self._stream)), None)
-            landed = None if packet is None else self._key_numbers.get((packet.pts, packet.dts))
+            landed = None if packet is None else self._key_numbers.get(self._seek_time(packet))
             if landed is not None and landed <= key:
-                self._container.seek(self._keys[key].position, stream=self._stream, backward=True, any_frame=False)
+                self._container.seek(position, stream=self._stream, backward=True, any_frame=False)
                 self._stream.codec_context.flush_buffers()
                 return True
             logger.debug("%s: no seek to %s", self.path, self._keys[key])
