@@ -157,10 +157,10 @@ class PyAVReader:
     def _read_index(self) -> None:
         self._check_size(self._stream.codec_context.height, self._stream.codec_context.width)
         packets = self._scan()
+        num_untimed = _hide_untimed(packets)
         by_time = self._times_tell(packets)
         if by_time:
-            self._index_by_time(packets)
-            by_time = not self._interlaced
+            by_time = self._index_by_time(packets, num_untimed) and not self._interlaced
         if not by_time:
             self._index_by_decoding(packets)
         if len(self._pts) == 0:
@@ -216,7 +216,8 @@ class PyAVReader:
         times = [time for time, shown in zip(packets.pts, packets.shown, strict=True) if shown]
         return 0 < len(times) == len(set(times))
 
-    def _index_by_time(self, packets: _Packets) -> None:
+    def _index_by_time(self, packets: _Packets, num_untimed: int) -> bool:
+        """Index the frames by the times of their packets; False: the decoder shows others than those."""
         pts = np.array(packets.pts, dtype=np.int64)
         shown = np.array(packets.shown)
         first_key = packets.keys[0]
@@ -224,7 +225,9 @@ class PyAVReader:
         # codec, so the decoder is asked.
         leading = shown & ((pts < pts[first_key]) | (np.arange(len(pts)) < first_key))
         self._first_key = int(pts[first_key])
-        decoded = self._decode_head(any_leading=bool(leading.any()))
+        decoded = self._decode_head(any_leading=bool(leading.any()) or num_untimed > 0)
+        if num_untimed and decoded != [self._first_key]:
+            return False
         shown &= ~leading | np.isin(pts, decoded)
         order = np.flatnonzero(shown)
         order = order[np.argsort(pts[order], kind="stable")]
@@ -234,10 +237,11 @@ class PyAVReader:
         self._key_numbers = {self._seek_time(key): number for number, key in enumerate(self._keys)}
         if len(order) == 0:
             self.times, self._duration = np.zeros(0), 0.0
-            return
+            return True
         self.times = (self._pts - self._pts[0]) * self._unit
         last = packets.durations[order[-1]] * self._unit
         self._duration = float(self.times[-1]) + (last if last > 0 else self._mean_interval())
+        return True
 
     def _mean_interval(self) -> float:
         if len(self.times) > 1:
@@ -486,6 +490,20 @@ def _visible(packet: av.Packet[Any]) -> av.Packet[Any]:
 
 class _InexactSeekError(Exception):
     """Decoding from a key frame did not give what decoding from the start gives."""
+
+
+def _hide_untimed(packets: _Packets) -> int:
+    """Take packets without a time that follow the first as hidden frames before it; return their number.
+
+    Matroska cannot store times before 0, which the frames have that lead the first key frame of a clip that was cut,
+    without decoding, from open groups. They lack what they are decoded from.
+    """
+    number = sum(1 for _ in itertools.takewhile(lambda time: time is None, packets.pts[1:]))
+    if number and packets.pts[0] is not None and packets.keys[:1] == [0]:
+        packets.pts[1 : number + 1] = [packets.pts[0] - 1] * number
+        packets.shown[1 : number + 1] = [False] * number
+        return number
+    return 0
 
 
 def _clean_keys(packets: _Packets, pts: np.ndarray[Any, np.dtype[np.int64]]) -> list[_KeyFrame]:
