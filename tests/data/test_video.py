@@ -125,9 +125,8 @@ def test_a_late_frame_is_decoded_from_its_own_key_frame(coded, coding, form, mon
         for number in (count - GROUP + 2, count - 2 * GROUP + 2):
             packets.clear()
             video.read([number], lambda _, pixels: pixels)
-            # A group, the frames that lead the next one, those that the decoder holds back, and one that tells where
-            # the seek ended.
-            assert 0 < len(packets) <= GROUP + 12
+            # The third of a group comes out before a whole group went in, even from a decoder that holds frames back.
+            assert 0 < len(packets) <= GROUP + 1
     assert [record.message for record in caplog.records if "seek" in record.message] == []
 
 
@@ -325,18 +324,22 @@ def undamaged_decode(path: Path) -> list[np.ndarray] | None:
     return frames
 
 
-@pytest.mark.parametrize("coding", ["closed", "open", "one_key", "hevc", "mpeg4", "mpeg2", "av1", "vp8", "vp9"])
-@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(flips=st.lists(st.tuples(st.floats(0, 0.999), st.integers(0, 7)), min_size=1, max_size=3))
-def test_what_the_decoder_reports_is_refused_and_all_else_is_as_decoded(coded, tmp_path, coding, flips):
-    source = coded(coding)
+def flipped(source: Path, target: Path, flips: list[tuple[float, int]]) -> Path:
+    """Copy a file with bits of its media turned, each by its share of the way through and its place in the byte."""
     places = packet_places(source)
     content = bytearray(source.read_bytes())
     start, end = places[0][0], places[-1][0] + places[-1][1]
     for share, bit in flips:
         content[start + int(share * (end - start))] ^= 1 << bit
-    path = tmp_path / source.name
-    path.write_bytes(content)
+    target.write_bytes(content)
+    return target
+
+
+@pytest.mark.parametrize("coding", ["closed", "open", "one_key", "hevc", "mpeg4", "mpeg2", "av1"])
+@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(flips=st.lists(st.tuples(st.floats(0, 0.999), st.integers(0, 7)), min_size=1, max_size=3))
+def test_what_the_decoder_reports_is_refused_and_all_else_is_as_decoded(coded, tmp_path, coding, flips):
+    path = flipped(coded(coding), tmp_path / "damaged.mp4", flips)
     plain = undamaged_decode(path)
     if plain is None:
         with pytest.raises(MediaError):
@@ -350,6 +353,19 @@ def test_what_the_decoder_reports_is_refused_and_all_else_is_as_decoded(coded, t
         except MediaError:
             return
         assert_same(frames, plain)
+
+
+@pytest.mark.parametrize("coding", ["vp8", "vp9"])
+@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(flips=st.lists(st.tuples(st.floats(0, 0.999), st.integers(0, 7)), min_size=1, max_size=3))
+def test_damage_that_no_decoder_reports_is_at_least_no_other_error(coded, tmp_path, coding, flips):
+    path = flipped(coded(coding), tmp_path / "damaged.webm", flips)
+    try:
+        frames = pixels_of(path)
+    except MediaError as error:
+        assert str(path) in str(error)
+    else:
+        assert {frame.shape for frame in frames} == {(48, 64, 3)}
 
 
 def test_carried_damage_is_refused_with_its_place():
@@ -370,12 +386,12 @@ def damage_packet(source: Path, target: Path, order: int) -> Path:
     return overwrite(source, target, start + 12, noise)
 
 
-@pytest.mark.parametrize("coding", ["closed", "pyramid", "open", "hevc_closed"])
+@pytest.mark.parametrize("coding", ["closed", "pyramid", "open", "mpeg4"])
 def test_damage_refuses_the_frames_of_its_own_group_alone(coded, tmp_path, coding):
     source = coded(coding)
     plain, places = plain_decode(source), packet_places(source)
     # The largest packet of the second group's inside is no frame that nothing is decoded from.
-    order = max(range(GROUP + 3, 2 * GROUP - 2), key=lambda order: places[order][1])
+    order = max(range(GROUP + 1, GROUP + 6), key=lambda order: places[order][1])
     path = damage_packet(source, tmp_path / "damaged.mp4", order)
     assert undamaged_decode(path) is None
     with pytest.raises(MediaError):
@@ -394,7 +410,6 @@ def test_damage_of_a_later_frame_that_is_decoded_first_is_refused(coded, tmp_pat
     wanted = sorted(times).index(times[2])
     with pytest.raises(MediaError):
         pixels_of(path, [wanted])
-    assert_same(pixels_of(path, [0]), plain_decode(source)[:1])
 
 
 def test_damage_of_frames_that_an_edit_list_hides_is_refused_where_others_are_decoded_from_them(coded, tmp_path):

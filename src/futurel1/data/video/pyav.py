@@ -59,10 +59,11 @@ class VideoInfo:
 
 @dataclass(frozen=True)
 class _KeyFrame:
-    """A place to start decoding: its times, in steps of the stream's clock."""
+    """A place to start decoding: its times, and the latest from which a seek ends there, in steps of the clock."""
 
     pts: int
     dts: int | None
+    latest: int
 
 
 @dataclass(frozen=True)
@@ -232,9 +233,9 @@ class PyAVReader:
         order = np.flatnonzero(shown)
         order = order[np.argsort(pts[order], kind="stable")]
         self._pts = pts[order]
-        self._keys = _clean_keys(packets, pts)
+        self._keys = self._clean_keys(packets, pts)
         self._key_times = [key.pts for key in self._keys]
-        self._key_numbers = {self._seek_time(key): number for number, key in enumerate(self._keys)}
+        self._key_numbers = {self._index_time(key.pts, key.dts): number for number, key in enumerate(self._keys)}
         if len(order) == 0:
             self.times, self._duration = np.zeros(0), 0.0
             return True
@@ -242,6 +243,21 @@ class PyAVReader:
         last = packets.durations[order[-1]] * self._unit
         self._duration = float(self.times[-1]) + (last if last > 0 else self._mean_interval())
         return True
+
+    def _clean_keys(self, packets: _Packets, pts: np.ndarray[Any, np.dtype[np.int64]]) -> list[_KeyFrame]:
+        """Key frames before which, in the file, nothing stands that is shown after them."""
+        # A seek to the time of a key frame itself may end at the one before: MP4 counts the delay of its frames.
+        latest = {
+            order: (self._index_time(packets.pts[following], packets.dts[following]) or 0) - 1
+            for order, following in itertools.pairwise(packets.keys)
+        }
+        highest = np.maximum.accumulate(pts)
+        keys = [
+            _KeyFrame(int(pts[order]), packets.dts[order], latest.get(order, int(pts.max())))
+            for order in packets.clean
+            if highest[order] == pts[order]
+        ]
+        return sorted(keys, key=lambda key: key.pts)
 
     def _mean_interval(self) -> float:
         if len(self.times) > 1:
@@ -456,25 +472,31 @@ class PyAVReader:
         self._container.close()
         self._container, self._stream = self._open()
 
-    def _seek_time(self, packet: _KeyFrame | av.Packet[Any]) -> int | None:
-        """The time by which the container indexes a packet."""
+    def _index_time(self, pts: int | None, dts: int | None) -> int | None:
+        """The time by which the container tells a packet from the others, wherever reading began."""
         # Matroska stores times of display alone; those of decoding are FFmpeg's guess, which differs after a seek.
-        return packet.pts if self.family == "matroska" or packet.dts is None else packet.dts
+        return pts if self.family == "matroska" or dts is None else dts
 
     def _seek(self, key: int) -> bool:
         """Go to a key frame, or an earlier one; False: to the start of the file."""
         if key >= 0:
-            position = self._seek_time(self._keys[key])
-            self._container.seek(position, stream=self._stream, backward=True, any_frame=False)
-            packet = next(iter(self._container.demux(self._stream)), None)
-            landed = None if packet is None else self._key_numbers.get(self._seek_time(packet))
-            if landed is not None and landed <= key:
-                self._container.seek(position, stream=self._stream, backward=True, any_frame=False)
-                self._stream.codec_context.flush_buffers()
-                return True
-            logger.debug("%s: no seek to %s", self.path, self._keys[key])
+            target = self._keys[key]
+            for position in (target.latest, target.pts, target.pts if target.dts is None else target.dts):
+                self._go_to(position)
+                packet = next(iter(self._container.demux(self._stream)), None)
+                landed = None
+                if packet is not None:
+                    landed = self._key_numbers.get(self._index_time(packet.pts, packet.dts))
+                if landed is not None and landed <= key:
+                    self._go_to(position)
+                    self._stream.codec_context.flush_buffers()
+                    return True
+            logger.debug("%s: no seek to %s", self.path, target)
         self._restart()
         return False
+
+    def _go_to(self, position: int) -> None:
+        self._container.seek(position, stream=self._stream, backward=True, any_frame=False)
 
 
 def _visible(packet: av.Packet[Any]) -> av.Packet[Any]:
@@ -504,15 +526,6 @@ def _hide_untimed(packets: _Packets) -> int:
         packets.shown[1 : number + 1] = [False] * number
         return number
     return 0
-
-
-def _clean_keys(packets: _Packets, pts: np.ndarray[Any, np.dtype[np.int64]]) -> list[_KeyFrame]:
-    """Key frames before which, in the file, nothing stands that is shown after them."""
-    if not packets.clean:
-        return []
-    latest = np.maximum.accumulate(pts)
-    keys = [_KeyFrame(int(pts[order]), packets.dts[order]) for order in packets.clean if latest[order] == pts[order]]
-    return sorted(keys, key=lambda key: key.pts)
 
 
 def _nal_length_size(codec: str, extradata: bytes | None) -> int:
