@@ -46,7 +46,7 @@ def moving_frames(count: int = NUM_FRAMES, height: int = 48, width: int = 64) ->
     rng = np.random.default_rng(7)
     texture = rng.integers(0, 255, (height // 4 + 1, width // 4 + 1, 3), dtype=np.uint8).repeat(4, 0).repeat(4, 1)
     return [
-        np.roll(texture[:height, :width], (2 * index, 3 * index), (0, 1)) // 2 + np.uint8(2 * index)
+        np.roll(texture[:height, :width], (2 * index, 3 * index), (0, 1)) // 2 + np.uint8(2 * index % 128)
         for index in range(count)
     ]
 
