@@ -839,10 +839,10 @@ def test_frames_that_together_exceed_the_length_are_refused_before_all_are_decod
     monkeypatch.setattr(
         PyAVReader, "_pixels", lambda reader, frame: decoded_frames.append(frame.pts) or original(reader, frame)
     )
-    # A frame has 96 tokens.
+    # A frame has 64 tokens.
     with pytest.raises(RecordError, match=r"data\.json:1: 384 and more tokens, more than max_length=350; raise"):
         ChatEncoder(processor, max_length=350).encode(parsed(record))
-    assert len(decoded_frames) == 4
+    assert len(decoded_frames) == 6
     with pytest.raises(RecordError, match="384 and more tokens"):
         ChatEncoder(processor, max_length=350).encode_prompt(parsed(record))
 
