@@ -719,7 +719,9 @@ def stamps(encoder: ChatEncoder, video: Path) -> list[float]:
 def pair_means(times: Sequence[float]) -> list[float]:
     """What Qwen3-VL says of two frames that make one block: the middle of their times, to a tenth."""
     pairs = [*times, times[-1]] if len(times) % 2 else times
-    return [pytest.approx((first + second) / 2, abs=0.0501) for first, second in zip(pairs[::2], pairs[1::2])]
+    return [
+        pytest.approx((first + second) / 2, abs=0.0501) for first, second in zip(pairs[::2], pairs[1::2], strict=True)
+    ]
 
 
 SLOW_THEN_FAST = [*range(0, 30_000, 1000), *(30_000 + round(number * 1000 / 30) for number in range(90))]
@@ -747,7 +749,9 @@ def test_prompts_state_each_frames_own_time(processor, older_processor, tmp_path
 
 def test_a_carried_clip_of_varying_rate_has_its_right_times(processor):
     clip = Path(__file__).parent / "clips" / "variable_rate.webm"
-    assert stamps(ChatEncoder(processor, video_max_frames=8), clip) == pytest.approx([8.5, 30.4, 31.55, 32.7], abs=0.051)
+    assert stamps(ChatEncoder(processor, video_max_frames=8), clip) == pytest.approx(
+        [8.5, 30.4, 31.55, 32.7], abs=0.051
+    )
     assert len(stamps(ChatEncoder(processor), clip)) == 8
 
 
@@ -832,8 +836,8 @@ def test_a_picture_that_pillow_calls_a_bomb_is_an_error_of_the_library(encoder, 
 
 def test_frames_that_together_exceed_the_length_are_refused_before_all_are_decoded(processor, tmp_path, monkeypatch):
     clip = encode(tmp_path / "clip.mp4", moving_frames(20, 320, 320))
-    record = {"video": str(clip), "image": [1, 2, 3, 4, 5, 6, 7, 8], "conversations": [
-        {"from": "human", "value": "<image>" * 8 + "What?"}, {"from": "gpt", "value": "It moves."}], "answer": "B"}  # fmt: skip
+    turns = [{"from": "human", "value": "<image>" * 8 + "What?"}, {"from": "gpt", "value": "It moves."}]
+    record = {"video": str(clip), "image": [*range(1, 9)], "conversations": turns, "answer": "B"}
     decoded_frames: list[int] = []
     original = PyAVReader._pixels
     monkeypatch.setattr(

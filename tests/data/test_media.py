@@ -60,13 +60,18 @@ def test_videos_are_closed_with_the_record_even_after_an_error(coded, monkeypatc
     closed: list[Any] = []
     close = PyAVReader.close
     monkeypatch.setattr(PyAVReader, "close", lambda reader: closed.append(reader) or close(reader))
-    with pytest.raises(MediaError, match="too much"), RecordMedia() as record:
-        readers = [record.video(coded("closed")), record.video(coded("open"))]
+    readers: list[Any] = []
 
-        def refuse(_: Image.Image) -> None:
-            raise MediaError("too much")
+    def refuse(_: Image.Image) -> None:
+        raise MediaError("too much")
 
-        record.pictures(frames_of(coded("closed"), 1), [refuse])
+    def use() -> None:
+        with RecordMedia() as record:
+            readers.extend(record.video(coded(coding)) for coding in ("closed", "open"))
+            record.pictures(frames_of(coded("closed"), 1), [refuse])
+
+    with pytest.raises(MediaError, match="too much"):
+        use()
     assert sorted(map(id, closed)) == sorted(map(id, readers))
 
 
