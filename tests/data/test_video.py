@@ -32,7 +32,7 @@ from hypothesis import strategies as st
 
 from futurel1.data.frames import frame_pool, probe_video, read_frames, read_image
 from futurel1.data.video import open_video
-from futurel1.data.video.pyav import MAX_PIXELS, PyAVReader
+from futurel1.data.video.pyav import MAX_PIXELS, PyAVReader, _nal_units, _recovery_point
 from futurel1.errors import ConfigError, MediaError, MissingFileError
 
 CARRIED = Path(__file__).parent / "clips"
@@ -40,11 +40,7 @@ CARRIED = Path(__file__).parent / "clips"
 FORMS = ["written", "plain mkv", "fragmented mp4", "live mkv", "cut mp4", "cut mkv"]
 NOT_IN_MP4 = ("vp8", "ffv1")
 CLIPS = [
-    (coding, form)
-    for coding, form in itertools.product(CODINGS, FORMS)
-    if not ("mp4" in form and coding in NOT_IN_MP4)
-    # What is left of a gradual refresh that is cut in its middle: see the test of its own.
-    and not (coding == "intra_refresh" and "cut" in form)
+    (coding, form) for coding, form in itertools.product(CODINGS, FORMS) if not ("mp4" in form and coding in NOT_IN_MP4)
 ]
 ONE_START = ("one_key", "intra_refresh")
 """Codings in which only the first frame is decoded from nothing before it."""
@@ -132,7 +128,7 @@ def test_a_late_frame_is_decoded_from_its_own_key_frame(coded, coding, form, mon
 
 
 def test_gradual_refresh_is_decoded_from_the_start(coded):
-    """Its frames with a recovery point are marked as key frames, but decoding from them takes frames to come right."""
+    """Its frames with a recovery point are marked as key frames, but it takes several frames from them to come right."""
     path = coded("intra_refresh")
     with av.open(str(path)) as container:
         keys = [packet.pts for packet in container.demux(video=0) if packet.is_keyframe]
@@ -140,6 +136,31 @@ def test_gradual_refresh_is_decoded_from_the_start(coded):
     reader = PyAVReader(path)
     assert len(reader._keys) == 1
     reader.close()
+
+
+@pytest.mark.parametrize(
+    ("messages", "recovery"),
+    [
+        ("06 01 c4 80", "at once"),  # zero frames, exact
+        ("06 01 84 80", None),  # zero frames, inexact
+        ("06 01 58 80", "gradual"),  # one frame
+        ("05 03 aabbcc 06 01 c4 80", "at once"),  # after a message of another kind
+        (f"05 ff01 {'00' * 256} 06 01 c4 80", "at once"),  # and a long one
+        ("05 03 aabbcc 80", None),
+        ("06", None),
+        ("ffff", None),
+        ("", None),
+    ],
+)
+def test_recovery_points_of_h264(messages, recovery):
+    assert _recovery_point(bytes.fromhex(messages)) == recovery
+
+
+@given(st.binary(max_size=60), st.integers(0, 4))
+def test_no_bytes_break_the_search_for_a_recovery_point(data, length_size):
+    for unit in _nal_units(data, length_size):
+        assert unit
+        assert _recovery_point(unit[1:]) in (None, "at once", "gradual")
 
 
 def test_frames_of_any_order_and_number_are_read_together(coded):

@@ -19,7 +19,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 import numpy as np
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
+Recovery = Literal["at once", "gradual"]
 
 __all__ = ["MAX_PIXELS", "PyAVReader", "VideoInfo"]
 
@@ -78,6 +79,8 @@ class _Packets:
     """Packets that the file calls key frames."""
     clean: list[int]
     """Those of them after which decoding comes out right, as far as the packet tells."""
+    gradual: list[int]
+    """Those of them from which it comes out right only some frames later."""
 
 
 class PyAVReader:
@@ -184,7 +187,7 @@ class PyAVReader:
         stream = self._stream
         codec = stream.codec_context.name
         length_size = _nal_length_size(codec, stream.codec_context.extradata)
-        packets = _Packets([], [], [], [], [], [])
+        packets = _Packets([], [], [], [], [], [], [])
         for packet in self._container.demux(stream):
             if packet.size == 0:
                 continue
@@ -202,8 +205,9 @@ class PyAVReader:
             packets.shown.append(shown)
             if packet.is_keyframe:
                 packets.keys.append(order)
-                if _is_clean(codec, packet, length_size):
-                    packets.clean.append(order)
+                recovery = _recovery(codec, packet, length_size)
+                if recovery is not None:
+                    {"at once": packets.clean, "gradual": packets.gradual}[recovery].append(order)
         return packets
 
     def _times_tell(self, packets: _Packets) -> bool:
@@ -212,7 +216,8 @@ class PyAVReader:
         every_frame_is_key = len(packets.keys) == len(packets.pts)
         if self.family == "avi" and not every_frame_is_key:
             return False
-        if None in packets.pts or not packets.keys:
+        # Cut within a gradual refresh, a video begins where the decoder sees fit to.
+        if None in packets.pts or not packets.keys or packets.keys[0] in packets.gradual:
             return False
         times = [time for time, shown in zip(packets.pts, packets.shown, strict=True) if shown]
         return 0 < len(times) == len(set(times))
@@ -536,26 +541,27 @@ def _nal_length_size(codec: str, extradata: bytes | None) -> int:
     return (extradata[place] & 3) + 1
 
 
-def _is_clean(codec: str, packet: av.Packet[Any], length_size: int) -> bool:
-    """Whether all frames shown from this key frame on can be decoded from it.
+def _recovery(codec: str, packet: av.Packet[Any], length_size: int) -> Recovery | None:
+    """Whether all frames shown from this key frame on, or from some frames later, can be decoded from it; None: unsaid.
 
-    H.264: an instantaneous refresh (IDR), or the key frame of an open group, which carries a recovery point of zero
-    frames, exact (ITU-T H.264, D.1.8). Not gradual refresh, where the recovery takes several frames. HEVC: a random
-    access point (H.265, 7.4.2.2: types 16 to 21).
+    H.264: an instantaneous refresh (IDR), or a recovery point, exact (ITU-T H.264, D.1.8): of zero frames for the key
+    frame of an open group, of several for gradual refresh. HEVC: a random access point (H.265, 7.4.2.2: types 16 to
+    21).
     """
     if codec in _FRAMES_RESET_BY_KEYS:
-        return True
+        return "at once"
     if codec not in ("h264", "hevc"):
-        return False
+        return None
+    recovery: Recovery | None = None
     for unit in _nal_units(bytes(packet), length_size):
         kind = unit[0] & 31 if codec == "h264" else unit[0] >> 1 & 63
         if codec == "hevc" and kind < 32:
-            return 16 <= kind <= 21
+            return "at once" if 16 <= kind <= 21 else None
         if codec == "h264" and kind in (1, 5):
-            return kind == 5
-        if codec == "h264" and kind == 6 and _recovers_at_once(unit[1:]):
-            return True
-    return False
+            return "at once" if kind == 5 else recovery
+        if codec == "h264" and kind == 6:
+            recovery = recovery or _recovery_point(unit[1:])
+    return None
 
 
 def _nal_units(data: bytes, length_size: int) -> Iterator[bytes]:
@@ -571,8 +577,8 @@ def _nal_units(data: bytes, length_size: int) -> Iterator[bytes]:
         position += length
 
 
-def _recovers_at_once(messages: bytes) -> bool:
-    """Whether supplemental messages of H.264 hold a recovery point of zero frames with an exact match."""
+def _recovery_point(messages: bytes) -> Recovery | None:
+    """What the supplemental messages of H.264 say of recovery; None: nothing, or an inexact one of zero frames."""
     position = 0
     while position + 2 < len(messages):
         fields = []
@@ -582,12 +588,14 @@ def _recovers_at_once(messages: bytes) -> bool:
                 value += 255
                 position += 1
             if position >= len(messages):
-                return False
+                return None
             fields.append(value + messages[position])
             position += 1
         kind, size = fields
         # Exp-Golomb 0 is the bit 1; the next bit is exact_match_flag.
         if kind == 6:
-            return position < len(messages) and messages[position] >> 6 == 0b11
+            if position < len(messages) and not messages[position] >> 7:
+                return "gradual"
+            return "at once" if position < len(messages) and messages[position] >> 6 == 0b11 else None
         position += size
-    return False
+    return None
