@@ -128,7 +128,7 @@ def test_a_late_frame_is_decoded_from_its_own_key_frame(coded, coding, form, mon
 
 
 def test_gradual_refresh_is_decoded_from_the_start(coded):
-    """Its frames with a recovery point are marked as key frames, but it takes several frames from them to come right."""
+    """Its frames with a recovery point are marked as key frames, but from them the picture comes right only later."""
     path = coded("intra_refresh")
     with av.open(str(path)) as container:
         keys = [packet.pts for packet in container.demux(video=0) if packet.is_keyframe]
