@@ -7,6 +7,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from codings import CODINGS, FRAGMENTED, LIVE, SUFFIX, encode, moving_frames, remux
 from PIL import Image
 
 NUM_FRAMES = 48
@@ -85,3 +86,25 @@ def clips(tmp_path_factory: pytest.TempPathFactory, numbered_frames: list[np.nda
         "vp9": write("clip.webm", codec="libvpx-vp9", g="12", crf="10"),
         "transport": write("clip.ts", **closed),
     }
+
+
+@pytest.fixture(scope="session")
+def coded(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Make a clip of `moving_frames` by its coding and form, once."""
+    folder = tmp_path_factory.mktemp("coded")
+
+    def make(coding: str, form: str = "written") -> Path:
+        suffix = SUFFIX.get(coding, "mp4")
+        name = f"{coding}.{suffix}" if form == "written" else f"{coding} {form}.{'mp4' if 'mp4' in form else 'mkv'}"
+        path = folder / name
+        if path.exists():
+            return path
+        if form == "written":
+            codec, options = CODINGS[coding]
+            return encode(path, moving_frames(), codec, options)
+        source = make(coding)
+        if form.startswith("cut"):
+            return remux(source, path, start=1.6)
+        return remux(source, path, muxer={"fragmented mp4": FRAGMENTED, "live mkv": LIVE}.get(form))
+
+    return make

@@ -1,16 +1,23 @@
 """From a record to token ids, labels and pixels: layout, labels, sizes, frames, refusals."""
 
+import multiprocessing
 import pickle
+import re
+import resource
+from collections.abc import Sequence
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from codings import encode, moving_frames, plain_decode
 from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
+from PIL.PngImagePlugin import PngImageFile
 
 from futurel1 import LatentReasoner
 from futurel1.data import Turn, Video, chat, frame_pool, media, parse_record
@@ -781,17 +788,22 @@ def test_cache_keys_change_with_the_file(processor, tmp_path):
 # ---------------------------------------------------------------------------------------------------- other families
 
 
-def test_families_without_timestamps_get_one_block_and_seconds_per_grid(processor, clips):
+@pytest.fixture(scope="module")
+def older_processor(processor) -> Any:
+    """A processor of Qwen2.5-VL."""
     from transformers import Qwen2_5_VLProcessor, Qwen2VLVideoProcessor
 
     sizes: dict[str, Any] = {"patch_size": 16, "merge_size": 2, "temporal_patch_size": 2}
-    older = Qwen2_5_VLProcessor(
+    return Qwen2_5_VLProcessor(
         image_processor=processor.image_processor,
         tokenizer=processor.tokenizer,
         video_processor=Qwen2VLVideoProcessor(size={"shortest_edge": 1024, "longest_edge": 65536}, **sizes),
     )
+
+
+def test_families_without_timestamps_get_one_block_and_seconds_per_grid(older_processor, clips):
     sample = Sample("x:1", (Turn("user", (Video(clips["closed"]), "?")), Turn("assistant", ("a",))), None, {})
-    encoder = ChatEncoder(older, video_max_frames=4)
+    encoder = ChatEncoder(older_processor, video_max_frames=4)
     encoded = encoder.encode(sample)
     block = "<|vision_start|>" + "<|video_pad|>" * 8 + "<|vision_end|>"
     assert decoded(encoder, encoded.input_ids) == (
@@ -829,3 +841,156 @@ def test_a_checkpoint_brings_its_own_system_turn(tmp_path):
     again.processor.system_prompt = "<|im_start|>"
     with pytest.raises(ConfigError, match=r"system_prompt.txt contains"):
         ChatEncoder(again.processor)
+
+
+# ---------------------------------------------------------------------------------------------------- times of videos
+
+
+def whole(video: Path) -> Sample:
+    return Sample("x:1", (Turn("user", (Video(video), "?")), Turn("assistant", ("a",))), None, {})
+
+
+def stamps(encoder: ChatEncoder, video: Path) -> list[float]:
+    """The seconds that are written into the prompt."""
+    text = decoded(encoder, encoder.encode(whole(video)).input_ids)
+    return [float(found) for found in re.findall(r"<(\d+\.\d) seconds>", text)]
+
+
+def pair_means(times: Sequence[float]) -> list[float]:
+    """What Qwen3-VL says of two frames that make one block: the middle of their times, to a tenth."""
+    pairs = [*times, times[-1]] if len(times) % 2 else times
+    return [
+        pytest.approx((first + second) / 2, abs=0.0501) for first, second in zip(pairs[::2], pairs[1::2], strict=True)
+    ]
+
+
+SLOW_THEN_FAST = [*range(0, 30_000, 1000), *(30_000 + round(number * 1000 / 30) for number in range(90))]
+FAST_THEN_SLOW = [*(round(number * 1000 / 30) for number in range(90)), *range(3000, 33_000, 1000)]
+PAUSE = [*range(0, 2000, 100), *range(12_000, 14_000, 100)]
+
+
+@pytest.mark.parametrize("times", [SLOW_THEN_FAST, FAST_THEN_SLOW, PAUSE], ids=["faster", "slower", "pause"])
+@pytest.mark.parametrize("name", ["clip.webm", "clip.mp4", "clip.mkv"])
+def test_prompts_state_each_frames_own_time(processor, older_processor, tmp_path, name, times):
+    codec = "libvpx" if name.endswith("webm") else "libx264"
+    clip = encode(tmp_path / name, moving_frames(len(times)), codec, times=times, clock=Fraction(1, 1000))
+    seconds = np.array(times) / 1000
+    for maximum in (8, 16, 5):
+        # As many as fit: 2 per second would be more than the maximum for clips this long.
+        shown = seconds[np.linspace(0, len(times) - 1, maximum).round().astype(int)]
+        assert stamps(ChatEncoder(processor, video_max_frames=maximum), clip) == pair_means(shown.tolist())
+        encoded = ChatEncoder(older_processor, video_max_frames=maximum).encode(whole(clip))
+        per_grid = 2 * (shown[-1] - shown[0]) / (maximum - 1)
+        assert encoded.video_seconds_per_grid.tolist() == [pytest.approx(per_grid, abs=0.01)]
+    # How many frames half a frame per second gives depends on how long the clip lasts.
+    blocks = len(stamps(ChatEncoder(processor, video_fps=0.5, video_max_frames=60), clip))
+    assert blocks == -(-int(0.5 * (seconds[-1] + 0.1)) // 2)
+
+
+def test_a_carried_clip_of_varying_rate_has_its_right_times(processor):
+    clip = Path(__file__).parent / "clips" / "variable_rate.webm"
+    assert stamps(ChatEncoder(processor, video_max_frames=8), clip) == pytest.approx(
+        [8.5, 30.4, 31.55, 32.7], abs=0.051
+    )
+    assert len(stamps(ChatEncoder(processor), clip)) == 8
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv", "avi"])
+@pytest.mark.parametrize(("fps", "seconds"), [(30, 10), (25, 10), (24, 3), (60, 2), (10, 5)])
+def test_a_constant_rate_gives_whole_numbers_of_frames(processor, tmp_path, suffix, fps, seconds):
+    clip = encode(tmp_path / f"clip.{suffix}", moving_frames(fps * seconds, 32, 32), fps=fps, options={"bf": "2"})
+    found = stamps(ChatEncoder(processor, video_max_frames=100), clip)
+    numbers = np.linspace(0, fps * seconds - 1, 2 * seconds).round()
+    assert len(found) == seconds
+    assert found == pair_means((numbers / fps).tolist())
+
+
+def test_frames_that_an_edit_list_hides_are_in_no_prompt(processor, coded):
+    cut = coded("closed", "cut mp4")
+    encoder = ChatEncoder(processor, video_max_frames=4)
+    assert stamps(encoder, cut) == pair_means([0.0, 1.4, 2.9, 4.3])
+    whole_clip = ChatEncoder(processor).encode(framed(coded("closed")))
+    encoded = ChatEncoder(processor).encode(framed(cut))
+    assert not torch.equal(encoded.pixel_values, whole_clip.pixel_values)
+    pool = frame_pool(44)
+    own = [encoder._patches(Image.fromarray(plain_decode(cut)[pool[index]]))[0] for index in (0, 2)]
+    assert torch.equal(encoded.pixel_values, torch.cat(own))
+
+
+# ---------------------------------------------------------------------------------------------------- giant media
+
+
+@pytest.fixture(scope="module")
+def giant(tmp_path_factory) -> Path:
+    """A clip of 4096 x 4096 pixels in a few kilobytes."""
+    path = tmp_path_factory.mktemp("giant") / "giant.mp4"
+    frames = [np.zeros((4096, 4096, 3), np.uint8)] * 9
+    return encode(path, frames, options={"preset": "ultrafast", "tune": "zerolatency"})
+
+
+def peak() -> int:
+    """Most megabytes that this process has held."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+
+
+def added_memory(encoder: ChatEncoder, sample: Sample) -> int:
+    before = peak()
+    encoder.encode(sample)
+    return peak() - before
+
+
+def test_giant_frames_take_little_memory(processor, giant):
+    """A frame has 50 MB as RGB and half of that as it is decoded, of which a few are held."""
+    assert giant.stat().st_size < 100_000
+    shown = ChatEncoder(processor, video_fps=100, video_max_frames=8)
+    hints = parsed({"video": str(giant), "image": [1], "reasoning_image": [*range(1, 9)]})
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        # Eight at full size are 400 MB, and as much again as an array of all.
+        assert pool.apply(added_memory, (shown, whole(giant))) < 300
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        assert pool.apply(added_memory, (ChatEncoder(processor, max_length=40_000), hints)) < 900
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_a_giant_picture_is_refused_before_it_is_decoded(encoder, tmp_path, monkeypatch):
+    path = tmp_path / "giant.png"
+    Image.new("1", (13_000, 13_000)).save(path)
+    assert path.stat().st_size < 200_000
+    loaded: list[Any] = []
+    monkeypatch.setattr(PngImageFile, "load", lambda image: loaded.append(image))
+    sample = pathed(tmp_path, image=["giant.png"], reasoning_image=["giant.png"])
+    with pytest.raises(MediaError, match=r"giant\.png: a picture of 13000 x 13000 pixels, more than 67108864 in all"):
+        encoder.encode(sample)
+    with pytest.raises(MediaError, match=r"giant\.png: a picture of 13000 x 13000 pixels"):
+        encoder.length(sample)
+    assert loaded == []
+
+
+def test_a_picture_that_pillow_calls_a_bomb_is_an_error_of_the_library(encoder, tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    path = tmp_path / "bomb.png"
+    Image.new("1", (64, 48)).save(path)
+    with pytest.raises(MediaError, match=r"bomb\.png: a picture of too many pixels"):
+        encoder.encode(pathed(tmp_path, image=["bomb.png"], reasoning_image=["bomb.png"]))
+
+
+def test_frames_that_together_exceed_the_length_are_refused_before_all_are_decoded(processor, tmp_path, monkeypatch):
+    clip = encode(tmp_path / "clip.mp4", moving_frames(20, 320, 320))
+    turns = [{"from": "human", "value": "<image>" * 8 + "What?"}, {"from": "gpt", "value": "It moves."}]
+    record = {"video": str(clip), "image": [*range(1, 9)], "conversations": turns, "answer": "B"}
+    decoded_frames: list[int] = []
+    original = PyAVReader._pixels
+    monkeypatch.setattr(
+        PyAVReader, "_pixels", lambda reader, frame: decoded_frames.append(frame.pts) or original(reader, frame)
+    )
+    # A frame has 64 tokens.
+    with pytest.raises(RecordError, match=r"data\.json:1: 384 and more tokens, more than max_length=350; raise"):
+        ChatEncoder(processor, max_length=350).encode(parsed(record))
+    assert len(decoded_frames) == 6
+    with pytest.raises(RecordError, match="384 and more tokens"):
+        ChatEncoder(processor, max_length=350).encode_prompt(parsed(record))
+
+
+def test_a_wrong_backend_lists_the_choices(processor):
+    with pytest.raises(ConfigError, match="video_backend must be one of auto, pyav, decord, torchcodec, got 'opencv'"):
+        ChatEncoder(processor, video_backend="opencv")

@@ -1,7 +1,6 @@
 import json
 import multiprocessing
 import struct
-import sys
 from pathlib import Path
 
 import av
@@ -12,9 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from futurel1.data.frames import VideoInfo, frame_pool, probe_video, read_frames, read_image
-from futurel1.errors import ConfigError, MediaError, MissingFileError
-
-decord = pytest.importorskip("decord")
+from futurel1.errors import MediaError, MissingFileError
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "misc.json").read_text())["pool8"]
 READABLE = [
@@ -76,15 +73,17 @@ def test_hevc_frames_are_those_asked_for(tmp_path, write_clip, numbered_frames, 
 
 
 @pytest.mark.parametrize("kind", ["closed", "index_first", "one_key", "pyramid", "scene_cuts"])
-def test_random_access_into_closed_groups_gives_the_same_pixels(clips, kind):
+def test_decord_gives_the_same_pixels_of_closed_groups(clips, kind):
+    decord = pytest.importorskip("decord")
     indices = [0, 5, 11, 12, 13, 24, 30, 46, 47]
     by_seeking = decord.VideoReader(str(clips[kind]), num_threads=1).get_batch(indices).asnumpy()
     in_order = np.stack([np.asarray(picture) for picture in read_frames(clips[kind], indices)])
     np.testing.assert_array_equal(in_order, by_seeking)
 
 
-def test_random_access_into_open_groups_is_why_we_read_in_order(clips, frame_number):
-    """If this fails, decord's seeking has been repaired and `read_frames` may use it."""
+def test_random_access_into_open_groups_is_why_decord_reads_in_order(clips, frame_number):
+    """If this fails, decord's seeking has been repaired and `DecordReader` may use it."""
+    decord = pytest.importorskip("decord")
     reader = decord.VideoReader(str(clips["open_gop"]), num_threads=1)
     sought = [frame_number(Image.fromarray(array)) for array in reader.get_batch(list(range(48))[::-1]).asnumpy()]
     assert sought[::-1] != list(range(48))
@@ -124,14 +123,6 @@ def test_an_index_outside_the_video_is_an_error(clips, index):
 @pytest.mark.parametrize("kind", READABLE)
 def test_probe(clips, kind):
     assert probe_video(clips[kind]) == VideoInfo(num_frames=48, fps=8.0, height=48, width=64, duration=6.0)
-
-
-@pytest.mark.parametrize("backend", ["decord", "torchcodec"])
-def test_without_a_package_the_error_names_it(clips, monkeypatch, backend):
-    monkeypatch.setitem(sys.modules, "torchcodec.decoders", None)
-    monkeypatch.setitem(sys.modules, "decord", None)
-    with pytest.raises(ConfigError, match=rf"'{backend}'.*pip install {backend}"):
-        read_frames(clips["closed"], [0], backend)
 
 
 # -------------------------------------------------------------------------------------------------- damaged videos

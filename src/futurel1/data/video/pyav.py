@@ -19,7 +19,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 import numpy as np
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
+Recovery = Literal["at once", "gradual"]
 
 __all__ = ["MAX_PIXELS", "PyAVReader", "VideoInfo"]
 
@@ -57,11 +58,13 @@ class VideoInfo:
     duration: float
 
 
-class _Times(NamedTuple):
-    """When a packet is displayed and decoded, in steps of the stream's clock."""
+@dataclass(frozen=True)
+class _KeyFrame:
+    """A place to start decoding: its times, and the latest from which a seek ends there, in steps of the clock."""
 
-    pts: int | None
+    pts: int
     dts: int | None
+    latest: int
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,8 @@ class _Packets:
     """Packets that the file calls key frames."""
     clean: list[int]
     """Those of them after which decoding comes out right, as far as the packet tells."""
+    gradual: list[int]
+    """Those of them from which it comes out right only some frames later."""
 
 
 class PyAVReader:
@@ -98,6 +103,8 @@ class PyAVReader:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.family: Container = check_container(path)
+        self._first: tuple[int, int] | None = None
+        """Time of the first packet, in steps of the stream's clock, and where it lies in the file."""
         self._container, self._stream = self._open()
         try:
             with self._errors():
@@ -156,13 +163,10 @@ class PyAVReader:
     def _read_index(self) -> None:
         self._check_size(self._stream.codec_context.height, self._stream.codec_context.width)
         packets = self._scan()
-        if not packets.pts:
-            raise MediaError(f"{self.path}: a video without frames; record or export it again")
-        self._first_packet = _Times(packets.pts[0], packets.dts[0])
+        num_untimed = _hide_untimed(packets)
         by_time = self._times_tell(packets)
         if by_time:
-            self._index_by_time(packets)
-            by_time = not self._interlaced
+            by_time = self._index_by_time(packets, num_untimed) and not self._interlaced
         if not by_time:
             self._index_by_decoding(packets)
         if len(self._pts) == 0:
@@ -185,7 +189,7 @@ class PyAVReader:
         stream = self._stream
         codec = stream.codec_context.name
         length_size = _nal_length_size(codec, stream.codec_context.extradata)
-        packets = _Packets([], [], [], [], [], [])
+        packets = _Packets([], [], [], [], [], [], [])
         for packet in self._container.demux(stream):
             if packet.size == 0:
                 continue
@@ -195,6 +199,9 @@ class PyAVReader:
                     "again"
                 )
             order = len(packets.pts)
+            time = self._index_time(packet.pts, packet.dts)
+            if order == 0 and time is not None and packet.pos is not None:
+                self._first = time, packet.pos
             packets.pts.append(packet.pts)
             packets.dts.append(packet.dts)
             packets.durations.append(packet.duration or 0)
@@ -203,8 +210,9 @@ class PyAVReader:
             packets.shown.append(shown)
             if packet.is_keyframe:
                 packets.keys.append(order)
-                if _is_clean(codec, packet, length_size):
-                    packets.clean.append(order)
+                recovery = _recovery(codec, packet, length_size)
+                if recovery is not None:
+                    {"at once": packets.clean, "gradual": packets.gradual}[recovery].append(order)
         return packets
 
     def _times_tell(self, packets: _Packets) -> bool:
@@ -213,12 +221,14 @@ class PyAVReader:
         every_frame_is_key = len(packets.keys) == len(packets.pts)
         if self.family == "avi" and not every_frame_is_key:
             return False
-        if None in packets.pts or not packets.keys:
+        # Cut within a gradual refresh, a video begins where the decoder sees fit to.
+        if None in packets.pts or not packets.keys or packets.keys[0] in packets.gradual:
             return False
         times = [time for time, shown in zip(packets.pts, packets.shown, strict=True) if shown]
         return 0 < len(times) == len(set(times))
 
-    def _index_by_time(self, packets: _Packets) -> None:
+    def _index_by_time(self, packets: _Packets, num_untimed: int) -> bool:
+        """Index the frames by the times of their packets; False: the decoder shows others than those."""
         pts = np.array(packets.pts, dtype=np.int64)
         shown = np.array(packets.shown)
         first_key = packets.keys[0]
@@ -226,20 +236,38 @@ class PyAVReader:
         # codec, so the decoder is asked.
         leading = shown & ((pts < pts[first_key]) | (np.arange(len(pts)) < first_key))
         self._first_key = int(pts[first_key])
-        decoded = self._decode_head(any_leading=bool(leading.any()))
+        decoded = self._decode_head(any_leading=bool(leading.any()) or num_untimed > 0)
+        if num_untimed and decoded != [self._first_key]:
+            return False
         shown &= ~leading | np.isin(pts, decoded)
         order = np.flatnonzero(shown)
         order = order[np.argsort(pts[order], kind="stable")]
         self._pts = pts[order]
-        self._keys = _clean_keys(packets, pts)
-        self._key_times = [int(key.pts or 0) for key in self._keys]
-        self._key_numbers = {key: number for number, key in enumerate(self._keys)}
+        self._keys = self._clean_keys(packets, pts)
+        self._key_times = [key.pts for key in self._keys]
+        self._key_numbers = {self._index_time(key.pts, key.dts): number for number, key in enumerate(self._keys)}
         if len(order) == 0:
             self.times, self._duration = np.zeros(0), 0.0
-            return
+            return True
         self.times = (self._pts - self._pts[0]) * self._unit
         last = packets.durations[order[-1]] * self._unit
         self._duration = float(self.times[-1]) + (last if last > 0 else self._mean_interval())
+        return True
+
+    def _clean_keys(self, packets: _Packets, pts: np.ndarray[Any, np.dtype[np.int64]]) -> list[_KeyFrame]:
+        """Key frames before which, in the file, nothing stands that is shown after them."""
+        # A seek to the time of a key frame itself may end at the one before: MP4 counts the delay of its frames.
+        latest = {
+            order: (self._index_time(packets.pts[following], packets.dts[following]) or 0) - 1
+            for order, following in itertools.pairwise(packets.keys)
+        }
+        highest = np.maximum.accumulate(pts)
+        keys = [
+            _KeyFrame(int(pts[order]), packets.dts[order], latest.get(order, int(pts.max())))
+            for order in packets.clean
+            if highest[order] == pts[order]
+        ]
+        return sorted(keys, key=lambda key: key.pts)
 
     def _mean_interval(self) -> float:
         if len(self.times) > 1:
@@ -368,7 +396,7 @@ class PyAVReader:
 
         from_start = not self._seek(key)
         # Frames that lead a key frame, which nothing after it is decoded from, lack what they are decoded from.
-        first_time = self._first_key if from_start else self._key_times[key]
+        first_time = self._first_key if from_start else self._keys[key].pts
         kept: dict[int, T] = {}
         try:
             for frame in self._decoded(wanted):
@@ -452,33 +480,42 @@ class PyAVReader:
 
     def _restart(self) -> None:
         """Go to the very first packet: by opening again where a seek to its time does not lead there."""
-        if not self._seek_to(self._first_packet, lambda times: times == self._first_packet):
-            self._container.close()
-            self._container, self._stream = self._open()
+        if self._first is not None:
+            time, place = self._first
+            self._go_to(time)
+            packet = next(iter(self._container.demux(self._stream)), None)
+            if packet is not None and packet.pos == place:
+                self._go_to(time)
+                self._stream.codec_context.flush_buffers()
+                return
+        self._container.close()
+        self._container, self._stream = self._open()
+
+    def _index_time(self, pts: int | None, dts: int | None) -> int | None:
+        """The time by which the container tells a packet from the others, wherever reading began."""
+        # Matroska stores times of display alone; those of decoding are FFmpeg's guess, which differs after a seek.
+        return pts if self.family == "matroska" or dts is None else dts
 
     def _seek(self, key: int) -> bool:
         """Go to a key frame, or an earlier one; False: to the start of the file."""
         if key >= 0:
-            if self._seek_to(self._keys[key], lambda times: self._key_numbers.get(times, len(self._keys)) <= key):
-                return True
-            logger.debug("%s: no seek to %s", self.path, self._keys[key])
+            target = self._keys[key]
+            for position in (target.latest, target.pts, target.pts if target.dts is None else target.dts):
+                self._go_to(position)
+                packet = next(iter(self._container.demux(self._stream)), None)
+                landed = None
+                if packet is not None:
+                    landed = self._key_numbers.get(self._index_time(packet.pts, packet.dts))
+                if landed is not None and landed <= key:
+                    self._go_to(position)
+                    self._stream.codec_context.flush_buffers()
+                    return True
+            logger.debug("%s: no seek to %s", self.path, target)
         self._restart()
         return False
 
-    def _seek_to(self, target: _Times, accept: Callable[[_Times], bool]) -> bool:
-        """Go to a packet by its times, or before it; False if the packet found there is not accepted."""
-        # Containers index times of decoding, where they have them.
-        position = target.pts if target.dts is None else target.dts
-        if position is None:
-            return False
+    def _go_to(self, position: int) -> None:
         self._container.seek(position, stream=self._stream, backward=True, any_frame=False)
-        packet = next(iter(self._container.demux(self._stream)), None)
-        if packet is None or not accept(_Times(packet.pts, packet.dts)):
-            return False
-        # Once more, since that packet has been read.
-        self._container.seek(position, stream=self._stream, backward=True, any_frame=False)
-        self._stream.codec_context.flush_buffers()
-        return True
 
 
 def _visible(packet: av.Packet[Any]) -> av.Packet[Any]:
@@ -496,11 +533,18 @@ class _InexactSeekError(Exception):
     """Decoding from a key frame did not give what decoding from the start gives."""
 
 
-def _clean_keys(packets: _Packets, pts: np.ndarray[Any, np.dtype[np.int64]]) -> list[_Times]:
-    """Key frames to start from, by time: those before which, in the file, nothing stands that is shown after them."""
-    latest = np.maximum.accumulate(pts)
-    orders = [order for order in packets.clean if latest[order] == pts[order]]
-    return [_Times(int(pts[order]), packets.dts[order]) for order in sorted(orders, key=lambda order: pts[order])]
+def _hide_untimed(packets: _Packets) -> int:
+    """Take packets without a time that follow the first as hidden frames before it; return their number.
+
+    Matroska cannot store times before 0, which the frames have that lead the first key frame of a clip that was cut,
+    without decoding, from open groups. They lack what they are decoded from.
+    """
+    number = sum(1 for _ in itertools.takewhile(lambda time: time is None, packets.pts[1:]))
+    if number and packets.pts[0] is not None and packets.keys[:1] == [0]:
+        packets.pts[1 : number + 1] = [packets.pts[0] - 1] * number
+        packets.shown[1 : number + 1] = [False] * number
+        return number
+    return 0
 
 
 def _nal_length_size(codec: str, extradata: bytes | None) -> int:
@@ -511,26 +555,27 @@ def _nal_length_size(codec: str, extradata: bytes | None) -> int:
     return (extradata[place] & 3) + 1
 
 
-def _is_clean(codec: str, packet: av.Packet[Any], length_size: int) -> bool:
-    """Whether all frames shown from this key frame on can be decoded from it.
+def _recovery(codec: str, packet: av.Packet[Any], length_size: int) -> Recovery | None:
+    """Whether all frames shown from this key frame on, or from some frames later, can be decoded from it; None: unsaid.
 
-    H.264: an instantaneous refresh (IDR), or the key frame of an open group, which carries a recovery point of zero
-    frames, exact (ITU-T H.264, D.1.8). Not gradual refresh, where the recovery takes several frames. HEVC: a random
-    access point (H.265, 7.4.2.2: types 16 to 21).
+    H.264: an instantaneous refresh (IDR), or a recovery point, exact (ITU-T H.264, D.1.8): of zero frames for the key
+    frame of an open group, of several for gradual refresh. HEVC: a random access point (H.265, 7.4.2.2: types 16 to
+    21).
     """
     if codec in _FRAMES_RESET_BY_KEYS:
-        return True
+        return "at once"
     if codec not in ("h264", "hevc"):
-        return False
+        return None
+    recovery: Recovery | None = None
     for unit in _nal_units(bytes(packet), length_size):
         kind = unit[0] & 31 if codec == "h264" else unit[0] >> 1 & 63
         if codec == "hevc" and kind < 32:
-            return 16 <= kind <= 21
+            return "at once" if 16 <= kind <= 21 else None
         if codec == "h264" and kind in (1, 5):
-            return kind == 5
-        if codec == "h264" and kind == 6 and _recovers_at_once(unit[1:]):
-            return True
-    return False
+            return "at once" if kind == 5 else recovery
+        if codec == "h264" and kind == 6:
+            recovery = recovery or _recovery_point(unit[1:])
+    return None
 
 
 def _nal_units(data: bytes, length_size: int) -> Iterator[bytes]:
@@ -546,8 +591,8 @@ def _nal_units(data: bytes, length_size: int) -> Iterator[bytes]:
         position += length
 
 
-def _recovers_at_once(messages: bytes) -> bool:
-    """Whether supplemental messages of H.264 hold a recovery point of zero frames with an exact match."""
+def _recovery_point(messages: bytes) -> Recovery | None:
+    """What the supplemental messages of H.264 say of recovery; None: nothing, or an inexact one of zero frames."""
     position = 0
     while position + 2 < len(messages):
         fields = []
@@ -557,12 +602,14 @@ def _recovers_at_once(messages: bytes) -> bool:
                 value += 255
                 position += 1
             if position >= len(messages):
-                return False
+                return None
             fields.append(value + messages[position])
             position += 1
         kind, size = fields
         # Exp-Golomb 0 is the bit 1; the next bit is exact_match_flag.
         if kind == 6:
-            return position < len(messages) and messages[position] >> 6 == 0b11
+            if position < len(messages) and not messages[position] >> 7:
+                return "gradual"
+            return "at once" if position < len(messages) and messages[position] >> 6 == 0b11 else None
         position += size
-    return False
+    return None
