@@ -127,6 +127,12 @@ def packet_places(path: Path) -> list[tuple[int, int, int]]:
         return [(packet.pos, packet.size, packet.pts) for packet in container.demux(video=0) if packet.size]
 
 
+def packet_bytes(path: Path) -> list[bytes]:
+    """What each packet holds, in the order of the file."""
+    with av.open(str(path)) as container:
+        return [bytes(packet) for packet in container.demux(video=0) if packet.size]
+
+
 def overwrite(source: Path, target: Path, place: int, data: bytes) -> Path:
     """Copy a file with some bytes replaced."""
     content = bytearray(source.read_bytes())

@@ -22,6 +22,7 @@ from codings import (
     encode,
     moving_frames,
     overwrite,
+    packet_bytes,
     packet_places,
     plain_decode,
     remux,
@@ -125,6 +126,25 @@ def test_a_late_frame_is_decoded_from_its_own_key_frame(coded, coding, form, mon
             # The third of a group comes out before a whole group went in, even from a decoder that holds frames back.
             assert 0 < len(packets) <= GROUP + 1
     assert [record.message for record in caplog.records if "seek" in record.message] == []
+
+
+def test_vp8_frames_that_are_only_references_are_not_counted(coded, tmp_path):
+    """The encoder stores them as packets of their own, marked by a bit that says whether the frame is shown."""
+    source = coded("vp8")
+    content = bytearray(source.read_bytes())
+    places = packet_places(source)
+    for order in (5, 20, 33):
+        start = places[order][0]
+        # A block of Matroska begins with its track, time and flags.
+        start = content.index(packet_bytes(source)[order], start)
+        assert content[start] & 0x10
+        content[start] &= ~0x10
+    path = tmp_path / "references.webm"
+    path.write_bytes(content)
+    plain = plain_decode(path)
+    assert probe_video(path).num_frames == len(plain) == NUM_FRAMES - 3
+    assert_same(pixels_of(path), plain)
+    assert_same(pixels_of(path, [4, 5, 50]), [plain[number] for number in (4, 5, 50)])
 
 
 def test_gradual_refresh_is_decoded_from_the_start(coded):
@@ -433,16 +453,27 @@ def test_damage_of_a_later_frame_that_is_decoded_first_is_refused(coded, tmp_pat
 
 
 def test_damage_of_frames_that_an_edit_list_hides_is_refused_where_others_are_decoded_from_them(coded, tmp_path):
-    path = coded("one_key", "cut mp4")
-    with av.open(str(path)) as container:
+    source, cut = coded("one_key"), coded("one_key", "cut mp4")
+    with av.open(str(cut)) as container:
         packets = [packet for packet in container.demux(video=0) if packet.size]
-    hidden = [packet for packet in packets if packet.is_discard]
+    hidden = [order for order, packet in enumerate(packets) if packet.is_discard]
     assert len(hidden) == 16
-    noise = np.random.default_rng(0).integers(0, 256, hidden[4].size - 12, dtype=np.uint8).tobytes()
-    damaged = overwrite(path, tmp_path / "damaged.mp4", hidden[4].pos + 12, noise)
-    for numbers in ([0], [43], [5, 20]):
-        with pytest.raises(MediaError, match=r"damaged\.mp4: "):
-            pixels_of(damaged, numbers)
+    right = plain_decode(cut)
+    unnoticed = 0
+    for order, share in itertools.product(hidden[1:8], (3, 5, 8)):
+        damaged = [
+            overwrite(clip, tmp_path / f"{name}.mp4", start + size * share // 10, b"\x5a\xa5\xff")
+            for name, clip in (("whole", source), ("cut", cut))
+            for start, size, _ in [packet_places(clip)[order]]
+        ]
+        shown = undamaged_decode(damaged[1])
+        # Where the frame is shown the decoder reports it; where it is hidden FFmpeg drops it, and the report with it.
+        if undamaged_decode(damaged[0]) is None and shown is not None and not np.array_equal(shown[5], right[5]):
+            unnoticed += 1
+            for numbers in ([5], [5, 20], [*range(44)]):
+                with pytest.raises(MediaError, match=r"cut\.mp4: "):
+                    pixels_of(damaged[1], numbers)
+    assert unnoticed > 0
 
 
 # ------------------------------------------------------------------------------------------------- names
