@@ -72,3 +72,19 @@ def assert_same_gradients(
         assert reference is not None
         one, other = (torch.zeros_like(reference) if value is None else value for value in (gradient, wanted))
         assert_same_but_rounding(one, other, size, roundings, name=name)
+
+
+def assert_same_after_training(
+    found: Mapping[str, Tensor], expected: Mapping[str, Tensor], learning_rate: float
+) -> None:
+    """Compare weights after a few steps of AdamW: they differ by a tenth of a step at most.
+
+    AdamW moves every weight by about the learning rate, whatever the size of its gradient. Where a gradient is nothing
+    but rounding, so is the direction, and no bound relative to the weight holds. Another gradient moves weights apart
+    by whole steps.
+    """
+    assert found.keys() == expected.keys()
+    for name, wanted in expected.items():
+        torch.testing.assert_close(
+            found[name], wanted, rtol=0, atol=0.1 * learning_rate, msg=lambda text, name=name: f"{name}: {text}"
+        )
