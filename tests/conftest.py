@@ -4,6 +4,9 @@ import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+# Tiny models: one thread is as fast as many, and does not fight the other test process over the cores. Processes that
+# tests start inherit it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from pathlib import Path
 
@@ -11,8 +14,7 @@ import pytest
 import torch
 from hypothesis import settings
 
-# Tiny models: one thread is as fast as many, and does not fight other processes over the cores.
-torch.set_num_threads(1)
+torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))  # a plugin may have imported torch before the line above
 
 # The first example of a property pays for imports, so a time limit per example only makes tests fail at random.
 settings.register_profile("futurel1", deadline=None)

@@ -19,6 +19,7 @@ from futurel1.cli import main, make_cli, one_line, resume_arguments, unique_run_
 from futurel1.data.worlds import write_world
 from futurel1.errors import CheckpointError, ConfigError, MissingFileError, RecordError
 from futurel1.modules.start import newest_checkpoint
+from rounding import assert_same_after_training
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +67,7 @@ def python(*args: str, **options: Any) -> subprocess.Popen[str]:
 
 
 def finish(process: subprocess.Popen[str]) -> str:
-    out, _ = process.communicate(timeout=240)
+    out, _ = process.communicate(timeout=600)
     assert process.returncode == 0, out
     return out
 
@@ -308,8 +309,7 @@ def test_two_processes_follow_one(settings: list[str], tmp_path: Path, strategy:
     assert len(one) == 3
     torch.testing.assert_close(torch.tensor(two), torch.tensor(one), rtol=1e-4, atol=1e-5)
     weights = [load_file(tmp_path / "runs" / name / "huggingface" / "model.safetensors") for name in ("one", "two")]
-    assert weights[0].keys() == weights[1].keys()
-    assert max((weights[0][name] - weights[1][name]).abs().max().item() for name in weights[0]) < 1e-4
+    assert_same_after_training(*weights, learning_rate=1e-3)
 
 
 @pytest.mark.slow
@@ -328,7 +328,7 @@ def test_a_killed_run_resumes_to_the_very_same_weights(settings: list[str], tmp_
     finish(whole)
     runs = tmp_path / "runs"
     killed = python("fit", *settings, *options, "--run_name", "killed", start_new_session=True)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600  # a busy machine is no failure, only a hang takes as long
     # Killed one step or more after the checkpoint of step 8, with rows of the log that are computed once more.
     while not (runs / "killed" / "metrics.csv").is_file() or len(metrics(runs / "killed", "train/loss")) < 10:
         assert killed.poll() is None, killed.communicate()[0]
@@ -352,7 +352,7 @@ def test_processes_of_torchrun_share_one_run_folder(settings: list[str], tmp_pat
     options = ["--trainer.devices", "2", "--trainer.strategy", "ddp", "--data.init_args.batch_size", "2"]
     arguments = ["-m", "futurel1.cli", "fit", *settings, *options, "--run_name", "together"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([*command, *arguments], env=environment, text=True, capture_output=True, timeout=240)
+    done = subprocess.run([*command, *arguments], env=environment, text=True, capture_output=True, timeout=600)
     assert done.returncode == 0, done.stderr
     assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["together"]
     assert len(metrics(tmp_path / "runs" / "together", "train/loss")) == 2

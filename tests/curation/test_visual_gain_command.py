@@ -312,7 +312,7 @@ def test_a_killed_process_goes_on_without_repeating_or_losing_a_candidate(clips_
     command = [sys.executable, "-m", "futurel1.cli", *options(clips_world, out, "--min_gain", "0")]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600  # a busy machine is no failure, only a hang takes as long
     while not out.is_dir() or len(read_lines(out)) < 2:
         assert process.poll() is None
         assert time.monotonic() < deadline

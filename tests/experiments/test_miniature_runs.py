@@ -117,16 +117,17 @@ def test_killed_training_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         "plan['backbone'] = str(Path(sys.argv[1]) / 'backbone')\n"
         "often = {'class_path': 'ModelCheckpoint', 'init_args': {'every_n_train_steps': 5, 'save_last': True}}\n"
         "callbacks = [often, {'class_path': 'HuggingFaceExport'}]\n"
-        "plan['sft']['set'] |= {'trainer.max_steps': 60, 'trainer.callbacks': callbacks}\n"
-        "plan['sft']['set']['trainer.val_check_interval'] = 60\n"
+        "plan['sft']['set'] |= {'trainer.max_steps': 30, 'trainer.callbacks': callbacks}\n"
+        "plan['sft']['set']['trainer.val_check_interval'] = 30\n"
         "bench = run.Bench(stages.build_stages(plan), work.Places.under(Path(sys.argv[1])))\n"
         "run.run_stages(bench, ['sft-latent-s0'])\n"
     )
     command = [sys.executable, "-c", script, str(tmp_path)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, paths))}
     first = subprocess.Popen(command, env=environment)
     run, result = tmp_path / "runs" / "sft-latent-s0", tmp_path / "results" / "sft-latent-s0.json"
-    deadline = time.monotonic() + 240
+    deadline = time.monotonic() + 600  # a busy machine is no failure, only a hang takes as long
     while not list(run.glob("checkpoints/*.ckpt")):
         assert time.monotonic() < deadline
         assert first.poll() is None
@@ -134,10 +135,10 @@ def test_killed_training_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     first.send_signal(signal.SIGKILL)
     first.wait()
     assert not result.is_file()
-    subprocess.run(command, env=environment, check=True, timeout=240)
+    subprocess.run(command, env=environment, check=True, timeout=600)
     made = json.loads(result.read_text())
     assert made["resumed"]
-    assert made["metrics"]["steps"] == 60
+    assert made["metrics"]["steps"] == 30
     assert "--resume" in (tmp_path / "runs" / "logs" / "sft-latent-s0.log").read_text()
     assert not (run / "checkpoints").exists()
 

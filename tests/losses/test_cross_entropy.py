@@ -12,7 +12,9 @@ from torch.nn import functional as F
 
 from futurel1.errors import ConfigError
 from futurel1.losses import choose_path, cross_entropy, linear_cross_entropy
+from rounding import assert_same_but_rounding
 
+pytestmark = pytest.mark.numerics
 CPU = torch.device("cpu")
 HAS_TORCH = hasattr(F, "linear_cross_entropy") and hasattr(torch.nn, "LinearCrossEntropyOptions")
 PATHS = [
@@ -36,14 +38,14 @@ def test_value_and_gradients_are_those_of_full_logits(path, rows, monkeypatch):
     hidden, weight, targets = case(rows)
     expected = F.cross_entropy(hidden @ weight.T, targets, reduction="sum")
     loss = linear_cross_entropy(hidden, weight, targets, path)
-    torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-5)
+    assert_same_but_rounding(loss, expected)
     # a factor, since the fused paths make gradients in forward and scale them in backward
     for gradient, wanted in zip(
         torch.autograd.grad(loss * 0.3, (hidden, weight)),
         torch.autograd.grad(expected * 0.3, (hidden, weight)),
         strict=True,
     ):
-        torch.testing.assert_close(gradient, wanted, rtol=1e-5, atol=1e-5)
+        assert_same_but_rounding(gradient, wanted)
 
 
 def test_chunks_are_as_small_as_asked(monkeypatch):
@@ -106,7 +108,7 @@ def test_liger_is_full_logits_too():
     # Triton decides at import whether it interprets, hence a process of its own
     environment = os.environ | {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(
-        [sys.executable, "-c", LIGER], env=environment, capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "-c", LIGER], env=environment, capture_output=True, text=True, timeout=600, check=False
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "equal"

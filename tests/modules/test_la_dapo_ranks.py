@@ -12,6 +12,8 @@ import pytest
 import torch
 from torch.multiprocessing import spawn
 
+from rounding import assert_same_after_training
+
 pytestmark = pytest.mark.slow
 CASES: dict[str, tuple[str, str, dict[str, Any], dict[str, Any]]] = {
     "ddp": ("ddp", "parity", {}, {"accumulate_grad_batches": 2}),
@@ -108,7 +110,7 @@ def work(rank: int, port: int, world: str, backbone: str, folder: str, cases: li
         "WORLD_SIZE": "2",
     }
     torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", rank=rank, world_size=2, timeout=timedelta(seconds=90))
+    torch.distributed.init_process_group("gloo", rank=rank, world_size=2, timeout=timedelta(seconds=600))
     for name in cases:
         report = run(name, world, backbone, Path(folder, name), devices=2)
         torch.save(report, Path(folder, f"{name}-{rank}.pt"))
@@ -144,5 +146,4 @@ def test_two_processes_follow_one(rl_world: Path, opening: str, two: Path, tmp_p
         {key: value for file in files for key, value in load_file(folder / file).items()}
         for folder in (tmp_path, two / name)
     )
-    assert first.keys() == second.keys()
-    assert max((first[key] - second[key]).abs().max().item() for key in first) < 1e-5
+    assert_same_after_training(second, first, learning_rate=1e-4)

@@ -21,6 +21,7 @@ from futurel1.models.policies import DeterministicLatents
 from futurel1.models.transcript import transcripts
 from futurel1.modules import JSONLinesWriter, LatentPredictor
 from futurel1.modules.latent_predictor import LATENT_PARTS, answer_of, ended_by_budget, expected_of, vote
+from rounding import assert_same_but_rounding
 
 OPTIONS = {"A": "left", "B": "right", "C": "up", "D": "down"}
 
@@ -461,7 +462,7 @@ def test_a_killed_prediction_keeps_its_latents(world: Path, tmp_path: Path, open
     for name, latents, count in zip(whole.ids, whole.latents, whole.counts.tolist(), strict=True):
         place = again.ids.index(name)
         assert int(again.counts[place]) == count
-        torch.testing.assert_close(again.latents[place, :count], latents[:count], atol=1e-4, rtol=0)
+        assert_same_but_rounding(again.latents[place, :count], latents[:count])
     assert not (run / LATENT_PARTS).exists()
     # killed after the last batch: nothing is left to decode, and the latents are put together all the same
     (run / LATENT_PARTS).mkdir()

@@ -14,6 +14,7 @@ from futurel1.datamodules import VideoHintDataModule
 from futurel1.errors import CheckpointError, ConfigError, MissingFileError
 from futurel1.models import LatentReasoner
 from futurel1.modules import HuggingFaceExport, JSONLinesWriter, LatentSFTModule
+from rounding import assert_same_after_training, assert_same_but_rounding
 
 QUICK = {"lr_schedule": "constant", "warmup_ratio": 0.0, "learning_rate": 1e-3}
 
@@ -75,7 +76,7 @@ def test_every_trainable_parameter_changes_and_no_frozen_one_does(
 def test_overfits_eight_samples(world: Path, tmp_path: Path) -> None:
     module = Recorder(learning_rate=6e-3, weight_decay=0.0, lr_schedule="cosine", warmup_ratio=0.05, latent_weight=1.0)
     data = make_data(world, train=str(world / "test.jsonl"), batch_size=8)
-    make_trainer(tmp_path, max_steps=160, gradient_clip_val=1.0).fit(module, data)
+    make_trainer(tmp_path, max_steps=80, gradient_clip_val=1.0).fit(module, data)
     first, last = module.rows[0], module.rows[-1]
     assert last["train/ce"] < 0.05
     assert last["train/latent"] < first["train/latent"] / 20
@@ -95,7 +96,7 @@ def test_one_batch_of_eight_equals_eight_of_one(world: Path, tmp_path: Path) -> 
         for name in ("train/loss", "train/ce", "train/latent", "train/cosine", "train/grad_norm"):
             assert other[name] == pytest.approx(row[name], rel=1e-5), name
         assert other["train/latents_per_sample"] == row["train/latents_per_sample"]
-    assert max((final[name] - final_1x8[name]).abs().max().item() for name in final) < 2e-5
+    assert_same_after_training(final_1x8, final, learning_rate=1e-3)
     # Nine rows a step is another batch: the comparison above would notice.
     assert rows_3x3[0]["train/loss"] != pytest.approx(rows[0]["train/loss"], rel=1e-5)
 
@@ -207,7 +208,7 @@ def test_lora_saves_an_adapter_and_merged_weights(world: Path, tmp_path: Path) -
         trained = module.reasoner.logits(module.reasoner(ids, torch.ones_like(ids)))
         exported = merged.logits(merged(ids, torch.ones_like(ids)))
         untouched = base.logits(base(ids, torch.ones_like(ids)))
-    assert (trained - exported).abs().max() < 1e-4
+    assert_same_but_rounding(exported, trained)
     assert (trained - untouched).abs().max() > 1e-2
     # peft reads the adapter on the stock base, latent token rows included
     from peft import PeftModel
@@ -215,7 +216,7 @@ def test_lora_saves_an_adapter_and_merged_weights(world: Path, tmp_path: Path) -
     adapted = PeftModel.from_pretrained(base.backbone.model, str(tmp_path / "out" / "adapter")).eval()
     with torch.no_grad():
         by_peft = adapted(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
-    assert (by_peft - trained).abs().max() < 1e-4
+    assert_same_but_rounding(by_peft, trained)
     assert not list((tmp_path / "out").rglob("*.bin"))
 
 
