@@ -826,3 +826,10 @@ def test_without_a_package_the_error_says_how_to_install_it(coded, monkeypatch):
     for backend in ("decord", "torchcodec"):
         with pytest.raises(ConfigError, match=rf"'{backend}'.*pip install {backend}"):
             read_frames(coded("closed"), [0], backend)
+
+
+def test_without_pyav_the_error_says_how_to_install_it(coded, monkeypatch):
+    clip = coded("closed")
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(ConfigError, match=r"PyAV, .*pip install av"), open_video(clip):
+        pass

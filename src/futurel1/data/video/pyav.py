@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 import numpy as np
 
 from futurel1.data.video.container import Container, check_container
-from futurel1.errors import MediaError
+from futurel1.errors import ConfigError, MediaError
 
 if TYPE_CHECKING:
     import av
@@ -120,7 +120,12 @@ class PyAVReader:
     # ------------------------------------------------------------------ opening
 
     def _open(self) -> tuple[av.container.InputContainer, av.VideoStream]:
-        import av
+        try:
+            import av
+        except ImportError as error:
+            raise ConfigError(
+                "reading videos needs PyAV, the package 'av', which is not installed: pip install av"
+            ) from error
 
         # Of the bare name 12:30.mp4 FFmpeg takes "12" for a protocol; a protocol of its own ends that.
         name = "file:" + os.path.abspath(self.path)
