@@ -777,6 +777,13 @@ def test_cache_keys_tell_frames_sizes_and_uses_apart(processor, clips, tmp_path)
     assert both.image_keys != both.hint_keys
 
 
+def test_cache_keys_change_with_the_rules_of_encoding(processor, clips, monkeypatch):
+    before = ChatEncoder(processor, keys=True).encode(framed(clips["closed"]))
+    monkeypatch.setattr(chat, "ENCODING", chat.ENCODING + 1)
+    after = ChatEncoder(processor, keys=True).encode(framed(clips["closed"]))
+    assert not {*before.image_keys, *before.hint_keys} & {*after.image_keys, *after.hint_keys}
+
+
 def test_cache_keys_change_with_the_file(processor, tmp_path):
     encoder = ChatEncoder(processor, keys=True)
     Image.new("RGB", (64, 48)).save(tmp_path / "now.png")

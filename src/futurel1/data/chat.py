@@ -48,6 +48,8 @@ Patches = tuple[Tensor, Tensor]
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 MIN_VIDEO_FRAME_TOKENS = 4
 """Fewest merged tokens per frame of a whole video (`formats.md` 3)."""
+ENCODING = 2
+"""Counts the rules by which records become tokens and pixels; cached features and lengths of other rules are void."""
 MAX_ASPECT_RATIO = 200
 """Image processors of the Qwen family refuse longer, thinner pictures than this."""
 
@@ -253,7 +255,7 @@ class ChatEncoder:
         self._header = torch.tensor(processor.tokenizer(ASSISTANT_HEADER)["input_ids"])
         self._newline = torch.tensor(processor.tokenizer("\n")["input_ids"])
         # Features depend on how pixels are made, not only on which.
-        settings = json.dumps(image_processor.to_dict(), sort_keys=True, default=str)
+        settings = json.dumps([ENCODING, image_processor.to_dict()], sort_keys=True, default=str)
         self._image_settings = hashlib.sha256(settings.encode()).hexdigest()[:12]
         self._image_pad = int(processor.tokenizer.convert_tokens_to_ids(IMAGE_PAD))
         self._im_end = int(processor.tokenizer.convert_tokens_to_ids(IM_END))

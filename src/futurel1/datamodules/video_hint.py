@@ -18,7 +18,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch.utils.data import DataLoader, Dataset
 
 from futurel1.data import SFTBatch, open_records
-from futurel1.data.chat import ChatEncoder
+from futurel1.data.chat import ENCODING, ChatEncoder
 from futurel1.data.collate import OnError, SFTDataset
 from futurel1.data.records import RecordSource
 from futurel1.data.video import VideoBackend
@@ -242,7 +242,7 @@ class VideoHintDataModule(RecordDataModule):
         words = sorted(processor.tokenizer.get_vocab().items())
         numbers = None if dataset.numbers is None else list(dataset.numbers)
         family = type(processor).__name__
-        text = [__version__, files, numbers, settings, family, image, words, self.encoder.system_prompt]
+        text = [__version__, ENCODING, files, numbers, settings, family, image, words, self.encoder.system_prompt]
         return hashlib.sha256(json.dumps(text, sort_keys=True).encode()).hexdigest()[:20]
 
     # ------------------------------------------------------------------ loaders
