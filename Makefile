@@ -42,7 +42,7 @@ test: install
 
 # Bounds that hold only for the sums of one CPU's kernels break here, and not first on somebody else's machine.
 test-numerics: install
-	HF_HUB_OFFLINE=1 ATEN_CPU_CAPABILITY=default OMP_NUM_THREADS=2 $(BIN)/python -m pytest -m numerics $(ARGS)
+	HF_HUB_OFFLINE=1 ATEN_CPU_CAPABILITY=default OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m numerics $(ARGS)
 
 lint: install
 	$(BIN)/ruff check .

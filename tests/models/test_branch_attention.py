@@ -185,7 +185,7 @@ def test_stock_models_hand_the_mask_to_their_attention(name, implementation, mon
         force_start=True,
     )  # fmt: skip
     shared, rows = (family.reasoner.score(prompt, rollout, share_prompt=share) for share in (True, False))
-    assert_same_but_rounding(shared, rows)
+    assert_same_but_rounding(shared, rows, size=1.0)  # of the logits, however near to zero the log-probabilities are
     assert len(calls) == (3 if implementation == "sdpa" else 0)
 
 

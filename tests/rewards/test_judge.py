@@ -83,7 +83,7 @@ def misbehave(seed: int) -> Any:
 def test_no_wrong_verdict_when_30_percent_of_the_calls_go_wrong(kind: str) -> None:
     numbers = range(150)
     with serving(misbehave(seed=1)) as server:
-        judge = make_judge(server, timeout_s=TIMEOUT_S, max_attempts=8)
+        judge = make_judge(server, timeout_s=TIMEOUT_S, max_attempts=20)  # a loaded machine adds timeouts of its own
         if kind == "answer":
             verdicts = judge.judge_answers([answer(i) for i in numbers])
             expected: list[Any] = [is_right(i) for i in numbers]
