@@ -12,6 +12,7 @@ import base64
 import dataclasses
 import difflib
 import json
+import math
 import os
 import re
 import reprlib
@@ -354,11 +355,21 @@ class RecordFields:
         return (Turn("system", (self.check_text("system", value),), field="system"),)
 
     def identity(self) -> str | int | None:
-        """The record's own `id`, None where it lacks one."""
+        """The record's own `id`, None where it lacks one; what is neither a text nor an integer is written as text."""
         value = self.take("id")
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)  # pandas makes a column of integers with gaps one of floats
+        elif isinstance(value, float) and math.isnan(value):
+            value = None
+        elif isinstance(value, Mapping | list | tuple):
+            value = json.dumps(value, ensure_ascii=False, default=str)
         # bool is an int to isinstance
-        if value is not None and type(value) not in (str, int):
-            self.fail("id", value, f"{type(value).__name__} where a text or a number is expected", "write a text")
+        elif value is not None and type(value) not in (str, int):
+            value = str(value)
+        if value is None:
+            self.values.pop("id", None)
+        else:
+            self.values["id"] = value
         return value  # type: ignore[no-any-return]
 
     def take(self, field: str) -> Any:
