@@ -1,5 +1,8 @@
 import copy
+import datetime
+import decimal
 import json
+import math
 import multiprocessing
 import os
 import pickle
@@ -491,13 +494,28 @@ def test_turns_that_are_not_to_be_learned():
     [
         ((None, False, None, False), "field 'messages.loss' = False: no assistant turn to learn"),
         ((None, "false", None, None), "field 'messages.loss' = 'false': str where true or false is expected"),
-        ((None, 0, None, None), "int where true or false"),
-        ((True, None, None, None), "field 'messages.loss' = True: a user turn cannot be learned"),
+        ((None, 2, None, None), "field 'messages.loss' = 2: int where true or false"),
+        ((None, [0, 1], None, None), "field 'messages.loss' = .*: list where true or false"),
     ],
 )
 def test_losses_that_cannot_be_meant(losses, says):
     with pytest.raises(RecordError, match=says):
         parse(with_loss(CHAT, *losses))
+
+
+@pytest.mark.parametrize("key", ["loss", "loss_mask", "trainable"])
+@pytest.mark.parametrize(("true", "false"), [(True, False), (1, 0), (1.0, 0.0), (None, False)])
+def test_turns_are_left_out_of_the_loss_by_each_spelling(key, true, false):
+    messages = [{**turn, key: value} for turn, value in zip(CHAT["messages"], (true, false, true, true), strict=True)]
+    assert [turn.loss for turn in parse(changed(CHAT, messages=messages)).turns] == [True, False, True, True]
+    with pytest.raises(RecordError, match=f"field 'messages.{key}' = 'no': str where true or false is expected"):
+        parse(changed(CHAT, messages=[messages[0], {**messages[1], key: "no"}, *messages[2:]]))
+
+
+def test_spellings_of_loss_that_contradict_each_other():
+    turn = {**CHAT["messages"][3], "loss": True, "loss_mask": 0}
+    with pytest.raises(RecordError, match=r"field 'messages\.loss' = .*they contradict each other; keep one"):
+        parse(changed(CHAT, messages=[*CHAT["messages"][:3], turn]))
 
 
 @pytest.mark.parametrize(
@@ -508,6 +526,7 @@ def test_losses_that_cannot_be_meant(losses, says):
         ("loss_scale", 0.5, "a weight of the turn that is not read"),
         ("losss", False, "an unknown key that looks like 'loss'"),
         ("Loss", False, "an unknown key that looks like 'loss'"),
+        ("lossMask", 0, "an unknown key that looks like 'loss_mask'"),
         ("tool_calls", [{"name": "zoom"}], "not read, and so it would be lost"),
         ("reasoning_content", "Hm.", "not read, and so it would be lost"),
     ],
@@ -713,16 +732,58 @@ def test_keys_of_public_data_are_left_alone(shape):
     assert extra.keys() - SHAPES[shape].keys() <= sample.meta.keys() | {"cot"}
 
 
+@pytest.mark.parametrize(
+    ("shape", "extra"),
+    [
+        ("chat", {"image": []}),
+        ("chat", {"image": None, "sytem": "", "Images": []}),
+        ("chat", {"message": "saved"}),
+        ("unlabelled", {"questions": ["What next?"]}),
+        ("unlabelled", {"questions": "What next?", "conversation": "c7", "messageId": "m1"}),
+        ("path-based", {"videoId": "v1", "imageId": 3, "systems": "linux", "sytem": 4}),
+        ("frame-indexed", {"systemId": "s", "system_": [1]}),
+    ],
+)
+def test_keys_that_hold_something_else_are_not_misspelt(shape, extra):
+    assert parse(SHAPES[shape] | extra).turns == parse(SHAPES[shape]).turns
+
+
+@pytest.mark.parametrize(
+    "extra", [{"answers": "B"}, {"answers": ["B"]}, {"videoId": "v1"}, {"imageId": 7}, {"image_ids": [1]}]
+)
+def test_keys_of_share_gpt_data_are_left_alone(extra):
+    assert parse(SHARED | extra).turns == parse(SHARED).turns
+
+
 def test_a_key_is_not_misspelt_beside_the_right_one():
     assert parse(changed(PATH_BASED, reasoning_images=["x.png"])).meta == {"reasoning_images": ["x.png"]}
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("value", [True, 1.5, [1], {"a": 1}, b"1"])
-def test_an_id_is_a_text_or_a_number(shape, value):
-    assert parse(changed(SHAPES[shape], id=7)).meta["id"] == 7
-    with pytest.raises(RecordError, match=r"record 3, field 'id' = .*where a text or a number is expected"):
-        parse(changed(SHAPES[shape], id=value))
+@pytest.mark.parametrize(
+    ("value", "read"),
+    [
+        (7, 7),
+        ("q7", "q7"),
+        (3.0, 3),
+        (1.5, "1.5"),
+        (True, "True"),
+        ([1, "a"], '[1, "a"]'),
+        ({"$oid": "x"}, '{"$oid": "x"}'),
+        (b"1", "b'1'"),
+        (datetime.date(2026, 1, 2), "2026-01-02"),
+        (decimal.Decimal("3.10"), "3.10"),
+        (math.inf, "inf"),
+    ],
+)
+def test_an_id_is_a_text_or_an_integer_and_else_its_text(shape, value, read):
+    found = parse(changed(SHAPES[shape], id=value)).meta["id"]
+    assert (type(found), found) == (type(read), read)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_an_id_that_is_not_a_number_is_none(shape):
+    assert "id" not in parse(changed(SHAPES[shape], id=math.nan)).meta
 
 
 JSON_VALUES = st.recursive(

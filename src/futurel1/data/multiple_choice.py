@@ -9,15 +9,16 @@ __all__ = ["gold_letter", "lists_options", "read_options"]
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
-_ONLY_LETTER = re.compile(r"\W*([A-Za-z])\W*")
 _LABEL = re.compile(r"\s*\(?([A-Z])[.):]\s*(?=\S)")
+_ANSWER_LABEL = re.compile(r"""[\s*"'(\[]*([A-Z])(?:\s*[)\].:*、]+\s*|\s+[-\u2013\u2014]\s+)(?=\S)""")
+_ONLY_LETTERS = re.compile(r"[a-z](?:\W+[a-z])*")
 
 
 def read_options(fields: RecordFields) -> dict[str, str] | None:
     """Read a record's `options`: letter to text, or a list of texts in the order of letters.
 
-    Labels ("A. up") are taken off if every option carries its own: where only some of them begin with a letter, that is
-    part of the text, such as an initial.
+    Labels ("A. up") are taken off if every option carries its own, of a list also if two or more do and the others
+    have none ("All of the above"). Any other letter at the beginning is part of the text, such as an initial.
 
     Args:
         fields: the record.
@@ -45,17 +46,16 @@ def read_options(fields: RecordFields) -> dict[str, str] | None:
             fields.fail("options", value, f"{letter!a} is not a letter", "name the options A, B, C and so on")
         fields.check_text(f"options.{letter}", text)
     labels = {letter: label for letter, text in options.items() if (label := _LABEL.match(text))}
-    if len(labels) == len(options):
-        stated = [label[1] for label in labels.values()]
-        if stated == list(options):
-            options = {letter: text[labels[letter].end() :] for letter, text in options.items()}
-        elif sorted(stated) == sorted(options):
-            fields.fail(
-                "options",
-                value,
-                f"labels in the order {', '.join(stated)}",
-                "put the options in the order of their labels, or write {A: text, B: text} if they are no labels",
-            )
+    own = all(label[1] == letter for letter, label in labels.items())
+    if own and (len(labels) == len(options) or (len(labels) > 1 and not isinstance(value, Mapping))):
+        options = {letter: _without_label(letter, text) for letter, text in options.items()}
+    elif not isinstance(value, Mapping) and sorted(label[1] for label in labels.values()) == sorted(options):
+        fields.fail(
+            "options",
+            value,
+            f"labels in the order {', '.join(label[1] for label in labels.values())}",
+            "put the options in the order of their labels, or write {A: text, B: text} if they are no labels",
+        )
     return {letter: text.strip() for letter, text in options.items()} or None
 
 
@@ -78,7 +78,9 @@ def lists_options(problem: str, options: Mapping[str, str]) -> bool:
 def gold_letter(fields: RecordFields, answer: str, options: Mapping[str, str] | None, problem: str) -> str:
     """The letter that a ground truth means.
 
-    The exact text of an option goes before the letter that it begins with, because that may be an initial.
+    The text of an option goes before the letter that it begins with, because that may be an initial. A letter before a
+    text counts if the text is that of its option, or contains it or is part of it; texts compare by their plain forms
+    (`futurel1.metrics.functional.plain_answer`).
 
     Args:
         fields: the record, for errors.
@@ -89,12 +91,22 @@ def gold_letter(fields: RecordFields, answer: str, options: Mapping[str, str] | 
     Raises:
         RecordError: it is no option's letter or text, it means two of them, or its label is not that of its text.
     """
+    from futurel1.metrics.functional.responses import ordinary_text
+
     letters = LETTERS if options is None else options
-    only, label = _ONLY_LETTER.fullmatch(answer), _LABEL.match(answer)
+    written = ordinary_text(answer)
+    label = _ANSWER_LABEL.match(written)
     texts = options or (_listed(problem) if label else {})
-    meant = {letter for letter, text in texts.items() if text == answer} or _with_text(answer, texts)
-    if only and only[1].upper() in letters:
-        meant |= {only[1].upper()}
+    exact = {letter for letter, text in texts.items() if text.strip() == answer.strip()}
+    only = _plain(answer).upper()
+    alone = {only} if len(only) == 1 and only in letters else set()
+    if len(exact) == 1:
+        # brackets or a full stop that are part of an option's text are no wrapping of a letter
+        meant = exact | (alone if answer.strip().upper() == only else set())
+    else:
+        meant = exact | _with_text(answer, texts) | alone
+    if not meant:
+        meant = _with_text(answer, {letter: _without_label(letter, text) for letter, text in texts.items()})
     if len(meant) > 1:
         fields.fail(
             "answer",
@@ -103,8 +115,10 @@ def gold_letter(fields: RecordFields, answer: str, options: Mapping[str, str] | 
             "write the letter, or options whose texts differ from each other and from letters",
         )
     if not meant and label and label[1] in letters:
-        behind = _with_text(answer[label.end() :], texts)
-        if label[1] in behind or (options is None and not behind):
+        behind = written[label.end() :]
+        if _is_about(behind, label[1], texts) or (
+            options is None and not _with_text(behind, texts) and not _ONLY_LETTERS.fullmatch(_plain(behind))
+        ):
             meant = {label[1]}
         elif texts:
             fields.fail(
@@ -119,14 +133,45 @@ def gold_letter(fields: RecordFields, answer: str, options: Mapping[str, str] | 
     return meant.pop()
 
 
+def _is_about(text: str, letter: str, options: Mapping[str, str]) -> bool:
+    """Whether the text behind a letter is that of its option, or one contains the other and no other fits better."""
+    same = _with_text(text, options)
+    if same or letter not in options:
+        return letter in same
+    plain = {name: _plain(_without_label(name, other)) for name, other in options.items()}
+    said, own = _plain(text), plain.pop(letter)
+    if said == own:
+        return True
+    if not said or not own or said in plain.values() or _ONLY_LETTERS.fullmatch(said):
+        return False
+    if _has_words(said, own):
+        return not any(_has_words(said, other) and _has_words(other, own) for other in plain.values())
+    return _has_words(own, said) and not any(_has_words(other, said) for other in plain.values())
+
+
+def _has_words(text: str, words: str) -> bool:
+    """Whether a text contains another one as whole words."""
+    return bool(words) and re.search(rf"(?<!\w){re.escape(words)}(?!\w)", text) is not None
+
+
 def _with_text(text: str, options: Mapping[str, str]) -> set[str]:
     """Letters of the options with a text."""
-    return {letter for letter, other in options.items() if _plain(other) == _plain(text)}
+    plain = _plain(text)
+    return {letter for letter, other in options.items() if plain and _plain(other) == plain}
+
+
+def _without_label(letter: str, text: str) -> str:
+    """An option's text without the label of its own letter."""
+    label = _LABEL.match(text)
+    return text[label.end() :] if label and label[1] == letter else text
 
 
 def _plain(text: str) -> str:
-    """A text without differences of blanks, case and a closing full stop."""
-    return " ".join(text.split()).removesuffix(".").rstrip().casefold()
+    """The form in which the metrics compare answers."""
+    # imported late, because metrics and data load without each other
+    from futurel1.metrics.functional.responses import plain_answer
+
+    return plain_answer(text)
 
 
 def _listed(problem: str) -> dict[str, str]:

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import base64
 import dataclasses
-import difflib
 import json
+import math
 import os
 import re
 import reprlib
@@ -86,11 +86,18 @@ _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _RECORD_FILE_SUFFIXES = (".json", ".jsonl", ".parquet", ".arrow")
 _OTHER_LOSS_KEYS = {"weight": (1,), "train": (True,), "training": (True,), "loss_scale": (1,)}
 """Keys of a turn by which other tools leave it out of the loss, with the values that change nothing."""
+_LOSS_KEYS = ("loss", "loss_mask", "trainable")
+"""Keys of a turn that say whether it is learned."""
 _LOST_TURN_KEYS = ("tool_calls", "function_call", "tool_call_id", "reasoning_content", "thinking")
 """Keys of a turn that hold what the model would have to say or read besides its content."""
 _MEDIA_MARKERS = {"image": "<image>", "video": "<video>"}
-_SIMILAR = 0.8
-"""Similarity, as `difflib` counts it, from which on an unknown key looks like a misspelt one."""
+_TEXT_FIELDS = frozenset(
+    {"system", "question", "answer", "video", "cot", "reasoning", "problem", "problem_type", "question_type",
+     "video_path"}
+)  # fmt: skip
+_INTEGER_FIELDS = frozenset({"reference_length"})
+_OBJECT_FIELDS = frozenset({"messages", "conversations", "options"})
+_FILE_LISTS = frozenset({"videos", "images"})
 _SHORTEST_MISSPELT = 4
 _ROW_GROUPS_KEPT = 2
 _ARROW_TABLES_KEPT = 2
@@ -331,12 +338,12 @@ class RecordFields:
     def refuse_misspelt(self, known: Collection[str]) -> None:
         """Raise the error of an unknown key that looks like one of `known` which the record lacks.
 
-        Other keys are left alone: public records carry many of their own.
+        It has to hold what that field would. Other keys are left alone: public records carry many of their own.
         """
         absent = tuple(sorted(name for name in known if name not in self.values))
         for key, value in self.values.items():
             right = None if key in known else _misspelt(key, absent)
-            if right is not None:
+            if right is not None and _could_be(right, key, value):
                 self.fail(
                     key,
                     value,
@@ -354,11 +361,21 @@ class RecordFields:
         return (Turn("system", (self.check_text("system", value),), field="system"),)
 
     def identity(self) -> str | int | None:
-        """The record's own `id`, None where it lacks one."""
+        """The record's own `id`, None where it lacks one; what is neither a text nor an integer is written as text."""
         value = self.take("id")
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)  # pandas makes a column of integers with gaps one of floats
+        elif isinstance(value, float) and math.isnan(value):
+            value = None
+        elif isinstance(value, Mapping | list | tuple):
+            value = json.dumps(value, ensure_ascii=False, default=str)
         # bool is an int to isinstance
-        if value is not None and type(value) not in (str, int):
-            self.fail("id", value, f"{type(value).__name__} where a text or a number is expected", "write a text")
+        elif value is not None and type(value) not in (str, int):
+            value = str(value)
+        if value is None:
+            self.values.pop("id", None)
+        else:
+            self.values["id"] = value
         return value  # type: ignore[no-any-return]
 
     def take(self, field: str) -> Any:
@@ -504,19 +521,49 @@ def shorter(text: object, most: int = 300) -> str:
 
 @lru_cache(maxsize=4096)
 def _misspelt(key: str, names: tuple[str, ...]) -> str | None:
-    """The name that a key looks like: the same letters, or nearly so in as many words; None if there is none.
+    """The name that a key looks like: the same letters, or but for one that is missing, added or swapped with the next.
 
-    `video_id` is not `video` with two letters too many, so the number of words has to be the same.
+    The number of words has to be the same: `image_w` is not `image` with a letter too many.
     """
-    letters = {name: re.sub(r"[\W_]", "", name).casefold() for name in (*names, key)}
-    if len(letters[key]) < _SHORTEST_MISSPELT:
+    letters = _letters(key)
+    if len(letters) < _SHORTEST_MISSPELT:
         return None
-    by_letters = {letters[name]: name for name in names if len(name) >= _SHORTEST_MISSPELT}
-    for near in difflib.get_close_matches(letters[key], by_letters, cutoff=_SIMILAR):
-        name = by_letters[near]
-        if near == letters[key] or len(re.split(r"[\W_]+", key)) == len(re.split(r"[\W_]+", name)):
-            return name
-    return None
+    long = [name for name in names if len(name) >= _SHORTEST_MISSPELT]
+    same = (name for name in long if _letters(name) == letters)
+    near = (name for name in long if _words(name) == _words(key) and _one_slip(_letters(name), letters))
+    return next(same, None) or next(near, None)
+
+
+def _letters(key: str) -> str:
+    return re.sub(r"[\W_]", "", key).casefold()
+
+
+def _words(key: str) -> int:
+    return len(re.split(r"[\W_]+|(?<=[a-z])(?=[A-Z])", key))
+
+
+def _one_slip(name: str, key: str) -> bool:
+    """Whether a letter of a name is missing or swapped with the next, or one is added."""
+    if len(name) == len(key):
+        return any(name[:at] + name[at + 1] + name[at] + name[at + 2 :] == key for at in range(len(name) - 1))
+    short, long = sorted((name, key), key=len)
+    cuts = (at for at, character in enumerate(long) if character.isalpha())
+    return len(long) - len(short) == 1 and any(long[:at] + long[at + 1 :] == short for at in cuts)
+
+
+def _could_be(field: str, key: str, value: object) -> bool:
+    """Whether a value under a key that looks like a field is one that the field could have."""
+    if field in _INTEGER_FIELDS:
+        return type(value) is int
+    if not isinstance(value, str | list | tuple | Mapping) or not value:
+        return False
+    if field in _TEXT_FIELDS:
+        # `answers` and `questions` are columns of their own
+        return isinstance(value, str) and _letters(key) != f"{_letters(field)}s"
+    if field in _OBJECT_FIELDS:
+        return not isinstance(value, str)
+    # `video` for `videos` holds one file
+    return field in _FILE_LISTS or isinstance(value, list | tuple)
 
 
 def _shown(value: object) -> str:
@@ -732,25 +779,38 @@ def _turn(fields: RecordFields, field: str, entry: object, role_key: str, text_k
 
 
 def _loss(fields: RecordFields, field: str, entry: Mapping[str, Any], role: Role) -> bool:
-    """Whether a turn is learned: its `loss` (ms-swift), true if it has none."""
+    """Whether a turn is learned: its `loss` (ms-swift), `loss_mask` or `trainable`, true if it has none.
+
+    Only an assistant's turn can be learned, so that true on another one says nothing.
+    """
+    stated: dict[str, bool] = {}
     for key, value in entry.items():
-        if _misspelt(str(key), ("loss",)) and key != "loss" and key not in _OTHER_LOSS_KEYS:
-            fields.fail(f"{field}.{_name(key)}", value, "an unknown key that looks like 'loss'", "rename it to 'loss'")
-        if value is not None and value not in _OTHER_LOSS_KEYS.get(key, (value,)):
+        if value is None:
+            continue
+        if key in _LOSS_KEYS:
+            # bool is an int to isinstance; a column of integers with gaps is one of floats
+            if not isinstance(value, int | float) or value not in (0, 1):
+                fields.fail(
+                    f"{field}.{key}",
+                    value,
+                    f"{type(value).__name__} where true or false is expected",
+                    "write true or false (1 or 0)",
+                )
+            stated[key] = bool(value)
+        elif key not in _OTHER_LOSS_KEYS and (right := _misspelt(str(key), _LOSS_KEYS)):
+            fields.fail(
+                f"{field}.{_name(key)}", value, f"an unknown key that looks like '{right}'", f"rename it to '{right}'"
+            )
+        if value not in _OTHER_LOSS_KEYS.get(key, (value,)):
             fields.fail(
                 f"{field}.{key}", value, "a weight of the turn that is not read", "write 'loss': false on turns that "
                 "are not to be learned"
             )  # fmt: skip
         if key in _LOST_TURN_KEYS and value:
             fields.fail(f"{field}.{key}", value, "not read, and so it would be lost", "write it into the text")
-    loss = entry.get("loss")
-    if loss is None:
-        return True
-    if not isinstance(loss, bool):
-        fields.fail(f"{field}.loss", loss, f"{type(loss).__name__} where true or false is expected", "write false")
-    if loss and role != "assistant":
-        fields.fail(f"{field}.loss", loss, f"a {role} turn cannot be learned", "leave it out, or write false")
-    return loss
+    if role == "assistant" and len(set(stated.values())) > 1:
+        fields.fail(f"{field}.{next(iter(stated))}", stated, "they contradict each other", "keep one of them")
+    return all(stated.values())
 
 
 def _typed_content(fields: RecordFields, place: str, content: Sequence[Any]) -> tuple[str, dict[int, tuple[str, Part]]]:
