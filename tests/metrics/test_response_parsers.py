@@ -193,6 +193,24 @@ def test_strict_gives_no_answer_for_a_text_that_two_options_share():
     assert extract_option("<answer>D. The man leaves</answer>", "strict", same) == "D"
 
 
+@pytest.mark.parametrize(
+    "texts",
+    [("C++", "Java", "Go", "D#"), ("B+", "A-", "O", "AB"), ("C#", "B♭", "A-", "D+"), ("U.S.A.", "A.I.", "D.C.", "C°")],
+)
+def test_strict_reads_signs_behind_a_letter_as_the_text_of_an_option(texts):
+    options = dict(zip("ABCD", texts, strict=True))
+    for letter, text in options.items():
+        for answer in (text, f"“{text}”", f"**{text}**"):
+            assert extract_option(f"<answer>{answer}</answer>", "strict", options) == letter
+        if text not in ("Java", "Go"):
+            assert extract_option(f"<answer>{text}</answer>", "strict") == ""
+
+
+@pytest.mark.parametrize("answer", ["A+B", "A + B", "A+ B", "B#, C++", "It is U.S.A.", "C.I.A"])
+def test_strict_reads_no_letter_out_of_signs_and_initials(answer):
+    assert extract_option(f"<answer>{answer}</answer>", "strict") == ""
+
+
 def test_strict_needs_an_answer_block():
     assert [extract_option(text, "strict") for text in ("B", "<answer>B", "B</answer>")] == ["", "", ""]
 

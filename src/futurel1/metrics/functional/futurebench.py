@@ -37,12 +37,15 @@ UNANSWERED, WRONG, CORRECT = -1.0, 0.0, 1.0
 
 _ANSWER = ("<answer>", "</answer>")
 _LETTER = re.compile("[A-D]")
-_ONLY_LETTER = regex.compile(r"[^\w\p{M}]*([A-D])[^\w\p{M}]*")
+# A sign right behind a letter that makes it something else, as in C++, C#, B♭ or the mark A-.
+_SIGN = r"(?:[+#\u00b0\u266d\u266f](?!\s*[A-D]\b)|[-\u2212](?=[^\w\s]*\s*\Z))"
+_ONLY_LETTER = regex.compile(rf"[^\w\p{{M}}]*([A-D])(?!{_SIGN})[^\w\p{{M}}]*")
 # No part of a word: scripts other than the Latin one write no words with these letters, so "答案是B" has one alone.
 _LETTER_ALONE = regex.compile(
     r"(?<![\p{Latin}\p{Nd}]\p{M}*)(?<![\p{Latin}\p{Nd}][-\u2010\u2011'\u2019_])"
-    r"[A-D](?![\p{Latin}\p{Nd}\p{M}])(?![-\u2010\u2011'\u2019_][\p{Latin}\p{Nd}])"
+    r"[A-D](?![\p{Latin}\p{Nd}\p{M}])(?![-\u2010\u2011'\u2019_][\p{Latin}\p{Nd}])" + f"(?!{_SIGN})"
 )
+_INITIALS = regex.compile(r"(?<!\p{L})\p{Latin}(?:\.\p{Latin})+(?:\.(?!\p{L})|(?<=\.\p{L}\.\p{L})(?!\p{L}))")
 _NAMES_OPTION = regex.compile(r"\b(?:answer|choice|letter|option)\s{1,3}$", re.IGNORECASE)
 _NEXT_WORD = regex.compile(r"\s+(\p{Ll}[\p{L}\p{M}'\u2019-]*)")
 _NEVER_AFTER_ARTICLE = frozenset({
@@ -228,10 +231,13 @@ def _first_letter(text: str) -> str:
 def _strict_option(answer: str, options: Mapping[str, str]) -> str:
     text = ordinary_text(answer)
     only_letter = _ONLY_LETTER.fullmatch(text)
-    if only_letter:
+    exact = _letters_of(text, options)
+    # A letter and nothing else is the letter, even where another option's text is that letter.
+    if only_letter and (not exact or plain_answer(text) == only_letter[1].lower()):
         return str(only_letter[1])
-    alone = list(_LETTER_ALONE.finditer(text))
-    letters = _letters_of(text, options) | (_labelled(text, alone[0], options) if alone else set())
+    initials = {place for match in _INITIALS.finditer(text) for place in range(*match.span())}
+    alone = [match for match in _LETTER_ALONE.finditer(text) if match.start() not in initials]
+    letters = exact | (_labelled(text, alone[0], options) if alone else set())
     letters = letters or _standing(text, alone)
     return letters.pop() if len(letters) == 1 else ""
 
