@@ -211,6 +211,31 @@ def test_strict_reads_no_letter_out_of_signs_and_initials(answer):
     assert extract_option(f"<answer>{answer}</answer>", "strict") == ""
 
 
+@pytest.mark.parametrize("word", ["правильно", "верно, потому что", "είναι σωστό", "ճիշտ է"])
+def test_strict_reads_an_article_before_latin_words_only(word):
+    assert extract_option(f"<answer>A {word}</answer>", "strict") == "A"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    ["B - A man leaves", "B – A man leaves", "B — A man leaves", "B—A man leaves", "B, A man leaves",
+     "B\nA man leaves.", "B.\n\nA man leaves", 'B. "A man"', "B: **A man leaves**", "**B** A man leaves",
+     "**B**. A boy walks down", "The answer is B. A man leaves the room", "Final answer: **B**. A boy walks down",
+     "Option B: A man leaves", "So the correct option is (B) A man leaves", "答案是B。A man leaves"],
+)  # fmt: skip
+def test_strict_reads_an_article_behind_a_label(answer):
+    assert extract_option(f"<answer>{answer}</answer>", "strict") == "B"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    ["B, A", "B or A", "A not B", "A man goes, so B", "B\nA", "B - A", "B / A man leaves", "B, A is right",
+     "B or A man leaves", "B & A man leaves", "Not B. A man leaves", "C - B - A man leaves", "B A man leaves"],
+)  # fmt: skip
+def test_strict_gives_no_answer_where_the_second_letter_may_be_one(answer):
+    assert extract_option(f"<answer>{answer}</answer>", "strict") == ""
+
+
 def test_strict_needs_an_answer_block():
     assert [extract_option(text, "strict") for text in ("B", "<answer>B", "B</answer>")] == ["", "", ""]
 
@@ -321,6 +346,11 @@ def test_parsing_is_fast_on_hostile_texts():
         "<" + " " * 100_000,
         "é" + "\u0301" * 100_000 + "B",
         " ." * 50_000 + "B",
+        "B" + "." * 100_000 + "A a",
+        "A.B. " * 20_000,
+        "(" * 50_000 + ")" * 50_000,
+        "5" + "'" * 100_000,
+        "'*" * 50_000,
     ]
     start = time.perf_counter()
     for text in hostile:

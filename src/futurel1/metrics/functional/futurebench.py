@@ -47,7 +47,8 @@ _LETTER_ALONE = regex.compile(
 )
 _INITIALS = regex.compile(r"(?<!\p{L})\p{Latin}(?:\.\p{Latin})+(?:\.(?!\p{L})|(?<=\.\p{L}\.\p{L})(?!\p{L}))")
 _NAMES_OPTION = regex.compile(r"\b(?:answer|choice|letter|option)\s{1,3}$", re.IGNORECASE)
-_NEXT_WORD = regex.compile(r"\s+(\p{Ll}[\p{L}\p{M}'\u2019-]*)")
+# Only before a word in Latin script can "A" be the English article.
+_NEXT_WORD = regex.compile(r"\s+((?=\p{Latin})\p{Ll}[\p{L}\p{M}'\u2019-]*)")
 _NEVER_AFTER_ARTICLE = frozenset({
     "an", "and", "are", "as", "at", "be", "because", "but", "by", "could", "did", "does", "for", "from", "had", "has",
     "have", "he", "her", "his", "if", "in", "instead", "is", "it", "its", "might", "my", "nor", "not", "of", "on",
@@ -56,7 +57,18 @@ _NEVER_AFTER_ARTICLE = frozenset({
     "your",
 })  # fmt: skip
 """Words that no noun begins with: an "A" before one of them is the letter, and no article."""
-_LABEL_ENDS = regex.compile(r"[^\w\s]*[.:)\]}\u3001\u3002\u3011\u300d][^\w\s]*\s*")
+# No slash, ampersand or bar: they join two letters.
+_MARKS = r"(?:[^\w\s/&|+]|_)*"
+_LABEL_ENDS = regex.compile(
+    rf"{_MARKS}(?:[.:,)\]}}\u3001\u3002\u3011\u300d]|\*\*|__|\s*[-\u2013\u2014]|\s*\n){_MARKS}\s*{_MARKS}"
+)
+_LONGEST_LABEL_END = 20
+"""Bounds the time that `_LABEL_ENDS` takes on long runs of punctuation."""
+_INTRODUCES_LABEL = regex.compile(
+    r"(?:[\W_]|\b(?:the|my|so|thus|therefore|hence|final|correct|right|best|is|would|be)\b"
+    r"|\b(?:answer|choice|letter|option)\b|(?:答案|选项?|是|为))*+",
+    regex.IGNORECASE,
+)
 
 
 def extract_option(text: str, protocol: ExtractionProtocol = "paper", options: Mapping[str, str] | None = None) -> str:
@@ -272,6 +284,8 @@ def _may_be_article(text: str, letter: regex.Match[str]) -> bool:
 
 
 def _is_label(text: str, letter: regex.Match[str], following: regex.Match[str]) -> bool:
-    """Whether a letter opens the answer as a label of what follows, as in "B. A man leaves"."""
-    opens = not re.search(r"\w", text[: letter.start()])
+    """Whether a letter opens the answer, introduced or not, as a label of what follows: "B. A man leaves"."""
+    if following.start() - letter.end() > _LONGEST_LABEL_END:
+        return False
+    opens = _INTRODUCES_LABEL.fullmatch(text, 0, letter.start()) is not None
     return opens and _LABEL_ENDS.fullmatch(text, letter.end(), following.start()) is not None
