@@ -156,6 +156,14 @@ def test_strict_reads_no_letter_out_of_a_word_in_any_script(answer):
         ("答案是B。A dog barks", "B"),
         ("D. The man leaves", ""),
         ("D the man leaves", ""),
+        ("B) A dog barks", "B"),
+        ("(B) A dog barks", "B"),
+        ("(B: A dog barks)", "B"),
+        ("**B)** A dog barks.", "B"),
+        ("D) The man leaves", ""),
+        ("(D) The man leaves", ""),
+        ("(D: The man leaves).", ""),
+        ("**D** The man leaves", ""),
         ("A nothing", ""),
         ("The man leaves or nothing", ""),
         ("C", "C"),
@@ -292,7 +300,28 @@ def test_plain_answers(answer, plain):
     assert plain_answer(answer) == plain
 
 
-@given(st.text(max_size=20))
+@pytest.mark.parametrize(
+    ("answer", "other"),
+    [("5!", "5"), ("5!!", "5!"), ("5'", '5"'), ("5'", "5"), ("6’", "6"), ("[0,1)", "(0,1]"), ("[0,1)", "[0,1]"),
+     ("(0,1)", "(0,1]"), ("f'", "f"), ("f''", "f'"), ("C*", "C"), ("x = f'", "x = f"), ("n!", "n"),
+     ("(a) or (b)", "a) or (b")],
+)  # fmt: skip
+def test_signs_of_a_value_make_another_answer(answer, other):
+    assert plain_answer(answer) != plain_answer(other)
+    for frame in ("“{}”", "({})", "**{}**", '"{}"', " {}. ", "【{}】。", "'{}'", "„{}“", "({}.)"):
+        assert plain_answer(frame.format(answer)) == plain_answer(answer)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    ["“B”", "（B）", "B。", "**B**", "B!", "B)", "(B).", "**(B)**", "“B”!", "**B**!", "„B“", "»B«", "'B'.", "((B))",
+     "`B`", "[B]", "B:"],
+)  # fmt: skip
+def test_a_letter_with_marks_around_it_is_the_letter(answer):
+    assert plain_answer(answer) == "b"
+
+
+@given(st.text(max_size=20) | st.text(alphabet="a5!'\"*()[.“” ", max_size=9))
 def test_plain_answers_of_plain_answers_are_the_same(text):
     assert plain_answer(plain_answer(text)) == plain_answer(text)
 

@@ -62,6 +62,8 @@ _MARKS = r"(?:[^\w\s/&|+]|_)*"
 _LABEL_ENDS = regex.compile(
     rf"{_MARKS}(?:[.:,)\]}}\u3001\u3002\u3011\u300d]|\*\*|__|\s*[-\u2013\u2014]|\s*\n){_MARKS}\s*{_MARKS}"
 )
+_LABEL_CLOSES = regex.compile(r"\A[\s\p{Pe}\p{Pf}*_`\"']*+")
+_OPENS_BRACKET, _CLOSES_AT_END = regex.compile(r"\p{Ps}"), regex.compile(r"\A[\s.]*+\p{Pe}")
 _LONGEST_LABEL_END = 20
 """Bounds the time that `_LABEL_ENDS` takes on long runs of punctuation."""
 _INTRODUCES_LABEL = regex.compile(
@@ -262,7 +264,12 @@ def _letters_of(text: str, options: Mapping[str, str]) -> set[str]:
 
 def _labelled(text: str, label: regex.Match[str], options: Mapping[str, str]) -> set[str]:
     """The label where its own option's text is behind it, the label and the others where another's is, else nothing."""
-    behind = text[label.end() :]
+    # The bracket of the label, "B) ..", and the one around label and text, "(B: ..)", are no part of the text.
+    behind = _LABEL_CLOSES.sub("", text[label.end() :], count=1)
+    if _OPENS_BRACKET.search(text[: label.start()]):
+        letters = _letters_of(_CLOSES_AT_END.sub("", behind[::-1], count=1)[::-1], options)
+        if letters:
+            return letters | {label[0]}
     letters = _letters_of(behind, options) or _letters_of(behind.lstrip(" \t\n-\u2010\u2011\u2013\u2014"), options)
     return {label[0]} if label[0] in letters else letters | {label[0]} if letters else set()
 
