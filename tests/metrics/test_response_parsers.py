@@ -156,6 +156,14 @@ def test_strict_reads_no_letter_out_of_a_word_in_any_script(answer):
         ("答案是B。A dog barks", "B"),
         ("D. The man leaves", ""),
         ("D the man leaves", ""),
+        ("B) A dog barks", "B"),
+        ("(B) A dog barks", "B"),
+        ("(B: A dog barks)", "B"),
+        ("**B)** A dog barks.", "B"),
+        ("D) The man leaves", ""),
+        ("(D) The man leaves", ""),
+        ("(D: The man leaves).", ""),
+        ("**D** The man leaves", ""),
         ("A nothing", ""),
         ("The man leaves or nothing", ""),
         ("C", "C"),
@@ -191,6 +199,49 @@ def test_strict_gives_no_answer_for_a_text_that_two_options_share():
     same = OPTIONS | {"D": "the man leaves"}
     assert extract_option("<answer>The man leaves</answer>", "strict", same) == ""
     assert extract_option("<answer>D. The man leaves</answer>", "strict", same) == "D"
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [("C++", "Java", "Go", "D#"), ("B+", "A-", "O", "AB"), ("C#", "B♭", "A-", "D+"), ("U.S.A.", "A.I.", "D.C.", "C°")],
+)
+def test_strict_reads_signs_behind_a_letter_as_the_text_of_an_option(texts):
+    options = dict(zip("ABCD", texts, strict=True))
+    for letter, text in options.items():
+        for answer in (text, f"“{text}”", f"**{text}**"):
+            assert extract_option(f"<answer>{answer}</answer>", "strict", options) == letter
+        if text not in ("Java", "Go"):
+            assert extract_option(f"<answer>{text}</answer>", "strict") == ""
+
+
+@pytest.mark.parametrize("answer", ["A+B", "A + B", "A+ B", "B#, C++", "It is U.S.A.", "C.I.A"])
+def test_strict_reads_no_letter_out_of_signs_and_initials(answer):
+    assert extract_option(f"<answer>{answer}</answer>", "strict") == ""
+
+
+@pytest.mark.parametrize("word", ["правильно", "верно, потому что", "είναι σωστό", "ճիշտ է"])
+def test_strict_reads_an_article_before_latin_words_only(word):
+    assert extract_option(f"<answer>A {word}</answer>", "strict") == "A"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    ["B - A man leaves", "B – A man leaves", "B — A man leaves", "B—A man leaves", "B, A man leaves",
+     "B\nA man leaves.", "B.\n\nA man leaves", 'B. "A man"', "B: **A man leaves**", "**B** A man leaves",
+     "**B**. A boy walks down", "The answer is B. A man leaves the room", "Final answer: **B**. A boy walks down",
+     "Option B: A man leaves", "So the correct option is (B) A man leaves", "答案是B。A man leaves"],
+)  # fmt: skip
+def test_strict_reads_an_article_behind_a_label(answer):
+    assert extract_option(f"<answer>{answer}</answer>", "strict") == "B"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    ["B, A", "B or A", "A not B", "A man goes, so B", "B\nA", "B - A", "B / A man leaves", "B, A is right",
+     "B or A man leaves", "B & A man leaves", "Not B. A man leaves", "C - B - A man leaves", "B A man leaves"],
+)  # fmt: skip
+def test_strict_gives_no_answer_where_the_second_letter_may_be_one(answer):
+    assert extract_option(f"<answer>{answer}</answer>", "strict") == ""
 
 
 def test_strict_needs_an_answer_block():
@@ -249,7 +300,28 @@ def test_plain_answers(answer, plain):
     assert plain_answer(answer) == plain
 
 
-@given(st.text(max_size=20))
+@pytest.mark.parametrize(
+    ("answer", "other"),
+    [("5!", "5"), ("5!!", "5!"), ("5'", '5"'), ("5'", "5"), ("6’", "6"), ("[0,1)", "(0,1]"), ("[0,1)", "[0,1]"),
+     ("(0,1)", "(0,1]"), ("f'", "f"), ("f''", "f'"), ("C*", "C"), ("x = f'", "x = f"), ("n!", "n"),
+     ("(a) or (b)", "a) or (b")],
+)  # fmt: skip
+def test_signs_of_a_value_make_another_answer(answer, other):
+    assert plain_answer(answer) != plain_answer(other)
+    for frame in ("“{}”", "({})", "**{}**", '"{}"', " {}. ", "【{}】。", "'{}'", "„{}“", "({}.)"):
+        assert plain_answer(frame.format(answer)) == plain_answer(answer)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    ["“B”", "（B）", "B。", "**B**", "B!", "B)", "(B).", "**(B)**", "“B”!", "**B**!", "„B“", "»B«", "'B'.", "((B))",
+     "`B`", "[B]", "B:"],
+)  # fmt: skip
+def test_a_letter_with_marks_around_it_is_the_letter(answer):
+    assert plain_answer(answer) == "b"
+
+
+@given(st.text(max_size=20) | st.text(alphabet="a5!'\"*()[.“” ", max_size=9))
 def test_plain_answers_of_plain_answers_are_the_same(text):
     assert plain_answer(plain_answer(text)) == plain_answer(text)
 
@@ -303,6 +375,11 @@ def test_parsing_is_fast_on_hostile_texts():
         "<" + " " * 100_000,
         "é" + "\u0301" * 100_000 + "B",
         " ." * 50_000 + "B",
+        "B" + "." * 100_000 + "A a",
+        "A.B. " * 20_000,
+        "(" * 50_000 + ")" * 50_000,
+        "5" + "'" * 100_000,
+        "'*" * 50_000,
     ]
     start = time.perf_counter()
     for text in hostile:

@@ -27,6 +27,14 @@ from futurel1.rewards.judge import ReplyError, parse_scores, parse_yes_no
         ("Yes.\n\nVerdict: yes", True),
         ("```\nyes\n```", True),
         ("No<|im_end|>", False),
+        ("yes</s>", True),
+        ("yes<end_of_turn>\n", True),
+        ("no<eos>", False),
+        ("yes<|END_RESPONSE|>", True),
+        ("No.<|END_RESPONSE|><|END_OF_TURN_TOKEN|>", False),
+        ("no<\uff5cend\u2581of\u2581sentence\uff5c>", False),
+        ("\uff59\uff45\uff53", True),
+        ("\uff2e\uff4f。", False),
     ],
 )
 def test_the_first_word_decides(reply: str, right: bool) -> None:
@@ -205,6 +213,12 @@ REASONING = {
     "reasoning in the template": "{}\n</reasoning>\n",
     "thought": "<thought>{}</thought>",
     "reason": "<reason>{}</reason>\n",
+    "cot": "<cot>{}</cot>\n",
+    "cot in the template": "{}\n</cot>\n",
+    "rationale": "<rationale>{}</rationale>\n",
+    "inner monologue": "<inner_monologue>{}</inner_monologue>\n",
+    "reasoning content": "<reasoning_content>\n{}\n</reasoning_content>\n",
+    "antThinking": "<antThinking>{}</antThinking>\n",
     "capitals": "<THINK>\n{}\n</Think>\n",
     "blanks": "< think >\n{}\n< / think >\n",
     "attributes": '<reasoning effort="high">{}</reasoning>\n',
@@ -299,6 +313,24 @@ def test_long_and_odd_replies_take_no_time(piece: str) -> None:
         for candidate in ((), (f"</think> {piece}",)):
             judged(parse_yes_no, reply, candidate)
             judged(parse_scores, reply, candidate)
+
+
+@pytest.mark.parametrize("piece", ['{"a":', '{"', '{"a": [', '{"score": [1, 2], ', '{"a": {"b": 1}, '])
+@pytest.mark.parametrize("parse", [parse_yes_no, parse_scores])
+def test_broken_objects_are_tried_a_bounded_number_of_times(
+    parse: Any, piece: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = []
+    decode = json.JSONDecoder.raw_decode
+    monkeypatch.setattr(json.JSONDecoder, "raw_decode", lambda *args: tried.append(args[2]) or decode(*args))
+    with pytest.raises(ReplyError):
+        parse(piece * 2_000)
+    assert 0 < len(tried) <= 200
+
+
+def test_some_broken_objects_hide_no_verdict() -> None:
+    assert parse_yes_no("<think>" + '{"a": ' * 20 + "</think>\nYes") is True
+    assert parse_scores("<think>" + '{"a": ' * 20 + '</think>\n{"score": [3, 4]}')[0] == (3, 4)
 
 
 # ------------------------------------------------------------------ injections

@@ -15,12 +15,15 @@ from futurel1.errors import FutureL1Error
 __all__ = ["MAX_SCORE", "MIN_SCORE", "READING", "ReplyError", "parse_scores", "parse_yes_no"]
 
 MIN_SCORE, MAX_SCORE = 0, 5
-READING = 2
+READING = 3
 """Version of the rules by which replies are read, part of cache keys; raise it when a rule changes."""
 
 _Value = TypeVar("_Value")
 
-_NAME = r"(?:think(?:ing)?|thoughts?|reason(?:ing)?|analysis|reflection|scratchpad)"
+_NAME = (
+    r"(?:(?:ant)?think(?:ing)?|thoughts?|reason(?:ing)?(?:_content)?|rationale|cot|chain_of_thought"
+    r"|inner_monologue|analysis|reflection|scratchpad)"
+)
 # gpt-oss: <|channel|>analysis<|message|>.., with what ends the message before it
 _CHANNEL = (
     r"(?:<\|(?:end|return)\|>\s*)?(?:<\|start\|>\s*assistant\s*)?"
@@ -46,7 +49,13 @@ _ENDS = (
     r"(?-i:assistantfinal)",
 )
 _MARK = re.compile(f"(?P<end>{'|'.join(_ENDS)})|(?P<opening>{'|'.join(_OPENINGS)})", re.IGNORECASE)
-_SPECIAL = re.compile(r"<\|\w+\|>\s*")
+# What models end a turn with: <|im_end|>, </s>, <end_of_turn>, <eos>
+_SPECIAL = re.compile(r"<(?:\|\w+\|?|/s|end_of_(?:turn|text|sentence)|eos|eot|\uff5c[^<>\n]{1,40}\uff5c)>\s*")
+_FULL_WIDTH_LETTERS = {
+    wide: wide - 0xFEE0 for wide in (*range(0xFF21, 0xFF3B), *range(0xFF41, 0xFF5B))
+}  # as in \uff59\uff45\uff53
+_MOST_BROKEN_OBJECTS = 64
+"""Each costs a pass over the text behind it."""
 _OBJECT = re.compile(r"\{(?=\s*[\"}])")
 # "No" is right. yes. is what it says: the candidate's word more likely than the judge's
 _FIRST_WORD_GOES_ON = re.compile(
@@ -86,7 +95,7 @@ def parse_yes_no(reply: str, *candidate: str) -> bool:
 
     Raises:
         ReplyError: the first word is neither yes nor no, the reasoning does not end, the reply begins with the
-            candidate's own words, or it states both yes and no.
+            candidate's own words, it states both yes and no, or it holds more than 64 broken JSON objects.
     """
     return _read(reply, candidate, _yes_or_no)
 
@@ -108,7 +117,7 @@ def parse_scores(reply: str, *candidate: str) -> tuple[tuple[int, int], str]:
     Raises:
         ReplyError: no such object, or only one that the candidate wrote; no two numbers, a boolean, a score outside
             0-5; objects with different scores, or one in broken JSON, which may be a quotation; a reply that begins
-            with the candidate's own text; reasoning that does not end.
+            with the candidate's own text; reasoning that does not end; more than 64 broken JSON objects.
     """
     return _read(reply, candidate, _scores)
 
@@ -232,9 +241,11 @@ def _echoes(text: str, candidate: Sequence[str], enough: int | None) -> bool:
 
 
 def _yes_or_no(text: str, candidate: Sequence[str]) -> bool:
+    text = text.translate(_FULL_WIDTH_LETTERS)
+    candidate = [own.translate(_FULL_WIDTH_LETTERS) for own in candidate]
     if _echoes(text, candidate, _ECHOED_WORDS):
         raise ReplyError("it begins with the candidate's own words")
-    while (last := text.rfind("<|")) >= 0 and _SPECIAL.fullmatch(text, last):
+    while (last := text.rfind("<")) >= 0 and _SPECIAL.fullmatch(text, last):
         text = text[:last]
     first = next((word for word in map(_bare, text.split()) if word), "")
     if first not in ("yes", "no"):
@@ -273,15 +284,22 @@ class _Object:
 
 
 def _objects(text: str) -> list[_Object]:
-    """The outermost JSON objects of a text, in order."""
+    """The outermost JSON objects of a text, in order.
+
+    Raises:
+        ReplyError: too many broken ones.
+    """
     decoder = json.JSONDecoder(object_pairs_hook=_without_duplicates)
     found: list[_Object] = []
-    start = 0
+    start = broken = 0
     while opening := _OBJECT.search(text, start):
         try:
             value, start = decoder.raw_decode(text, opening.start())
         except (ValueError, RecursionError):
             start = opening.end()
+            broken += 1
+            if broken > _MOST_BROKEN_OBJECTS:
+                raise ReplyError(f"more than {_MOST_BROKEN_OBJECTS} broken JSON objects") from None
             continue
         found.append(_Object(opening.start(), start, value))
     return found

@@ -37,14 +37,18 @@ UNANSWERED, WRONG, CORRECT = -1.0, 0.0, 1.0
 
 _ANSWER = ("<answer>", "</answer>")
 _LETTER = re.compile("[A-D]")
-_ONLY_LETTER = regex.compile(r"[^\w\p{M}]*([A-D])[^\w\p{M}]*")
+# A sign right behind a letter that makes it something else, as in C++, C#, B♭ or the mark A-.
+_SIGN = r"(?:[+#\u00b0\u266d\u266f](?!\s*[A-D]\b)|[-\u2212](?=[^\w\s]*\s*\Z))"
+_ONLY_LETTER = regex.compile(rf"[^\w\p{{M}}]*([A-D])(?!{_SIGN})[^\w\p{{M}}]*")
 # No part of a word: scripts other than the Latin one write no words with these letters, so "答案是B" has one alone.
 _LETTER_ALONE = regex.compile(
     r"(?<![\p{Latin}\p{Nd}]\p{M}*)(?<![\p{Latin}\p{Nd}][-\u2010\u2011'\u2019_])"
-    r"[A-D](?![\p{Latin}\p{Nd}\p{M}])(?![-\u2010\u2011'\u2019_][\p{Latin}\p{Nd}])"
+    r"[A-D](?![\p{Latin}\p{Nd}\p{M}])(?![-\u2010\u2011'\u2019_][\p{Latin}\p{Nd}])" + f"(?!{_SIGN})"
 )
+_INITIALS = regex.compile(r"(?<!\p{L})\p{Latin}(?:\.\p{Latin})+(?:\.(?!\p{L})|(?<=\.\p{L}\.\p{L})(?!\p{L}))")
 _NAMES_OPTION = regex.compile(r"\b(?:answer|choice|letter|option)\s{1,3}$", re.IGNORECASE)
-_NEXT_WORD = regex.compile(r"\s+(\p{Ll}[\p{L}\p{M}'\u2019-]*)")
+# Only before a word in Latin script can "A" be the English article.
+_NEXT_WORD = regex.compile(r"\s+((?=\p{Latin})\p{Ll}[\p{L}\p{M}'\u2019-]*)")
 _NEVER_AFTER_ARTICLE = frozenset({
     "an", "and", "are", "as", "at", "be", "because", "but", "by", "could", "did", "does", "for", "from", "had", "has",
     "have", "he", "her", "his", "if", "in", "instead", "is", "it", "its", "might", "my", "nor", "not", "of", "on",
@@ -53,7 +57,20 @@ _NEVER_AFTER_ARTICLE = frozenset({
     "your",
 })  # fmt: skip
 """Words that no noun begins with: an "A" before one of them is the letter, and no article."""
-_LABEL_ENDS = regex.compile(r"[^\w\s]*[.:)\]}\u3001\u3002\u3011\u300d][^\w\s]*\s*")
+# No slash, ampersand or bar: they join two letters.
+_MARKS = r"(?:[^\w\s/&|+]|_)*"
+_LABEL_ENDS = regex.compile(
+    rf"{_MARKS}(?:[.:,)\]}}\u3001\u3002\u3011\u300d]|\*\*|__|\s*[-\u2013\u2014]|\s*\n){_MARKS}\s*{_MARKS}"
+)
+_LABEL_CLOSES = regex.compile(r"\A[\s\p{Pe}\p{Pf}*_`\"']*+")
+_OPENS_BRACKET, _CLOSES_AT_END = regex.compile(r"\p{Ps}"), regex.compile(r"\A[\s.]*+\p{Pe}")
+_LONGEST_LABEL_END = 20
+"""Bounds the time that `_LABEL_ENDS` takes on long runs of punctuation."""
+_INTRODUCES_LABEL = regex.compile(
+    r"(?:[\W_]|\b(?:the|my|so|thus|therefore|hence|final|correct|right|best|is|would|be)\b"
+    r"|\b(?:answer|choice|letter|option)\b|(?:答案|选项?|是|为))*+",
+    regex.IGNORECASE,
+)
 
 
 def extract_option(text: str, protocol: ExtractionProtocol = "paper", options: Mapping[str, str] | None = None) -> str:
@@ -228,10 +245,13 @@ def _first_letter(text: str) -> str:
 def _strict_option(answer: str, options: Mapping[str, str]) -> str:
     text = ordinary_text(answer)
     only_letter = _ONLY_LETTER.fullmatch(text)
-    if only_letter:
+    exact = _letters_of(text, options)
+    # A letter and nothing else is the letter, even where another option's text is that letter.
+    if only_letter and (not exact or plain_answer(text) == only_letter[1].lower()):
         return str(only_letter[1])
-    alone = list(_LETTER_ALONE.finditer(text))
-    letters = _letters_of(text, options) | (_labelled(text, alone[0], options) if alone else set())
+    initials = {place for match in _INITIALS.finditer(text) for place in range(*match.span())}
+    alone = [match for match in _LETTER_ALONE.finditer(text) if match.start() not in initials]
+    letters = exact | (_labelled(text, alone[0], options) if alone else set())
     letters = letters or _standing(text, alone)
     return letters.pop() if len(letters) == 1 else ""
 
@@ -244,7 +264,12 @@ def _letters_of(text: str, options: Mapping[str, str]) -> set[str]:
 
 def _labelled(text: str, label: regex.Match[str], options: Mapping[str, str]) -> set[str]:
     """The label where its own option's text is behind it, the label and the others where another's is, else nothing."""
-    behind = text[label.end() :]
+    # The bracket of the label, "B) ..", and the one around label and text, "(B: ..)", are no part of the text.
+    behind = _LABEL_CLOSES.sub("", text[label.end() :], count=1)
+    if _OPENS_BRACKET.search(text[: label.start()]):
+        letters = _letters_of(_CLOSES_AT_END.sub("", behind[::-1], count=1)[::-1], options)
+        if letters:
+            return letters | {label[0]}
     letters = _letters_of(behind, options) or _letters_of(behind.lstrip(" \t\n-\u2010\u2011\u2013\u2014"), options)
     return {label[0]} if label[0] in letters else letters | {label[0]} if letters else set()
 
@@ -266,6 +291,8 @@ def _may_be_article(text: str, letter: regex.Match[str]) -> bool:
 
 
 def _is_label(text: str, letter: regex.Match[str], following: regex.Match[str]) -> bool:
-    """Whether a letter opens the answer as a label of what follows, as in "B. A man leaves"."""
-    opens = not re.search(r"\w", text[: letter.start()])
+    """Whether a letter opens the answer, introduced or not, as a label of what follows: "B. A man leaves"."""
+    if following.start() - letter.end() > _LONGEST_LABEL_END:
+        return False
+    opens = _INTRODUCES_LABEL.fullmatch(text, 0, letter.start()) is not None
     return opens and _LABEL_ENDS.fullmatch(text, letter.end(), following.start()) is not None

@@ -19,13 +19,14 @@ _OPEN_REASON, _CLOSE_REASON = re.compile(_tag("reason")), re.compile(_tag("reaso
 _TAG = re.compile(_tag("(?:reason|answer|ans)", r"(?:/\s*)?") + "|" + _SPECIAL_TOKEN.pattern)
 
 _FULL_WIDTH = {wide: wide - 0xFEE0 for wide in range(0xFF01, 0xFF5F)} | {0x3000: " "}
-# Brackets and quotes of all scripts by their Unicode categories, the quotes and the emphasis of ASCII, and characters
-# without width (direction marks).
-_AROUND = r"\s\p{Ps}\p{Pe}\p{Pi}\p{Pf}\p{Cf}\"'`*"
-_STOP = r"\p{Terminal_Punctuation}\u2025\u2026"
-# A point before a digit is part of the number.
-_LEADING = regex.compile(rf"(?:[{_AROUND}\u00a1\u00bf]|[{_STOP}](?!\p{{Nd}}))*+")
-_TRAILING = regex.compile(rf"[{_AROUND}{_STOP}]*+")
+_BLANK = regex.compile(r"[\s\p{Cf}]")  # with characters without width (direction marks)
+_BRACKET = regex.compile(r"(?P<opening>\p{Ps})|\p{Pe}")
+_CLOSE_BRACKET = regex.compile(r"\p{Pe}")
+# Quotes of all scripts by their Unicode categories ("\u201e" and "\u301d" are brackets there), and ASCII's marks.
+_QUOTE = regex.compile(r"[\p{Pi}\p{Pf}\u201a\u201e\u301d-\u301f]")
+_SAME_MARK = frozenset("\"'`*")
+_STOP = regex.compile(r"[\p{Terminal_Punctuation}\u2025\u2026]")
+_INVERTED = frozenset("\u00a1\u00bf")
 
 
 def extract_answer(text: str) -> str:
@@ -50,15 +51,17 @@ def plain_answer(answer: str) -> str:
 
     Returns:
         The answer without differences of case, of blanks (also around ``<``, ``>`` and ``/``) and of full-width and
-        ordinary characters, and without brackets, quotes, ``*``, full stops and the like (``,:;!?``) around it,
-        whatever their script. Signs that change a value stay, as in ``-5``, ``.5`` and ``5%``.
+        ordinary characters, and without quotes, ``*``, full stops and the like (``,:;!?``) and pairs of brackets
+        around it, whatever their script. Signs that change a value stay, as in ``-5``, ``.5``, ``5%``, ``5!``, ``6'``,
+        ``C*`` and ``[0,1)``.
 
     Example:
         >>> plain_answer("（Ｂ）。"), plain_answer("**The gate  opens.**"), plain_answer("-5 %")
         ('b', 'the gate opens', '-5 %')
     """
-    text = _LEADING.sub("", answer.translate(_FULL_WIDTH), count=1)
-    text = _TRAILING.sub("", text[::-1], count=1)[::-1]
+    text = answer.translate(_FULL_WIDTH)
+    start, end = _bare_span(text)
+    text = text[start:end]
     return re.sub(" ?([<>/]) ?", r"\1", " ".join(text.casefold().split()))
 
 
@@ -93,6 +96,71 @@ def sanitize_response(text: str) -> str:
     reasoning = _remove(_TAG, "\n\n".join([*paragraphs, rest.strip()])).strip()
     answer = _remove(_TAG, inside).strip()
     return "\n".join(filter(None, [reasoning, f"<answer>{answer}</answer>" if answer else ""]))
+
+
+def _bare_span(text: str) -> tuple[int, int]:
+    """Start and end of a text without what is around it; linear in its length."""
+    partners = _bracket_pairs(text)
+    start, end = 0, len(text)
+    while start < end:
+        if text[start].isalnum() and text[end - 1].isalnum():
+            break
+        first, last = text[start], text[end - 1]
+        paired = end - start > 1 and (
+            (first == last and first in _SAME_MARK) or bool(_QUOTE.match(first) and _QUOTE.match(last))
+        )
+        if _BLANK.match(last):
+            end -= 1
+        elif _BLANK.match(first) or first in _INVERTED or _is_leading_stop(text, start, end):
+            start += 1
+        elif paired or partners.get(start) == end - 1:
+            start, end = start + 1, end - 1
+        elif (kept := _trailing_marks(text, start, end)) < end:
+            end = kept
+        elif first in _SAME_MARK or _QUOTE.match(first):
+            start += 1
+        else:
+            break
+    return start, end
+
+
+def _bracket_pairs(text: str) -> dict[int, int]:
+    """Place of each opening bracket that a closing one of its kind ends, and the place of that."""
+    pairs, waiting = {}, []
+    for bracket in _BRACKET.finditer(text):
+        if bracket["opening"]:
+            waiting.append(bracket)
+        elif waiting:
+            # Of whatever kind, it ends what was opened last: ([0,1)) is a pair around an interval.
+            opening = waiting.pop()
+            # In Unicode a closing bracket stands within two places of its opening one.
+            if 0 < ord(bracket[0]) - ord(opening[0]) <= 2:
+                pairs[opening.start()] = bracket.start()
+    return pairs
+
+
+def _is_leading_stop(text: str, start: int, end: int) -> bool:
+    # A point before a digit is part of the number.
+    return _STOP.match(text[start]) is not None and not (start + 1 < end and text[start + 1].isdecimal())
+
+
+def _trailing_marks(text: str, start: int, end: int) -> int:
+    """Where a text ends without the stops or quotes at its end, or the bracket of a label such as "B)"."""
+    last = text[end - 1]
+    if last == "!" or last in _SAME_MARK or _QUOTE.match(last):
+        # Behind a digit or a single letter these are signs: 5!, 6', f'', C*.
+        run = end - 1
+        while run > start and text[run - 1] == last:
+            run -= 1
+        if run == start:
+            return start
+        base = text[run - 1]
+        is_letter = base.isalpha() and not (run - 2 >= start and text[run - 2].isalnum())
+        is_option = last == "!" and run - start == 1 and base.upper() in "ABCD"
+        return end if (base.isdecimal() or is_letter) and not is_option else run
+    if _STOP.match(last):
+        return end - 1
+    return end - 1 if _CLOSE_BRACKET.match(last) and end - start == 2 and text[start].isalpha() else end
 
 
 def ordinary_text(text: str) -> str:
