@@ -483,13 +483,6 @@ def test_bad_episode_arguments_are_named():
         make_episode("train", 0, task="chess")
 
 
-def test_missing_encoder_names_the_extra(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "av", None)
-    with pytest.raises(ConfigError, match=r"PyAV.*pip install 'futurel1\[demo\]'"):
-        write_world(tmp_path / "world", train=1, test=0, progress=False)
-    assert not (tmp_path / "world").exists()
-
-
 # --- real clips -----------------------------------------------------------------------------------------------------
 
 
