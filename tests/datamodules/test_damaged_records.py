@@ -213,7 +213,7 @@ def test_odd_columns_are_errors_of_their_record(media: Path, tmp_path: Path, mon
                 pq.write_table(pa.table(columns | {name: array}), file)
                 data, dataset = open_dataset(kind, file)
                 error = check(data, dataset, file, 1)
-                if name == "id":  # an id of another kind becomes its text
+                if name == "id" and number < 2:  # an id of another kind becomes its text; that date has none
                     assert error is None
                     continue
                 assert error is not None
