@@ -155,7 +155,8 @@ def _trailing_marks(text: str, start: int, end: int) -> int:
         if run == start:
             return start
         base = text[run - 1]
-        is_letter = base.isalpha() and not (run - 2 >= start and text[run - 2].isalnum())
+        # Letters have cases; in scripts without, one character is a word.
+        is_letter = base.upper() != base.lower() and not (run - 2 >= start and text[run - 2].isalnum())
         is_option = last == "!" and run - start == 1 and base.upper() in "ABCD"
         return end if (base.isdecimal() or is_letter) and not is_option else run
     if _STOP.match(last):
