@@ -17,7 +17,7 @@ import math
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
@@ -33,7 +33,7 @@ T = TypeVar("T")
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 Recovery = Literal["at once", "gradual"]
 
-__all__ = ["MAX_PIXELS", "PyAVReader", "VideoInfo"]
+__all__ = ["MAX_PIXELS", "Pixels", "PyAVReader", "VideoInfo"]
 
 logger = logging.getLogger(__name__)
 
@@ -71,15 +71,15 @@ class _KeyFrame:
 class _Packets:
     """What one pass over the packets found; arrays are in the order of the file, hidden frames included."""
 
-    pts: list[int | None]
-    dts: list[int | None]
-    durations: list[int]
-    shown: list[bool]
-    keys: list[int]
+    pts: list[int | None] = field(default_factory=list)
+    dts: list[int | None] = field(default_factory=list)
+    durations: list[int] = field(default_factory=list)
+    shown: list[bool] = field(default_factory=list)
+    keys: list[int] = field(default_factory=list)
     """Packets that the file calls key frames."""
-    clean: list[int]
+    clean: list[int] = field(default_factory=list)
     """Those of them after which decoding comes out right, as far as the packet tells."""
-    gradual: list[int]
+    gradual: list[int] = field(default_factory=list)
     """Those of them from which it comes out right only some frames later."""
 
 
@@ -169,9 +169,7 @@ class PyAVReader:
         self._check_size(self._stream.codec_context.height, self._stream.codec_context.width)
         packets = self._scan()
         num_untimed = _hide_untimed(packets)
-        by_time = self._times_tell(packets)
-        if by_time:
-            by_time = self._index_by_time(packets, num_untimed) and not self._interlaced
+        by_time = self._times_tell(packets) and self._index_by_time(packets, num_untimed) and not self._interlaced
         if not by_time:
             self._index_by_decoding(packets)
         if len(self._pts) == 0:
@@ -194,7 +192,7 @@ class PyAVReader:
         stream = self._stream
         codec = stream.codec_context.name
         length_size = _nal_length_size(codec, stream.codec_context.extradata)
-        packets = _Packets([], [], [], [], [], [], [])
+        packets = _Packets()
         for packet in self._container.demux(stream):
             if packet.size == 0:
                 continue
@@ -487,11 +485,7 @@ class PyAVReader:
         """Go to the very first packet: by opening again where a seek to its time does not lead there."""
         if self._first is not None:
             time, place = self._first
-            self._go_to(time)
-            packet = next(iter(self._container.demux(self._stream)), None)
-            if packet is not None and packet.pos == place:
-                self._go_to(time)
-                self._stream.codec_context.flush_buffers()
+            if self._arrives(time, lambda packet: packet.pos == place):
                 return
         self._container.close()
         self._container, self._stream = self._open()
@@ -503,21 +497,28 @@ class PyAVReader:
 
     def _seek(self, key: int) -> bool:
         """Go to a key frame, or an earlier one; False: to the start of the file."""
+
+        def leads_to_it(packet: av.Packet[Any]) -> bool:
+            return self._key_numbers.get(self._index_time(packet.pts, packet.dts), key + 1) <= key
+
         if key >= 0:
             target = self._keys[key]
-            for position in (target.latest, target.pts, target.pts if target.dts is None else target.dts):
-                self._go_to(position)
-                packet = next(iter(self._container.demux(self._stream)), None)
-                landed = None
-                if packet is not None:
-                    landed = self._key_numbers.get(self._index_time(packet.pts, packet.dts))
-                if landed is not None and landed <= key:
-                    self._go_to(position)
-                    self._stream.codec_context.flush_buffers()
-                    return True
+            positions = (target.latest, target.pts, target.pts if target.dts is None else target.dts)
+            if any(self._arrives(position, leads_to_it) for position in positions):
+                return True
             logger.debug("%s: no seek to %s", self.path, target)
         self._restart()
         return False
+
+    def _arrives(self, position: int, accept: Callable[[av.Packet[Any]], bool]) -> bool:
+        """Seek, and tell whether the packet that is there is accepted; it is the next one to be read then."""
+        self._go_to(position)
+        packet = next(iter(self._container.demux(self._stream)), None)
+        if packet is None or not accept(packet):
+            return False
+        self._go_to(position)
+        self._stream.codec_context.flush_buffers()
+        return True
 
     def _go_to(self, position: int) -> None:
         self._container.seek(position, stream=self._stream, backward=True, any_frame=False)
