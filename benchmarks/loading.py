@@ -32,10 +32,10 @@ from PIL import Image
 from torch.nn.utils.rnn import pad_sequence
 
 from futurel1.data import SFTBatch, frame_pool, open_records
-from futurel1.data.chat import IGNORE, ChatEncoder
+from futurel1.data.chat import ChatEncoder
 from futurel1.data.collate import Fetched, SFTCollator
 from futurel1.data.records import Sample
-from futurel1.models import load_processor
+from futurel1.models import IGNORE, load_processor
 from meters import machine
 
 RATE = 30

@@ -62,8 +62,8 @@ def write_records(records: Sequence[dict[str, Any]], source: Path, target: Path)
 def trained_tokens(file: Path, backbone: str, sft: Path) -> int:
     """Tokens and latents with a loss in one pass over a file, encoded as an SFT configuration says."""
     from futurel1.data import open_records
-    from futurel1.data.chat import IGNORE, ChatEncoder
-    from futurel1.models import load_processor
+    from futurel1.data.chat import ChatEncoder
+    from futurel1.models import IGNORE, load_processor
 
     settings = yaml.safe_load(sft.read_text(encoding="utf-8"))["data"]["init_args"]
     names = ("max_latent_tokens", "fixed_latents", "max_hint_tokens", "system_prompt")

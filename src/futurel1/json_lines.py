@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +11,19 @@ from futurel1.errors import RecordError
 __all__ = ["drop_cut_line", "json_line", "write_whole", "written_ids"]
 
 
-def json_line(record: Mapping[str, Any]) -> bytes:
+def json_line(record: Mapping[str, Any], default: Callable[[Any], Any] | None = None) -> bytes:
     """A record as one line of UTF-8.
 
     Half a surrogate pair, which UTF-8 cannot hold, becomes a JSON escape, so that it is read as what it was.
+
+    Args:
+        record: the record.
+        default: what to write of a value that JSON does not have.
+
+    Raises:
+        TypeError, ValueError: JSON cannot hold a value or a key.
     """
-    return f"{json.dumps(record, ensure_ascii=False)}\n".encode("utf-8", "backslashreplace")
+    return f"{json.dumps(record, ensure_ascii=False, default=default)}\n".encode("utf-8", "backslashreplace")
 
 
 def written_ids(file: Path) -> list[str]:

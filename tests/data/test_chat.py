@@ -21,14 +21,14 @@ from PIL.PngImagePlugin import PngImageFile
 
 from futurel1 import LatentReasoner
 from futurel1.data import Turn, Video, chat, frame_pool, media, parse_record
-from futurel1.data.chat import IGNORE, ChatEncoder, default_system_prompt, hint_size, video_frame_size
+from futurel1.data.chat import ChatEncoder, default_system_prompt, hint_size, video_frame_size
 from futurel1.data.collate import Fetched, SFTCollator
 from futurel1.data.records import RecordFileError, Sample
 from futurel1.data.video.pyav import PyAVReader
 from futurel1.datamodules.loading import count_totals
 from futurel1.errors import CheckpointError, ConfigError, MediaError, MissingFileError, RecordError
 from futurel1.losses import LatentSFTLoss
-from futurel1.models import load_processor
+from futurel1.models import IGNORE, load_processor
 from futurel1.models.backbones.tiny import tiny_processor
 from rounding import assert_same_but_rounding
 

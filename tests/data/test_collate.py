@@ -13,10 +13,11 @@ from torch.utils.data import DataLoader
 
 from futurel1 import LatentReasoner
 from futurel1.data import SFTBatch, open_records
-from futurel1.data.chat import IGNORE, ChatEncoder
+from futurel1.data.chat import ChatEncoder
 from futurel1.data.collate import SFTCollator, SFTDataset
 from futurel1.errors import ConfigError, MediaError, RecordError
 from futurel1.losses import LatentSFTLoss
+from futurel1.models import IGNORE
 
 GOOD = {
     "video": "good.mp4",

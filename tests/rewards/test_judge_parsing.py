@@ -304,15 +304,25 @@ def test_what_the_reasoning_says_is_never_read(reasoning: str, layout: str, righ
 
 
 @pytest.mark.parametrize(
-    "piece", ["<" + " " * 20_000, "\n" * 20_000, "< " * 5_000, "a" * 20_000, "<|end|>" * 2_000, "{" * 20_000,
-              "</think>" * 200, "<think>" * 2_000, '{"' * 4_000, "no " * 5_000, "*" * 20_000, "'" * 20_000]
+    ("start", "unit", "times"),
+    [("<", " ", 20_000), ("", "\n", 20_000), ("", "< ", 5_000), ("", "a", 20_000), ("", "<|end|>", 2_000),
+     ("", "{", 20_000), ("", "</think>", 200), ("", "<think>", 2_000), ("", '{"', 4_000), ("", "no ", 5_000),
+     ("", "*", 20_000), ("", "'", 20_000)],
 )  # fmt: skip
-def test_long_and_odd_replies_take_no_time(piece: str) -> None:
-    """Linear in their length: a pattern that tries all pairs of places would take minutes here."""
-    for reply in (piece, f"No. {piece}", f"{piece}</think>yes", f"<think>{piece}", f"yes{piece}no"):
-        for candidate in ((), (f"</think> {piece}",)):
-            judged(parse_yes_no, reply, candidate)
-            judged(parse_scores, reply, candidate)
+def test_long_and_odd_replies_are_read_as_short_ones(start: str, unit: str, times: int) -> None:
+    """And in time linear in their length: a pattern that tries all pairs of places would take minutes here."""
+
+    def verdicts(piece: str) -> list[Any]:
+        replies = (piece, f"No. {piece}", f"{piece}</think>yes", f"<think>{piece}", f"yes{piece}no")
+        candidates: tuple[tuple[str, ...], ...] = ((), (f"</think> {piece}",))
+        return [
+            judged(parse, reply, candidate)
+            for reply in replies
+            for candidate in candidates
+            for parse in (parse_yes_no, parse_scores)
+        ]
+
+    assert verdicts(start + unit * times) == verdicts(start + unit * 100)
 
 
 @pytest.mark.parametrize("piece", ['{"a":', '{"', '{"a": [', '{"score": [1, 2], ', '{"a": {"b": 1}, '])

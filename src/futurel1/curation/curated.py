@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import datetime
-import json
 import os
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -13,6 +12,7 @@ from futurel1.curation.results import ProbeTable
 from futurel1.curation.selection import Selection
 from futurel1.data.records import RawRecord, RecordSource
 from futurel1.errors import RecordError
+from futurel1.json_lines import json_line
 
 __all__ = ["curated_record", "write_curated"]
 
@@ -45,9 +45,7 @@ def write_curated(
             f"correct_in_{rollouts}_hint": int(table.hint[number]),
         }
         try:
-            line = json.dumps(curated_record(record, added, folder), ensure_ascii=False, default=_plain)
-            # Half a surrogate pair in a field that nobody reads comes out as the JSON escape that it came in as.
-            stream.write(f"{line}\n".encode(errors="backslashreplace"))
+            stream.write(json_line(curated_record(record, added, folder), default=_plain))
         except (TypeError, ValueError) as error:
             raise RecordError(f"{record.name}, record {record.number}: cannot be written as JSON: {error}") from error
 

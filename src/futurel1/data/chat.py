@@ -24,11 +24,10 @@ from torch import Tensor
 
 from futurel1.data.media import RecordMedia
 from futurel1.data.records import Frame, RecordFileError, Sample, Turn, Video
-from futurel1.data.video import BACKENDS, VideoBackend, VideoInfo, VideoReader
+from futurel1.data.video import Pixels, VideoBackend, VideoInfo, VideoReader, check_backend
 from futurel1.errors import CheckpointError, ConfigError, MediaError, MissingFileError, RecordError
-from futurel1.models import LATENT, LATENT_END, LATENT_START, LATENT_TOKENS, LatentTokens
+from futurel1.models import IGNORE, LATENT, LATENT_END, LATENT_START, LATENT_TOKENS, LatentTokens
 
-IGNORE = -100
 IM_START, IM_END = "<|im_start|>", "<|im_end|>"
 ASSISTANT_HEADER = f"{IM_START}assistant\n"
 IMAGE_PAD = "<|image_pad|>"
@@ -45,7 +44,6 @@ RESPONSE_TAGS = ("<reason>", "</reason>", "<answer>", "</answer>")
 _RESAMPLING = Image.Resampling.BICUBIC
 Patches = tuple[Tensor, Tensor]
 """Pixels of pictures as (P, D) patches, and their (I, 3) grids."""
-Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 MIN_VIDEO_FRAME_TOKENS = 4
 """Fewest merged tokens per frame of a whole video (`formats.md` 3)."""
 ENCODING = 2
@@ -227,8 +225,7 @@ class ChatEncoder:
                 f"max_hint_tokens={max_hint_tokens}: a number from 1, with fixed_latents: true; otherwise a hint "
                 "has as many latents as visual tokens, at most max_latent_tokens"
             )
-        if video_backend not in BACKENDS:
-            raise ConfigError(f"video_backend must be one of {', '.join(BACKENDS)}, got {video_backend!r}")
+        check_backend(video_backend)
         if video_num_frames is not None and video_num_frames < 2:
             raise ConfigError(f"video_num_frames must be at least 2, got {video_num_frames}")
         self.processor = processor
@@ -342,7 +339,7 @@ class ChatEncoder:
             MediaError: an image or video that cannot be read.
             MissingFileError: an image or video that is not there.
         """
-        prompt = replace(sample, turns=sample.turns[: _first_response(sample)], answer=None)
+        prompt = replace(sample, turns=sample.turns[: first_response(sample)], answer=None)
         text = self.text(prompt, ()) + ASSISTANT_HEADER
         with self._media(prompt) as media:
             observed = media.pictures(prompt.observed, self._observers(prompt))
@@ -360,14 +357,16 @@ class ChatEncoder:
         for place, piece in enumerate(text.split(IMAGE_PAD)):
             if place:
                 pieces.append(torch.full((self._tokens_of(observed[place - 1]),), self._image_pad))
-            if piece:
-                until = shown + piece.count(self._video)
+            until = shown + piece.count(self._video)
+            if until > shown:
                 inputs = self.processor(
                     text=[piece], return_tensors="pt", **self._video_inputs(videos[shown:until], media)
                 )
                 pieces.append(inputs["input_ids"][0])
-                clips += [inputs] if until > shown else []
+                clips.append(inputs)
                 shown = until
+            else:
+                pieces.append(torch.tensor(self.processor.tokenizer(piece)["input_ids"], dtype=torch.int64))
         ids = torch.cat(pieces)
         if len(ids) > self.max_length:
             raise self._too_long(sample, str(len(ids)))
@@ -513,8 +512,6 @@ class ChatEncoder:
         return [int(index) for index in np.linspace(0, info.num_frames - 1, max(wanted, 2)).round()]
 
     def _video_inputs(self, paths: Sequence[Path], media: RecordMedia) -> dict[str, Any]:
-        if not paths:
-            return {}
         from transformers.video_utils import VideoMetadata
 
         clips: list[np.ndarray[Any, Any]] = []
@@ -615,7 +612,7 @@ def _is_hinted(sample: Sample, turn: Turn) -> bool:
     return sample.answer is not None or any(isinstance(part, Frame) for part in turn.parts)
 
 
-def _first_response(sample: Sample) -> int:
+def first_response(sample: Sample) -> int:
     """Number of turns before the first response: turns that are only context are none, unless they hold hints."""
     places = (
         place

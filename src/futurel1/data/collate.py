@@ -11,9 +11,10 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
 from futurel1.data.batches import SFTBatch
-from futurel1.data.chat import IGNORE, ChatEncoder, EncodedSample
+from futurel1.data.chat import ChatEncoder, EncodedSample
 from futurel1.data.records import RecordSource, SkippedRecord
 from futurel1.errors import ConfigError, FutureL1Error, RecordError
+from futurel1.models import IGNORE
 
 logger = logging.getLogger(__name__)
 

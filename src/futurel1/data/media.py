@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from PIL import Image
 
 from futurel1.data.frames import decode_image, frame_pool, read_image
 from futurel1.data.records import Frame
-from futurel1.data.video import VideoBackend, VideoReader, open_video
+from futurel1.data.video import Pixels, VideoBackend, VideoReader, open_video
 
 __all__ = ["RecordMedia"]
 
@@ -69,7 +69,7 @@ class RecordMedia(ExitStack):
                 places.setdefault(frame.path, {}).setdefault(pool[frame.pool_index - 1], []).append(place)
         for path, wanted in places.items():
 
-            def convert(number: int, pixels: Any, wanted: dict[int, list[int]] = wanted) -> dict[int, T]:
+            def convert(number: int, pixels: Pixels, wanted: dict[int, list[int]] = wanted) -> dict[int, T]:
                 picture = Image.fromarray(pixels)
                 return {place: converters[place](picture) for place in wanted[number]}
 

@@ -11,7 +11,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from futurel1.data.batches import PromptBatch
-from futurel1.data.chat import EncodedSample
+from futurel1.data.chat import EncodedSample, first_response
 from futurel1.data.collate import VISUAL_FIELDS, Fetched, SFTDataset, join_rows
 from futurel1.data.multiple_choice import read_options
 from futurel1.data.records import (
@@ -121,11 +121,7 @@ def parse_prompt(record: RawRecord, *, data_root: Path | None = None) -> Sample:
             f"the first, but the record's answer belongs to the last: make a record of each (field "
             f"'{responses[0].field}')"
         )
-    first = next(
-        place
-        for place, turn in enumerate(sample.turns)
-        if turn.role == "assistant" and (turn.loss or answer is not None)
-    )
+    first = first_response(sample)
     if answer is None:
         text = "".join(part for part in sample.turns[first].parts if isinstance(part, str))
         found = _ANSWER.search(text)

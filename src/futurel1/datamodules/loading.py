@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from futurel1.data import SFTBatch
 from futurel1.data.collate import SFTCollator, SFTDataset
 from futurel1.errors import ConfigError
-from futurel1.models import LatentTokens, find_spans, learned_latents
+from futurel1.models import IGNORE, LatentTokens, find_spans, learned_latents
 
 Totals = tuple[int, int]
 Steps = list[list[list[int]]]
@@ -245,7 +245,7 @@ def _digest(steps: Steps) -> int:
 def count_totals(batches: Sequence[SFTBatch], tokens: LatentTokens) -> Totals:
     """Labelled tokens and latents of learned turns of some batches: the denominators of an optimizer step."""
     labelled = sum(
-        int(((batch.labels[:, 1:] != -100) & (batch.labels[:, 1:] != tokens.latent_id)).sum()) for batch in batches
+        int(((batch.labels[:, 1:] != IGNORE) & (batch.labels[:, 1:] != tokens.latent_id)).sum()) for batch in batches
     )
     latents = sum(
         int(learned_latents(find_spans(batch.input_ids, tokens), batch.input_ids, batch.labels, tokens).sum())

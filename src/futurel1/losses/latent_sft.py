@@ -12,11 +12,10 @@ from futurel1.data import SFTBatch
 from futurel1.errors import BatchError, ConfigError
 from futurel1.losses.alignment import Alignment, alignment_sum, pool_to
 from futurel1.losses.cross_entropy import CrossEntropyPath, linear_cross_entropy
-from futurel1.models import LatentReasoner, Vision, find_spans, learned_latents, previous, put_latents
+from futurel1.models import IGNORE, LatentReasoner, Vision, find_spans, learned_latents, previous, put_latents
 
 LatentFeedback = Literal["teacher", "mixed", "self"]
 LatentGradient = Literal["stop", "pathwise"]
-IGNORE = -100
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,12 @@ from futurel1.models.interventions import (
     ZeroLatents,
 )
 from futurel1.models.reasoner import LatentReasoner, LatentSettings, put_latents
-from futurel1.models.spans import Spans, find_spans, learned_latents, longest_chain, previous
+from futurel1.models.spans import IGNORE, Spans, find_spans, learned_latents, longest_chain, previous
 from futurel1.models.tokens import LATENT, LATENT_END, LATENT_START, LATENT_TOKENS, LatentTokens, SpanBudget
 
 __all__ = [
     "BACKBONES",
+    "IGNORE",
     "LATENT",
     "LATENT_END",
     "LATENT_START",

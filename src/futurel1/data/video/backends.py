@@ -53,6 +53,12 @@ class VideoReader(Protocol):
         ...
 
 
+def check_backend(backend: str) -> None:
+    """Raise a ConfigError, with the choices, where there is no such backend."""
+    if backend not in BACKENDS:
+        raise ConfigError(f"video_backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
+
+
 @contextmanager
 def open_video(path: str | PathLike[str], backend: VideoBackend = "auto") -> Iterator[VideoReader]:
     """Open a video for the time of a `with` block.
@@ -66,8 +72,7 @@ def open_video(path: str | PathLike[str], backend: VideoBackend = "auto") -> Ite
         MediaError: the file is empty, cut short, damaged, without frames, or of a kind or codec that is not read.
         ConfigError: no such backend, or its package is not installed.
     """
-    if backend not in BACKENDS:
-        raise ConfigError(f"video_backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
+    check_backend(backend)
     readers: dict[str, Callable[[Path], VideoReader]] = {"decord": DecordReader, "torchcodec": TorchCodecReader}
     with closing(readers.get(backend, PyAVReader)(Path(path))) as reader:
         yield reader
