@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -125,83 +126,91 @@ def simulate(start: Floats, velocity: Floats, layouts: Layouts) -> States:
         States of `NUM_STATES` frames.
     """
     scenes, shapes = start.shape[:2]
-    place, speed = start.copy(), velocity.copy()
-    axis = layouts.gate_axis[:, None, None]
-    gate = layouts.gate_at[:, None]
-    side = np.sign(np.take_along_axis(place, axis, axis=2)[..., 0] - gate)  # nobody changes sides while it is closed
+    # Scenes are the last axis in here: numpy is fast along it, and there are many of them.
+    place, speed = (np.array(vectors.transpose(1, 2, 0), order="C") for vectors in (start, velocity))
+    level, gate = layouts.gate_axis == 1, layouts.gate_at
+    side = np.sign(_along(place, level) - gate)  # nobody changes sides while it is closed
     closed = np.ones(scenes, bool)
 
-    positions = np.empty((scenes, NUM_STATES, shapes, 2))
+    positions = np.empty((NUM_STATES, shapes, 2, scenes))
     velocities = np.empty_like(positions)
-    gate_open = np.zeros((scenes, NUM_STATES), bool)
-    wall_hits = np.zeros((scenes, NUM_STATES, shapes, 4), bool)
-    contacts = np.zeros((scenes, NUM_STATES, shapes, shapes), np.int64)
-    gate_hits = np.zeros((scenes, NUM_STATES, shapes), bool)
-    at_frame = np.zeros((scenes, NUM_STATES, shapes), bool)
-    positions[:, 0], velocities[:, 0] = place, speed
+    gate_open = np.zeros((NUM_STATES, scenes), bool)
+    wall_hits = np.zeros((NUM_STATES, shapes, 4, scenes), bool)
+    contacts = np.zeros((NUM_STATES, shapes, shapes, scenes), np.int64)
+    gate_hits = np.zeros((NUM_STATES, shapes, scenes), bool)
+    at_frame = np.zeros((NUM_STATES, shapes, scenes), bool)
+    positions[0], velocities[0] = place, speed
 
     # A loop over time: every part of a step needs the one before it.
     for step in range(1, NUM_STATES):
         for part in range(SUBSTEPS):
             place += speed / SUBSTEPS
-            eventful = np.zeros((scenes, shapes), bool)
+            eventful = np.zeros((shapes, scenes), bool)
             for first, second in PAIRS:
                 touching = _collide(place, speed, first, second)
-                contacts[:, step, first, second] += touching
-                contacts[:, step, second, first] += touching
-                eventful[:, first] |= touching
-                eventful[:, second] |= touching
+                contacts[step, first, second] += touching
+                contacts[step, second, first] += touching
+                eventful[first] |= touching
+                eventful[second] |= touching
             below, above = (place < LOW) & (speed < 0), (place > HIGH) & (speed > 0)
-            speed[below | above] *= -1
+            np.negative(speed, out=speed, where=below | above)
             np.clip(place, LOW, HIGH, out=place)
-            hits = np.stack([below[..., 0], above[..., 0], below[..., 1], above[..., 1]], axis=-1)
-            wall_hits[:, step] |= hits
-            bumps = _bump(place, speed, axis, gate, side, closed)
-            gate_hits[:, step] |= bumps
-            closed &= ~bumps.any(axis=1)
+            hits = np.stack([below[:, 0], above[:, 0], below[:, 1], above[:, 1]], axis=1)
+            wall_hits[step] |= hits
+            bumps = _bump(place, speed, level, gate, side, closed)
+            gate_hits[step] |= bumps
+            closed &= ~bumps.any(axis=0)
             if part in (0, SUBSTEPS - 1):
-                at_frame[:, step] |= eventful | hits.any(axis=-1) | bumps
-        positions[:, step], velocities[:, step], gate_open[:, step] = place, speed, ~closed
+                at_frame[step] |= eventful | hits.any(axis=1) | bumps
+        positions[step], velocities[step], gate_open[step] = place, speed, ~closed
 
-    turns = contacts.sum(axis=-1)
-    hidden: Bools = np.all(np.abs(positions - layouts.pillar[:, None, None]) < PILLAR_HALF, axis=-1)
+    def scenes_first(array: NDArray[Any]) -> NDArray[Any]:
+        return np.moveaxis(array, -1, 0)
+
+    turns = scenes_first(contacts).sum(axis=-1)
+    hidden: Bools = np.all(np.abs(scenes_first(positions) - layouts.pillar[:, None, None]) < PILLAR_HALF, axis=-1)
     return States(
-        positions=positions,
-        velocities=velocities,
+        positions=scenes_first(positions),
+        velocities=scenes_first(velocities),
         hidden=hidden,
-        gate_open=gate_open,
-        wall_hits=wall_hits,
-        contacts=contacts > 0,
-        gate_hits=gate_hits,
-        clear_cut=~at_frame & (turns <= 1).all(axis=-1, keepdims=True),
+        gate_open=scenes_first(gate_open),
+        wall_hits=scenes_first(wall_hits),
+        contacts=scenes_first(contacts > 0),
+        gate_hits=scenes_first(gate_hits),
+        clear_cut=~scenes_first(at_frame) & (turns <= 1).all(axis=-1, keepdims=True),
         flips=turns.cumsum(axis=1),
     )
 
 
 def _collide(place: Floats, speed: Floats, first: int, second: int) -> Bools:
-    """Let two discs of every scene bounce off each other, in place; (B,) whether they did."""
-    gap = place[:, first] - place[:, second]
-    distance = np.maximum(np.hypot(gap[:, 0], gap[:, 1]), 1e-9)
+    """Let two discs of every scene bounce off each other, in place, both (N, 2, B); (B,) whether they did."""
+    gap = place[first] - place[second]
+    distance = np.maximum(np.hypot(gap[0], gap[1]), 1e-9)
     near = distance < 2 * RADIUS
-    normal = gap / distance[:, None]
-    approach = ((speed[:, first] - speed[:, second]) * normal).sum(axis=1)
+    normal = gap / distance
+    approach = ((speed[first] - speed[second]) * normal).sum(axis=0)
     touching: Bools = near & (approach < 0)
     # equal masses exchange the parts of their velocities that point at each other
-    impulse = np.where(touching, approach, 0)[:, None] * normal
-    speed[:, first] -= impulse
-    speed[:, second] += impulse
-    push = np.where(near, RADIUS - distance / 2, 0)[:, None] * normal
-    place[:, first] += push
-    place[:, second] -= push
+    impulse = np.where(touching, approach, 0) * normal
+    speed[first] -= impulse
+    speed[second] += impulse
+    push = np.where(near, RADIUS - distance / 2, 0) * normal
+    place[first] += push
+    place[second] -= push
     return touching
 
 
-def _bump(place: Floats, speed: Floats, axis: Ints, gate: Floats, side: Floats, closed: Bools) -> Bools:
-    """Let discs bounce off closed gates, in place; (B, N) which did."""
-    along = np.take_along_axis(place, axis, axis=2)[..., 0]
-    heading = np.take_along_axis(speed, axis, axis=2)[..., 0]
-    blocked = closed[:, None] & ((along - gate) * side < REACH)
-    bumps: Bools = blocked & (heading * side < 0)
-    np.put_along_axis(place, axis, np.where(blocked, gate + side * REACH, along)[..., None], axis=2)
-    np.put_along_axis(speed, axis, np.where(bumps, -heading, heading)[..., None], axis=2)
+def _bump(place: Floats, speed: Floats, level: Bools, gate: Floats, side: Floats, closed: Bools) -> Bools:
+    """Let discs bounce off closed gates, in place, both (N, 2, B); (N, B) which did."""
+    blocked = closed & ((_along(place, level) - gate) * side < REACH)
+    bumps: Bools = blocked & (_along(speed, level) * side < 0)
+    for axis, barred in enumerate((~level, level)):
+        np.copyto(place[:, axis], gate + side * REACH, where=blocked & barred)
+        np.negative(speed[:, axis], out=speed[:, axis], where=bumps & barred)
     return bumps
+
+
+def _along(vectors: Floats, level: Bools) -> Floats:
+    """(N, B) parts of (N, 2, B) vectors on the axis that the gate bars: x at an upright gate, y at a level one."""
+    parts: Floats = np.where(level, vectors[:, 1], vectors[:, 0])
+    return parts
