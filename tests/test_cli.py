@@ -3,7 +3,6 @@ from __future__ import annotations
 import csv
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -19,6 +18,7 @@ from futurel1.cli import main, make_cli, one_line, resume_arguments, unique_run_
 from futurel1.data.worlds import write_world
 from futurel1.errors import CheckpointError, ConfigError, MissingFileError, RecordError
 from futurel1.modules.start import newest_checkpoint
+from processes import Command
 from rounding import assert_same_after_training
 
 
@@ -57,19 +57,12 @@ def settings(world: Path, tmp_path: Path) -> list[str]:
     return ["--config", str(file), "--runs_dir", str(tmp_path / "runs")]
 
 
-def python(*args: str, **options: Any) -> subprocess.Popen[str]:
-    """Start the command line in a process of its own, as a user does."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-m", "futurel1.cli", *args]
-    return subprocess.Popen(
-        command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **options
-    )
-
-
-def finish(process: subprocess.Popen[str]) -> str:
-    out, _ = process.communicate(timeout=600)
-    assert process.returncode == 0, out
-    return out
+def python(module: str, *args: str) -> None:
+    """Run a module in a process of its own, as a user does."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", module, *args]
+    done = subprocess.run(command, env=environment, text=True, capture_output=True, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def metrics(run: Path, *columns: str) -> list[list[str]]:
@@ -302,7 +295,7 @@ def test_two_processes_follow_one(settings: list[str], tmp_path: Path, strategy:
         strategy_config = {"class_path": "ModelParallelStrategy", "init_args": sharding}
         file.write_text(yaml.safe_dump({"trainer": {"strategy": strategy_config}}))
         options += ["--config", str(file)]
-    finish(python("fit", *settings, *steps, *options))
+    python("futurel1.cli", "fit", *settings, *steps, *options)
     columns = ("step", "train/loss", "train/ce", "train/latent", "train/cosine", "train/grad_norm")
     one = [list(map(float, row)) for row in metrics(tmp_path / "runs" / "one", *columns)]
     two = [list(map(float, row)) for row in metrics(tmp_path / "runs" / "two", *columns)]
@@ -324,20 +317,14 @@ def test_a_killed_run_resumes_to_the_very_same_weights(settings: list[str], tmp_
     }
     file.write_text(yaml.safe_dump({"trainer": trainer}))
     options = ["--config", str(file), "--data.init_args.batch_size", "3", "--data.init_args.num_workers", "1"]
-    whole = python("fit", *settings, *options, "--run_name", "whole")
-    finish(whole)
+    main(["fit", *settings, *options, "--run_name", "whole"])
     runs = tmp_path / "runs"
-    killed = python("fit", *settings, *options, "--run_name", "killed", start_new_session=True)
-    deadline = time.monotonic() + 600  # a busy machine is no failure, only a hang takes as long
+    killed = Command(["fit", *settings, *options, "--run_name", "killed"], tmp_path / "killed.log")
+    table = runs / "killed" / "metrics.csv"
     # Killed one step or more after the checkpoint of step 8, with rows of the log that are computed once more.
-    while not (runs / "killed" / "metrics.csv").is_file() or len(metrics(runs / "killed", "train/loss")) < 10:
-        assert killed.poll() is None, killed.communicate()[0]
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    os.killpg(killed.pid, signal.SIGKILL)
-    killed.communicate()
+    killed.kill_when(lambda: table.is_file() and len(metrics(table.parent, "train/loss")) >= 10)
     assert not (runs / "killed" / "huggingface").exists()
-    finish(python("fit", "--resume", str(runs / "killed")))
+    main(["fit", "--resume", str(runs / "killed")])
     one, two = (load_file(runs / name / "huggingface" / "model.safetensors") for name in ("whole", "killed"))
     assert one.keys() == two.keys()
     assert all(torch.equal(one[name], two[name]) for name in one)
@@ -348,12 +335,9 @@ def test_a_killed_run_resumes_to_the_very_same_weights(settings: list[str], tmp_
 
 @pytest.mark.slow
 def test_processes_of_torchrun_share_one_run_folder(settings: list[str], tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    processes = ["--standalone", "--nproc_per_node", "2", "-m", "futurel1.cli"]
     options = ["--trainer.devices", "2", "--trainer.strategy", "ddp", "--data.init_args.batch_size", "2"]
-    arguments = ["-m", "futurel1.cli", "fit", *settings, *options, "--run_name", "together"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([*command, *arguments], env=environment, text=True, capture_output=True, timeout=600)
-    assert done.returncode == 0, done.stderr
+    python("torch.distributed.run", *processes, "fit", *settings, *options, "--run_name", "together")
     assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["together"]
     assert len(metrics(tmp_path / "runs" / "together", "train/loss")) == 2
 
@@ -380,7 +364,8 @@ def test_two_processes_score_a_benchmark_like_one(world: Path, tmp_path: Path) -
     file.write_text(yaml.safe_dump(config))
     settings = ["--config", str(file), "--runs_dir", str(tmp_path / "runs")]
     main(["test", *settings, "--run_name", "one"])
-    finish(python("test", *settings, "--run_name", "two", "--trainer.devices", "2", "--trainer.strategy", "ddp"))
+    devices = ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
+    python("futurel1.cli", "test", *settings, "--run_name", "two", *devices)
     one, two = (json.loads((tmp_path / "runs" / name / "results.json").read_text()) for name in ("one", "two"))
     assert one["samples"] == 5
     for name in one.keys() - {"seconds_per_sample"}:

@@ -143,6 +143,7 @@ def make_cli(args: list[str] | None = None, *, run: bool = True) -> Any:
     import futurel1.datamodules
     import futurel1.modules  # noqa: F401
 
+    asked = next(iter(sys.argv[1:] if args is None else args), None)
     made: list[Path] = []
     parsed: list[Any] = []
 
@@ -154,6 +155,12 @@ def make_cli(args: list[str] | None = None, *, run: bool = True) -> Any:
 
     class RunCLI(LightningCLI):
         """LightningCLI with one folder per run."""
+
+        @staticmethod
+        def subcommands() -> dict[str, set[str]]:
+            # Options of the commands that are not asked for take as long to collect as those of the one that is.
+            every = LightningCLI.subcommands()
+            return {name: skipped for name, skipped in every.items() if name == asked} or every
 
         def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
             parser.add_argument("--runs_dir", type=str, default="runs", help="folder that holds the run folders")
@@ -209,7 +216,7 @@ def make_cli(args: list[str] | None = None, *, run: bool = True) -> Any:
             save_config_callback=ParsedConfig,
             save_config_kwargs={"overwrite": True},
             trainer_defaults={"logger": loggers, "callbacks": [RichProgressBar()]},
-            parser_kwargs={name: {"epilog": EPILOG} for name in TRAINER_COMMANDS} if run else {},
+            parser_kwargs={name: {"epilog": EPILOG} for name in RunCLI.subcommands()} if run else {},
             args=args,
             run=run,
         )

@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
-import signal
 import subprocess
-import sys
 import time
 import zipfile
 from collections.abc import Callable
@@ -26,6 +24,7 @@ from futurel1.curation import results
 from futurel1.curation.command import Share
 from futurel1.data import open_records
 from futurel1.errors import ConfigError, MissingFileError, RecordError
+from processes import Command
 
 # ---------------------------------------------------------------------------------------- shards and interruptions
 
@@ -307,18 +306,12 @@ def test_results_are_needed_to_merge(bench: Callable[..., Bench], tmp_path: Path
 
 
 @pytest.mark.slow
-def test_a_killed_process_goes_on_without_repeating_or_losing_a_candidate(clips_world: Path, whole: Path) -> None:
+def test_a_killed_process_goes_on_without_repeating_or_losing_a_candidate(
+    clips_world: Path, whole: Path, tmp_path: Path
+) -> None:
     out = whole.parent / "killed"
-    command = [sys.executable, "-m", "futurel1.cli", *options(clips_world, out, "--min_gain", "0")]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 600  # a busy machine is no failure, only a hang takes as long
-    while not out.is_dir() or len(read_lines(out)) < 2:
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    killed = Command(options(clips_world, out, "--min_gain", "0"), tmp_path / "killed.log")
+    killed.kill_when(lambda: out.is_dir() and len(read_lines(out)) >= 2)
     before = read_lines(out)
     assert 2 <= len(before) < 8
     assert not (out / "curated.jsonl").exists()

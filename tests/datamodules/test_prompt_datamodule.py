@@ -12,12 +12,12 @@ import pytest
 import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.plugins.precision import HalfPrecision
-from torch.multiprocessing import spawn
 
 from futurel1.data import PromptBatch
 from futurel1.data.worlds import WorldFiles
 from futurel1.datamodules import PromptDataModule, PromptLoader
 from futurel1.errors import ConfigError, MissingFileError, RecordError
+from processes import run_ranks
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::lightning.fabric.utilities.warnings.PossibleUserWarning"),
@@ -270,7 +270,7 @@ def test_two_processes_ask_every_record_once_and_meet_at_the_end(
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])
-    spawn(work, (port, str(tmp_path), str(world.train), str(few)), nprocs=2)
+    run_ranks(work, (port, str(tmp_path), str(world.train), str(few)))
     first, second = (json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1))
 
     def named(*batches: list[int]) -> list[list[str]]:

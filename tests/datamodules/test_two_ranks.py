@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from torch.multiprocessing import spawn
 
 from futurel1.data.worlds import WorldFiles
+from processes import run_ranks
 
 pytestmark = pytest.mark.slow
 RUNS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
@@ -87,7 +87,7 @@ def work(rank: int, port: int, folder: str, train: str) -> None:
 @pytest.fixture(scope="module")
 def ranks(world: WorldFiles, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     folder = tmp_path_factory.mktemp("ranks")
-    spawn(work, (free_port(), str(folder), str(world.train)), nprocs=2)
+    run_ranks(work, (free_port(), str(folder), str(world.train)))
     return [json.loads((folder / f"rank{rank}.json").read_text()) for rank in (0, 1)]
 
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 from simulated import SPLITS, TOKENS, make_questions, make_rollouts
-from torch.multiprocessing import spawn
 
 import futurel1.metrics
 from futurel1.metrics import FutureBenchAccuracy, LatentUsage, Throughput, TwiFFBenchScore
+from processes import run_ranks
 
 FIRST, SECOND = 13, 5
 """Samples of the two ranks."""
@@ -76,7 +76,7 @@ def work(rank, folder):
 @pytest.fixture(scope="module")
 def two_ranks(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ranks")
-    spawn(work, args=(str(folder),), nprocs=2)
+    run_ranks(work, (str(folder),))
     return [pickle.loads((folder / f"rank{rank}.pickle").read_bytes()) for rank in range(2)]
 
 

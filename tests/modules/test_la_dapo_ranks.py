@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-from torch.multiprocessing import spawn
 
+from processes import run_ranks
 from rounding import assert_same_after_training
 
 pytestmark = pytest.mark.slow
@@ -123,7 +123,7 @@ def two(rl_world: Path, opening: str, tmp_path_factory: pytest.TempPathFactory) 
     (rl_world / "one.jsonl").write_text("".join(held_out[:1]))  # the other rank has no batch
     folder = tmp_path_factory.mktemp("two")
     cases = os.environ.get("CASES", ",".join(CASES)).split(",")
-    spawn(work, (free_port(), str(rl_world), opening, str(folder), cases), nprocs=2)
+    run_ranks(work, (free_port(), str(rl_world), opening, str(folder), cases))
     return folder
 
 

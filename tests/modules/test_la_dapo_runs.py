@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +12,7 @@ import yaml
 from safetensors.torch import load_file
 
 from futurel1.cli import main
+from processes import Command
 
 
 @pytest.fixture
@@ -53,16 +49,6 @@ def settings(rl_world: Path, opening: str, tmp_path: Path) -> list[str]:
     return ["--config", str(file), "--runs_dir", str(tmp_path / "runs")]
 
 
-def python(*args: str) -> subprocess.Popen[str]:
-    """Start the command line in a process of its own, as a user does, with this folder's rewards to be found."""
-    paths = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, paths))}
-    return subprocess.Popen(
-        [sys.executable, "-m", "futurel1.cli", *args], env=environment, text=True, stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT, start_new_session=True,
-    )  # fmt: skip
-
-
 def metrics(run: Path, *columns: str) -> list[list[str]]:
     with (run / "metrics.csv").open(newline="") as stream:
         return [[row[column] for column in columns] for row in csv.DictReader(stream) if row[columns[-1]]]
@@ -93,15 +79,10 @@ def test_a_killed_run_resumes_to_the_very_same_weights(
     options = ["fit", *settings, "--config", str(file), *options, "--model.init_args.log_samples_every", "1"]
     main([*options, "--run_name", "whole"])
     runs = tmp_path / "runs"
-    killed = python(*options, "--run_name", "killed")
-    deadline = time.monotonic() + 600  # a busy machine is no failure, only a hang takes as long
+    killed = Command([*options, "--run_name", "killed"], tmp_path / "killed.log", [Path(__file__).parent])
+    table = runs / "killed" / "metrics.csv"
     # Killed one step or more after a checkpoint, with rows of the log that are computed once more.
-    while not (runs / "killed" / "metrics.csv").is_file() or len(metrics(runs / "killed", "train/loss")) < 8:
-        assert killed.poll() is None, killed.communicate()[0]
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    os.killpg(killed.pid, signal.SIGKILL)
-    killed.communicate()
+    killed.kill_when(lambda: table.is_file() and len(metrics(table.parent, "train/loss")) >= 8)
     assert not (runs / "killed" / "huggingface").exists()
     state = torch.load(runs / "killed" / "checkpoints" / "last.ckpt", weights_only=True)
     held = state["RolloutPromptDataModule"]["experience"]["collector"]

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 from stand_ins import NAN, Policy, Prompts, Ranks, assert_equal, stored
-from torch.multiprocessing import spawn
 
 from futurel1.errors import CheckpointError, ConfigError
 from futurel1.losses import PolicyLoss
 from futurel1.rollout.collector import RolloutCollector, RolloutError, RolloutSettings
+from processes import run_ranks
 
 WRONG, HALF, RIGHT = (0.0, 0.0), (1.0, 0.0), (1.0, 1.0)
 
@@ -564,7 +564,7 @@ def process(rank, port, folder):
 @pytest.mark.slow
 def test_two_processes_collect_what_two_threads_do(ranks, tmp_path):
     wanted = ranks(2, lambda rank: story(rank, 2, settings={"num_minibatches": 2}))
-    spawn(process, (free_port(), str(tmp_path)), nprocs=2)
+    run_ranks(process, (free_port(), str(tmp_path)))
     held = Counter()
     for rank, result in enumerate(wanted):
         report, features = json.loads((tmp_path / f"rank{rank}.json").read_text())

@@ -1,0 +1,63 @@
+"""Processes for tests, forked from a server that imports the library once: a start costs no import of ten seconds.
+
+Where a process must be a new interpreter (`python -m`, torchrun, other environment variables at import), tests start
+one themselves.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch.multiprocessing import start_processes
+
+FORKED = multiprocessing.get_context("forkserver")
+FORKED.set_forkserver_preload(["futurel1.cli", "futurel1.modules", "futurel1.datamodules", "lightning.pytorch.cli"])
+
+
+def run_ranks(work: Callable[..., None], args: tuple[Any, ...]) -> None:
+    """Call `work(rank, *args)` in two processes, and wait for both; an error in one is raised here."""
+    start_processes(work, args, nprocs=2, start_method="forkserver")
+
+
+class Command:
+    """A command of `futurel1` in a process and session of its own.
+
+    Args:
+        args: command line without the program's name.
+        log: file for what it prints.
+        paths: folders to import from besides this process's.
+    """
+
+    def __init__(self, args: Sequence[str], log: Path, paths: Sequence[Path] = ()) -> None:
+        self.log = log
+        self._process = FORKED.Process(target=_command, args=(list(args), log, list(map(str, paths)), dict(os.environ)))
+        self._process.start()
+
+    def kill_when(self, ready: Callable[[], bool]) -> None:
+        """Kill it and all its processes as soon as `ready` says so; an error if it ends before."""
+        deadline = time.monotonic() + 600  # a busy machine is no failure, only a hang takes as long
+        while not ready():
+            assert self._process.is_alive(), self.log.read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        os.killpg(int(self._process.pid or 0), signal.SIGKILL)
+        self._process.join()
+
+
+def _command(args: list[str], log: Path, paths: list[str], environment: dict[str, str]) -> None:
+    from futurel1.cli import main
+
+    os.setsid()
+    with log.open("wb") as stream:
+        for descriptor in (1, 2):
+            os.dup2(stream.fileno(), descriptor)
+    os.environ |= environment
+    sys.path[:0] = paths
+    main(args)
