@@ -9,21 +9,37 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch.multiprocessing import start_processes
 
 FORKED = multiprocessing.get_context("forkserver")
 FORKED.set_forkserver_preload(["futurel1.cli", "futurel1.modules", "futurel1.datamodules", "lightning.pytorch.cli"])
 
 
-def run_ranks(work: Callable[..., None], args: tuple[Any, ...]) -> None:
-    """Call `work(rank, *args)` in two processes, and wait for both; an error in one is raised here."""
-    start_processes(work, args, nprocs=2, start_method="forkserver")
+def run_ranks(work: Callable[..., None], *args: Any) -> None:
+    """Call `work(rank, *args)` in two processes of one group, and wait for both; an error in one is raised here."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    start_processes(_rank, (port, work, args), nprocs=2, start_method="forkserver")
+
+
+def _rank(rank: int, port: str, work: Callable[..., None], args: tuple[Any, ...]) -> None:
+    # LOCAL_RANK tells Lightning that the processes exist already.
+    group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "NODE_RANK": "0"}
+    os.environ |= {**group, "LOCAL_RANK": str(rank)}
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", rank=rank, world_size=2, timeout=timedelta(seconds=600))
+    work(rank, *args)
+    torch.distributed.destroy_process_group()  # its threads must not outlive the interpreter
 
 
 class Command:

@@ -18,7 +18,7 @@ from futurel1.cli import main, make_cli, one_line, resume_arguments, unique_run_
 from futurel1.data.worlds import write_world
 from futurel1.errors import CheckpointError, ConfigError, MissingFileError, RecordError
 from futurel1.modules.start import newest_checkpoint
-from processes import Command
+from processes import Command, run_ranks
 from rounding import assert_same_after_training
 
 
@@ -63,6 +63,15 @@ def python(module: str, *args: str) -> None:
     command = [sys.executable, "-m", module, *args]
     done = subprocess.run(command, env=environment, text=True, capture_output=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def in_ranks(*args: str) -> None:
+    """Run a command in two processes that exist already, as a cluster's launcher does."""
+    run_ranks(rank_of_command, args)
+
+
+def rank_of_command(rank: int, args: tuple[str, ...]) -> None:
+    main(args)
 
 
 def metrics(run: Path, *columns: str) -> list[list[str]]:
@@ -288,14 +297,13 @@ def test_two_processes_follow_one(settings: list[str], tmp_path: Path, strategy:
     main(["fit", *settings, *steps, "--run_name", "one"])
     options = ["--trainer.devices", "2", "--data.init_args.batch_size", "2", "--run_name", "two"]
     if strategy == "ddp":
-        options += ["--trainer.strategy", "ddp"]
+        python("futurel1.cli", "fit", *settings, *steps, *options, "--trainer.strategy", "ddp")
     else:
         sharding = {"data_parallel_size": 2, "tensor_parallel_size": 1, "save_distributed_checkpoint": False}
         file = tmp_path / "fsdp2.yaml"
         strategy_config = {"class_path": "ModelParallelStrategy", "init_args": sharding}
         file.write_text(yaml.safe_dump({"trainer": {"strategy": strategy_config}}))
-        options += ["--config", str(file)]
-    python("futurel1.cli", "fit", *settings, *steps, *options)
+        in_ranks("fit", *settings, *steps, *options, "--config", str(file), "--run_dir", str(tmp_path / "runs" / "two"))
     columns = ("step", "train/loss", "train/ce", "train/latent", "train/cosine", "train/grad_norm")
     one = [list(map(float, row)) for row in metrics(tmp_path / "runs" / "one", *columns)]
     two = [list(map(float, row)) for row in metrics(tmp_path / "runs" / "two", *columns)]
@@ -365,7 +373,7 @@ def test_two_processes_score_a_benchmark_like_one(world: Path, tmp_path: Path) -
     settings = ["--config", str(file), "--runs_dir", str(tmp_path / "runs")]
     main(["test", *settings, "--run_name", "one"])
     devices = ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
-    python("futurel1.cli", "test", *settings, "--run_name", "two", *devices)
+    in_ranks("test", *settings, *devices, "--run_dir", str(tmp_path / "runs" / "two"))
     one, two = (json.loads((tmp_path / "runs" / name / "results.json").read_text()) for name in ("one", "two"))
     assert one["samples"] == 5
     for name in one.keys() - {"seconds_per_sample"}:

@@ -1,8 +1,6 @@
 """Two processes, as under DDP on one machine: one run shared by all tests of this file."""
 
 import json
-import os
-import socket
 from pathlib import Path
 from typing import Any
 
@@ -21,21 +19,8 @@ RUNS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 """Name to options of the data and of the Trainer."""
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def work(rank: int, port: int, folder: str, train: str) -> None:
+def work(rank: int, folder: str, train: str) -> None:
     """What each process does; writes what it saw to `rank{rank}.json`."""
-    os.environ |= {
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "LOCAL_RANK": str(rank),  # tells Lightning that the processes exist already
-        "NODE_RANK": "0",
-        "WORLD_SIZE": "2",
-    }
     from lightning import LightningModule, Trainer
 
     from futurel1.data import SFTBatch
@@ -43,8 +28,6 @@ def work(rank: int, port: int, folder: str, train: str) -> None:
     from futurel1.datamodules.loading import count_totals, sum_over_ranks
     from futurel1.models import LatentTokens, load_processor
 
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", rank=rank, world_size=2)
     report: dict[str, Any] = {"sum": sum_over_ranks((3 + rank, 10 * rank), torch.device("cpu"))}
     processor = load_processor("tiny-random")
     tokens = LatentTokens.from_tokenizer(processor.tokenizer)
@@ -81,13 +64,12 @@ def work(rank: int, port: int, folder: str, train: str) -> None:
         trainer.fit(module, datamodule=data)
         report[name] = module.seen
     Path(folder, f"rank{rank}.json").write_text(json.dumps(report))
-    torch.distributed.destroy_process_group()  # its threads must not outlive the interpreter
 
 
 @pytest.fixture(scope="module")
 def ranks(world: WorldFiles, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     folder = tmp_path_factory.mktemp("ranks")
-    run_ranks(work, (free_port(), str(folder), str(world.train)))
+    run_ranks(work, str(folder), str(world.train))
     return [json.loads((folder / f"rank{rank}.json").read_text()) for rank in (0, 1)]
 
 

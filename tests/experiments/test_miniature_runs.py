@@ -132,7 +132,7 @@ def test_killed_training_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     first.kill()
     first.join()
     assert not result.is_file()
-    run_stages(bench, ["sft-latent-s0"])
+    run_stages(replace(bench, in_process=True), ["sft-latent-s0"])
     made = json.loads(result.read_text())
     assert made["resumed"]
     assert made["metrics"]["steps"] == 15

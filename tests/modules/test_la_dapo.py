@@ -346,9 +346,9 @@ def test_only_latents_that_are_drawn_learn_a_reward_of_their_own(
     module = make_module(
         direction, backbone=opening, latent_policy=policy, num_rollouts=16, rollout_batch_size=1,
         generation_batch_size=1, max_new_tokens=6, span_budget="fixed", span_latents=4, kl_weight=0.0,
-        freeze=["vision", "merger", "llm"], learning_rate=3e-3,
+        freeze=["vision", "merger", "llm"], learning_rate=6e-3,
     )  # fmt: skip
-    trainer = make_trainer(tmp_path, max_steps=40 if learns else 20, gradient_clip_val=1.0)
+    trainer = make_trainer(tmp_path, max_steps=24 if learns else 16, gradient_clip_val=1.0)
     trainer.fit(module, make_data(rl_world))
     rewards = [row["reward/toy"] for row in module.rows]
     gain = sum(rewards[-4:]) / 4 - sum(rewards[:4]) / 4

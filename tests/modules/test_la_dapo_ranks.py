@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -94,27 +92,11 @@ def run(name: str, world: str, backbone: str, folder: Path, devices: int) -> dic
     return {"rows": rows, "steps": trainer.global_step}
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def work(rank: int, port: int, world: str, backbone: str, folder: str, cases: list[str]) -> None:
+def work(rank: int, world: str, backbone: str, folder: str, cases: list[str]) -> None:
     """What each process does."""
-    os.environ |= {
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "LOCAL_RANK": str(rank),  # tells Lightning that the processes exist already
-        "NODE_RANK": "0",
-        "WORLD_SIZE": "2",
-    }
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", rank=rank, world_size=2, timeout=timedelta(seconds=600))
     for name in cases:
         report = run(name, world, backbone, Path(folder, name), devices=2)
         torch.save(report, Path(folder, f"{name}-{rank}.pt"))
-    torch.distributed.destroy_process_group()  # its threads must not outlive the interpreter
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +105,7 @@ def two(rl_world: Path, opening: str, tmp_path_factory: pytest.TempPathFactory) 
     (rl_world / "one.jsonl").write_text("".join(held_out[:1]))  # the other rank has no batch
     folder = tmp_path_factory.mktemp("two")
     cases = os.environ.get("CASES", ",".join(CASES)).split(",")
-    run_ranks(work, (free_port(), str(rl_world), opening, str(folder), cases))
+    run_ranks(work, str(rl_world), opening, str(folder), cases)
     return folder
 
 

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import socket
 from collections import Counter
 from pathlib import Path
 
@@ -544,27 +543,18 @@ def test_an_error_of_a_reward_stops_all_ranks(ranks):
     assert ranks(2, work) == [0, 0]  # though all of rank 0's rewards are there
 
 
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def process(rank, port, folder):
+def process(rank, folder):
     """What each process does; writes what it saw to `rank{rank}.json`."""
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
     seen = story(rank, 2, settings={"num_minibatches": 2})["seen"]
     features = [[float(group["vision"].images.embeds[0, 0]) for group in part["groups"].values()] for part in seen]
     report = [{name: part[name] for name in ("draws", "totals", "statistics")} for part in seen]
     Path(folder, f"rank{rank}.json").write_text(json.dumps([report, features]))
-    torch.distributed.destroy_process_group()
 
 
 @pytest.mark.slow
 def test_two_processes_collect_what_two_threads_do(ranks, tmp_path):
     wanted = ranks(2, lambda rank: story(rank, 2, settings={"num_minibatches": 2}))
-    run_ranks(process, (free_port(), str(tmp_path)))
+    run_ranks(process, str(tmp_path))
     held = Counter()
     for rank, result in enumerate(wanted):
         report, features = json.loads((tmp_path / f"rank{rank}.json").read_text())
