@@ -300,7 +300,7 @@ def test_every_trainable_parameter_changes_and_no_frozen_one_does(
 
 @pytest.fixture(scope="module")
 def eager(tmp_path_factory: pytest.TempPathFactory, rl_world: Path) -> str:
-    """The tiny checkpoint with a START row that about one token in twenty-five is likely to be."""
+    """The tiny checkpoint, changed so that about one response in eight begins with START."""
     module = make_module()
     module.configure_model()
     data = make_data(rl_world, processor="tiny-random", batch_size=8, val=str(rl_world / "rl.jsonl"))
@@ -308,8 +308,9 @@ def eager(tmp_path_factory: pytest.TempPathFactory, rl_world: Path) -> str:
     reasoner = module.reasoner.eval()
     with torch.no_grad():
         hidden = reasoner(batch.input_ids, batch.attention_mask, reasoner.encode(batch))[:, -1].mean(dim=0)
-        row = reasoner.backbone.lm_head.weight[reasoner.tokens.start_id]
-        row += hidden * (3.7 / hidden.square().sum())
+        logits = reasoner.backbone.lm_head(hidden)
+        missing = logits.logsumexp(dim=0) - math.log(8) - logits[reasoner.tokens.start_id]
+        reasoner.backbone.lm_head.weight[reasoner.tokens.start_id] += hidden * (missing / hidden.square().sum())
     return str(reasoner.save_pretrained(tmp_path_factory.mktemp("eager")))
 
 
@@ -325,12 +326,12 @@ class StopWhenLearned(Callback):
 def test_a_reward_for_start_is_learned(rl_world: Path, tmp_path: Path, eager: str, policy: LatentPolicy) -> None:
     module = make_module(
         starts, backbone=eager, latent_policy=policy, num_rollouts=16, rollout_batch_size=1, generation_batch_size=1,
-        max_new_tokens=4, span_latents=1, kl_weight=1e-3,
+        max_new_tokens=4, span_latents=1, kl_weight=1e-3, learning_rate=3e-4,
     )  # fmt: skip
     trainer = make_trainer(tmp_path, max_steps=60, gradient_clip_val=1.0, callbacks=[StopWhenLearned()])
     trainer.fit(module, make_data(rl_world))
     rates = [row["reward/toy"] for row in module.rows]
-    assert sum(rates[:4]) / 4 < 0.4
+    assert sum(rates[:2]) / 2 < 0.4
     assert sum(rates[-4:]) / 4 > 0.9
     assert module.rows[0]["train/kl"] == pytest.approx(0.0, abs=1e-6)
     assert module.rows[-1]["train/kl"] > 0.1

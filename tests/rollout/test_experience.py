@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from stand_ins import NAN, PAD, Policy, assert_equal, prompt, rollout_of, stored
 
 from futurel1.data.chat import EncodedSample
+from futurel1.data.pictures import Pictures, PixelScale
 from futurel1.errors import BatchError, CheckpointError
 from futurel1.models import LatentReasoner, SpanBudget, Vision, VisionFeatures
 from futurel1.models.policies import DeterministicLatents, VonMisesFisherLatents
@@ -77,11 +78,14 @@ def features(seed, counts, levels=2, seconds=False):
     )
 
 
+SCALE = PixelScale(2, (127.5,) * 3, (127.5,) * 3, 1.0)
+
+
 def visual_sample(images=0, videos=0):
     sample = prompt("some", 4)
     return EncodedSample(
         sample.sample_id, sample.input_ids, sample.labels, sample.prompt_length,
-        image_grid_thw=torch.ones(images, 3, dtype=torch.int64) if images else None,
+        images=Pictures((), torch.ones(images, 3, dtype=torch.int64), SCALE) if images else None,
         video_grid_thw=torch.ones(videos, 3, dtype=torch.int64) if videos else None,
     )  # fmt: skip
 
@@ -206,13 +210,14 @@ def visual_prompt(reasoner, name, seed, words, images=(), videos=()):
             sequence += [ids("<|vision_end|>")]
     sequence += torch.randint(300, 800, (3,), generator=generator).tolist()
     visual = {}
-    for grids, pixels, field in (
-        ([(1, *size) for size in images], "pixel_values", "image_grid_thw"),
-        (list(videos), "pixel_values_videos", "video_grid_thw"),
-    ):
-        if grids:
-            visual[field] = torch.tensor(grids)
-            visual[pixels] = torch.randn(int(visual[field].prod(dim=1).sum()), 1536, generator=generator)
+    if images:
+        patches = [(height * width, 1536) for height, width in images]
+        levels = [torch.randint(256, size, dtype=torch.uint8, generator=generator) for size in patches]
+        visual["images"] = Pictures(tuple(levels), torch.tensor([(1, *size) for size in images]), SCALE)
+    if videos:
+        grid = torch.tensor(videos)
+        pixels = torch.randn(int(grid.prod(dim=1).sum()), 1536, generator=generator)
+        visual |= {"video_grid_thw": grid, "pixel_values_videos": pixels}
     row = torch.tensor(sequence)
     return EncodedSample(name, row, torch.full_like(row, -100), len(row), **visual)
 

@@ -23,6 +23,7 @@ from PIL import Image
 from torch import Tensor
 
 from futurel1.data.media import RecordMedia
+from futurel1.data.pictures import Pictures, PixelScale, join_pixels
 from futurel1.data.records import Frame, RecordFileError, Sample, Turn, Video
 from futurel1.data.video import Pixels, VideoBackend, VideoInfo, VideoReader, check_backend
 from futurel1.errors import CheckpointError, ConfigError, MediaError, MissingFileError, RecordError
@@ -43,7 +44,7 @@ RESPONSE_TAGS = ("<reason>", "</reason>", "<answer>", "</answer>")
 """Tags that a hinted record's thoughts and answer may not contain: they are put around them here."""
 _RESAMPLING = Image.Resampling.BICUBIC
 Patches = tuple[Tensor, Tensor]
-"""Pixels of pictures as (P, D) patches, and their (I, 3) grids."""
+"""Grey levels of a picture as (P, D) patches, and its (1, 3) grid."""
 MIN_VIDEO_FRAME_TOKENS = 4
 """Fewest merged tokens per frame of a whole video (`formats.md` 3)."""
 ENCODING = 2
@@ -61,13 +62,11 @@ class EncodedSample:
         input_ids: (T,) int64 token ids.
         labels: (T,) int64 token ids to predict, -100 elsewhere.
         prompt_length: tokens before the first supervised one.
-        pixel_values: (P, D) patches of observed images; None without images.
-        image_grid_thw: (I, 3) patch grids.
+        images: observed images; None without any.
         pixel_values_videos: (P, D) patches of videos; None without videos.
         video_grid_thw: (I, 3) patch grids.
         video_seconds_per_grid: (I,) seconds between temporal patches.
-        hint_pixel_values: (P, D) patches of hint frames; None without hints.
-        hint_grid_thw: (I, 3) patch grids.
+        hints: hint frames; None without any.
         image_keys: names of the observed images in a feature cache: file, its time and size, frame, grid.
         hint_keys: the same for hints.
         sources: files and embedded images that a prompt's frames come from; empty in training.
@@ -78,13 +77,11 @@ class EncodedSample:
     input_ids: Tensor
     labels: Tensor
     prompt_length: int
-    pixel_values: Tensor | None = None
-    image_grid_thw: Tensor | None = None
+    images: Pictures | None = None
     pixel_values_videos: Tensor | None = None
     video_grid_thw: Tensor | None = None
     video_seconds_per_grid: Tensor | None = None
-    hint_pixel_values: Tensor | None = None
-    hint_grid_thw: Tensor | None = None
+    hints: Pictures | None = None
     image_keys: tuple[str, ...] = ()
     hint_keys: tuple[str, ...] = ()
     sources: tuple[str, ...] = ()
@@ -92,6 +89,26 @@ class EncodedSample:
 
     def __len__(self) -> int:
         return len(self.input_ids)
+
+    @property
+    def pixel_values(self) -> Tensor | None:
+        """(P, D) pixel values of the observed images, made anew at every call; None without images."""
+        return join_pixels([self.images])
+
+    @property
+    def image_grid_thw(self) -> Tensor | None:
+        """(I, 3) patch grids of the observed images; None without images."""
+        return None if self.images is None else self.images.grid_thw
+
+    @property
+    def hint_pixel_values(self) -> Tensor | None:
+        """(P, D) pixel values of the hint frames, made anew at every call; None without hints."""
+        return join_pixels([self.hints])
+
+    @property
+    def hint_grid_thw(self) -> Tensor | None:
+        """(I, 3) patch grids of the hint frames; None without hints."""
+        return None if self.hints is None else self.hints.grid_thw
 
 
 def media_sources(sample: Sample) -> tuple[str, ...]:
@@ -253,6 +270,7 @@ class ChatEncoder:
         self._newline = torch.tensor(processor.tokenizer("\n")["input_ids"])
         # Features depend on how pixels are made, not only on which.
         settings = json.dumps([ENCODING, image_processor.to_dict()], sort_keys=True, default=str)
+        self._scale = PixelScale.of(image_processor)
         self._image_settings = hashlib.sha256(settings.encode()).hexdigest()[:12]
         self._image_pad = int(processor.tokenizer.convert_tokens_to_ids(IMAGE_PAD))
         self._im_end = int(processor.tokenizer.convert_tokens_to_ids(IM_END))
@@ -320,8 +338,7 @@ class ChatEncoder:
             hints = made[number:]
             counts = [self._latents_of(patches) for patches in hints]
             encoded = self._encode(sample, self.text(sample, counts), made[:number], media)
-        pixels, grid = self._pixel_values(hints)
-        encoded = replace(encoded, hint_pixel_values=pixels, hint_grid_thw=grid)
+        encoded = replace(encoded, hints=self._pictures(hints))
         labels = self._labels(encoded.input_ids, [turn.loss for turn in sample.turns if turn.role == "assistant"])
         supervised = (labels != IGNORE).nonzero()
         prompt_length = int(supervised[0]) if len(supervised) else len(encoded)
@@ -370,15 +387,16 @@ class ChatEncoder:
         ids = torch.cat(pieces)
         if len(ids) > self.max_length:
             raise self._too_long(sample, str(len(ids)))
-        pixels, grid = self._pixel_values(observed)
-        video_pixels, video_grid = _joined([(clip["pixel_values_videos"], clip["video_grid_thw"]) for clip in clips])
+        video_pixels, video_grid = (
+            torch.cat([clip[name] for clip in clips]) if clips else None
+            for name in ("pixel_values_videos", "video_grid_thw")
+        )
         return EncodedSample(
             sample_id=sample.id,
             input_ids=ids,
             labels=torch.full_like(ids, IGNORE),
             prompt_length=len(ids),
-            pixel_values=pixels,
-            image_grid_thw=grid,
+            images=self._pictures(observed),
             pixel_values_videos=video_pixels,
             video_grid_thw=video_grid,
             video_seconds_per_grid=self._seconds_per_grid(videos, media),
@@ -447,20 +465,11 @@ class ChatEncoder:
         )
         return inputs["pixel_values"], inputs["image_grid_thw"]
 
-    def _pixel_values(self, parts: Sequence[Patches]) -> Patches | tuple[None, None]:
-        """Patches and grids of all pictures, normalised as the image processor does; None for both without pictures."""
-        levels, grid = _joined(parts)
-        if levels is None or grid is None:
-            return None, None
-        settings = self.processor.image_processor
-        # A patch is (3, frames, rows, columns). Its values do not depend on where they stand, so they are normalised
-        # once, in place, for all pictures of a record.
-        values = settings.rescale_and_normalize(
-            levels.view(len(levels), 3, -1, settings.patch_size),
-            settings.do_rescale, settings.rescale_factor,
-            settings.do_normalize, settings.image_mean, settings.image_std,
-        )  # fmt: skip
-        return values.view(len(levels), -1), grid
+    def _pictures(self, parts: Sequence[Patches]) -> Pictures | None:
+        if not parts:
+            return None
+        levels, grids = zip(*parts, strict=True)
+        return Pictures(levels, torch.cat(grids), self._scale)
 
     def _hint_patches(self, picture: Image.Image) -> Patches:
         return self._patches(self.as_hint(picture), do_resize=False)
@@ -639,13 +648,6 @@ def _check_control(sample: Sample, field: str, where: str, text: str, controls: 
             f"{sample.id}: the {where} contains {found[0]}, which the chat format reads as structure; remove it{named} "
             "(spans and images are made from hints and markers)"
         )
-
-
-def _joined(parts: Sequence[Patches]) -> Patches | tuple[None, None]:
-    """Patches and grids of all, one after the other; None for both where there are none."""
-    if not parts:
-        return None, None
-    return torch.cat([pixels for pixels, _ in parts]), torch.cat([grid for _, grid in parts])
 
 
 def _fields_of(sample: Sample) -> str:

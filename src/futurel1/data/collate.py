@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 
 from futurel1.data.batches import SFTBatch
 from futurel1.data.chat import ChatEncoder, EncodedSample
+from futurel1.data.pictures import join_pixels
 from futurel1.data.records import RecordSource, SkippedRecord
 from futurel1.errors import ConfigError, FutureL1Error, RecordError
 from futurel1.models import IGNORE
@@ -28,7 +29,9 @@ VISUAL_FIELDS = (
     "hint_pixel_values",
     "hint_grid_thw",
 )
-"""Fields whose rows of all samples are joined, one after the other."""
+"""Fields of a batch whose rows of all samples are joined, one after the other."""
+_PICTURES = {"pixel_values": "images", "hint_pixel_values": "hints"}
+"""Fields of a batch that are made of pictures, and the fields of a sample that hold them."""
 
 
 @dataclass(frozen=True)
@@ -133,9 +136,7 @@ class SFTCollator:
         """Make a batch."""
         samples = [sample for part in fetched for sample in part.samples]
         ids = [sample.input_ids for sample in samples]
-        visual: dict[str, Any] = {
-            name: join_rows([getattr(sample, name) for sample in samples]) for name in VISUAL_FIELDS
-        }
+        visual: dict[str, Any] = {name: join_rows(samples, name) for name in VISUAL_FIELDS}
         return SFTBatch(
             input_ids=pad_sequence(ids, batch_first=True, padding_value=self.pad_token_id),
             attention_mask=pad_sequence([torch.ones_like(row) for row in ids], batch_first=True),
@@ -149,7 +150,9 @@ class SFTCollator:
         )
 
 
-def join_rows(parts: Sequence[Tensor | None]) -> Tensor | None:
-    """The rows of all samples that have any, one after the other; None where none has."""
-    present = [part for part in parts if part is not None]
+def join_rows(samples: Sequence[EncodedSample], name: str) -> Tensor | None:
+    """The rows of a field of all samples that have any, one after the other; None where none has."""
+    if name in _PICTURES:
+        return join_pixels([getattr(sample, _PICTURES[name]) for sample in samples])
+    present = [part for part in (getattr(sample, name) for sample in samples) if part is not None]
     return torch.cat(present) if present else None

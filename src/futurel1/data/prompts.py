@@ -64,9 +64,7 @@ class PromptCollator:
         samples = [sample for part in fetched for sample in part.samples]
         ids = [sample.input_ids for sample in samples] or [torch.zeros(0, dtype=torch.int64)]
         masks = [torch.ones_like(row) for row in ids]
-        visual: dict[str, Any] = {
-            name: join_rows([getattr(sample, name) for sample in samples]) for name in _PROMPT_VISUALS
-        }
+        visual: dict[str, Any] = {name: join_rows(samples, name) for name in _PROMPT_VISUALS}
         rows = len(samples)
         return PromptBatch(
             input_ids=pad_sequence(ids, batch_first=True, padding_value=self.pad_token_id, padding_side="left")[:rows],
