@@ -3,7 +3,8 @@
     python benchmarks/loading.py [--short 32] [--long 8] [--long_seconds 300] [--width 640 --height 360] [--repeats 3]
 
 A record shows six frames of the eight-frame pool of its video, four observed and two to imagine. All ways do all of it:
-decode, processor, token ids, labels, collation, in one process and one thread; seconds are those of the processor.
+decode, processor, token ids, labels, collation, in one process and one thread. Seconds are those of the processor, the
+least of the repeats: what else runs on a machine only adds to them.
 
     plain     decodes the video in order with PyAV, every frame to RGB, up to the last one that is wanted; gives all
               pictures of a record to the Hugging Face processor, and finds the labels in a loop over the tokens
@@ -180,12 +181,13 @@ def measure(name: str, path: Path, encoder: ChatEncoder, repeats: int) -> None:
                 pass
             seconds[way].append(time.process_time() - begin)
     print(f"{len(samples)} records of {name}; largest difference {largest}")
-    base = statistics.median(seconds["plain"])
+    middle = {way: statistics.median(taken) for way, taken in seconds.items()}
     for way, taken in seconds.items():
-        middle = statistics.median(taken)
+        least = min(taken)
         print(
-            f"  {way:9} {len(samples) / middle:8.2f} samples/s of processor time, {middle / len(samples):.3f} s each, "
-            f"spread {(max(taken) - min(taken)) / middle:.0%}, {base / middle:.2f} times plain"
+            f"  {way:9} {len(samples) / least:8.2f} samples/s of processor time, {least / len(samples):.3f} s each "
+            f"(median {middle[way] / len(samples):.3f}), {min(seconds['plain']) / least:.2f} times plain "
+            f"(median {middle['plain'] / middle[way]:.2f})"
         )
 
 
