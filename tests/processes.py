@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from datetime import timedelta
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,15 @@ def _rank(rank: int, port: str, work: Callable[..., None], args: tuple[Any, ...]
     torch.distributed.destroy_process_group()  # its threads must not outlive the interpreter
 
 
+def wait_until(ready: Callable[[], object], process: BaseProcess, log: Path) -> None:
+    """Return as soon as `ready` returns something true; an error with the `log` if `process` ends before."""
+    deadline = time.monotonic() + 600  # a busy machine is no failure, only a hang takes as long
+    while not ready():
+        assert process.is_alive(), log.read_text()
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.02)
+
+
 class Command:
     """A command of `futurel1` in a process and session of its own.
 
@@ -56,13 +66,9 @@ class Command:
         self._process = FORKED.Process(target=_command, args=(list(args), log, list(map(str, paths)), dict(os.environ)))
         self._process.start()
 
-    def kill_when(self, ready: Callable[[], bool]) -> None:
-        """Kill it and all its processes as soon as `ready` says so; an error if it ends before."""
-        deadline = time.monotonic() + 600  # a busy machine is no failure, only a hang takes as long
-        while not ready():
-            assert self._process.is_alive(), self.log.read_text()
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+    def kill_when(self, ready: Callable[[], object]) -> None:
+        """Kill it and all its processes as soon as `ready` returns something true; an error if it ends before."""
+        wait_until(ready, self._process, self.log)
         os.killpg(int(self._process.pid or 0), signal.SIGKILL)
         self._process.join()
 

@@ -65,12 +65,7 @@ def python(module: str, *args: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def in_ranks(*args: str) -> None:
-    """Run a command in two processes that exist already, as a cluster's launcher does."""
-    run_ranks(rank_of_command, args)
-
-
-def rank_of_command(rank: int, args: tuple[str, ...]) -> None:
+def command_of_rank(rank: int, *args: str) -> None:
     main(args)
 
 
@@ -303,7 +298,8 @@ def test_two_processes_follow_one(settings: list[str], tmp_path: Path, strategy:
         file = tmp_path / "fsdp2.yaml"
         strategy_config = {"class_path": "ModelParallelStrategy", "init_args": sharding}
         file.write_text(yaml.safe_dump({"trainer": {"strategy": strategy_config}}))
-        in_ranks("fit", *settings, *steps, *options, "--config", str(file), "--run_dir", str(tmp_path / "runs" / "two"))
+        options += ["--config", str(file), "--run_dir", str(tmp_path / "runs" / "two")]
+        run_ranks(command_of_rank, "fit", *settings, *steps, *options)
     columns = ("step", "train/loss", "train/ce", "train/latent", "train/cosine", "train/grad_norm")
     one = [list(map(float, row)) for row in metrics(tmp_path / "runs" / "one", *columns)]
     two = [list(map(float, row)) for row in metrics(tmp_path / "runs" / "two", *columns)]
@@ -315,7 +311,7 @@ def test_two_processes_follow_one(settings: list[str], tmp_path: Path, strategy:
 
 @pytest.mark.slow
 def test_a_killed_run_resumes_to_the_very_same_weights(settings: list[str], tmp_path: Path) -> None:
-    # 5 records a batch and 2 batches a step: checkpoints fall into the middle of epochs of 24 records.
+    # 3 records a batch and 2 batches a step: a checkpoint each 3 steps falls into the middle of an epoch of 24 records.
     file = tmp_path / "checkpoints.yaml"
     checkpoint = {"class_path": "ModelCheckpoint", "init_args": {"every_n_train_steps": 3, "save_last": True}}
     trainer = {
@@ -373,7 +369,7 @@ def test_two_processes_score_a_benchmark_like_one(world: Path, tmp_path: Path) -
     settings = ["--config", str(file), "--runs_dir", str(tmp_path / "runs")]
     main(["test", *settings, "--run_name", "one"])
     devices = ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
-    in_ranks("test", *settings, *devices, "--run_dir", str(tmp_path / "runs" / "two"))
+    run_ranks(command_of_rank, "test", *settings, *devices, "--run_dir", str(tmp_path / "runs" / "two"))
     one, two = (json.loads((tmp_path / "runs" / name / "results.json").read_text()) for name in ("one", "two"))
     assert one["samples"] == 5
     for name in one.keys() - {"seconds_per_sample"}:
