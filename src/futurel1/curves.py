@@ -40,6 +40,9 @@ LOG_RATIO = 5  # a log axis pays when the largest value is at least this many ti
 SMOOTH_FROM = 60  # points from which a running mean is drawn over the raw values
 MARK_UP_TO = 40  # points up to which each is marked
 COLUMNS = 3
+PANEL = (4.0, 2.9)  # width and height of a panel with its labels, inches
+MARGINS = {"left": 0.95, "right": 0.15, "bottom": 0.6, "top": 0.35}  # of it around the axes, inches
+TITLE = 0.5  # height of the line above all panels, inches
 INK, MUTED, GRID = "#22262e", "#666d7a", "#e3e6eb"
 
 
@@ -157,17 +160,26 @@ def _draw(families: dict[str, dict[str, Curve]], title: str, target: Path) -> No
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
-        from matplotlib.layout_engine import ConstrainedLayoutEngine
     except ModuleNotFoundError as error:
         raise ConfigError("curves need matplotlib, which is not installed: pip install 'futurel1[demo]'") from error
 
     names = sorted(families, key=lambda name: (PANEL_ORDER.get(name.split("-")[0], len(PANEL_ORDER)), name))
     columns = min(COLUMNS, len(names))
     rows = math.ceil(len(names) / columns)
-    layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12)
-    figure = Figure(figsize=(4.0 * columns + 0.2, 2.9 * rows + 0.5), dpi=150, layout=layout, facecolor="white")
+    width, height = PANEL[0] * columns, PANEL[1] * rows + TITLE
+    figure = Figure(figsize=(width, height), dpi=150, facecolor="white")
     FigureCanvasAgg(figure)
-    figure.suptitle(title, fontsize=13, fontweight="bold", color=INK)
+    figure.suptitle(title, fontsize=13, fontweight="bold", color=INK, y=1 - TITLE / 2 / height, va="center")
+    # Margins by hand: a layout engine lays out all text twice more, and a run of RL has sixty panels.
+    across, down = MARGINS["left"] + MARGINS["right"], MARGINS["bottom"] + MARGINS["top"]
+    figure.subplots_adjust(
+        left=MARGINS["left"] / width,
+        right=1 - MARGINS["right"] / width,
+        bottom=MARGINS["bottom"] / height,
+        top=1 - (TITLE + MARGINS["top"]) / height,
+        wspace=across / (PANEL[0] - across),
+        hspace=down / (PANEL[1] - down),
+    )
     panels = figure.subplots(rows, columns, squeeze=False, sharex=True).ravel()
     for panel, name in zip(panels, names, strict=False):
         _draw_panel(panel, name, families[name])
