@@ -942,6 +942,7 @@ def peak() -> int:
 
 
 def added_memory(encoder: ChatEncoder, sample: Sample) -> int:
+    torch.set_num_threads(1)  # threads of OpenMP do not survive a fork: with two, this would wait for ever
     before = peak()
     encoder.encode(sample)
     return peak() - before
