@@ -26,18 +26,21 @@ FORKED.set_forkserver_preload(["futurel1.cli", "futurel1.modules", "futurel1.dat
 
 
 def run_ranks(work: Callable[..., None], *args: Any) -> None:
-    """Call `work(rank, *args)` in two processes of one group, and wait for both; an error in one is raised here."""
+    """Call `work(rank, *args)` in two processes of one group, and wait for both; an error in one is raised here.
+
+    Each has as many threads as this process, since sums of other numbers of threads are rounded in other ways.
+    """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
-    start_processes(_rank, (port, work, args), nprocs=2, start_method="forkserver")
+    start_processes(_rank, (port, torch.get_num_threads(), work, args), nprocs=2, start_method="forkserver")
 
 
-def _rank(rank: int, port: str, work: Callable[..., None], args: tuple[Any, ...]) -> None:
+def _rank(rank: int, port: str, threads: int, work: Callable[..., None], args: tuple[Any, ...]) -> None:
     # LOCAL_RANK tells Lightning that the processes exist already.
     group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "NODE_RANK": "0"}
     os.environ |= {**group, "LOCAL_RANK": str(rank)}
-    torch.set_num_threads(1)
+    torch.set_num_threads(threads)
     torch.distributed.init_process_group("gloo", rank=rank, world_size=2, timeout=timedelta(seconds=600))
     work(rank, *args)
     torch.distributed.destroy_process_group()  # its threads must not outlive the interpreter
@@ -63,7 +66,8 @@ class Command:
 
     def __init__(self, args: Sequence[str], log: Path, paths: Sequence[Path] = ()) -> None:
         self.log = log
-        self._process = FORKED.Process(target=_command, args=(list(args), log, list(map(str, paths)), dict(os.environ)))
+        inherited = dict(os.environ), torch.get_num_threads()
+        self._process = FORKED.Process(target=_command, args=(list(args), log, list(map(str, paths)), *inherited))
         self._process.start()
 
     def kill_when(self, ready: Callable[[], object]) -> None:
@@ -73,7 +77,7 @@ class Command:
         self._process.join()
 
 
-def _command(args: list[str], log: Path, paths: list[str], environment: dict[str, str]) -> None:
+def _command(args: list[str], log: Path, paths: list[str], environment: dict[str, str], threads: int) -> None:
     from futurel1.cli import main
 
     os.setsid()
@@ -81,5 +85,6 @@ def _command(args: list[str], log: Path, paths: list[str], environment: dict[str
         for descriptor in (1, 2):
             os.dup2(stream.fileno(), descriptor)
     os.environ |= environment
+    torch.set_num_threads(threads)  # unless told, MKL may take fewer, and rounds in other ways
     sys.path[:0] = paths
     main(args)

@@ -59,9 +59,8 @@ def settings(world: Path, tmp_path: Path) -> list[str]:
 
 def python(module: str, *args: str) -> None:
     """Run a module in a process of its own, as a user does."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", module, *args]
-    done = subprocess.run(command, env=environment, text=True, capture_output=True, timeout=600)
+    done = subprocess.run(command, text=True, capture_output=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -311,7 +310,7 @@ def test_two_processes_follow_one(settings: list[str], tmp_path: Path, strategy:
 
 @pytest.mark.slow
 def test_a_killed_run_resumes_to_the_very_same_weights(settings: list[str], tmp_path: Path) -> None:
-    # 3 records a batch and 2 batches a step: a checkpoint each 3 steps falls into the middle of an epoch of 24 records.
+    # 3 records a batch and 2 batches a step: checkpoints every 3 steps fall into the middle of epochs of 24 records.
     file = tmp_path / "checkpoints.yaml"
     checkpoint = {"class_path": "ModelCheckpoint", "init_args": {"every_n_train_steps": 3, "save_last": True}}
     trainer = {

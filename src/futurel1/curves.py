@@ -41,7 +41,7 @@ SMOOTH_FROM = 60  # points from which a running mean is drawn over the raw value
 MARK_UP_TO = 40  # points up to which each is marked
 COLUMNS = 3
 PANEL = (4.0, 2.9)  # width and height of a panel with its labels, inches
-MARGINS = {"left": 0.95, "right": 0.15, "bottom": 0.6, "top": 0.35}  # of it around the axes, inches
+MARGINS = {"left": 0.95, "right": 0.15, "bottom": 0.6, "top": 0.35}  # of a panel, around its axes; inches
 TITLE = 0.5  # height of the line above all panels, inches
 INK, MUTED, GRID = "#22262e", "#666d7a", "#e3e6eb"
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -110,16 +109,6 @@ def two(rl_world: Path, opening: str, tmp_path_factory: pytest.TempPathFactory) 
     return folder
 
 
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """Each of two processes has one thread: so has the one that they are compared with."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("name", CASES)
 def test_two_processes_follow_one(rl_world: Path, opening: str, two: Path, tmp_path: Path, name: str) -> None:
     from safetensors.torch import load_file
