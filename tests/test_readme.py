@@ -48,11 +48,11 @@ def test_commands_of_reinforcement_learning_run(tmp_path: Path, monkeypatch: pyt
     monkeypatch.chdir(tmp_path)
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     steps = ["--trainer.max_steps", "2", "--trainer.val_check_interval", "2"]
-    few = ["--model.init_args.rollout_batch_size", "2", "--model.init_args.max_new_tokens", "8"]
+    few = ["--model.init_args.rollout.batch_size", "2", "--model.init_args.sampling.max_new_tokens", "8"]
     shorter = {
         "world": ["--train", "12", "--test", "4", "--rl", "4"],
         "next-sft": steps,
-        "next-rl": [*steps, *few, "--model.init_args.filter_key", "null"],
+        "next-rl": [*steps, *few, "--model.init_args.rollout.filter_key", "null"],
         "test": ["--model.init_args.max_new_tokens", "8"],
     }
     ran = []

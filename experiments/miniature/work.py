@@ -172,7 +172,7 @@ def scaled_steps(stage: Stage, places: Places) -> int:
 def _rl(stage: Stage, places: Places) -> list[Command]:
     options = {
         "model.init_args.init_from": str(places.runs / stage.needs[0]),
-        "model.init_args.seed": stage.seed,
+        "model.init_args.sampling.seed": stage.seed,
         "data.init_args.train": str(places.runs / "world" / "rl.jsonl"),
         "data.init_args.val": str(places.runs / "split" / "validation.jsonl"),
     }

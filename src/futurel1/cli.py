@@ -328,7 +328,10 @@ def main(args: Sequence[str] | None = None) -> None:
                 _own_command(arguments[0]), args=arguments[1:], as_positional=False, prog=f"futurel1 {arguments[0]}"
             )
         elif arguments[0] in TRAINER_COMMANDS:
+            from futurel1.modules.flat_keys import refuse_flat_keys
+
             arguments = resume_arguments(arguments)
+            refuse_flat_keys(arguments)
             if args is None:
                 # Processes that a Trainer starts for other devices run this process's command line again.
                 sys.argv[1:] = arguments

@@ -175,8 +175,8 @@ def run(objective, batch, **changes):
 
 def test_the_defaults_are_the_papers():
     objective = PolicyLoss()
-    assert objective.text_clip == (0.2, 0.28)
-    assert objective.latent_clip == (0.1, 0.1)
+    assert (objective.clip_low, objective.clip_high) == (0.2, 0.28)
+    assert (objective.latent_clip_low, objective.latent_clip_high) == (0.1, 0.1)
     assert (objective.dual_clip, objective.latent_weight, objective.kl_weight) == (3.0, 0.5, 1e-2)
 
 

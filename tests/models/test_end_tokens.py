@@ -14,7 +14,7 @@ from futurel1.models import LatentReasoner, LatentTokens
 from futurel1.models.backbones import backbone_class
 from futurel1.models.checkpoints import TINY_FOLDER
 from futurel1.models.transcript import transcripts
-from futurel1.modules.la_dapo import frozen_copy
+from futurel1.rollout.policy_models import frozen_copy
 
 IM_END, ENDOFTEXT, OTHER = 1014, 1015, 300
 """`<|im_end|>`, which the tiny tokenizer names as its end, `<|endoftext|>`, its padding, and a word."""

@@ -7,9 +7,11 @@ import shutil
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
+from la_dapo_options import nested
 from lightning import Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.plugins.precision import DoublePrecision, HalfPrecision, MixedPrecision
@@ -28,13 +30,14 @@ from futurel1.models.policies import (
     VonMisesFisherLatents,
 )
 from futurel1.modules import HuggingFaceExport, LADAPOModule, LatentSFTModule
+from futurel1.modules.policy_statistics import StepStatistics
 from futurel1.rewards import CompositeReward, RewardInputs
 from futurel1.rollout import Experience
 from futurel1.rollout.collector import RolloutError
 from rounding import ROUNDINGS, assert_same_after_training, assert_same_but_rounding, assert_same_gradients
 
 QUICK: dict[str, Any] = {
-    "num_rollouts": 4, "rollout_batch_size": 2, "generation_batch_size": 2, "filter_key": None, "max_new_tokens": 8,
+    "num_rollouts": 4, "batch_size": 2, "generation_batch_size": 2, "filter_key": None, "max_new_tokens": 8,
     "learning_rate": 1e-3, "temperature": 1.0, "top_p": 1.0, "span_budget": "loose", "span_latents": 2,
 }  # fmt: skip
 LOG_PROB_ROUNDING = ROUNDINGS * torch.finfo(torch.float32).eps * math.log(1024)
@@ -67,9 +70,12 @@ class Recorder(LADAPOModule):
         self.rows: list[dict[str, float]] = []
         self.seen: list[tuple[Experience, RolloutScores]] = []
 
-    def _note(self, batch: Experience, scores: RolloutScores, *args: Any) -> None:
+    def training_step(self, batch: Experience, batch_idx: int) -> Tensor:
+        with patch.object(StepStatistics, "add", autospec=True, side_effect=StepStatistics.add) as add:
+            loss = super().training_step(batch, batch_idx)
+        ((_, batch, scores, *_),) = (call.args for call in add.call_args_list)
         self.seen.append((batch, scores))
-        super()._note(batch, scores, *args)
+        return loss
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
         self.rows.append({})
@@ -82,7 +88,7 @@ class Recorder(LADAPOModule):
 
 
 def make_module(reward: Any = parity, **options: Any) -> Recorder:
-    return Recorder(reward=only(reward), **{**QUICK, **options})
+    return Recorder(reward=only(reward), **nested({**QUICK, **options}))
 
 
 def weights(module: LADAPOModule) -> dict[str, Tensor]:
@@ -128,7 +134,7 @@ def test_the_ratio_is_exactly_one_at_the_first_update_of_a_rollout_batch(
     assert all(row[name] == 1.0 for row in module.rows for name in names)
     assert all(batch.old_log_probs is None for batch, _ in module.seen)
 
-    module = make_module(backbone=opening, rollout_batch_size=4, num_epochs=2, num_minibatches=2)
+    module = make_module(backbone=opening, batch_size=4, num_epochs=2, num_minibatches=2)
     make_trainer(tmp_path, max_steps=8, accumulate_grad_batches=accumulate).fit(module, make_data(rl_world))
     for step, row in enumerate(module.rows):
         assert [row[name] == 1.0 for name in names] == [step % 4 == 0] * 6, step
@@ -137,7 +143,7 @@ def test_the_ratio_is_exactly_one_at_the_first_update_of_a_rollout_batch(
 
 def test_leftovers_keep_the_ratio_to_the_policy_that_sampled_them(rl_world: Path, tmp_path: Path, opening: str) -> None:
     # eight prompts a round, three wanted: what passes beyond them waits for the next rollout batch
-    module = make_module(rare, backbone=opening, rollout_batch_size=4, filter_key="toy", filter_low=0.05)
+    module = make_module(rare, backbone=opening, batch_size=4, filter_key="toy", filter_low=0.05)
     make_trainer(tmp_path, max_steps=6).fit(module, make_data(rl_world))
     later = [row for row, (batch, _) in zip(module.rows, module.seen, strict=True) if batch.old_log_probs is not None]
     assert later
@@ -174,7 +180,7 @@ def test_a_step_moves_log_probs_by_the_sign_of_the_advantage(
 def test_one_micro_batch_of_eight_equals_eight_of_one(rl_world: Path, tmp_path: Path, opening: str) -> None:
     runs = []
     for accumulate in (1, 8, 3):
-        module = make_module(backbone=opening, rollout_batch_size=8)
+        module = make_module(backbone=opening, batch_size=8)
         trainer = make_trainer(tmp_path, accumulate_grad_batches=accumulate, gradient_clip_val=0.5)
         trainer.fit(module, make_data(rl_world))
         assert len(module.seen) == 2 * accumulate
@@ -191,7 +197,7 @@ def test_one_micro_batch_of_eight_equals_eight_of_one(rl_world: Path, tmp_path: 
 
 
 def test_micro_batches_of_different_token_counts_share_one_mean(rl_world: Path, tmp_path: Path, opening: str) -> None:
-    module = make_module(backbone=opening, rollout_batch_size=4, kl_weight=0.0, max_new_tokens=24)
+    module = make_module(backbone=opening, batch_size=4, kl_weight=0.0, max_new_tokens=24)
     make_trainer(tmp_path, accumulate_grad_batches=4, max_steps=1).fit(module, make_data(rl_world))
     totals = {batch.total_tokens for batch, _ in module.seen}
     tokens = [int((batch.rollout.chosen_mask | batch.rollout.slot_mask).sum()) for batch, _ in module.seen]
@@ -230,7 +236,7 @@ def test_rollouts_end_with_any_id_that_the_checkpoint_names(
         return logits.index_put((torch.arange(2), torch.tensor(next(script))), torch.tensor(1e4))
 
     hook = module.reasoner.backbone.lm_head.register_forward_hook(write)
-    (group,), records = module.sample_groups([(0, data.dataset("train")[0])])
+    (group,), records = module.sampler.sample_groups([(0, data.dataset("train")[0])])
     hook.remove()
     assert group.rollout.finish_reasons == ["eos", "eos"]
     assert [record["finish_reason"] for record in records] == ["eos", "eos"]
@@ -291,7 +297,7 @@ def test_every_trainable_parameter_changes_and_no_frozen_one_does(
     trained = {name for name, parameter in module.reasoner.named_parameters() if parameter.requires_grad}
     assert trained == {name for name, value in weights(module).items() if not torch.equal(value, before[name])}
     # without a latent term nothing can reach the head
-    learns = not isinstance(module.latent_policy, DeterministicLatents) and module.hparams["latent_weight"] > 0
+    learns = not isinstance(module.latent_policy, DeterministicLatents) and module.objective.latent_weight > 0
     assert any("projection_head" in name for name in trained) == learns
 
 
@@ -325,7 +331,7 @@ class StopWhenLearned(Callback):
 @pytest.mark.parametrize("policy", [DeterministicLatents(), VonMisesFisherLatents(), GaussianLatents()])
 def test_a_reward_for_start_is_learned(rl_world: Path, tmp_path: Path, eager: str, policy: LatentPolicy) -> None:
     module = make_module(
-        starts, backbone=eager, latent_policy=policy, num_rollouts=16, rollout_batch_size=1, generation_batch_size=1,
+        starts, backbone=eager, latent_policy=policy, num_rollouts=16, batch_size=1, generation_batch_size=1,
         max_new_tokens=4, span_latents=1, kl_weight=1e-3, learning_rate=3e-4,
     )  # fmt: skip
     trainer = make_trainer(tmp_path, max_steps=60, gradient_clip_val=1.0, callbacks=[StopWhenLearned()])
@@ -345,7 +351,7 @@ def test_only_latents_that_are_drawn_learn_a_reward_of_their_own(
 ) -> None:
     # START, four latents and a forced END: with everything but the head frozen, latents are all that can change
     module = make_module(
-        direction, backbone=opening, latent_policy=policy, num_rollouts=16, rollout_batch_size=1,
+        direction, backbone=opening, latent_policy=policy, num_rollouts=16, batch_size=1,
         generation_batch_size=1, max_new_tokens=6, span_budget="fixed", span_latents=4, kl_weight=0.0,
         freeze=["vision", "merger", "llm"], learning_rate=6e-3,
     )  # fmt: skip
@@ -376,14 +382,20 @@ def test_rollouts_are_sampled_from_the_weights_of_the_last_update(rl_world: Path
     events: list[tuple[str, str]] = []
 
     class Watched(Recorder):
-        def sample_groups(self, prompts: Any) -> Any:
-            events.append(("sampled", digest(self)))
-            return super().sample_groups(prompts)
+        def before_sharding(self) -> None:
+            super().before_sharding()
+            answer = self.sampler.sample_groups
+
+            def watched(prompts: Any) -> Any:
+                events.append(("sampled", digest(self)))
+                return answer(prompts)
+
+            self.sampler.sample_groups = watched  # type: ignore[method-assign]
 
         def on_train_batch_end(self, *args: Any) -> None:
             events.append(("trained", digest(self)))
 
-    module = Watched(reward=only(parity), **{**QUICK, "backbone": opening, "num_minibatches": 2})
+    module = Watched(reward=only(parity), **nested({**QUICK, "backbone": opening, "num_minibatches": 2}))
     # epochs end between and with rollout batches, and validation comes in between
     data = make_data(rl_world, val=str(rl_world / "test.jsonl"))
     trainer = make_trainer(tmp_path, max_steps=10, limit_train_batches=4, limit_val_batches=1, num_sanity_val_steps=0)
@@ -400,7 +412,7 @@ def test_the_reference_is_the_start_and_stays_so(rl_world: Path, tmp_path: Path,
     start = weights(module)
     trainer = make_trainer(tmp_path, max_steps=3)
     trainer.fit(module, make_data(rl_world))
-    (reference,) = module._reference
+    reference = module.sampler.models.reference
     own = dict(module.reasoner.named_parameters())
     assert not reference.training
     for name, parameter in reference.named_parameters():
@@ -420,7 +432,7 @@ def test_the_reference_is_the_start_and_stays_so(rl_world: Path, tmp_path: Path,
 
     module = make_module(backbone=opening, kl_weight=0.0)
     make_trainer(tmp_path, max_steps=1).fit(module, make_data(rl_world))
-    assert module._reference == ()
+    assert module.sampler.models.reference is None
     assert module.seen[0][0].reference_log_probs is None
     assert module.rows[0]["train/kl"] == 0.0
 
@@ -428,7 +440,7 @@ def test_the_reference_is_the_start_and_stays_so(rl_world: Path, tmp_path: Path,
 def test_with_lora_the_reference_is_the_model_without_adapters(rl_world: Path, tmp_path: Path, opening: str) -> None:
     module = make_module(backbone=opening, lora_rank=4)
     make_trainer(tmp_path, max_steps=3).fit(module, make_data(rl_world))
-    assert module._reference == ()
+    assert module.sampler.models.reference is None
     kl = [row["train/kl"] for row in module.rows]
     assert kl[0] == pytest.approx(0.0, abs=1e-6)
     assert min(kl[1:]) > 1e-6
@@ -460,7 +472,7 @@ def test_validation_accuracy_is_a_rate(rl_world: Path, tmp_path: Path, opening: 
         return torch.tensor([1.0, -1.0, 0.0, float("nan")])[: len(inputs)]
 
     reward = CompositeReward({"accuracy": accuracy}, {"accuracy": 1.0})
-    module = Recorder(reward=reward, **QUICK, backbone=opening)
+    module = Recorder(reward=reward, backbone=opening, **nested(QUICK))
     data = make_data(rl_world, val=str(rl_world / "test.jsonl"), batch_size=4)
     (logged,) = make_trainer(tmp_path).validate(module, data, verbose=False)
     assert logged["val/accuracy"] == pytest.approx(1 / 3)  # -1, what repetition is charged, is not right either
@@ -500,7 +512,7 @@ def test_rewards_are_told_the_complete_spans_of_the_rollout(
 )
 def test_settings_are_refused_before_anything_is_loaded(wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        LADAPOModule(**wrong)
+        LADAPOModule(**nested(wrong))
 
 
 def test_init_from_takes_an_sft_run_its_export_or_its_checkpoint(rl_world: Path, tmp_path: Path, opening: str) -> None:
@@ -516,7 +528,7 @@ def test_init_from_takes_an_sft_run_its_export_or_its_checkpoint(rl_world: Path,
     for start in (run, run / "huggingface", run / "checkpoints" / "last.ckpt"):
         module = make_module(backbone=opening, init_from=str(start))
         module.configure_model()
-        for reasoner in (module.reasoner, *module._reference):
+        for reasoner in (module.reasoner, module.sampler.models.reference):
             assert all(torch.equal(trained[name], value) for name, value in reasoner.named_parameters()), start
     # a Lightning checkpoint of reinforcement learning is a start as well
     module = make_module(init_from=str(run), kl_weight=0.0)
@@ -539,7 +551,7 @@ def test_the_vision_tower_runs_once_per_prompt_while_it_is_frozen(
     module = make_module(backbone=opening, freeze=freeze, num_epochs=2, num_minibatches=2)
     module.configure_model()
     calls: list[tuple[int, bool]] = []
-    for reasoner in (module.reasoner, *module._reference):
+    for reasoner in (module.reasoner, module.sampler.models.reference):
         reasoner.backbone.vision_tower.register_forward_hook(
             lambda tower, args, kwargs, out: calls.append(
                 (len(kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]), torch.is_grad_enabled())
@@ -562,7 +574,7 @@ def test_the_vision_tower_runs_once_per_prompt_while_it_is_frozen(
 
 def test_the_log_of_a_step_is_what_can_be_counted_by_hand(rl_world: Path, tmp_path: Path, opening: str) -> None:
     module = make_module(
-        backbone=opening, rollout_batch_size=4, num_epochs=2, learning_rate=1e-5, log_samples_every=1, clip_low=0.02,
+        backbone=opening, batch_size=4, num_epochs=2, learning_rate=1e-5, log_samples_every=1, clip_low=0.02,
         clip_high=0.01, latent_clip_low=2e-4, latent_clip_high=1e-4, dual_clip=1.001,
     )  # fmt: skip
     make_trainer(tmp_path, max_steps=2, accumulate_grad_batches=2).fit(module, make_data(rl_world))
@@ -642,7 +654,7 @@ def test_the_log_of_a_step_is_what_can_be_counted_by_hand(rl_world: Path, tmp_pa
 
 def test_filtered_groups_are_counted_by_why(rl_world: Path, tmp_path: Path, opening: str) -> None:
     module = make_module(
-        parity, backbone=opening, rollout_batch_size=4, filter_key="toy", filter_low=0.3, filter_high=0.7,
+        parity, backbone=opening, batch_size=4, filter_key="toy", filter_low=0.3, filter_high=0.7,
         log_samples_every=1, max_rounds=20,
     )  # fmt: skip
     make_trainer(tmp_path, max_steps=1).fit(module, make_data(rl_world))
@@ -680,7 +692,7 @@ def test_validation_and_test_are_means_over_greedy_answers(rl_world: Path, tmp_p
     )
     held_out = [json.loads(line) for line in (rl_world / "test.jsonl").read_text().splitlines()]
     rate = sum(record["letter"] in "AB" for record in held_out) / 4
-    module = Recorder(reward=reward, **{**QUICK, "backbone": opening, "learning_rate": 1e-4})
+    module = Recorder(reward=reward, **nested({**QUICK, "backbone": opening, "learning_rate": 1e-4}))
     data = make_data(rl_world, val=str(rl_world / "test.jsonl"), batch_size=4)
     trainer = make_trainer(tmp_path, callbacks=[checkpoint], enable_checkpointing=True, max_steps=4)
     trainer.fit(module, data)
@@ -726,7 +738,7 @@ def test_rollouts_without_a_reward_are_counted_and_left_out(rl_world: Path, tmp_
 def test_settings_that_cannot_work_are_named(rl_world: Path, tmp_path: Path) -> None:
     for options, words in (
         ({"num_rollouts": 1}, "num_rollouts"), ({"advantage": "ppo"}, "advantage"), ({"dtype": "float64"}, "float64"),
-        ({"generation_batch_size": 0}, "generation_batch_size"), ({"rollout_batch_size": 0}, "rollout_batch_size"),
+        ({"generation_batch_size": 0}, "generation_batch_size"), ({"batch_size": 0}, "batch_size"),
         ({"num_minibatches": 3}, "num_minibatches=3"), ({"filter_low": 0.9}, "filter_low"), ({"clip_low": 1.5}, "clip"),
     ):  # fmt: skip
         with pytest.raises(ConfigError, match=words):
@@ -758,7 +770,7 @@ def test_resuming_with_other_rollout_settings_is_refused(rl_world: Path, tmp_pat
     trainer.fit(make_module(backbone=opening, num_minibatches=2), make_data(rl_world))
     trainer.save_checkpoint(tmp_path / "three.ckpt")
     path = str(tmp_path / "three.ckpt")
-    with pytest.raises(ConfigError, match=r"Resume with the same rollout_batch_size, num_minibatches"):
+    with pytest.raises(ConfigError, match=r"Resume with the same rollout.batch_size, num_minibatches"):
         make_trainer(tmp_path, max_steps=9).fit(make_module(backbone=opening), make_data(rl_world), ckpt_path=path)
     again, other = make_module(backbone=opening, num_minibatches=2), make_data(rl_world, seed=1)
     with pytest.raises(CheckpointError, match="resume with the same records and seed"):

@@ -38,6 +38,7 @@ CASES: dict[str, tuple[str, str, dict[str, Any], dict[str, Any]]] = {
 def run(name: str, world: str, backbone: str, folder: Path, devices: int) -> dict[str, Any]:
     """Train and validate; what it logged, and where it exported to."""
     import toy_rewards
+    from la_dapo_options import nested
     from lightning import Trainer
     from lightning.pytorch.strategies import ModelParallelStrategy
 
@@ -68,10 +69,10 @@ def run(name: str, world: str, backbone: str, folder: Path, devices: int) -> dic
     module = Recorder(
         backbone=backbone,
         reward=CompositeReward({"toy": getattr(toy_rewards, reward)}, {"toy": 1.0}),
-        **{
-            "num_rollouts": 4, "rollout_batch_size": 4, "generation_batch_size": 2, "filter_key": None,
+        **nested({
+            "num_rollouts": 4, "batch_size": 4, "generation_batch_size": 2, "filter_key": None,
             "max_new_tokens": 8, "learning_rate": 1e-4, "span_budget": "loose", "span_latents": 2, **model_options,
-        },
+        }),
     )  # fmt: skip
     data = RolloutPromptDataModule(
         train=f"{world}/rl.jsonl", val=f"{world}/one.jsonl", batch_size=1, system_prompt=f"{world}/prompt.txt",

@@ -26,9 +26,12 @@ def settings(rl_world: Path, opening: str, tmp_path: Path) -> list[str]:
             "class_path": "LADAPOModule",
             "init_args": {
                 "backbone": opening, "reward": {"class_path": "futurel1.rewards.CompositeReward", "init_args": reward},
-                "num_rollouts": 4, "rollout_batch_size": 4, "generation_batch_size": 4, "filter_key": "toy",
-                "filter_low": 0.05, "max_new_tokens": 6, "learning_rate": 1e-3, "span_budget": "loose",
-                "span_latents": 2,
+                "rollout": {
+                    "num_rollouts": 4, "batch_size": 4, "generation_batch_size": 4, "filter_key": "toy",
+                    "filter_low": 0.05,
+                },
+                "sampling": {"max_new_tokens": 6, "span_budget": "loose", "span_latents": 2},
+                "learning_rate": 1e-3,
             },
         },
         "data": {
@@ -66,8 +69,8 @@ def fails(capsys: pytest.CaptureFixture[str], *args: str) -> str:
 @pytest.mark.slow
 @pytest.mark.parametrize(("options", "every"), [
     (["--trainer.accumulate_grad_batches", "2"], 6),
-    (["--model.init_args.num_minibatches=2", "--model.init_args.num_epochs=2",
-      "--model.init_args.seed=1", "--model.init_args.lora_rank=2", "--model.init_args.lora_dropout=0.1"], 6),
+    (["--model.init_args.rollout.num_minibatches=2", "--model.init_args.rollout.num_epochs=2",
+      "--model.init_args.sampling.seed=1", "--model.init_args.lora_rank=2", "--model.init_args.lora_dropout=0.1"], 6),
 ], ids=["leftovers", "inside-a-rollout-batch"])  # fmt: skip
 def test_a_killed_run_resumes_to_the_very_same_weights(
     settings: list[str], tmp_path: Path, options: list[str], every: int
@@ -126,8 +129,23 @@ def test_errors_are_one_line(settings: list[str], tmp_path: Path, capsys: pytest
     reward = {"init_args": {"rewards": {"toy": "toy_rewards:down"}, "weights": {"toy": 1.0}}}
     down.write_text(yaml.safe_dump({"model": {"init_args": {"reward": reward}}}))
     assert "16 of 16 rollouts have no reward" in fails(capsys, "fit", *settings, "--config", str(down))
-    error = fails(capsys, "fit", *settings, "--model.init_args.filter_key", "accuracy")
+    error = fails(capsys, "fit", *settings, "--model.init_args.rollout.filter_key", "accuracy")
     assert "filter_key='accuracy' is no reward part; there are total, format, toy" in error
+
+
+@pytest.mark.parametrize(("key", "value", "home"), [
+    ("clip_low", 0.1, "objective.clip_low"), ("rollout_batch_size", 4, "rollout.batch_size"),
+    ("temperature", 1.0, "sampling.temperature"),
+])  # fmt: skip
+def test_a_flat_key_is_refused_with_the_name_of_the_nested_one(
+    settings: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], key: str, value: float, home: str
+) -> None:
+    file = tmp_path / "flat.yaml"
+    file.write_text(yaml.safe_dump({"model": {"init_args": {key: value}}}))
+    for given in (["--config", str(file)], [f"--model.init_args.{key}={value}"], [f"--model.{key}", str(value)]):
+        error = fails(capsys, "fit", *settings, *given)
+        assert f"no setting {key!r}; it is {home!r} now" in error
+    assert not (tmp_path / "runs").exists()
 
 
 def test_a_run_resumed_with_other_rollout_settings_stops_with_one_line(
@@ -136,9 +154,11 @@ def test_a_run_resumed_with_other_rollout_settings_stops_with_one_line(
     file = tmp_path / "checkpoints.yaml"
     checkpoint = {"class_path": "ModelCheckpoint", "init_args": {"every_n_train_steps": 3}}
     file.write_text(yaml.safe_dump({"trainer": {"max_steps": 3, "callbacks": [checkpoint]}}))
-    main(["fit", *settings, "--config", str(file), "--model.init_args.num_minibatches=2", "--run_name", "first"])
+    main(
+        ["fit", *settings, "--config", str(file), "--model.init_args.rollout.num_minibatches=2", "--run_name", "first"]
+    )
     again = ["--resume", str(tmp_path / "runs" / "first"), "--trainer.max_steps", "6"]
-    assert "Resume with the same rollout_batch_size" in fails(
+    assert "Resume with the same rollout.batch_size" in fails(
         capsys, "fit", *again, "--trainer.accumulate_grad_batches=2"
     )
     main(["fit", *again, "--trainer.accumulate_grad_batches=1"])

@@ -25,7 +25,7 @@ def mixed(draw):
 def make(accuracy=mixed, *, source=None, policy=None, settings=None, **options):
     names = ("micro_batches", "rank", "world_size", "log_samples")
     given = {name: options.pop(name) for name in names if name in options}
-    settings = settings or RolloutSettings(**{"rollout_batch_size": 4, **options})
+    settings = settings or RolloutSettings(**{"batch_size": 4, **options})
     return RolloutCollector(policy or Policy(accuracy), source or Prompts(), settings, **given)
 
 
@@ -50,42 +50,44 @@ def test_the_bounds_themselves_are_outside(branches):
         expected = (
             "dropped_hard" if 10 * right <= branches else "dropped_easy" if 10 * right >= 9 * branches else "kept"
         )
-        assert settings.judge(group) == expected, f"{right} of {branches}"
+        assert settings.outcome(group) == expected, f"{right} of {branches}"
 
 
 def test_any_part_the_total_or_nothing_can_decide():
     group = Policy(lambda draw: RIGHT).group(0)  # format is 0 and 0.25, the total 0.9 and 0.925
-    assert RolloutSettings(filter_key="accuracy").judge(group) == "dropped_easy"
-    assert RolloutSettings(filter_key="format").judge(group) == "kept"
-    assert RolloutSettings(filter_key="format", filter_low=0.125).judge(group) == "dropped_hard"
-    assert RolloutSettings(filter_key="total", filter_high=0.92).judge(group) == "kept"
-    assert RolloutSettings(filter_key="total", filter_high=0.91).judge(group) == "dropped_easy"
-    assert RolloutSettings(filter_key=None).judge(group) == "kept"
+    assert RolloutSettings(filter_key="accuracy").outcome(group) == "dropped_easy"
+    assert RolloutSettings(filter_key="format").outcome(group) == "kept"
+    assert RolloutSettings(filter_key="format", filter_low=0.125).outcome(group) == "dropped_hard"
+    assert RolloutSettings(filter_key="total", filter_high=0.92).outcome(group) == "kept"
+    assert RolloutSettings(filter_key="total", filter_high=0.91).outcome(group) == "dropped_easy"
+    assert RolloutSettings(filter_key=None).outcome(group) == "kept"
     with pytest.raises(ConfigError, match="filter_key='acc' is no reward part; there are total, accuracy, format"):
-        RolloutSettings(filter_key="acc").judge(group)
+        RolloutSettings(filter_key="acc").outcome(group)
 
 
 def test_a_rollout_without_a_reward_is_neither_wrong_nor_right():
-    assert RolloutSettings().judge(Policy(lambda draw: (1.0, 1.0, NAN)).group(0)) == "dropped_easy"
-    assert RolloutSettings().judge(Policy(lambda draw: (0.0, 0.0, NAN)).group(0)) == "dropped_hard"
-    assert RolloutSettings().judge(Policy(lambda draw: (1.0, 0.0, NAN)).group(0)) == "kept"
+    assert RolloutSettings().outcome(Policy(lambda draw: (1.0, 1.0, NAN)).group(0)) == "dropped_easy"
+    assert RolloutSettings().outcome(Policy(lambda draw: (0.0, 0.0, NAN)).group(0)) == "dropped_hard"
+    assert RolloutSettings().outcome(Policy(lambda draw: (1.0, 0.0, NAN)).group(0)) == "kept"
     for key in ("accuracy", "total", None):
-        assert RolloutSettings(filter_key=key).judge(Policy(lambda draw: (1.0, NAN, NAN)).group(0)) == "dropped_failed"
+        assert (
+            RolloutSettings(filter_key=key).outcome(Policy(lambda draw: (1.0, NAN, NAN)).group(0)) == "dropped_failed"
+        )
 
 
 def test_a_part_without_a_weight_that_failed_keeps_nothing():
     group = Policy(lambda draw: HALF).group(0)
     group.parts["judge"] = torch.tensor([NAN, 1.0])
     assert group.valid.all()
-    assert RolloutSettings(filter_key="judge").judge(group) == "dropped_failed"
+    assert RolloutSettings(filter_key="judge").outcome(group) == "dropped_failed"
     group.parts["judge"] = torch.tensor([NAN, NAN])
-    assert RolloutSettings(filter_key="judge").judge(group) == "dropped_failed"
+    assert RolloutSettings(filter_key="judge").outcome(group) == "dropped_failed"
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"rollout_batch_size": 0}, "rollout_batch_size must be at least 1, got 0"),
+        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
         ({"num_epochs": 0}, "num_epochs must be at least 1, got 0"),
         ({"max_rounds": 0}, "max_rounds must be at least 1, got 0"),
         ({"num_minibatches": 5}, "num_minibatches=5 of a rollout batch of 4 groups leaves empty ones"),
@@ -93,7 +95,7 @@ def test_a_part_without_a_weight_that_failed_keeps_nothing():
         ({"max_failed": 1.5}, "max_failed is a share between 0 and 1, got 1.5"),
         (
             {"world_size": 3},
-            "rollout_batch_size=4 prompts cannot be shared evenly among 3 processes; choose a multiple",
+            "rollout.batch_size=4 prompts cannot be shared evenly among 3 processes; choose a multiple",
         ),
     ],
 )
@@ -129,7 +131,7 @@ def test_leftovers_come_first_and_can_fill_a_batch_without_sampling():
     assert second.statistics["prompts/leftover"] == 1
     assert second.statistics["prompts/sampled"] == 4
 
-    collector = make(policy=Policy(lambda draw: HALF), rollout_batch_size=4)
+    collector = make(policy=Policy(lambda draw: HALF), batch_size=4)
     state = collector.state_dict()
     state["leftovers"] = [Policy(lambda draw: HALF).group(draw).state_dict() for draw in range(5)]
     collector.load_state_dict(state)
@@ -303,7 +305,7 @@ def test_nothing_changes_when_collecting_fails(call):
     ],
 )
 def test_groups_are_divided_evenly_and_in_order(minibatches, micro_batches, expected):
-    collector = make(lambda draw: HALF, rollout_batch_size=6, num_minibatches=minibatches, micro_batches=micro_batches)
+    collector = make(lambda draw: HALF, batch_size=6, num_minibatches=minibatches, micro_batches=micro_batches)
     batch = collector.collect()
     assert draws(batch) == expected
     for parts, total in zip(batch.micro_batches, batch.total_tokens, strict=True):
@@ -445,7 +447,7 @@ def uneven(draw):
 def story(rank, world_size, *, batches=3, state=None, settings=None, accuracy=uneven, micro_batches=1):
     """What a rank sees of some rollout batches."""
     policy = Policy(accuracy)
-    chosen = {"rollout_batch_size": 8, **(settings or {})}
+    chosen = {"batch_size": 8, **(settings or {})}
     collector = make(policy=policy, rank=rank, world_size=world_size, micro_batches=micro_batches, **chosen)
     if state is not None:
         collector.load_state_dict(state)
@@ -498,11 +500,11 @@ def test_ranks_without_a_group_get_one_that_weighs_nothing(ranks):
     # one group in all, sampled by rank 1 of 4 and trained on by rank 0
     def work(rank):
         policy = Policy(lambda draw: HALF if draw == 5 else WRONG)
-        collector = make(policy=policy, rank=rank, world_size=4, rollout_batch_size=4, max_rounds=2, micro_batches=2)
+        collector = make(policy=policy, rank=rank, world_size=4, batch_size=4, max_rounds=2, micro_batches=2)
         batch = collector.collect()
         parts = [collector.experience(part, batch.total_tokens[0], {}) for part in batch.micro_batches[0]]
         state = stored(collector.state_dict())
-        restored = make(policy=policy, rank=rank, world_size=4, rollout_batch_size=4, micro_batches=2)
+        restored = make(policy=policy, rank=rank, world_size=4, batch_size=4, micro_batches=2)
         restored.load_state_dict(state)
         again = restored.current_batch()
         parts += [restored.experience(part, again.total_tokens[0], {}) for part in again.micro_batches[0]]

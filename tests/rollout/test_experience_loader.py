@@ -8,7 +8,7 @@ from futurel1.errors import ConfigError
 from futurel1.rollout import ExperienceLoader, RolloutCollector
 from futurel1.rollout.collector import RolloutSettings
 
-SETTINGS = {"rollout_batch_size": 4, "num_minibatches": 2, "num_epochs": 2}
+SETTINGS = {"batch_size": 4, "num_minibatches": 2, "num_epochs": 2}
 MICRO = 2
 PER_ROLLOUT_BATCH = 8
 BATCHES = 3

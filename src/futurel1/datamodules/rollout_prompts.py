@@ -132,7 +132,7 @@ class RolloutPromptDataModule(BasePromptDataModule):
         data_root: folder that no record's path may leave, through `..`, an absolute path or a link; None: no check.
         processor: checkpoint folder whose tokenizer and image processor are used; None: the model's own.
         batch_size: prompts per batch and device in validation and test; in training see the model's
-            `rollout_batch_size` and `generation_batch_size`.
+            `rollout.batch_size` and `rollout.generation_batch_size`.
         system_prompt: text file with the system turn; None: the checkpoint's own, else the paper's wording.
         max_length: most tokens per prompt; longer ones are errors.
         video_fps: frames per second taken from whole videos.
@@ -205,7 +205,7 @@ class RolloutPromptDataModule(BasePromptDataModule):
     def _sampling_module(self) -> Any:
         """The model that is trained, which has to be one that makes rollouts."""
         module: Any = None if self.trainer is None else self.trainer.lightning_module
-        if not hasattr(module, "sample_groups"):
+        if not hasattr(module, "rollout"):
             raise ConfigError(
                 "RolloutPromptDataModule collects rollouts with the model that is trained, and "
                 f"{type(module).__name__} makes none: use LADAPOModule, or VideoHintDataModule for SFT"
@@ -231,9 +231,9 @@ class RolloutPromptDataModule(BasePromptDataModule):
             report=self.report_skipped,
         )
         collector = RolloutCollector(
-            module,
+            module.sampler,
             stream,
-            module.rollout_settings,
+            module.rollout,
             micro_batches=trainer.accumulate_grad_batches,
             rank=trainer.global_rank,
             world_size=trainer.world_size,
@@ -241,7 +241,7 @@ class RolloutPromptDataModule(BasePromptDataModule):
         )
         self._experience = ExperienceLoader(
             collector,
-            max(1, len(dataset) // module.rollout_settings.rollout_batch_size),
+            max(1, len(dataset) // module.rollout.batch_size),
             position=lambda: (trainer.current_epoch, trainer.fit_loop.batch_idx + 1),
             limit=lambda: trainer.num_training_batches,
         )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from futurel1.errors import BatchError, ConfigError
 
@@ -73,9 +73,9 @@ class PolicyTerm:
         ratio_sum: sum of importance ratios.
         ratio_max: largest ratio; 0 without decisions.
         ratio_min: smallest ratio; infinity without decisions.
-        clipped_high: decisions whose ratio the upper bound held back.
-        clipped_low: decisions whose ratio the lower bound held back.
-        dual_clipped: decisions held back by the dual clip.
+        clipped_high: decisions whose ratio the upper bound clipped.
+        clipped_low: decisions whose ratio the lower bound clipped.
+        dual_clipped: decisions that the dual clip bounded.
     """
 
     loss: Tensor
@@ -95,7 +95,7 @@ class PolicyLossOutput:
     Attributes:
         loss: everything, weighted and divided by `total`, with gradient.
         text: tokens, ends of spans and decisions to go on inside one.
-        latents: what was drawn from the latent policy.
+        latents: what was sampled from the latent policy.
         kl: sum of `k3` over the decisions of `text`; 0 without a reference.
     """
 
@@ -105,7 +105,8 @@ class PolicyLossOutput:
     kl: Tensor
 
 
-class PolicyLoss(nn.Module):
+@dataclass(frozen=True)
+class PolicyLoss:
     """Clipped surrogate with asymmetric bounds, dual clip and KL (DAPO, Yu et al. 2025; Future-L1, arXiv 2606.05769).
 
     The response's decisions and its latents have bounds of their own. A latent's ratio is taken per dimension, that
@@ -114,8 +115,8 @@ class PolicyLoss(nn.Module):
     times a token's, would be all that an update follows.
 
     Args:
-        clip_low: ratios below `1 - clip_low` are held back where the advantage is negative.
-        clip_high: ratios above `1 + clip_high` are held back where the advantage is positive.
+        clip_low: ratios below `1 - clip_low` are clipped where the advantage is negative.
+        clip_high: ratios above `1 + clip_high` are clipped where the advantage is positive.
         dual_clip: bound of the loss at negative advantages, as a multiple of `-advantage`, above 1.
         latent_clip_low: `clip_low` of latents.
         latent_clip_high: `clip_high` of latents.
@@ -126,34 +127,28 @@ class PolicyLoss(nn.Module):
         ConfigError: bounds outside their range.
     """
 
-    def __init__(
-        self,
-        clip_low: float = 0.2,
-        clip_high: float = 0.28,
-        dual_clip: float = 3.0,
-        latent_clip_low: float = 0.1,
-        latent_clip_high: float = 0.1,
-        latent_weight: float = 0.5,
-        kl_weight: float = 1e-2,
-    ) -> None:
-        super().__init__()
-        if not (0 <= clip_low < 1 and 0 <= latent_clip_low < 1 and clip_high >= 0 and latent_clip_high >= 0):
+    clip_low: float = 0.2
+    clip_high: float = 0.28
+    dual_clip: float = 3.0
+    latent_clip_low: float = 0.1
+    latent_clip_high: float = 0.1
+    latent_weight: float = 0.5
+    kl_weight: float = 1e-2
+
+    def __post_init__(self) -> None:
+        lows, highs = (self.clip_low, self.latent_clip_low), (self.clip_high, self.latent_clip_high)
+        if not all(0 <= low < 1 for low in lows) or not all(high >= 0 for high in highs):
             raise ConfigError(
                 "clip_low and latent_clip_low are in [0, 1), clip_high and latent_clip_high at least 0; got "
-                f"{clip_low}, {latent_clip_low}, {clip_high}, {latent_clip_high}"
+                f"{lows[0]}, {lows[1]}, {highs[0]}, {highs[1]}"
             )
-        if not dual_clip > 1 or latent_weight < 0 or kl_weight < 0:
+        if not self.dual_clip > 1 or self.latent_weight < 0 or self.kl_weight < 0:
             raise ConfigError(
                 "dual_clip is above 1, latent_weight and kl_weight are at least 0; got "
-                f"{dual_clip}, {latent_weight}, {kl_weight}"
+                f"{self.dual_clip}, {self.latent_weight}, {self.kl_weight}"
             )
-        self.text_clip = (clip_low, clip_high)
-        self.latent_clip = (latent_clip_low, latent_clip_high)
-        self.dual_clip = dual_clip
-        self.latent_weight = latent_weight
-        self.kl_weight = kl_weight
 
-    def forward(
+    def __call__(
         self,
         log_probs: Tensor,
         latent_log_probs: Tensor,
@@ -182,11 +177,11 @@ class PolicyLoss(nn.Module):
             old_latent_log_probs: (N, S), the same for latents.
             reference_log_probs: (N, R) under the frozen reference; None: no KL term.
         """
-        text = self._term(log_probs, old_log_probs, advantages, mask, self.text_clip)
+        text = self._term(log_probs, old_log_probs, advantages, mask, (self.clip_low, self.clip_high))
         scored = latent_mask & latent_log_probs.requires_grad
         per_dimension = latent_log_probs / width
         old = None if old_latent_log_probs is None else old_latent_log_probs / width
-        latents = self._term(per_dimension, old, advantages, scored, self.latent_clip)
+        latents = self._term(per_dimension, old, advantages, scored, (self.latent_clip_low, self.latent_clip_high))
         kl = log_probs.new_zeros(())
         if reference_log_probs is not None:
             # k3 (Schulman 2020): never negative, with little variance
@@ -205,9 +200,9 @@ class PolicyLoss(nn.Module):
         ratio = log_ratio.exp()
         advantage = advantages[:, None].to(ratio.dtype).expand_as(ratio)
         plain, bounded = -advantage * ratio, -advantage * ratio.clamp(low, high)
-        held = bounded > plain
+        clipped = bounded > plain
         # Not torch.maximum, which halves the gradient of what lies exactly on a bound.
-        loss = torch.where(held, bounded, plain)
+        loss = torch.where(clipped, bounded, plain)
         ceiling = -advantage * self.dual_clip
         dual = (advantage < 0) & (loss > ceiling) & mask
         loss = torch.where(dual, ceiling, loss)
@@ -218,7 +213,7 @@ class PolicyLoss(nn.Module):
             ratio_sum=torch.where(mask, seen, 0.0).sum(),
             ratio_max=torch.where(mask, seen, 0.0).amax() if mask.numel() else seen.new_zeros(()),
             ratio_min=torch.where(mask, seen, torch.inf).amin() if mask.numel() else seen.new_full((), torch.inf),
-            clipped_high=(held & (seen > high) & mask).sum(),
-            clipped_low=(held & (seen < low) & mask).sum(),
+            clipped_high=(clipped & (seen > high) & mask).sum(),
+            clipped_low=(clipped & (seen < low) & mask).sum(),
             dual_clipped=dual.sum(),
         )

@@ -2,9 +2,11 @@
 
 import logging
 import time
+from collections.abc import Mapping
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from lightning import LightningModule
@@ -18,12 +20,13 @@ from futurel1.modules.optimization import Part, freeze_parts, parameter_groups, 
 from futurel1.modules.start import DTYPES, start_checkpoint, start_folder
 
 logger = logging.getLogger(__name__)
+Settings = TypeVar("Settings")
 
 
 class ReasonerModule(LightningModule):
     """Base of the training modules.
 
-    A subclass has a flat constructor whose hyper-parameters name the start weights, the parts to freeze, LoRA and the
+    A subclass has a constructor whose hyper-parameters name the start weights, the parts to freeze, LoRA and the
     optimizer as :class:`LatentSFTModule` does.
     """
 
@@ -41,6 +44,16 @@ class ReasonerModule(LightningModule):
         dtype, compute_dtype = self.hparams["dtype"], self.hparams["compute_dtype"]
         if dtype not in DTYPES or (compute_dtype or dtype) not in DTYPES:
             raise ConfigError(f"dtype and compute_dtype are among {sorted(DTYPES)}, got {dtype!r}, {compute_dtype!r}")
+
+    def settings(self, name: str, given: Any, kind: type[Settings]) -> Settings:
+        """Settings that a constructor got: a dataclass, or its fields as a checkpoint has them.
+
+        Hyper-parameters keep the fields, so that a checkpoint holds plain values.
+        """
+        made: Any = kind(**given) if isinstance(given, Mapping) else given
+        self.hparams[name] = asdict(made)
+        settings: Settings = made
+        return settings
 
     # ------------------------------------------------------------------ the model
 
@@ -153,14 +166,15 @@ class ReasonerModule(LightningModule):
         norm: Any = torch.nn.utils.get_total_norm([p.grad for p in self.reasoner.parameters() if p.grad is not None])
         return float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
 
-    def reduced(self, sums: Tensor) -> list[float]:
-        """Add float64 sums up over all ranks."""
+    def reduced(self, values: Tensor, *, maximum: bool = False) -> list[float]:
+        """Add float64 numbers up over all ranks, or take their maxima."""
         if self.trainer.world_size > 1:
             # NCCL reduces tensors on its device only
-            sums = sums.to(self.device, torch.float32 if self.device.type == "mps" else torch.float64)
-            torch.distributed.all_reduce(sums)
-        values: list[float] = sums.cpu().tolist()
-        return values
+            values = values.to(self.device, torch.float32 if self.device.type == "mps" else torch.float64)
+            operation = torch.distributed.ReduceOp.MAX if maximum else torch.distributed.ReduceOp.SUM
+            torch.distributed.all_reduce(values, op=operation)
+        numbers: list[float] = values.cpu().tolist()
+        return numbers
 
     # ------------------------------------------------------------------ optimizer
 

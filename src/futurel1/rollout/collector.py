@@ -20,11 +20,9 @@ from futurel1.data.chat import EncodedSample
 from futurel1.errors import ConfigError, FutureL1Error
 from futurel1.models.policies import LatentPolicy
 from futurel1.rollout.experience import Experience, Group, join_groups
+from futurel1.rollout.settings import KEPT, OUTCOMES, SKIPPED, RolloutSettings
 
 logger = logging.getLogger(__name__)
-
-KEPT, EASY, HARD, FAILED, SKIPPED = "kept", "dropped_easy", "dropped_hard", "dropped_failed", "skipped"
-OUTCOMES = (KEPT, EASY, HARD, FAILED, SKIPPED)
 
 
 class RolloutError(FutureL1Error, RuntimeError):
@@ -44,7 +42,7 @@ class PromptSource(Protocol):
 
 
 class RolloutSampler(Protocol):
-    """What the collector needs of a policy; :class:`futurel1.modules.LADAPOModule` is one."""
+    """What the collector needs of a policy; :class:`futurel1.rollout.GroupSampler` is one."""
 
     @property
     def device(self) -> torch.device:
@@ -76,73 +74,6 @@ class RolloutSampler(Protocol):
     def score_reference(self, experience: Experience) -> Tensor | None:
         """(N, R) log-probabilities under the frozen reference; None without one."""
         ...
-
-
-@dataclass(frozen=True)
-class RolloutSettings:
-    """How rollout batches are collected and used.
-
-    Args:
-        rollout_batch_size: groups of an update phase, over all ranks.
-        num_minibatches: optimizer steps that a rollout batch is divided into.
-        num_epochs: passes over a rollout batch.
-        filter_key: reward part (or ``total``) whose group mean decides; None keeps every group.
-        filter_low: groups at or below are too hard.
-        filter_high: groups at or above are too easy.
-        max_rounds: most rounds of `rollout_batch_size` prompts for one rollout batch.
-        max_failed: largest share of rollouts of a round without a reward.
-
-    Raises:
-        ConfigError: numbers outside their range.
-    """
-
-    rollout_batch_size: int = 64
-    num_minibatches: int = 1
-    num_epochs: int = 1
-    filter_key: str | None = "accuracy"
-    filter_low: float = 0.1
-    filter_high: float = 0.9
-    max_rounds: int = 20
-    max_failed: float = 0.5
-
-    def __post_init__(self) -> None:
-        for name in ("rollout_batch_size", "num_minibatches", "num_epochs", "max_rounds"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.num_minibatches > self.rollout_batch_size:
-            raise ConfigError(
-                f"num_minibatches={self.num_minibatches} of a rollout batch of {self.rollout_batch_size} groups leaves "
-                "empty ones; choose fewer"
-            )
-        if not self.filter_low < self.filter_high:
-            raise ConfigError(f"filter_low must be below filter_high, got {self.filter_low} and {self.filter_high}")
-        if not 0 <= self.max_failed <= 1:
-            raise ConfigError(f"max_failed is a share between 0 and 1, got {self.max_failed}")
-
-    @property
-    def is_on_policy(self) -> bool:
-        """Whether a rollout batch makes one update only, so that all of it is the current policy's."""
-        return self.num_minibatches * self.num_epochs == 1
-
-    def judge(self, group: Group) -> str:
-        """What becomes of a group."""
-        if int(group.valid.sum()) < 2:
-            return FAILED
-        if self.filter_key is None:
-            return KEPT
-        values = group.rewards if self.filter_key == "total" else group.parts.get(self.filter_key)
-        if values is None:
-            known = ", ".join(["total", *group.parts])
-            raise ConfigError(f"filter_key={self.filter_key!r} is no reward part; there are {known}")
-        # A part without a weight may have failed where the total is known.
-        values = values[group.valid & values.isfinite()]
-        if len(values) < 2:
-            return FAILED
-        # In float64: 1 of 10 is 0.1, and not a little above it.
-        mean = float(values.double().mean())
-        if mean <= self.filter_low:
-            return HARD
-        return EASY if mean >= self.filter_high else KEPT
 
 
 @dataclass
@@ -196,9 +127,9 @@ class RolloutCollector:
         world_size: int = 1,
         log_samples: Callable[[int, Sequence[dict[str, Any]]], None] | None = None,
     ) -> None:
-        if settings.rollout_batch_size % world_size:
+        if settings.batch_size % world_size:
             raise ConfigError(
-                f"rollout_batch_size={settings.rollout_batch_size} prompts cannot be shared evenly among {world_size} "
+                f"rollout.batch_size={settings.batch_size} prompts cannot be shared evenly among {world_size} "
                 "processes; choose a multiple"
             )
         self.sampler = sampler
@@ -229,7 +160,7 @@ class RolloutCollector:
             RolloutError: no group passed the filter in `max_rounds` rounds, or too many rewards failed.
         """
         began = time.perf_counter()
-        size, settings = self.settings.rollout_batch_size, self.settings
+        size, settings = self.settings.batch_size, self.settings
         # Nothing of the state changes before all has gone well: a run that failed here is resumed from before.
         held, position = list(self._leftovers), self._draw
         for group in self._current:
@@ -247,7 +178,7 @@ class RolloutCollector:
             position += size
             seen += [summary(group) for group in groups]
             for group in groups:
-                outcome = settings.judge(group)
+                outcome = settings.outcome(group)
                 tally[outcome] += 1
                 if outcome == KEPT:
                     held.append(group)
@@ -295,7 +226,7 @@ class RolloutCollector:
 
     def _sample_round(self, first: int, tally: Counter[str]) -> list[Group]:
         prompts = []
-        for draw, sample in self.source.take(first, self.settings.rollout_batch_size, self.rank, self.world_size):
+        for draw, sample in self.source.take(first, self.settings.batch_size, self.rank, self.world_size):
             if sample is None:
                 tally[SKIPPED] += 1
             else:

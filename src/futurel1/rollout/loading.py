@@ -9,7 +9,7 @@ from futurel1.rollout.collector import RolloutBatch, RolloutCollector
 from futurel1.rollout.experience import Experience
 
 _REMEDY = (
-    "Resume with the same rollout_batch_size, num_minibatches, num_epochs and accumulate_grad_batches, or start a new "
+    "Resume with the same rollout.batch_size, num_minibatches, num_epochs and accumulate_grad_batches, or start a new "
     "run from the weights (model.init_from)"
 )
 

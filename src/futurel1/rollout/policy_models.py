@@ -1,0 +1,93 @@
+"""The models that rollouts need: the one that is trained, a copy to sample from, and the reference of the KL."""
+
+import copy
+from typing import Any
+
+import torch
+
+from futurel1.models import LatentReasoner
+from futurel1.models.decoding import RolloutScores
+from futurel1.rollout.experience import Experience
+
+
+class PolicyModels:
+    """The policy and its frozen copies.
+
+    Copies belong to no module, so no checkpoint and no optimizer holds them.
+
+    Args:
+        policy: the model that is trained, before its weights are sharded.
+        sampling_dtype: dtype of a whole copy to sample from, for weights that will be sharded; None: sample from the
+            policy itself. Ranks decode different numbers of steps: gathering sharded weights block by block, they would
+            wait for each other forever.
+        with_reference: keep the start weights as the reference of the KL.
+        adapted: the policy with LoRA adapters as `peft` wraps it; the reference is then the policy without them, and
+            takes no memory. None: no adapters.
+    """
+
+    def __init__(
+        self,
+        policy: LatentReasoner,
+        *,
+        sampling_dtype: torch.dtype | None = None,
+        with_reference: bool = True,
+        adapted: Any = None,
+    ) -> None:
+        self.policy = policy
+        self.with_reference = with_reference
+        self.sampling_dtype = sampling_dtype
+        self.reference: LatentReasoner | None = None
+        self._adapted = adapted
+        self._copy: LatentReasoner | None = None
+        if with_reference and adapted is None:
+            self.reference = frozen_copy(policy, sampling_dtype)
+        if sampling_dtype is not None:
+            self._copy = frozen_copy(policy, sampling_dtype)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the policy is."""
+        return self.policy.backbone.lm_head.weight.device
+
+    @property
+    def sampling(self) -> LatentReasoner:
+        """The model to sample from; see :meth:`refresh`."""
+        return self.policy if self._copy is None else self._copy
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """Bring the copy that is sampled from up to date with sharded weights; all ranks have to call it."""
+        if self._copy is None:
+            return
+        current = dict(self.policy.named_parameters())
+        for name, parameter in self._placed(self._copy).named_parameters():
+            source: Any = current[name]
+            parameter.copy_(source.full_tensor() if hasattr(source, "full_tensor") else source)
+
+    def reference_scores(self, experience: Experience) -> RolloutScores | None:
+        """Scores of rollouts under the start weights; None without a reference."""
+        if not self.with_reference:
+            return None
+        if self.reference is not None:
+            return rollout_scores(self._placed(self.reference), experience)
+        with self._adapted.disable_adapter():
+            return rollout_scores(self.policy, experience)
+
+    def _placed(self, copied: LatentReasoner) -> LatentReasoner:
+        """A frozen copy on the policy's device, in the dtype that is computed with."""
+        return copied.to(self.device, self.sampling_dtype or self.policy.backbone.lm_head.weight.dtype)
+
+
+def rollout_scores(reasoner: LatentReasoner, experience: Experience) -> RolloutScores:
+    """Scores of a micro-batch's rollouts under a model."""
+    return reasoner.score_rollout(experience.prompt, experience.rollout, vision=experience.vision)
+
+
+def frozen_copy(reasoner: LatentReasoner, dtype: torch.dtype | None = None) -> LatentReasoner:
+    """A copy in eval mode (in `dtype`) that takes no gradient and shares every parameter that is not trained."""
+    shared: dict[int, Any] = {id(p): p for p in reasoner.parameters() if not p.requires_grad}
+    shared[id(reasoner.processor)] = reasoner.processor
+    copied = copy.deepcopy(reasoner, shared)
+    if dtype is not None:
+        copied = copied.to(dtype)
+    return copied.requires_grad_(False).eval()

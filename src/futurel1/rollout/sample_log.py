@@ -1,0 +1,48 @@
+"""The log of sampled rollouts, `rollouts.jsonl`."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from futurel1.json_lines import json_line, write_whole
+
+
+class SampleLog:
+    """Writes the rollouts of every n-th rollout batch, one JSON line each.
+
+    The first call cuts the file back to earlier rollout batches: an interrupted run may have written rollouts after
+    its checkpoint.
+
+    Args:
+        file: where to write.
+        every: n; 0 writes nothing.
+    """
+
+    def __init__(self, file: Path, every: int) -> None:
+        self.file = file
+        self.every = every
+        self._begun = False
+
+    def write(self, number: int, records: Sequence[dict[str, Any]]) -> None:
+        """Append the rollouts of rollout batch `number`, counted from 0."""
+        if not self.every:
+            return
+        if not self._begun:
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            drop_samples(self.file, number)
+            self._begun = True
+        if number % self.every == 0:
+            with self.file.open("ab") as stream:
+                stream.writelines(json_line({"rollout_batch": number, **record}) for record in records)
+
+
+def drop_samples(file: Path, number: int) -> None:
+    """Cut written rollouts back to those of rollout batches before `number`, and a line that was cut off."""
+    if not file.is_file():
+        return
+    # Bytes, because texts may hold other characters that end a line for `str`.
+    lines = file.read_bytes().splitlines(keepends=True)
+    kept = [line for line in lines if line.endswith(b"\n") and json.loads(line)["rollout_batch"] < number]
+    if len(kept) < len(lines):
+        write_whole(file, b"".join(kept))

@@ -1,0 +1,230 @@
+"""Answers prompts with the policy, rewards the answers and scores them."""
+
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from futurel1.data import PromptBatch
+from futurel1.data.chat import EncodedSample
+from futurel1.losses import group_advantages
+from futurel1.models.decoding import Rollout
+from futurel1.models.policies import LatentPolicy
+from futurel1.models.transcript import Transcript, transcripts
+from futurel1.rewards import CompositeReward, RewardInputs, RewardOutput
+from futurel1.rollout.experience import (
+    Experience,
+    Group,
+    join_rollouts,
+    move_vision,
+    prompt_batch,
+    split_rollout,
+    split_vision,
+)
+from futurel1.rollout.policy_models import PolicyModels, rollout_scores
+from futurel1.rollout.settings import RolloutSettings, SamplingSettings
+
+logger = logging.getLogger(__name__)
+SECONDS_OF_SILENCE = 30.0
+"""The Trainer's progress bar stands still while rollouts are sampled; the log then says how far they are."""
+SEED_STRIDE = 2**32
+"""Prompts that one seed can number before they meet those of the next seed."""
+
+
+class GroupSampler:
+    """Samples groups of rollouts and rewards them; a :class:`futurel1.rollout.RolloutSampler`.
+
+    Args:
+        models: the policy, and the reference.
+        reward: what rollouts are rewarded for.
+        latent_policy: how latents are sampled.
+        rollout: how many rollouts per prompt, how many prompts at once, and how rewards become advantages.
+        sampling: how a response is sampled.
+        precision: context of the forward passes, such as the Trainer's autocast: collecting runs outside of its steps.
+    """
+
+    def __init__(
+        self,
+        models: PolicyModels,
+        reward: CompositeReward,
+        latent_policy: LatentPolicy,
+        rollout: RolloutSettings,
+        sampling: SamplingSettings,
+        precision: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    ) -> None:
+        self.models = models
+        self.reward = reward
+        self.latent_policy = latent_policy
+        self.rollout = rollout
+        self.sampling = sampling
+        self._precision = precision
+        self._tokenizer = models.policy.processor.tokenizer
+
+    @property
+    def device(self) -> torch.device:
+        """Where rollouts are made and trained on."""
+        return self.models.device
+
+    @property
+    def pad_token_id(self) -> int:
+        """Id that fills prompts and responses."""
+        return int(self._tokenizer.pad_token_id)
+
+    @contextmanager
+    def _no_grad(self) -> Iterator[None]:
+        with self._precision(), torch.no_grad():
+            yield
+
+    def on_collect(self) -> None:
+        """Prepare for sampling with the current weights; all ranks have to call it."""
+        self.models.refresh()
+
+    # ------------------------------------------------------------------ sampling
+
+    def sample_groups(self, prompts: Sequence[tuple[int, EncodedSample]]) -> tuple[list[Group], list[dict[str, Any]]]:
+        """Answer every prompt `num_rollouts` times and reward the answers.
+
+        Args:
+            prompts: (index in the stream of prompts, prompt).
+
+        Returns:
+            One group per prompt, and one plain record per rollout: its index, id, prompt, response, answer and reward
+            parts.
+        """
+        if not prompts:
+            return [], []
+        rollouts, visions, texts = self._answer(prompts)
+        metas = [sample.meta for _, sample in prompts]
+        output = self.rewarded(join_rollouts(rollouts, self.pad_token_id), texts, metas)
+        groups = []
+        branches = self.rollout.num_rollouts
+        group_ids = torch.arange(len(prompts), device=self.device).repeat_interleave(branches)
+        advantages = group_advantages(output.total, group_ids, output.valid, self.rollout.advantage)
+        for place, (draw, sample) in enumerate(prompts):
+            rows = slice(place * branches, (place + 1) * branches)
+            groups.append(
+                Group(
+                    draw=draw,
+                    sample=sample,
+                    rollout=rollouts[place],
+                    parts={name: values[rows] for name, values in output.parts.items()},
+                    rewards=output.total[rows],
+                    valid=output.valid[rows],
+                    advantages=advantages[rows],
+                    vision=visions[place],
+                )
+            )
+        return groups, list(_records(groups, texts))
+
+    def _answer(
+        self, prompts: Sequence[tuple[int, EncodedSample]]
+    ) -> tuple[list[Rollout], list[Any], list[Transcript]]:
+        """Rollouts and, where they can be used again, features of every prompt; the text of every rollout."""
+        rollouts: list[Rollout] = []
+        visions: list[Any] = []
+        texts: list[Transcript] = []
+        size = self.rollout.generation_batch_size
+        said = time.monotonic()
+        with self._no_grad():
+            for start in range(0, len(prompts), size):
+                if time.monotonic() - said > SECONDS_OF_SILENCE:
+                    said = time.monotonic()
+                    logger.info("rollouts: %d of %d prompts of this round are answered", start, len(prompts))
+                draws, samples = zip(*prompts[start : start + size], strict=True)
+                batch = prompt_batch(samples, self.pad_token_id, self.device)
+                vision = self.models.sampling.encode(batch)
+                rollout = self.models.sampling.generate(
+                    batch,
+                    num_branches=self.rollout.num_rollouts,
+                    do_sample=True,
+                    latent_policy=self.latent_policy,
+                    seed=torch.tensor([self.sampling.seed * SEED_STRIDE + draw for draw in draws]),
+                    vision=vision,
+                    **self.sampling.arguments(),
+                )
+                texts += transcripts(rollout, self._tokenizer)
+                rollouts += split_rollout(rollout)
+                # Features of a tower that is trained are out of date after the next update.
+                keep = not self.models.policy.vision_is_trainable
+                in_memory = move_vision(vision, torch.device("cpu")) if keep else None
+                visions += [None] * len(samples) if in_memory is None else split_vision(in_memory, samples)
+        return rollouts, visions, texts
+
+    def answer_greedily(self, batch: PromptBatch) -> dict[str, Tensor]:
+        """One greedy response per prompt, with latents as predicted.
+
+        Returns:
+            (B,) columns: every reward part, ``reward``, ``response_length`` and ``spans``.
+        """
+        rollout = self.models.sampling.generate(
+            batch, max_new_tokens=self.sampling.max_new_tokens, budget=self.sampling.budget(), seed=self.sampling.seed
+        )
+        texts = transcripts(rollout, self._tokenizer)
+        output = self.rewarded(rollout, texts, batch.meta)
+        return {
+            **output.parts,
+            "reward": output.total,
+            "response_length": rollout.response_mask.sum(dim=1),
+            "spans": torch.tensor([float(len(text.spans)) for text in texts], device=self.device),
+        }
+
+    def rewarded(
+        self, rollout: Rollout, texts: Sequence[Transcript], metas: Sequence[Mapping[str, Any]]
+    ) -> RewardOutput:
+        """Rewards of all rollouts of some prompts at once: a judge is asked about all of them together."""
+        branches = rollout.num_branches
+        rows = [meta for meta in metas for _ in range(branches)]
+        lengths = [-1 if meta.get("reference_length") is None else int(meta["reference_length"]) for meta in rows]
+        table = rollout.span_table
+        return self.reward(
+            RewardInputs(
+                responses=[text.text for text in texts],
+                answers=[str(meta["answer"]) for meta in rows],
+                problems=[str(meta["question"]) for meta in rows],
+                group_ids=torch.arange(len(metas), device=rollout.responses.device).repeat_interleave(branches),
+                response_lengths=rollout.response_mask.sum(dim=1),
+                reference_lengths=torch.tensor(lengths, device=rollout.responses.device),
+                latents=rollout.latents,
+                latent_mask=rollout.latent_mask,
+                span_ids=rollout.span_ids,
+                span_counts=torch.bincount(table[table[:, 3] >= 0, 0], minlength=len(rollout)),
+            )
+        )
+
+    # ------------------------------------------------------------------ scoring
+
+    def score_behaviour(self, experience: Experience) -> tuple[Tensor, Tensor]:
+        """(N, R) and (N, S) log-probabilities under the current policy, without gradient."""
+        with self._no_grad():
+            scores = rollout_scores(self.models.sampling, experience)
+        return scores.log_probs, scores.latent_log_probs
+
+    def score_reference(self, experience: Experience) -> Tensor | None:
+        """(N, R) log-probabilities under the start weights; None without a KL term."""
+        with self._no_grad():
+            scores = self.models.reference_scores(experience)
+        return None if scores is None else scores.log_probs
+
+
+def _records(groups: Sequence[Group], texts: Sequence[Transcript]) -> Iterator[dict[str, Any]]:
+    written = iter(texts)
+    for group in groups:
+        for row in range(len(group.rollout)):
+            text = next(written)
+            numbers = {name: values[row] for name, values in group.parts.items()}
+            numbers = {"reward": group.rewards[row], **numbers, "advantage": group.advantages[row]}
+            plain = {name: float(value) for name, value in numbers.items()}
+            yield {
+                "draw": group.draw,
+                "id": group.sample.sample_id,
+                "prompt": group.sample.meta.get("question"),
+                "response": text.readable,
+                "answer": group.sample.meta.get("answer"),
+                "finish_reason": text.finish_reason,
+                **{name: value if math.isfinite(value) else None for name, value in plain.items()},
+            }
