@@ -37,7 +37,7 @@ from futurel1.rollout.collector import RolloutError
 from rounding import ROUNDINGS, assert_same_after_training, assert_same_but_rounding, assert_same_gradients
 
 QUICK: dict[str, Any] = {
-    "num_rollouts": 4, "batch_size": 2, "generation_batch_size": 2, "filter_key": None, "max_new_tokens": 8,
+    "num_rollouts": 4, "batch_size": 2, "generation_batch_size": 2, "filter_key": "none", "max_new_tokens": 8,
     "learning_rate": 1e-3, "temperature": 1.0, "top_p": 1.0, "span_budget": "loose", "span_latents": 2,
 }  # fmt: skip
 LOG_PROB_ROUNDING = ROUNDINGS * torch.finfo(torch.float32).eps * math.log(1024)

@@ -70,7 +70,7 @@ def run(name: str, world: str, backbone: str, folder: Path, devices: int) -> dic
         backbone=backbone,
         reward=CompositeReward({"toy": getattr(toy_rewards, reward)}, {"toy": 1.0}),
         **nested({
-            "num_rollouts": 4, "batch_size": 4, "generation_batch_size": 2, "filter_key": None,
+            "num_rollouts": 4, "batch_size": 4, "generation_batch_size": 2, "filter_key": "none",
             "max_new_tokens": 8, "learning_rate": 1e-4, "span_budget": "loose", "span_latents": 2, **model_options,
         }),
     )  # fmt: skip

@@ -60,7 +60,7 @@ def test_any_part_the_total_or_nothing_can_decide():
     assert RolloutSettings(filter_key="format", filter_low=0.125).outcome(group) == "dropped_hard"
     assert RolloutSettings(filter_key="total", filter_high=0.92).outcome(group) == "kept"
     assert RolloutSettings(filter_key="total", filter_high=0.91).outcome(group) == "dropped_easy"
-    assert RolloutSettings(filter_key=None).outcome(group) == "kept"
+    assert RolloutSettings(filter_key="none").outcome(group) == "kept"
     with pytest.raises(ConfigError, match="filter_key='acc' is no reward part; there are total, accuracy, format"):
         RolloutSettings(filter_key="acc").outcome(group)
 
@@ -69,7 +69,7 @@ def test_a_rollout_without_a_reward_is_neither_wrong_nor_right():
     assert RolloutSettings().outcome(Policy(lambda draw: (1.0, 1.0, NAN)).group(0)) == "dropped_easy"
     assert RolloutSettings().outcome(Policy(lambda draw: (0.0, 0.0, NAN)).group(0)) == "dropped_hard"
     assert RolloutSettings().outcome(Policy(lambda draw: (1.0, 0.0, NAN)).group(0)) == "kept"
-    for key in ("accuracy", "total", None):
+    for key in ("accuracy", "total", "none"):
         assert (
             RolloutSettings(filter_key=key).outcome(Policy(lambda draw: (1.0, NAN, NAN)).group(0)) == "dropped_failed"
         )
@@ -271,7 +271,7 @@ def test_a_batch_of_nothing_is_an_error_that_says_why():
         collector.collect()
     assert_equal(collector.state_dict(), before)
     with pytest.raises(RolloutError, match=r"\(filter: none\): .* 8 skipped"):
-        make(source=Prompts(broken=range(1000)), max_rounds=2, filter_key=None).collect()
+        make(source=Prompts(broken=range(1000)), max_rounds=2, filter_key="none").collect()
 
 
 @pytest.mark.parametrize("call", ["on_collect", "sample_groups", "score_behaviour", "score_reference"])

@@ -20,7 +20,7 @@ from futurel1.data.chat import EncodedSample
 from futurel1.errors import ConfigError, FutureL1Error
 from futurel1.models.policies import LatentPolicy
 from futurel1.rollout.experience import Experience, Group, join_groups
-from futurel1.rollout.settings import KEPT, OUTCOMES, SKIPPED, RolloutSettings
+from futurel1.rollout.settings import KEPT, NO_FILTER, OUTCOMES, SKIPPED, RolloutSettings
 
 logger = logging.getLogger(__name__)
 
@@ -190,8 +190,8 @@ class RolloutCollector:
             passed = f"{settings.filter_low} < mean {settings.filter_key} < {settings.filter_high}"
             raise RolloutError(
                 f"none of {sum(totals.values())} prompts is left after {rounds} rounds (filter: "
-                f"{passed if settings.filter_key else 'none'}): {describe(totals)}. Choose easier or harder prompts, a "
-                "wider filter, or filter_key: null"
+                f"{NO_FILTER if settings.filter_key == NO_FILTER else passed}): {describe(totals)}. Choose easier or harder prompts, a "
+                "wider filter, or filter_key: none"
             )
         if len(draws) < size:
             logger.warning(

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 KEPT, EASY, HARD, FAILED, SKIPPED = "kept", "dropped_easy", "dropped_hard", "dropped_failed", "skipped"
 OUTCOMES = (KEPT, EASY, HARD, FAILED, SKIPPED)
+NO_FILTER = "none"
+"""Not null: of nested settings, jsonargparse reads `null` on the command line as the text "None"."""
 MAX_SEED = 2**31
 """Seeds are below this, so that a seed and a 32-bit prompt index fit into one 64-bit number."""
 
@@ -76,7 +78,7 @@ class RolloutSettings:
         num_minibatches: optimizer steps that a rollout batch is divided into.
         num_epochs: passes over a rollout batch.
         advantage: ``grpo`` (divided by the group's std), ``dr_grpo`` (not divided) or ``rloo`` (leave one out).
-        filter_key: reward part (or ``total``) whose group mean decides whether a group is kept; null keeps all.
+        filter_key: reward part (or ``total``) whose group mean decides whether a group is kept; ``none`` keeps all.
         filter_low: groups at or below are too hard.
         filter_high: groups at or above are too easy.
         max_rounds: most rounds of `batch_size` prompts for one rollout batch.
@@ -92,7 +94,7 @@ class RolloutSettings:
     num_minibatches: int = 1
     num_epochs: int = 1
     advantage: Advantage = "grpo"
-    filter_key: str | None = "accuracy"
+    filter_key: str = "accuracy"
     filter_low: float = 0.1
     filter_high: float = 0.9
     max_rounds: int = 20
@@ -129,10 +131,11 @@ class RolloutSettings:
         """
         if int(group.valid.sum()) < 2:
             return FAILED
-        if self.filter_key is None:
+        key = self.filter_key
+        if key == NO_FILTER:
             return KEPT
         self.check_filter(group.parts)
-        values = group.rewards if self.filter_key == "total" else group.parts[self.filter_key]
+        values = group.rewards if key == "total" else group.parts[key]
         # A part without a weight may have failed where the total is known.
         values = values[group.valid & values.isfinite()]
         if len(values) < 2:
@@ -144,10 +147,10 @@ class RolloutSettings:
         return EASY if mean >= self.filter_high else KEPT
 
     def check_filter(self, parts: Iterable[str]) -> None:
-        """Raise a `ConfigError` unless `filter_key` is ``total``, null or one of these reward parts."""
+        """Raise a `ConfigError` unless `filter_key` is ``total``, ``none`` or one of these reward parts."""
         known = ["total", *parts]
-        if self.filter_key is not None and self.filter_key not in known:
+        if self.filter_key not in (NO_FILTER, *known):
             raise ConfigError(
                 f"filter_key={self.filter_key!r} is no reward part; there are {', '.join(known)} "
-                "(null: keep all groups)"
+                "({NO_FILTER}: keep all groups)"
             )
