@@ -188,10 +188,10 @@ class RolloutCollector:
             totals.update(part)
         if not draws:
             passed = f"{settings.filter_low} < mean {settings.filter_key} < {settings.filter_high}"
+            rule = NO_FILTER if settings.filter_key == NO_FILTER else passed
             raise RolloutError(
-                f"none of {sum(totals.values())} prompts is left after {rounds} rounds (filter: "
-                f"{NO_FILTER if settings.filter_key == NO_FILTER else passed}): {describe(totals)}. Choose easier or harder prompts, a "
-                "wider filter, or filter_key: none"
+                f"none of {sum(totals.values())} prompts is left after {rounds} rounds (filter: {rule}): "
+                f"{describe(totals)}. Choose easier or harder prompts, a wider filter, or filter_key: none"
             )
         if len(draws) < size:
             logger.warning(
