@@ -157,7 +157,7 @@ def test_golden_checkpoints_load_without_a_tokenizer(golden):
         reasoner = LatentReasoner.from_pretrained(golden / name)
         assert reasoner.processor is None
         assert reasoner.tokens == LatentTokens(start_id=311, latent_id=310, end_id=312)
-        assert reasoner.settings.max_latent_token == 4
+        assert reasoner.settings.max_latent_tokens == 4
         assert reasoner.settings.latent_lambda == 0.2
         stored = load_file(golden / name / "model.safetensors")
         assert all(torch.equal(reasoner.backbone.model.state_dict()[key], stored[key]) for key in stored)
@@ -404,7 +404,7 @@ def stock_without_complaints(folder: Path):
 @pytest.mark.parametrize("head", ["none", "swiglu"])
 def test_round_trip_of_each_family(family, tmp_path, head):
     settings = LatentSettings(
-        max_latent_token=6, infer_latent_multiplier=1.5, projection_head_type=head, projection_hidden_dim=8
+        max_latent_tokens=6, infer_latent_multiplier=1.5, projection_head_type=head, projection_hidden_dim=8
     )
     reasoner = LatentReasoner(family.reasoner.backbone, TOKENS, settings)
     folder = reasoner.save_pretrained(tmp_path / "out")

@@ -44,7 +44,7 @@ def test_settings_of_released_configurations(architecture, forced):
     )
     settings = LatentSettings.from_config(config)
     assert settings.force_initial_latent_mode is forced
-    assert (settings.max_latent_token, settings.latent_loss, settings.latent_lambda) == (32, "cosine", 0.2)
+    assert (settings.max_latent_tokens, settings.latent_loss, settings.latent_lambda) == (32, "cosine", 0.2)
     assert settings.projection_head_type == "lvr"
 
 
@@ -59,7 +59,7 @@ def test_head_kind_of_a_configuration():
 @given(
     st.builds(
         LatentSettings,
-        max_latent_token=st.integers(1, 64),
+        max_latent_tokens=st.integers(1, 64),
         fixed_latent_budget=st.booleans(),
         loose_latent_budget=st.none() | st.integers(1, 64),
         infer_latent_multiplier=st.floats(0.1, 8.0),
@@ -74,3 +74,5 @@ def test_settings_survive_a_configuration(settings):
     config = SimpleNamespace()
     settings.write_config(config)
     assert LatentSettings.from_config(config) == settings
+    assert config.max_latent_token == settings.max_latent_tokens  # the name that released checkpoints have
+    assert not hasattr(config, "max_latent_tokens")

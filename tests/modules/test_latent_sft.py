@@ -177,7 +177,7 @@ def test_export_carries_weights_settings_and_tokens(world: Path, tmp_path: Path)
     data = make_data(world, max_latent_tokens=2)
     make_trainer(tmp_path, callbacks=[HuggingFaceExport()]).fit(module, data)
     loaded = LatentReasoner.from_pretrained(tmp_path / "huggingface")
-    assert loaded.settings.max_latent_token == 2
+    assert loaded.settings.max_latent_tokens == 2
     assert loaded.settings.latent_loss == "cosine"
     assert loaded.settings.projection_head_type == "lvr"
     state = module.reasoner.state_dict()

@@ -6,16 +6,19 @@ from typing import Any, Literal, Self
 from futurel1.models.heads import HeadKind
 from futurel1.models.tokens import SpanBudget
 
+CONFIG_KEYS = {"max_latent_tokens": "max_latent_token"}
+"""Settings that released checkpoints store under another name than ours."""
+
 
 @dataclass(frozen=True)
 class LatentSettings:
     """What a checkpoint's configuration says about its latents.
 
     Attributes:
-        max_latent_token: L_max, most latents a hint frame was given in training.
-        fixed_latent_budget: every span has exactly `max_latent_token` latents.
+        max_latent_tokens: L_max, most latents a hint frame was given in training.
+        fixed_latent_budget: every span has exactly `max_latent_tokens` latents.
         loose_latent_budget: most latents a span may hold while decoding; None leaves it to the multiplier.
-        infer_latent_multiplier: most latents while decoding as a multiple of `max_latent_token`.
+        infer_latent_multiplier: most latents while decoding as a multiple of `max_latent_tokens`.
         force_initial_latent_mode: START is forced as the first token of a response (`RICE` checkpoints).
         projection_head_type: ``"none"``, ``"swiglu"`` or ``"lvr"``.
         projection_hidden_dim: width inside the ``"swiglu"`` head.
@@ -23,7 +26,7 @@ class LatentSettings:
         latent_lambda: weight of that loss.
     """
 
-    max_latent_token: int = 4
+    max_latent_tokens: int = 4
     fixed_latent_budget: bool = False
     loose_latent_budget: int | None = None
     infer_latent_multiplier: float = 2.0
@@ -37,10 +40,11 @@ class LatentSettings:
     def from_config(cls, config: Any) -> Self:
         """Read the settings from a stock configuration's extra keys; absent keys keep their defaults."""
         names = (
-            "max_latent_token", "fixed_latent_budget", "loose_latent_budget", "infer_latent_multiplier",
+            "max_latent_tokens", "fixed_latent_budget", "loose_latent_budget", "infer_latent_multiplier",
             "force_initial_latent_mode", "projection_hidden_dim", "latent_loss", "latent_lambda",
         )  # fmt: skip
-        found = {name: getattr(config, name) for name in names if getattr(config, name, None) is not None}
+        stored = {name: getattr(config, CONFIG_KEYS.get(name, name), None) for name in names}
+        found = {name: value for name, value in stored.items() if value is not None}
         head = "none"
         if getattr(config, "use_projection_head", False):
             head = str(getattr(config, "projection_head_type", None) or "swiglu").lower()
@@ -52,13 +56,13 @@ class LatentSettings:
     def write_config(self, config: Any) -> None:
         """Put the settings into a stock configuration as extra keys."""
         for name, value in vars(self).items():
-            setattr(config, name, value)
+            setattr(config, CONFIG_KEYS.get(name, name), value)
         config.use_projection_head = self.projection_head_type != "none"
 
     def budget(self) -> SpanBudget:
         """How many latents a span may hold while decoding."""
         if self.fixed_latent_budget:
-            return SpanBudget.fixed(self.max_latent_token)
+            return SpanBudget.fixed(self.max_latent_tokens)
         if self.loose_latent_budget is not None and self.loose_latent_budget > 0:
             return SpanBudget.loose(self.loose_latent_budget)
-        return SpanBudget.loose(max(1, round(self.max_latent_token * self.infer_latent_multiplier)))
+        return SpanBudget.loose(max(1, round(self.max_latent_tokens * self.infer_latent_multiplier)))

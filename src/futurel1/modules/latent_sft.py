@@ -128,7 +128,7 @@ class LatentSFTModule(ReasonerModule):
         """Exported checkpoints say what they were trained with."""
         reasoner.settings = replace(
             reasoner.settings,
-            max_latent_token=self.hparams["max_latent_tokens"],
+            max_latent_tokens=self.hparams["max_latent_tokens"],
             fixed_latent_budget=self.hparams["fixed_latents"],
             latent_loss=self.hparams["alignment"],
             latent_lambda=self.hparams["latent_weight"],
