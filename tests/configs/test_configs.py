@@ -51,7 +51,7 @@ def test_paper_run_has_the_papers_numbers() -> None:
     run = yaml.safe_load((Path(__file__).parents[2] / "configs/qwen3_vl_8b/sft.yaml").read_text())
     model, data, trainer = run["model"]["init_args"], run["data"]["init_args"], run["trainer"]
     assert trainer["devices"] * data["batch_size"] * trainer["accumulate_grad_batches"] == 128
-    assert (model["latent_weight"], model["max_latent_tokens"], model["learning_rate"]) == (0.1, 4, 1e-5)
+    assert (model["latent_weight"], data["max_latent_tokens"], model["learning_rate"]) == (0.1, 4, 1e-5)
     assert (model["betas"], model["weight_decay"], model["warmup_ratio"]) == ([0.9, 0.95], 0.1, 0.1)
     assert trainer["max_epochs"] == 1
     assert data["max_length"] == 16384

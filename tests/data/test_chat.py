@@ -380,7 +380,7 @@ def test_fixed_latents_gives_exactly_that_many(processor, pictures, clips):
 def test_one_latent_can_be_a_whole_frame(processor, clips):
     """Features of the frame in its own size, pooled; the smaller picture of an L_max of 1 is something else."""
     reasoner = LatentReasoner.from_pretrained("tiny-random")
-    reasoner.settings = replace(reasoner.settings, fixed_latent_budget=True, max_latent_token=1)
+    reasoner.settings = replace(reasoner.settings, fixed_latent_budget=True, max_latent_tokens=1)
     whole = ChatEncoder(processor, max_latent_tokens=64).encode(framed(clips["closed"]))
     pooled = ChatEncoder(processor, max_latent_tokens=1, fixed_latents=True, max_hint_tokens=64)
     encoded = pooled.encode(framed(clips["closed"]))

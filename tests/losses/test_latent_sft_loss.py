@@ -509,7 +509,7 @@ def test_gradient_checkpointing_changes_nothing(options):
 
 def test_fixed_budget_pools_features_to_the_spans(fed):
     reasoner = LatentReasoner.from_pretrained("tiny-random")
-    reasoner.settings = replace(reasoner.settings, fixed_latent_budget=True, max_latent_token=2)
+    reasoner.settings = replace(reasoner.settings, fixed_latent_budget=True, max_latent_tokens=2)
     batch = collate(
         [make_row(reasoner, 0, (WIDE, SMALL), latents=(2, 2)), make_row(reasoner, 1, (TALL,), latents=(2,))]
     )

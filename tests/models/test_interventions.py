@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from families import TOKENS, make_family
+from decoded import END, LATENT, ROWS, START, WAYS, assert_same, livelier, one, sample
+from families import make_family
 from safetensors.torch import save_file
-from test_decoding import ROWS, assert_same, one, sample
 
 from futurel1.errors import CheckpointError, ConfigError, MissingFileError
 from futurel1.models import (
@@ -19,18 +19,12 @@ from futurel1.models import (
 from futurel1.models.policies import DeterministicLatents, GaussianLatents, VonMisesFisherLatents
 from rounding import assert_same_but_rounding
 
-START, LATENT, END = TOKENS.start_id, TOKENS.latent_id, TOKENS.end_id
 NAMES = ("a", "b", "c")
 
 
 @pytest.fixture(scope="module")
 def family():
-    made = make_family("qwen3_vl")
-    with torch.no_grad():
-        weight = made.reasoner.backbone.lm_head.weight
-        weight[START] *= 4
-        weight[END] *= 2
-    return made
+    return livelier(make_family("qwen3_vl"))
 
 
 @pytest.fixture(scope="module")
@@ -83,13 +77,10 @@ class Watched(LatentIntervention):
         return told
 
 
-WAYS = {"shared": {}, "copied": {"share_prompt": False}, "uncached": {"use_cache": False}}
-
-
 @pytest.mark.parametrize("way", WAYS)
 def test_rows_and_numbers_survive_rows_that_leave(family, prompt, way):
     watched = Watched()
-    rollout = sample(family.reasoner, prompt, force_start=True, intervention=watched, **WAYS[way])
+    rollout = sample(family.reasoner, prompt, force_start=True, intervention=watched, way=way)
     assert watched.begun == [(list(NAMES), 4)]
     # rows that finish at different steps, and several spans in one response: the count goes on through all of them
     assert len(set(rollout.response_mask.sum(1).tolist())) > 4
@@ -132,14 +123,14 @@ def test_zeros_are_fed_and_recorded(family, prompt, own, monkeypatch, way):
     single = one(prompt, 2)  # it ends with START, so the first step is a latent
     rollout = sample(
         family.reasoner, single, num_branches=1, do_sample=False, max_new_tokens=3, eos_token_id=[],
-        budget=SpanBudget.fixed(2), latent_policy=DeterministicLatents(), intervention=ZeroLatents(), **WAYS[way],
+        budget=SpanBudget.fixed(2), latent_policy=DeterministicLatents(), intervention=ZeroLatents(), way=way,
     )  # fmt: skip
     assert rollout.responses[0].tolist() == [LATENT, LATENT, END]
     assert len(inputs) == 3
     for fed in inputs[1:]:
         assert not fed[0, -1].any()
     assert inputs[0][0, -1].any()
-    zeroed = sample(family.reasoner, prompt, force_start=True, intervention=ZeroLatents(), **WAYS[way])
+    zeroed = sample(family.reasoner, prompt, force_start=True, intervention=ZeroLatents(), way=way)
     assert zeroed.latent_mask.any()
     assert not zeroed.latents.any()
     assert zeroed.responses.tolist() != own.responses.tolist()
@@ -157,7 +148,7 @@ def test_all_layouts_and_batches_agree(family, prompt, kind):
     whole = sample(family.reasoner, prompt, intervention=make(), **more)
     assert whole.latent_mask.any()
     for way in ("copied", "uncached"):
-        assert_same(whole, sample(family.reasoner, prompt, intervention=make(), **more, **WAYS[way]))
+        assert_same(whole, sample(family.reasoner, prompt, intervention=make(), **more, way=way))
     for row, name in enumerate(NAMES):
         alone = sample(family.reasoner, named(one(prompt, row), [name]), intervention=make(), **more)
         assert_same(whole, alone, slice(4 * row, 4 * row + 4))
@@ -294,7 +285,7 @@ def test_a_bank_that_does_not_say_its_videos_gives_no_other_latents(tmp_path):
 
 @pytest.mark.parametrize("way", WAYS)
 def test_a_budget_of_zero_keeps_the_markers_alone(family, prompt, way):
-    rollout = sample(family.reasoner, prompt, force_start=True, budget=SpanBudget.fixed(0), **WAYS[way])
+    rollout = sample(family.reasoner, prompt, force_start=True, budget=SpanBudget.fixed(0), way=way)
     assert rollout.latents.shape == (12, 0, family.reasoner.hidden_size)
     assert rollout.latent_mask.shape == rollout.span_ids.shape == rollout.latent_log_probs.shape == (12, 0)
     assert not rollout.slot_mask.any()

@@ -1,13 +1,11 @@
-"""Latent token ids, span budgets and the latent settings of released configurations."""
+"""Latent token ids and span budgets."""
 
 from types import SimpleNamespace
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from futurel1.errors import CheckpointError, ConfigError
-from futurel1.models import LATENT, LATENT_END, LATENT_START, LATENT_TOKENS, LatentSettings, LatentTokens, SpanBudget
+from futurel1.models import LATENT, LATENT_END, LATENT_START, LATENT_TOKENS, LatentTokens, SpanBudget
 
 
 class Tokenizer:
@@ -66,70 +64,3 @@ def test_budget_kind():
         SpanBudget("exact", 4)
     assert SpanBudget.fixed(4) == SpanBudget("fixed", 4)
     assert SpanBudget.loose(8) == SpanBudget("loose", 8)
-
-
-def test_paper_decodes_with_at_most_eight():
-    assert LatentSettings().budget() == SpanBudget.loose(8)
-
-
-@pytest.mark.parametrize(
-    ("keys", "budget"),
-    [
-        ({"fixed_latent_budget": True}, SpanBudget.fixed(4)),
-        ({"fixed_latent_budget": True, "loose_latent_budget": 6}, SpanBudget.fixed(4)),
-        ({"loose_latent_budget": 6}, SpanBudget.loose(6)),
-        ({"loose_latent_budget": 0}, SpanBudget.loose(8)),
-        ({"loose_latent_budget": None}, SpanBudget.loose(8)),
-        ({"infer_latent_multiplier": 1.0}, SpanBudget.loose(4)),
-        ({"infer_latent_multiplier": 0.01}, SpanBudget.loose(1)),
-        ({"max_latent_token": 32}, SpanBudget.loose(64)),
-    ],
-)
-def test_budget_of_a_configuration(keys, budget):
-    assert LatentSettings.from_config(SimpleNamespace(**{"max_latent_token": 4, **keys})).budget() == budget
-
-
-@pytest.mark.parametrize(
-    ("architecture", "forced"), [("SwimBird_Qwen3VL", False), ("FutureL1_Qwen3VL", False), ("RICE_Qwen3VL", True)]
-)
-def test_settings_of_released_configurations(architecture, forced):
-    config = SimpleNamespace(
-        architectures=[architecture],
-        max_latent_token=32,
-        latent_loss="cosine",
-        latent_lambda=0.2,
-        use_projection_head=True,
-        projection_head_type="LVR",
-    )
-    settings = LatentSettings.from_config(config)
-    assert settings.force_initial_latent_mode is forced
-    assert (settings.max_latent_token, settings.latent_loss, settings.latent_lambda) == (32, "cosine", 0.2)
-    assert settings.projection_head_type == "lvr"
-
-
-def test_head_kind_of_a_configuration():
-    assert LatentSettings.from_config(SimpleNamespace()).projection_head_type == "none"
-    # A kind without the switch is what SwimBird's default configuration has: no head.
-    off = SimpleNamespace(use_projection_head=False, projection_head_type="swiglu")
-    assert LatentSettings.from_config(off).projection_head_type == "none"
-    assert LatentSettings.from_config(SimpleNamespace(use_projection_head=True)).projection_head_type == "swiglu"
-
-
-@given(
-    st.builds(
-        LatentSettings,
-        max_latent_token=st.integers(1, 64),
-        fixed_latent_budget=st.booleans(),
-        loose_latent_budget=st.none() | st.integers(1, 64),
-        infer_latent_multiplier=st.floats(0.1, 8.0),
-        force_initial_latent_mode=st.booleans(),
-        projection_head_type=st.sampled_from(["none", "swiglu", "lvr"]),
-        projection_hidden_dim=st.integers(1, 4096),
-        latent_loss=st.sampled_from(["mse", "cosine"]),
-        latent_lambda=st.floats(0.0, 1.0),
-    )
-)
-def test_settings_survive_a_configuration(settings):
-    config = SimpleNamespace()
-    settings.write_config(config)
-    assert LatentSettings.from_config(config) == settings

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from lightning import Trainer
+from lightning.pytorch.loggers import CSVLogger
 from torch.utils.data import DataLoader
 
 from futurel1.datamodules import VideoHintDataModule
@@ -153,7 +154,7 @@ def test_settings_that_cannot_work_are_named(world: Path, tmp_path: Path) -> Non
     with pytest.raises(ConfigError, match="float64"):
         LatentSFTModule(dtype="float64")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match=r"data\.max_latent_tokens is 2 but model\.max_latent_tokens is 4"):
-        make_trainer(tmp_path).fit(LatentSFTModule(**QUICK), make_data(world, max_latent_tokens=2))
+        make_trainer(tmp_path).fit(LatentSFTModule(**QUICK, max_latent_tokens=4), make_data(world, max_latent_tokens=2))
     with pytest.raises(ConfigError, match="max_steps"):
         make_trainer(tmp_path, max_steps=-1, max_epochs=-1).fit(LatentSFTModule(), make_data(world))
     with pytest.raises(ConfigError, match="matches no linear layer"):
@@ -173,15 +174,38 @@ def test_schedule_spans_the_epochs_when_max_steps_is_not_given(
 
 
 def test_export_carries_weights_settings_and_tokens(world: Path, tmp_path: Path) -> None:
-    module = LatentSFTModule(**QUICK, projection_head="lvr", max_latent_tokens=2, alignment="cosine")
+    module = LatentSFTModule(**QUICK, projection_head="lvr", alignment="cosine")
     data = make_data(world, max_latent_tokens=2)
     make_trainer(tmp_path, callbacks=[HuggingFaceExport()]).fit(module, data)
     loaded = LatentReasoner.from_pretrained(tmp_path / "huggingface")
-    assert loaded.settings.max_latent_token == 2
+    assert loaded.settings.max_latent_tokens == 2
     assert loaded.settings.latent_loss == "cosine"
     assert loaded.settings.projection_head_type == "lvr"
     state = module.reasoner.state_dict()
     assert all(torch.equal(state[name], value) for name, value in loaded.state_dict().items())
+
+
+def test_spans_are_the_datas_unless_the_model_says_otherwise(world: Path, tmp_path: Path) -> None:
+    def settled(module: LatentSFTModule) -> tuple[int, bool]:
+        return module.reasoner.settings.max_latent_tokens, module.reasoner.settings.fixed_latent_budget
+
+    data = make_data(world, max_latent_tokens=2, fixed_latents=True)
+    # also when the model was loaded before it met its data, and with the data module's settings in the same log
+    for early in (False, True):
+        module = LatentSFTModule(**QUICK)
+        if early:
+            module.configure_model()
+            assert settled(module) == (1, True)  # the start checkpoint's own
+        trainer = make_trainer(tmp_path, max_steps=1, logger=CSVLogger(tmp_path))
+        trainer.fit(module, data)
+        assert settled(module) == (2, True)
+    trainer.save_checkpoint(tmp_path / "run.ckpt")
+    alone = LatentSFTModule.load_from_checkpoint(tmp_path / "run.ckpt")
+    assert settled(alone) == (2, True)
+    # a trained model is evaluated on whatever data there are
+    other = make_data(world, val=str(world / "test.jsonl"), max_latent_tokens=4)
+    make_trainer(tmp_path, limit_val_batches=1).validate(alone, other, verbose=False)
+    assert settled(alone) == (2, True)
 
 
 def test_a_run_killed_before_its_export_is_exported_when_it_is_resumed(world: Path, tmp_path: Path) -> None:

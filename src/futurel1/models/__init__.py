@@ -11,7 +11,8 @@ from futurel1.models.interventions import (
     OtherLatents,
     ZeroLatents,
 )
-from futurel1.models.reasoner import LatentReasoner, LatentSettings, put_latents
+from futurel1.models.reasoner import LatentReasoner, put_latents
+from futurel1.models.settings import LatentSettings
 from futurel1.models.spans import IGNORE, Spans, find_spans, learned_latents, longest_chain, previous
 from futurel1.models.tokens import LATENT, LATENT_END, LATENT_START, LATENT_TOKENS, LatentTokens, SpanBudget
 

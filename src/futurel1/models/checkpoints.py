@@ -1,21 +1,31 @@
-"""Finding, reading and writing checkpoint folders: configuration, processor, projection head. Safetensors only."""
+"""Finding, loading and saving checkpoint folders: weights, configuration, processor, head. Safetensors only."""
 
 import json
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from futurel1.errors import CheckpointError, MissingFileError
+from futurel1.models.backbones import Backbone, backbone_class
+from futurel1.models.heads import HeadKind
+from futurel1.models.settings import LatentSettings
+from futurel1.models.tokens import LATENT_TOKENS, LatentTokens
 
+logger = logging.getLogger(__name__)
 TINY = "tiny"
 """Name that stands for the tiny backbone of this package, wherever a checkpoint folder is expected."""
 TINY_RANDOM = "tiny-random"
 """The same for one with random weights, which is made in memory."""
 TINY_FOLDER = Path(__file__).parent / "backbones" / "tiny_weights"
 HEAD_FILE = "projection_head.safetensors"
+MODEL_PREFIX = "backbone.model."
+"""What stands before the stock names of weights in a reasoner's."""
 HEAD_PREFIX = "projection_head."
 DUAL_HEADS = ("projection_head_orig.", "projection_head_render.")
 SYSTEM_PROMPT_FILE = "system_prompt.txt"
@@ -139,8 +149,6 @@ def register_tokens(tokenizer: Any) -> int:
     """
     from transformers import AddedToken
 
-    from futurel1.models.tokens import LATENT_TOKENS
-
     known = tokenizer.get_vocab()
     missing = [AddedToken(token, normalized=False) for token in LATENT_TOKENS if token not in known]
     return int(tokenizer.add_tokens(missing)) if missing else 0
@@ -176,6 +184,207 @@ def read_head(folder: Path) -> dict[str, Tensor]:
         except SafetensorError as error:
             raise unreadable(folder / file, error) from error
     return tensors
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A loaded checkpoint.
+
+    Attributes:
+        model: the stock model, its embedding table large enough for the tokenizer.
+        tokens: ids of START, LATENT and END.
+        settings: latent settings, with the head that was asked for.
+        processor: the processor; None without a tokenizer.
+        head: stored tensors of the projection head, names without their prefix; empty without one.
+    """
+
+    model: Any
+    tokens: LatentTokens
+    settings: LatentSettings
+    processor: Any
+    head: dict[str, Tensor]
+
+
+def load_checkpoint(
+    path: str | Path,
+    *,
+    dtype: torch.dtype,
+    attn_implementation: str,
+    tokens: LatentTokens | None,
+    projection_head: HeadKind | None,
+    projection_hidden_dim: int | None,
+) -> Checkpoint:
+    """Load everything that a reasoner is made of; see :meth:`futurel1.models.LatentReasoner.from_pretrained`.
+
+    Raises:
+        MissingFileError: no such checkpoint.
+        CheckpointError: weights, configuration or tokenizer contradict each other.
+    """
+    processor = load_processor(path)
+    model, head = _load_model(path, dtype, attn_implementation)
+    settings = LatentSettings.from_config(model.config)
+    if projection_head is not None:
+        settings = replace(settings, projection_head_type=projection_head)
+    if projection_hidden_dim is not None:
+        settings = replace(settings, projection_hidden_dim=projection_hidden_dim)
+    tokens = tokens or LatentTokens.from_config(model.config)
+    if tokens is None and processor is not None:
+        tokens = LatentTokens.from_tokenizer(processor.tokenizer)
+    if tokens is None:
+        raise CheckpointError(
+            f"{path} has no tokenizer and its config.json no latent_id, latent_start_id, latent_end_id; "
+            f"add the tokenizer files, or give tokens=LatentTokens(...) for {LATENT_TOKENS}"
+        )
+    if processor is not None:
+        _fit_embeddings(model, processor.tokenizer)
+    return Checkpoint(model, tokens, settings, processor, head)
+
+
+def _load_model(path: str | Path, dtype: torch.dtype, attn_implementation: str) -> tuple[Any, dict[str, Tensor]]:
+    """The stock model of a checkpoint and the tensors of its projection head."""
+    import transformers
+    from safetensors import SafetensorError
+
+    if str(path) == TINY_RANDOM:
+        from futurel1.models.backbones.tiny import tiny_model
+
+        model = tiny_model()
+        model.set_attn_implementation(attn_implementation)
+        return model, {}
+    folder = checkpoint_folder(path)
+    stock = getattr(transformers, backbone_class(model_type(folder)).stock_class)
+    head = read_head(folder)
+    try:
+        with quiet_transformers():
+            model, info = stock.from_pretrained(
+                folder,
+                dtype=dtype,
+                attn_implementation=attn_implementation,
+                use_safetensors=True,
+                ignore_mismatched_sizes=True,  # reported by _check_loading, with the names
+                output_loading_info=True,
+            )
+    except SafetensorError as error:
+        raise unreadable(folder, error) from error
+    _check_loading(folder, info)
+    return model, head
+
+
+def _check_loading(folder: Path, info: dict[str, Any]) -> None:
+    missing = sorted(info.get("missing_keys", ()))
+    mismatched = sorted(str(key) for key in info.get("mismatched_keys", ()))
+    if missing or mismatched:
+        raise CheckpointError(
+            f"{folder}: weights do not fit config.json; missing {missing[:5]} ({len(missing)} in all), "
+            f"mismatched {mismatched[:5]} ({len(mismatched)} in all); use the config.json that was saved with them"
+        )
+    unexpected = [key for key in info.get("unexpected_keys", ()) if not key.startswith("projection_head")]
+    if unexpected:
+        logger.warning("%s: %d weights have no place in the model, e.g. %s", folder, len(unexpected), unexpected[:3])
+
+
+def _fit_embeddings(model: Any, tokenizer: Any) -> None:
+    """Add rows for the tokens that lie beyond the embedding table; the same rows in every process."""
+    needed = max(tokenizer.get_vocab().values()) + 1
+    table = model.get_input_embeddings().weight
+    if needed <= table.shape[0]:
+        return
+    # `transformers` draws the new rows around the mean of the old ones, and says so at length.
+    forked = torch.random.fork_rng(devices=[table.device] if table.is_cuda else [])
+    with forked, quiet_transformers():
+        torch.manual_seed(0)
+        model.resize_token_embeddings(needed)
+
+
+def load_head(head: nn.Module, checkpoint: Checkpoint, path: str, *, replaced: bool) -> None:
+    """Put a checkpoint's head weights into a new projection head.
+
+    Args:
+        head: the head, changed in place.
+        checkpoint: what was loaded.
+        path: its name in messages.
+        replaced: the head is another one than the checkpoint's on purpose: stored weights that do not fit are left out.
+
+    Raises:
+        CheckpointError: weights that do not fit the head.
+    """
+    stored, kind = checkpoint.head, checkpoint.settings.projection_head_type
+    wanted = head.state_dict()
+    if stored.keys() == wanted.keys() and all(stored[name].shape == wanted[name].shape for name in wanted):
+        head.load_state_dict(stored)
+    elif wanted and not replaced:
+        raise CheckpointError(
+            f"{path}: config.json asks for a {kind!r} projection head with "
+            f"{ {name: tuple(tensor.shape) for name, tensor in wanted.items()} }, the weights have "
+            f"{ {name: tuple(tensor.shape) for name, tensor in stored.items()} or 'none' }; correct "
+            "projection_head_type and projection_hidden_dim, or pass projection_head=... to start a new head"
+        )
+    elif stored and not replaced:
+        raise CheckpointError(
+            f"{path}: the weights have a projection head ({sorted(stored)}) but config.json asks for none; set "
+            "use_projection_head and projection_head_type in config.json, or pass projection_head='none' to go "
+            "without"
+        )
+    elif stored:
+        logger.warning(
+            "%s has projection head weights %s that are not used: the head asked for is %r",
+            path, sorted(stored), kind,
+        )  # fmt: skip
+
+
+def require_names(state: dict[str, Tensor], own: dict[str, Tensor]) -> None:
+    """Raise a `CheckpointError` unless a state dict names a reasoner's `own` weights."""
+    if state.keys() != own.keys():
+        raise CheckpointError(
+            f"state_dict does not name this reasoner's weights: missing {sorted(own.keys() - state.keys())[:3]}, "
+            f"unexpected {sorted(state.keys() - own.keys())[:3]}; strip what a wrapper put before the names"
+        )
+
+
+def save_checkpoint(
+    path: str | Path,
+    state: dict[str, Tensor],
+    backbone: Backbone,
+    tokens: LatentTokens,
+    settings: LatentSettings,
+    processor: Any,
+) -> Path:
+    """Write what :func:`load_checkpoint` reads.
+
+    Args:
+        path: folder to write; made if it is not there.
+        state: weights of a reasoner, by its names.
+        backbone: where the stock model's configuration and class come from.
+        tokens: ids of START, LATENT and END, for the configuration.
+        settings: latent settings, for the configuration.
+        processor: the processor; None without one.
+
+    Returns:
+        The folder.
+    """
+    from safetensors.torch import save_file
+
+    folder = Path(path)
+    folder.mkdir(parents=True, exist_ok=True)
+    config = backbone.config
+    config.latent_id, config.latent_start_id, config.latent_end_id = tokens.latent_id, tokens.start_id, tokens.end_id
+    settings.write_config(config)
+    if backbone.ties_embeddings:
+        # gathered or copied states hold the tied table twice
+        state = {name: value for name, value in state.items() if name != f"{MODEL_PREFIX}lm_head.weight"}
+    weights = {name.removeprefix(MODEL_PREFIX): value for name, value in state.items() if name.startswith(MODEL_PREFIX)}
+    with quiet_transformers():
+        backbone.model.save_pretrained(folder, state_dict=weights, safe_serialization=True)
+    head = {name: value.contiguous() for name, value in state.items() if name.startswith(HEAD_PREFIX)}
+    (folder / HEAD_FILE).unlink(missing_ok=True)
+    if head:
+        save_file(head, folder / HEAD_FILE, metadata={"format": "pt"})
+    if processor is not None:
+        processor.save_pretrained(folder)
+        prompt = getattr(processor, "system_prompt", None)
+        if prompt is not None:
+            (folder / SYSTEM_PROMPT_FILE).write_bytes(f"{prompt}\n".encode())
+    return folder
 
 
 def unreadable(path: Path, error: Exception) -> CheckpointError:

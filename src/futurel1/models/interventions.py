@@ -260,8 +260,8 @@ class MeanLatents(LatentIntervention):
 class NoiseLatents(LatentIntervention):
     """Gaussian noise with a bank's mean and standard deviation of each dimension.
 
-    A draw depends on the seed, the sample and the number of the latent, on nothing else: the branches of a prompt are
-    fed the same noise, and so is a prompt in another batch.
+    It depends on the seed, the sample and the number of the latent, on nothing else: the branches of a prompt are fed
+    the same noise, and so is a prompt in another batch.
 
     Args:
         bank: latents of the model itself.
@@ -281,8 +281,8 @@ class NoiseLatents(LatentIntervention):
     def begin(self, sample_ids: Sequence[str], num_branches: int) -> None:
         """Take note of a batch and make one key per prompt."""
         super().begin(sample_ids, num_branches)
-        # One by one, so that a sample that is there twice has one key; by another name than the key that tokens and
-        # latents of the sample are drawn with.
+        # One by one, so that a sample that is there twice has one key; by another name than the key of the sample's
+        # tokens and latents.
         self._keys = torch.cat([row_keys(self.seed, [f"do(z):{name}"], 1) for name in sample_ids])
 
     def __call__(self, latents: Tensor, rows: Tensor, numbers: Tensor) -> Tensor:

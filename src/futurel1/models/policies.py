@@ -1,4 +1,4 @@
-"""Latent policies: how a latent is drawn around the vector that the model predicts, and how likely a draw is.
+"""Latent policies: how a latent is sampled around the vector that the model predicts, and how likely it is.
 
 A policy maps a location `mu = head(h)` to a latent `z`. Only differences of log-densities enter a policy gradient, so
 constants that do not depend on `mu` are left out where that is said.
@@ -21,7 +21,10 @@ class LatentPolicy(ABC):
     """Distribution of a latent given the model's prediction."""
 
     samples: ClassVar[bool]
-    """Whether `sample` is random; a policy that is never sampled from teaches nothing (`method.md` 3)."""
+    """Whether `sample` is random.
+
+    A deterministic policy teaches nothing: at its own mode the log-density has no gradient.
+    """
 
     @abstractmethod
     def sample(self, mu: Tensor, noise: Noise | None = None) -> Tensor:
@@ -85,11 +88,11 @@ class VonMisesFisherLatents(LatentPolicy):
         return vmf_concentration(self.cosine, width)
 
     def sample(self, mu: Tensor, noise: Noise | None = None) -> Tensor:
-        """Exact draw: cosine by rejection (Wood 1994, Ulrich 1984), then a uniform tangent direction."""
+        """Exact sample: cosine by rejection (Wood 1994, Ulrich 1984), then a uniform tangent direction."""
         noise = noise or TorchNoise(len(mu), mu.device)
         location = mu.detach().double()
         direction = F.normalize(location, dim=-1)
-        # Before the cosines: how many numbers the rejection takes depends on all rows, and a row's draw must not.
+        # Before the cosines: how many numbers the rejection takes depends on all rows, and a row's sample must not.
         tangent = normal(noise, mu.shape[-1])
         cosine = _vmf_cosine(self.concentration(mu.shape[-1]), mu.shape[-1], noise)[:, None]
         tangent = F.normalize(tangent - (tangent * direction).sum(-1, keepdim=True) * direction, dim=-1)
@@ -193,7 +196,7 @@ def vmf_concentration(cosine: float, width: int) -> float:
 
 
 def _vmf_cosine(kappa: float, width: int, noise: Noise) -> Tensor:
-    """(rows,) float64 exact draws of the cosine to the mean direction."""
+    """(rows,) float64 exact samples of the cosine to the mean direction."""
     degrees = width - 1
     b = degrees / (2 * kappa + (4 * kappa**2 + degrees**2) ** 0.5)
     x = (1 - b) / (1 + b)
@@ -201,7 +204,7 @@ def _vmf_cosine(kappa: float, width: int, noise: Noise) -> Tensor:
     limit = kappa * x + degrees * torch.tensor(4 * b / (1 + b) ** 2, dtype=torch.float64).log()
     cosine: Tensor | None = None
     accepted: Tensor | None = None
-    # Rejection: every round proposes for all rows, so that a row's draws do not depend on the others' luck.
+    # Rejection: every round proposes for all rows, so that a row's samples do not depend on the others' luck.
     while accepted is None or cosine is None or not bool(accepted.all()):
         # Beta((p-1)/2, (p-1)/2) as a ratio of two sums of p-1 squared normals
         first = normal(noise, degrees).square().sum(dim=-1)

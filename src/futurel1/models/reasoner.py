@@ -3,120 +3,32 @@
 Shapes: B batch, T sequence length, H hidden size, V vocabulary, N latents of a batch in row-major order.
 """
 
-import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
 from futurel1.errors import BatchError, CheckpointError, ConfigError
-from futurel1.models import checkpoints
-from futurel1.models.backbones import Backbone, Vision, VisionFeatures, backbone_class
+from futurel1.models import checkpoints, decoding
+from futurel1.models.backbones import Backbone, Vision, VisionFeatures, VisualRows, backbone_class
+from futurel1.models.decoding import (
+    DecodingSettings,
+    DecodingStep,
+    PromptLike,
+    Rollout,
+    RolloutScores,
+    Sampling,
+    VisualBatch,
+)
 from futurel1.models.heads import HeadKind, build_head
+from futurel1.models.interventions import LatentIntervention
+from futurel1.models.policies import DeterministicLatents, LatentPolicy
+from futurel1.models.settings import LatentSettings
 from futurel1.models.spans import find_spans
-from futurel1.models.tokens import LATENT_TOKENS, LatentTokens, SpanBudget
-
-if TYPE_CHECKING:
-    from futurel1.models.branching import Layout
-    from futurel1.models.decoding import DecodingStep, Rollout, RolloutScores
-    from futurel1.models.interventions import LatentIntervention
-    from futurel1.models.policies import LatentPolicy
-
-logger = logging.getLogger(__name__)
-MASKED_ATTENTION = ("sdpa", "eager")
-"""Attention implementations that take any mask, which branches that share a prompt need."""
-
-
-class VisualBatch(Protocol):
-    """The visual fields that prompts and training batches share; see :class:`futurel1.data.SFTBatch`."""
-
-    @property
-    def pixel_values(self) -> Tensor | None: ...  # noqa: D102 (documented where it is stored)
-
-    @property
-    def image_grid_thw(self) -> Tensor | None: ...  # noqa: D102 (documented where it is stored)
-
-    @property
-    def pixel_values_videos(self) -> Tensor | None: ...  # noqa: D102 (documented where it is stored)
-
-    @property
-    def video_grid_thw(self) -> Tensor | None: ...  # noqa: D102 (documented where it is stored)
-
-    @property
-    def video_seconds_per_grid(self) -> Tensor | None: ...  # noqa: D102 (documented where it is stored)
-
-
-class PromptLike(VisualBatch, Protocol):
-    """Left-padded prompts; see :class:`futurel1.data.PromptBatch`."""
-
-    @property
-    def input_ids(self) -> Tensor: ...  # noqa: D102 (documented where it is stored)
-    @property
-    def attention_mask(self) -> Tensor: ...  # noqa: D102
-    @property
-    def sample_ids(self) -> tuple[str, ...]: ...  # noqa: D102
-
-
-@dataclass(frozen=True)
-class LatentSettings:
-    """What a checkpoint's configuration says about its latents.
-
-    Attributes:
-        max_latent_token: L_max, most latents a hint frame was given in training.
-        fixed_latent_budget: every span has exactly `max_latent_token` latents.
-        loose_latent_budget: most latents a span may hold while decoding; None leaves it to the multiplier.
-        infer_latent_multiplier: most latents while decoding as a multiple of `max_latent_token`.
-        force_initial_latent_mode: START is forced as the first token of a response (`RICE` checkpoints).
-        projection_head_type: ``"none"``, ``"swiglu"`` or ``"lvr"``.
-        projection_hidden_dim: width inside the ``"swiglu"`` head.
-        latent_loss: alignment loss that the checkpoint was trained with.
-        latent_lambda: weight of that loss.
-    """
-
-    max_latent_token: int = 4
-    fixed_latent_budget: bool = False
-    loose_latent_budget: int | None = None
-    infer_latent_multiplier: float = 2.0
-    force_initial_latent_mode: bool = False
-    projection_head_type: HeadKind = "none"
-    projection_hidden_dim: int = 2048
-    latent_loss: Literal["mse", "cosine"] = "mse"
-    latent_lambda: float = 0.1
-
-    @classmethod
-    def from_config(cls, config: Any) -> Self:
-        """Read the settings from a stock configuration's extra keys; absent keys keep their defaults."""
-        names = (
-            "max_latent_token", "fixed_latent_budget", "loose_latent_budget", "infer_latent_multiplier",
-            "force_initial_latent_mode", "projection_hidden_dim", "latent_loss", "latent_lambda",
-        )  # fmt: skip
-        found = {name: getattr(config, name) for name in names if getattr(config, name, None) is not None}
-        head = "none"
-        if getattr(config, "use_projection_head", False):
-            head = str(getattr(config, "projection_head_type", None) or "swiglu").lower()
-        architectures = getattr(config, "architectures", None) or ()
-        if any(str(name).startswith("RICE_") for name in architectures):
-            found["force_initial_latent_mode"] = True
-        return cls(**found, projection_head_type=head)  # type: ignore[arg-type]
-
-    def write_config(self, config: Any) -> None:
-        """Put the settings into a stock configuration as extra keys."""
-        for name, value in vars(self).items():
-            setattr(config, name, value)
-        config.use_projection_head = self.projection_head_type != "none"
-
-    def budget(self) -> SpanBudget:
-        """Span budget for decoding (`method.md` 1)."""
-        if self.fixed_latent_budget:
-            return SpanBudget.fixed(self.max_latent_token)
-        if self.loose_latent_budget is not None and self.loose_latent_budget > 0:
-            return SpanBudget.loose(self.loose_latent_budget)
-        return SpanBudget.loose(max(1, round(self.max_latent_token * self.infer_latent_multiplier)))
+from futurel1.models.tokens import LatentTokens, SpanBudget
 
 
 class LatentReasoner(nn.Module):
@@ -209,74 +121,18 @@ class LatentReasoner(nn.Module):
             MissingFileError: no such checkpoint.
             CheckpointError: weights, configuration, tokenizer or head contradict each other.
         """
-        import transformers
-        from safetensors import SafetensorError
-
-        processor = checkpoints.load_processor(path)
-        if str(path) == checkpoints.TINY_RANDOM:
-            from futurel1.models.backbones.tiny import tiny_model
-
-            model = tiny_model()
-            model.set_attn_implementation(attn_implementation)
-            stored_head: dict[str, Tensor] = {}
-        else:
-            folder = checkpoints.checkpoint_folder(path)
-            stock = getattr(transformers, backbone_class(checkpoints.model_type(folder)).stock_class)
-            stored_head = checkpoints.read_head(folder)
-            try:
-                with checkpoints.quiet_transformers():
-                    model, info = stock.from_pretrained(
-                        folder,
-                        dtype=dtype,
-                        attn_implementation=attn_implementation,
-                        use_safetensors=True,
-                        ignore_mismatched_sizes=True,  # reported by _check_loading, with the names
-                        output_loading_info=True,
-                    )
-            except SafetensorError as error:
-                raise checkpoints.unreadable(folder, error) from error
-            _check_loading(folder, info)
-        settings = LatentSettings.from_config(model.config)
-        if projection_head is not None:
-            settings = replace(settings, projection_head_type=projection_head)
-        if projection_hidden_dim is not None:
-            settings = replace(settings, projection_hidden_dim=projection_hidden_dim)
-        tokens = tokens or LatentTokens.from_config(model.config)
-        if tokens is None and processor is not None:
-            tokens = LatentTokens.from_tokenizer(processor.tokenizer)
-        if tokens is None:
-            raise CheckpointError(
-                f"{path} has no tokenizer and its config.json no latent_id, latent_start_id, latent_end_id; "
-                f"add the tokenizer files, or give tokens=LatentTokens(...) for {LATENT_TOKENS}"
-            )
-        if processor is not None:
-            _fit_embeddings(model, processor.tokenizer)
-        reasoner = cls(backbone_class(model.config.model_type)(model), tokens, settings, processor)
-        reasoner._load_head(str(path), stored_head, replaced=projection_head is not None)
+        found = checkpoints.load_checkpoint(
+            path,
+            dtype=dtype,
+            attn_implementation=attn_implementation,
+            tokens=tokens,
+            projection_head=projection_head,
+            projection_hidden_dim=projection_hidden_dim,
+        )
+        backbone = backbone_class(found.model.config.model_type)(found.model)
+        reasoner = cls(backbone, found.tokens, found.settings, found.processor)
+        checkpoints.load_head(reasoner.projection_head, found, str(path), replaced=projection_head is not None)
         return reasoner.to(dtype).eval()
-
-    def _load_head(self, path: str, stored: dict[str, Tensor], *, replaced: bool) -> None:
-        wanted = self.projection_head.state_dict()
-        if stored.keys() == wanted.keys() and all(stored[name].shape == wanted[name].shape for name in wanted):
-            self.projection_head.load_state_dict(stored)
-        elif wanted and not replaced:
-            raise CheckpointError(
-                f"{path}: config.json asks for a {self.settings.projection_head_type!r} projection head with "
-                f"{ {name: tuple(tensor.shape) for name, tensor in wanted.items()} }, the weights have "
-                f"{ {name: tuple(tensor.shape) for name, tensor in stored.items()} or 'none' }; correct "
-                "projection_head_type and projection_hidden_dim, or pass projection_head=... to start a new head"
-            )
-        elif stored and not replaced:
-            raise CheckpointError(
-                f"{path}: the weights have a projection head ({sorted(stored)}) but config.json asks for none; set "
-                "use_projection_head and projection_head_type in config.json, or pass projection_head='none' to go "
-                "without"
-            )
-        elif stored:
-            logger.warning(
-                "%s has projection head weights %s that are not used: the head asked for is %r",
-                path, sorted(stored), self.settings.projection_head_type,
-            )  # fmt: skip
 
     def save_pretrained(self, path: str | Path, *, state_dict: dict[str, Tensor] | None = None) -> Path:
         """Save so that `transformers` loads the folder as the stock class, with the head in a file of its own.
@@ -292,43 +148,11 @@ class LatentReasoner(nn.Module):
         Raises:
             CheckpointError: a `state_dict` whose names are not those of this module.
         """
-        from safetensors.torch import save_file
-
-        own = self.state_dict()
-        state = own if state_dict is None else state_dict
-        if state.keys() != own.keys():
-            raise CheckpointError(
-                f"state_dict does not name this reasoner's weights: missing {sorted(own.keys() - state.keys())[:3]}, "
-                f"unexpected {sorted(state.keys() - own.keys())[:3]}; strip what a wrapper put before the names"
-            )
-        folder = Path(path)
-        folder.mkdir(parents=True, exist_ok=True)
-        model = self.backbone.model
-        config = model.config
-        config.latent_id, config.latent_start_id, config.latent_end_id = (
-            self.tokens.latent_id,
-            self.tokens.start_id,
-            self.tokens.end_id,
-        )
-        self.settings.write_config(config)
-        prefix = "backbone.model."
-        if self.backbone.ties_embeddings:
-            # gathered or copied states hold the tied table twice
-            state = {name: value for name, value in state.items() if name != f"{prefix}lm_head.weight"}
-        weights = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
-        with checkpoints.quiet_transformers():
-            model.save_pretrained(folder, state_dict=weights, safe_serialization=True)
-        head = {name: value.contiguous() for name, value in state.items() if name.startswith(checkpoints.HEAD_PREFIX)}
-        head_file = folder / checkpoints.HEAD_FILE
-        head_file.unlink(missing_ok=True)
-        if head:
-            save_file(head, head_file, metadata={"format": "pt"})
-        if self.processor is not None:
-            self.processor.save_pretrained(folder)
-            prompt = getattr(self.processor, "system_prompt", None)
-            if prompt is not None:
-                (folder / checkpoints.SYSTEM_PROMPT_FILE).write_bytes(f"{prompt}\n".encode())
-        return folder
+        state = self.state_dict()
+        if state_dict is not None:
+            checkpoints.require_names(state_dict, state)
+            state = state_dict
+        return checkpoints.save_checkpoint(path, state, self.backbone, self.tokens, self.settings, self.processor)
 
     # ------------------------------------------------------------------ running
 
@@ -352,7 +176,7 @@ class LatentReasoner(nn.Module):
             )
 
     def encode_hints(self, pixel_values: Tensor, grid_thw: Tensor) -> VisionFeatures:
-        """Features of hint frames: inputs and targets of the latents. Never with gradient (`method.md` 2).
+        """Features of hint frames: inputs and targets of the latents. Never with gradient (Future-L1, Section 3).
 
         Args:
             pixel_values: (P, D) patches of all hints.
@@ -370,7 +194,9 @@ class LatentReasoner(nn.Module):
         """(B, T) bool: LATENT slots inside spans, the positions that take a latent vector."""
         return find_spans(input_ids, self.tokens).latent_mask
 
-    def embed(self, input_ids: Tensor, vision: Vision, latents: Tensor | None = None) -> tuple[Tensor, Any]:
+    def embed(
+        self, input_ids: Tensor, vision: Vision, latents: Tensor | None = None
+    ) -> tuple[Tensor, VisualRows | None]:
         """Input embeddings: table rows, visual tokens at placeholders, latents at LATENT slots inside spans.
 
         This is the one place where latent vectors enter, for training (hint features), RL (recorded latents) and
@@ -424,93 +250,61 @@ class LatentReasoner(nn.Module):
 
     def generate(
         self,
-        prompt: "PromptLike",
+        prompt: PromptLike,
         *,
-        num_branches: int = 1,
-        max_new_tokens: int = 2048,
-        do_sample: bool = False,
-        temperature: float = 1.0,
-        top_p: float = 1.0,
-        top_k: int = 0,
-        min_p: float = 0.0,
-        eos_token_id: int | Sequence[int] | None = None,
-        pad_token_id: int | None = None,
+        num_branches: int = 1, max_new_tokens: int = 2048,
+        do_sample: bool = False, temperature: float = 1.0, top_p: float = 1.0, top_k: int = 0, min_p: float = 0.0,
+        eos_token_id: int | Sequence[int] | None = None, pad_token_id: int | None = None,
         budget: SpanBudget | None = None,
-        latent_policy: "LatentPolicy | None" = None,
-        intervention: "LatentIntervention | None" = None,
+        latent_policy: LatentPolicy | None = None, intervention: LatentIntervention | None = None,
         seed: int | Tensor = 0,
-        stop_strings: str | Sequence[str] = (),
-        force_start: bool | None = None,
-        use_cache: bool = True,
-        share_prompt: bool | None = None,
-        vision: Vision | None = None,
-        on_step: "Callable[[DecodingStep], None] | None" = None,
-    ) -> "Rollout":
-        """Decode interleaved text and latents, many branches per prompt (`method.md` 1).
+        stop_strings: str | Sequence[str] = (), force_start: bool | None = None,
+        share_prompt: bool | None = None, vision: Vision | None = None,
+        on_step: Callable[[DecodingStep], None] | None = None,
+    ) -> Rollout:  # fmt: skip
+        """Decode interleaved text and latents, many branches per prompt (Future-L1, arXiv 2606.05769, Section 3).
 
-        A branch's sample depends on the seed, its prompt and its number, not on what else is in the batch. Prompts are
-        told apart by `sample_ids`, or by their token ids and pixels where there are none. Runs in eval mode and leaves
-        every module's mode as it was.
+        A branch's response depends on the seed, its prompt and its number, not on what else is in the batch. Prompts
+        are told apart by `sample_ids`, or by their token ids and pixels where there are none. Runs in eval mode and
+        leaves every module's mode as it was. Tokens are sampled with `do_sample`, `temperature`, `top_p`, `top_k` and
+        `min_p` as :class:`futurel1.models.decoding.Sampling` says.
 
         Args:
             prompt: left-padded prompts with their images and videos, such as :class:`futurel1.data.PromptBatch`.
             num_branches: G, responses per prompt.
             max_new_tokens: R, most tokens of a response; latents count.
-            do_sample: draw at random; False is greedy.
-            temperature: divides logits before drawing.
-            top_p: draw among the most likely tokens that together have this probability, of what `top_k` left.
-            top_k: draw among the k most likely tokens; 0 for all.
-            min_p: draw among tokens at least this share as likely as the most likely one.
             eos_token_id: id or ids that end a response; None: all that the checkpoint names (`end_token_ids`).
             pad_token_id: id that fills responses on the right; None: the tokenizer's.
             budget: latents per span; None: the checkpoint's (`LatentSettings.budget`).
-            latent_policy: how latents are drawn; None: :class:`DeterministicLatents`.
-            intervention: replaces each latent just before it is recorded and fed (`futurel1.models.interventions`), and
-                so also before its log-density is taken; None: latents as they were drawn.
+            latent_policy: how latents are sampled; None: :class:`DeterministicLatents`.
+            intervention: replaces each latent just before its log-density is taken and it is recorded and fed
+                (`futurel1.models.interventions`); None: latents as they were sampled.
             seed: one seed, or (B,) one per prompt.
             stop_strings: texts that end a response as soon as it contains one of them.
             force_start: force START as the first token; None: as the checkpoint says (`RICE`).
-            use_cache: keep keys and values; False computes every step anew.
             share_prompt: keep a prompt's keys and values once for all its branches; None: where the backbone can.
             vision: features of the prompts' images and videos when they are known already.
             on_step: called after every step, for streaming.
 
         Returns:
-            The responses, their log-probabilities and latents, see :class:`futurel1.models.decoding.Rollout`.
+            The responses, their log-probabilities and latents.
 
         Raises:
             BatchError: prompts that are not padded on the left, or do not fit their images.
             ConfigError: sampling values outside their range, or no way to know the end of a response.
             DecodingError: latents or logits that are not finite, with the step and the row.
         """
-        from futurel1.models import decoding
-        from futurel1.models.policies import DeterministicLatents
-
-        if num_branches < 1 or max_new_tokens < 1:
-            raise ConfigError(
-                f"num_branches and max_new_tokens must be at least 1, got {num_branches}, {max_new_tokens}"
-            )
-        eos, pad = self._end_tokens(eos_token_id, pad_token_id)
+        ends, pad = self._end_tokens(eos_token_id, pad_token_id)
+        sampling = Sampling(do_sample, temperature, top_k, top_p, min_p)
+        stops = (stop_strings,) if isinstance(stop_strings, str) else tuple(stop_strings)
+        start = self.settings.force_initial_latent_mode if force_start is None else force_start
+        settings = DecodingSettings(
+            num_branches=num_branches, max_new_tokens=max_new_tokens, sampling=sampling, eos_token_ids=ends,
+            pad_token_id=pad, budget=budget or self.settings.budget(), seed=seed, stop_strings=stops,
+            latent_policy=latent_policy or DeterministicLatents(), intervention=intervention, force_start=start,
+        )  # fmt: skip
         with _evaluating(self):
-            return decoding.generate(
-                self,
-                prompt,
-                num_branches=num_branches,
-                max_new_tokens=max_new_tokens,
-                sampling=decoding.Sampling(do_sample, temperature, top_k, top_p, min_p),
-                eos_token_ids=eos,
-                pad_token_id=pad,
-                budget=budget or self.settings.budget(),
-                latent_policy=latent_policy or DeterministicLatents(),
-                intervention=intervention,
-                seed=seed,
-                stop_strings=(stop_strings,) if isinstance(stop_strings, str) else tuple(stop_strings),
-                force_start=self.settings.force_initial_latent_mode if force_start is None else force_start,
-                use_cache=use_cache,
-                layout=self._layout(share_prompt),
-                vision=vision,
-                on_step=on_step,
-            )
+            return decoding.generate(self, prompt, settings, share_prompt=share_prompt, vision=vision, on_step=on_step)
 
     @property
     def end_token_ids(self) -> list[int]:
@@ -545,23 +339,10 @@ class LatentReasoner(nn.Module):
             pad = ids[0]
         return ids, pad
 
-    def _layout(self, share_prompt: bool | None) -> "Layout":
-        attention = self.backbone.attn_implementation
-        why = None
-        if not self.backbone.shares_prompt:
-            why = f"{self.backbone.stock_class} has recurrent layers"
-        elif attention not in MASKED_ATTENTION:
-            why = f"attn_implementation={attention!r} takes no mask that keeps branches apart, {MASKED_ATTENTION} do"
-        if share_prompt and why:
-            raise ConfigError(f"branches cannot share a prompt: {why}; leave share_prompt out for one row per branch")
-        if share_prompt is None and why:
-            _say_once(f"every branch has its own copy of the prompt: {why}")
-        return "rows" if why or share_prompt is False else "shared"
-
     def score(
         self,
-        prompt: "PromptLike",
-        rollout: "Rollout",
+        prompt: PromptLike,
+        rollout: Rollout,
         *,
         share_prompt: bool | None = None,
         vision: Vision | None = None,
@@ -581,16 +362,14 @@ class LatentReasoner(nn.Module):
 
     def score_rollout(
         self,
-        prompt: "PromptLike",
-        rollout: "Rollout",
+        prompt: PromptLike,
+        rollout: Rollout,
         *,
         share_prompt: bool | None = None,
         vision: Vision | None = None,
-    ) -> "RolloutScores":
+    ) -> RolloutScores:
         """As :meth:`score`, with the log-densities of the latents, entropies and predicted latents."""
-        from futurel1.models import decoding
-
-        return decoding.score(self, prompt, rollout, layout=self._layout(share_prompt), vision=vision)
+        return decoding.score(self, prompt, rollout, share_prompt=share_prompt, vision=vision)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Vocabulary logits of selected hidden states: (..., H) to (..., V)."""
@@ -608,11 +387,6 @@ def _evaluating(module: nn.Module) -> Iterator[None]:
     finally:
         for part in training:
             part.training = True
-
-
-@cache
-def _say_once(message: str) -> None:
-    logger.info(message)
 
 
 def _token_ids(place: Any) -> list[int]:
@@ -649,29 +423,3 @@ def _pair(kind: str, pixels: Tensor | None, grid: Tensor | None) -> tuple[Tensor
     if pixels is None or grid is None or len(grid) == len(pixels) == 0:
         return None
     return pixels, grid
-
-
-def _fit_embeddings(model: Any, tokenizer: Any) -> None:
-    """Add rows for the tokens that lie beyond the embedding table; the same rows in every process."""
-    needed = max(tokenizer.get_vocab().values()) + 1
-    table = model.get_input_embeddings().weight
-    if needed <= table.shape[0]:
-        return
-    # `transformers` draws the new rows around the mean of the old ones, and says so at length.
-    forked = torch.random.fork_rng(devices=[table.device] if table.is_cuda else [])
-    with forked, checkpoints.quiet_transformers():
-        torch.manual_seed(0)
-        model.resize_token_embeddings(needed)
-
-
-def _check_loading(folder: Path, info: dict[str, Any]) -> None:
-    missing = sorted(info.get("missing_keys", ()))
-    mismatched = sorted(str(key) for key in info.get("mismatched_keys", ()))
-    if missing or mismatched:
-        raise CheckpointError(
-            f"{folder}: weights do not fit config.json; missing {missing[:5]} ({len(missing)} in all), "
-            f"mismatched {mismatched[:5]} ({len(mismatched)} in all); use the config.json that was saved with them"
-        )
-    unexpected = [key for key in info.get("unexpected_keys", ()) if not key.startswith("projection_head")]
-    if unexpected:
-        logger.warning("%s: %d weights have no place in the model, e.g. %s", folder, len(unexpected), unexpected[:3])

@@ -65,9 +65,10 @@ class LatentSFTModule(ReasonerModule):
         lora_targets: pattern of module names that get an adapter.
         gradient_checkpointing: recompute activations in backward.
         liger_kernel: run norms and MLPs of the language model on Liger's kernels on CUDA; never on CPU.
-        max_latent_tokens: L_max written into exported checkpoints; keep it equal to the data's.
-        fixed_latents: exported checkpoints decode with exactly `max_latent_tokens` per span; keep it equal to the
-            data's.
+        max_latent_tokens: L_max written into exported checkpoints; None: the data module's, or the start checkpoint's
+            where the data module names none.
+        fixed_latents: exported checkpoints decode with exactly `max_latent_tokens` per span; None: as the data module,
+            or the start checkpoint, says.
 
     Raises:
         ConfigError: settings that contradict each other.
@@ -105,8 +106,8 @@ class LatentSFTModule(ReasonerModule):
         lora_targets: str = adapters.LANGUAGE_MODEL_LINEARS,
         gradient_checkpointing: bool = False,
         liger_kernel: bool = False,
-        max_latent_tokens: int = 4,
-        fixed_latents: bool = False,
+        max_latent_tokens: int | None = None,
+        fixed_latents: bool | None = None,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
@@ -124,31 +125,36 @@ class LatentSFTModule(ReasonerModule):
         self._train_sums: Tensor | None = None
         self._eval_sums: Tensor | None = None
 
+    def setup(self, stage: str) -> None:
+        """Settle how many latents a span has: what was not given is the data's.
+
+        Raises:
+            ConfigError: model and data contradict each other in training.
+        """
+        data = getattr(self.trainer, "datamodule", None)
+        settled = {name: self.hparams[name] for name in ("max_latent_tokens", "fixed_latents")}
+        for name, own in settled.items():
+            theirs = None if data is None else data.hparams.get(name)
+            if stage == "fit" and None not in (own, theirs) and own != theirs:
+                raise ConfigError(
+                    f"data.{name} is {theirs} but model.{name} is {own}: the exported checkpoint would decode with "
+                    "another span budget than it was trained with; leave the model's out"
+                )
+            settled[name] = theirs if own is None else own
+        self.save_hyperparameters(settled)  # so that checkpoints carry them
+        if hasattr(self, "reasoner"):
+            self.adjust_settings(self.reasoner)
+
     def adjust_settings(self, reasoner: LatentReasoner) -> None:
         """Exported checkpoints say what they were trained with."""
-        reasoner.settings = replace(
-            reasoner.settings,
-            max_latent_token=self.hparams["max_latent_tokens"],
-            fixed_latent_budget=self.hparams["fixed_latents"],
-            latent_loss=self.hparams["alignment"],
-            latent_lambda=self.hparams["latent_weight"],
-        )
+        settings, hparams = reasoner.settings, self.hparams
+        if hparams["max_latent_tokens"] is not None:
+            settings = replace(settings, max_latent_tokens=hparams["max_latent_tokens"])
+        if hparams["fixed_latents"] is not None:
+            settings = replace(settings, fixed_latent_budget=hparams["fixed_latents"])
+        reasoner.settings = replace(settings, latent_loss=hparams["alignment"], latent_lambda=hparams["latent_weight"])
 
     # ------------------------------------------------------------------ training
-
-    def on_fit_start(self) -> None:
-        """Check what can only be seen with a Trainer."""
-        self._check_data_settings()
-
-    def _check_data_settings(self) -> None:
-        data = getattr(self.trainer, "datamodule", None)
-        for name in ("max_latent_tokens", "fixed_latents"):
-            theirs = None if data is None else data.hparams.get(name)
-            if theirs is not None and theirs != self.hparams[name]:
-                raise ConfigError(
-                    f"data.{name} is {theirs} but model.{name} is {self.hparams[name]}: the exported checkpoint would "
-                    "decode with another span budget than it was trained with; set both to one value"
-                )
 
     def current_feedback_share(self) -> float:
         """Share of rows that reads its own latents at this optimizer step."""

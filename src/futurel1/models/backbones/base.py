@@ -310,7 +310,7 @@ class Backbone(nn.Module):
             embeds: (B, T, H) input embeddings.
             positions: (3, B, T) M-RoPE positions.
             attention_mask: (B, S) over cached and new tokens, or (B, 1, T, S) additive, bool or a
-                :class:`~futurel1.models.attention.BranchMask`, or None (causal).
+                :class:`~futurel1.models.decoding.attention.BranchMask`, or None (causal).
             visual: DeepStack rows of the new tokens.
             cache: a `transformers` cache, filled in place; None to compute everything anew.
 

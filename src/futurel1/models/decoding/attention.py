@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from futurel1.models.branching import PROMPT, PackedLayout, visible
+from futurel1.models.decoding.branching import PROMPT, PackedLayout, visible
 
 logger = logging.getLogger(__name__)
 Spans = list[tuple[slice, list[slice]]]
@@ -34,7 +34,7 @@ class BranchMask(Tensor):
     Its storage is a single element; only :func:`torch.nn.functional.scaled_dot_product_attention` may read it.
 
     Args:
-        packed: the layout whose :attr:`~futurel1.models.branching.PackedLayout.attend` this mask stands for.
+        packed: the layout whose :attr:`~futurel1.models.decoding.branching.PackedLayout.attend` this mask stands for.
     """
 
     packed: PackedLayout

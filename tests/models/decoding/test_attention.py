@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from futurel1.data import PromptBatch
-from futurel1.models import LatentReasoner, attention
-from futurel1.models.attention import BranchMask, shared_prompt_mask
-from futurel1.models.branching import pack
+from futurel1.models import LatentReasoner
+from futurel1.models.decoding import attention
+from futurel1.models.decoding.attention import BranchMask, shared_prompt_mask
+from futurel1.models.decoding.branching import pack
 from rounding import assert_same_but_rounding
 
 pytestmark = pytest.mark.numerics

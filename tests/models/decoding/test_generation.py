@@ -1,10 +1,11 @@
-"""Decoding: parity with the reference, equal results in every layout, the state machine, sampling, errors."""
+"""Decoding: parity with the reference, equal results in every way, the state machine, what is sampled, errors."""
 
 import dataclasses
 from types import SimpleNamespace
 
 import pytest
 import torch
+from decoded import END, EOS, LATENT, ROWS, START, WAYS, assert_same, decoding_in, livelier, one, sample
 from families import TOKENS, make_family
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,89 +14,13 @@ from safetensors.torch import load_file
 from futurel1.data import PromptBatch
 from futurel1.errors import BatchError, ConfigError
 from futurel1.models import LatentReasoner, SpanBudget, decoding
-from futurel1.models.backbones import Backbone
-from futurel1.models.decoding import RANKED_TOKENS, DecodingError, Sampling
-from futurel1.models.noise import RowNoise, row_keys
-from futurel1.models.policies import DeterministicLatents, GaussianLatents, VonMisesFisherLatents
+from futurel1.models.decoding import DecodingError, DecodingSettings, Sampling
+from futurel1.models.decoding.runners import RUNNERS, Runner
+from futurel1.models.policies import DeterministicLatents, GaussianLatents
 from rounding import RECURRENT_ROUNDINGS, ROUNDINGS, assert_same_but_rounding
 
 pytestmark = pytest.mark.numerics
-START, LATENT, END = TOKENS.start_id, TOKENS.latent_id, TOKENS.end_id
-EOS = list(range(20, 36))
-"""Many, so that responses end at different steps."""
-WAYS = {"shared": {}, "copied": {"share_prompt": False}, "uncached": {"use_cache": False}}
-ROWS = [
-    [5, ("image", 4, 8), 6, 7, 8],
-    [9, ("video", 2, 4, 4), 10, ("image", 4, 4), 11, 12, 13],
-    [14, 15, START],
-]
-"""Prompts of different lengths with images, a video, and none but an open span."""
 GREEDY = {"do_sample": False, "latent_policy": DeterministicLatents()}
-
-
-def livelier(family):
-    """Spans, and responses that end at different steps: START and END more likely than random weights make them."""
-    with torch.no_grad():
-        weight = family.reasoner.backbone.lm_head.weight
-        weight[START] *= 4
-        weight[END] *= 2
-    return family
-
-
-@pytest.fixture(scope="module")
-def lively():
-    return {name: livelier(make_family(name)) for name in ("qwen3_vl", "qwen2_5_vl", "qwen3_5")}
-
-
-def one(batch, row):
-    """A batch of one of the ROWS, its padding gone."""
-    images = {0: slice(0, 1), 1: slice(1, 2), 2: slice(0, 0)}[row]
-    patches = {0: slice(0, 32), 1: slice(32, 48), 2: slice(0, 0)}[row]
-    real = batch.attention_mask[row] != 0
-    return PromptBatch(
-        batch.input_ids[row : row + 1, real],
-        batch.attention_mask[row : row + 1, real],
-        batch.pixel_values[patches] if row < 2 else None,
-        batch.image_grid_thw[images] if row < 2 else None,
-        batch.pixel_values_videos if row == 1 else None,
-        batch.video_grid_thw if row == 1 else None,
-    )
-
-
-def assert_same(one, other, rows=slice(None), roundings=ROUNDINGS):
-    """The same rollout, numbers up to rounding; `other` may be a part, `rows` of `one`."""
-    width, depth = other.responses.shape[1], other.latents.shape[1]
-    assert torch.equal(one.response_mask[rows].sum(1), other.response_mask.sum(1))
-    real = other.response_mask
-    for name in ("responses", "chosen_mask", "slot_mask"):
-        assert torch.equal(getattr(one, name)[rows][:, :width][real], getattr(other, name)[real]), name
-    assert torch.equal(one.latent_mask[rows].sum(1), other.latent_mask.sum(1))
-    assert torch.equal(one.span_ids[rows][:, :depth], other.span_ids)
-    for name in ("log_probs", "latents", "latent_log_probs"):
-        size = depth if "latent" in name else width
-        assert_same_but_rounding(
-            getattr(one, name)[rows][:, :size], getattr(other, name), roundings=roundings, name=name
-        )
-    assert one.finish_reasons[rows] == other.finish_reasons
-    first = range(len(one))[rows][0]
-    table = one.span_table[torch.isin(one.span_table[:, 0], torch.arange(len(one))[rows])]
-    assert (table - torch.tensor([first, 0, 0, 0, 0])).tolist() == other.span_table.tolist()
-
-
-def sample(reasoner, prompt, **more):
-    defaults = {
-        "num_branches": 4,
-        "max_new_tokens": 24,
-        "do_sample": True,
-        "temperature": 1.2,
-        "top_p": 0.95,
-        "eos_token_id": EOS,
-        "pad_token_id": 0,
-        "budget": SpanBudget.loose(3),
-        "latent_policy": VonMisesFisherLatents(0.9),
-        "seed": 3,
-    }
-    return reasoner.generate(prompt, **{**defaults, **more})
 
 
 # ---------------------------------------------------------------------- parity
@@ -114,7 +39,8 @@ def test_greedy_traces_and_latents_equal_the_reference(reference, key, way):
     reasoner, values = reference
     names = ("input_ids", "attention_mask", "pixel_values", "image_grid_thw")
     prompt = PromptBatch(*(values[f"{key}.{name}"] for name in names))
-    rollout = reasoner.generate(prompt, max_new_tokens=32, eos_token_id=319, pad_token_id=0, **WAYS[way])
+    with decoding_in(way) as options:
+        rollout = reasoner.generate(prompt, max_new_tokens=32, eos_token_id=319, pad_token_id=0, **options)
     assert torch.equal(rollout.responses, values[f"{key}.sequences"][:, prompt.input_ids.shape[1] :])
     if f"{key}.latent_states" in values:
         mask = values[f"{key}.latent_mask"].bool()
@@ -130,7 +56,8 @@ def test_the_references_batch_is_its_rows_one_by_one(reference, way):
     reasoner, values = reference
     names = ("input_ids", "attention_mask", "pixel_values", "image_grid_thw")
     prompt = PromptBatch(*(values[f"decode.{name}"] for name in names))
-    together = reasoner.generate(prompt, max_new_tokens=24, eos_token_id=319, pad_token_id=0, **WAYS[way])
+    with decoding_in(way) as options:
+        together = reasoner.generate(prompt, max_new_tokens=24, eos_token_id=319, pad_token_id=0, **options)
     patches = prompt.image_grid_thw.prod(dim=1).cumsum(0).tolist()
     # one image per prompt
     for row, (start, stop) in enumerate(zip([0, *patches], patches, strict=False)):
@@ -141,7 +68,8 @@ def test_the_references_batch_is_its_rows_one_by_one(reference, way):
             prompt.pixel_values[start:stop],
             prompt.image_grid_thw[row : row + 1],
         )
-        part = reasoner.generate(alone, max_new_tokens=24, eos_token_id=319, pad_token_id=0, **WAYS[way])
+        with decoding_in(way) as options:
+            part = reasoner.generate(alone, max_new_tokens=24, eos_token_id=319, pad_token_id=0, **options)
         assert_same(together, part, slice(row, row + 1))
 
 
@@ -161,7 +89,7 @@ def test_all_ways_and_all_batches_decode_the_same(lively, name, greedy):
         assert set(whole.span_table[:, 4].tolist()) == {0, 1}
         assert len(set(whole.response_mask.sum(1).tolist())) > 4
     roundings = RECURRENT_ROUNDINGS if name == "qwen3_5" else ROUNDINGS
-    assert_same(whole, sample(reasoner, prompt, use_cache=False, **more), roundings=roundings)
+    assert_same(whole, sample(reasoner, prompt, way="uncached", **more), roundings=roundings)
     assert_same(whole, sample(reasoner, prompt, share_prompt=False, **more))
     for row in range(len(ROWS)):
         assert_same(whole, sample(reasoner, one(prompt, row), **more), slice(4 * row, 4 * row + 4), roundings)
@@ -188,81 +116,6 @@ def test_branches_are_the_prompt_repeated(lively, name, greedy, row):
     assert_same(branches, rows)
     assert branches.num_branches == times
     assert len(set(map(tuple, rows.responses.tolist()))) == (1 if greedy else times)
-
-
-def test_recurrent_backbones_cannot_share_a_prompt(lively):
-    family = lively["qwen3_5"]
-    with pytest.raises(ConfigError, match="recurrent"):
-        sample(family.reasoner, family.batch([ROWS[2]], padding="left"), share_prompt=True)
-
-
-def test_attention_without_masks_cannot_share_a_prompt(monkeypatch, lively, caplog):
-    reasoner = lively["qwen3_vl"].reasoner
-    monkeypatch.setattr(reasoner.backbone.language_model.config, "_attn_implementation_internal", "flash_attention_2")
-    with pytest.raises(ConfigError, match=r"flash_attention_2.*leave share_prompt out"):
-        reasoner._layout(True)
-    with caplog.at_level("INFO", logger="futurel1"):
-        assert [reasoner._layout(None), reasoner._layout(False), reasoner._layout(None)] == ["rows"] * 3
-    assert sum("own copy of the prompt" in record.message for record in caplog.records) <= 1
-
-
-@pytest.fixture
-def fed(monkeypatch):
-    """Shapes of what the language model is fed, and of the keys it then has: (rows, width, key rows, key columns)."""
-    shapes = []
-    original = Backbone.run
-
-    def spy(self, embeds, positions, attention_mask, visual=None, cache=None):
-        hidden = original(self, embeds, positions, attention_mask, visual, cache)
-        keys = None if cache is None else tuple(cache.layers[1].keys.shape)
-        shapes.append((*embeds.shape[:2], *((keys[0], keys[2]) if keys else (0, 0))))
-        return hidden
-
-    monkeypatch.setattr(Backbone, "run", spy)
-    return shapes
-
-
-@pytest.mark.parametrize("name", ["qwen3_vl", "qwen2_5_vl"])
-def test_prompt_keys_exist_once_and_finished_rows_leave(lively, fed, name):
-    family = lively[name]
-    prompt = family.batch(ROWS, padding="left")
-    rollout = sample(family.reasoner, prompt, num_branches=6)
-    width = prompt.input_ids.shape[1]
-    assert fed[0] == (3, width, 3, width)
-    lengths = rollout.response_mask.sum(1).view(3, 6)
-    steps = fed[1:]
-    assert len(steps) == int(lengths.max()) - 1
-    for step, (rows, slots, key_rows, columns) in enumerate(steps, start=1):
-        going = lengths > step
-        most = int(going.sum(1).max())
-        # every prompt's keys once: the rows are prompts with a branch that goes on, never more
-        assert rows == key_rows == int(going.any(1).sum())
-        assert columns == width + slots * step
-        assert 0.75 * slots < most <= slots
-    sizes = [rows * slots for rows, slots, _, _ in steps]
-    assert sizes[0] == 18
-    assert sorted(sizes, reverse=True) == sizes
-    assert sizes[-1] <= 4
-    fed.clear()
-    assert_same(rollout, sample(family.reasoner, prompt, num_branches=6, use_cache=False))
-
-
-@pytest.mark.parametrize("name", ["qwen3_vl", "qwen3_5"])
-def test_finished_rows_leave_copies_too(lively, fed, name):
-    family = lively[name]
-    prompt = family.batch(ROWS, padding="left")
-    rollout = sample(family.reasoner, prompt, num_branches=6, share_prompt=False)
-    width = prompt.input_ids.shape[1]
-    assert fed[0][:2] == (3, width)
-    lengths = rollout.response_mask.sum(1)
-    for step, (rows, slots, key_rows, columns) in enumerate(fed[1:], start=1):
-        going = int((lengths > step).sum())
-        assert slots == 1
-        assert rows == key_rows
-        assert columns == width + step
-        assert going <= rows
-        assert going > 0.75 * rows or going == rows
-    assert fed[-1][0] < 18
 
 
 def test_training_mode_with_gradient_checkpointing_decodes_the_same_and_stays(lively):
@@ -293,7 +146,7 @@ A, B, STOP = 5, 6, 7
 CHOICES = [START, LATENT, END, STOP, A, B]
 
 
-class Scripted(decoding._Runner):
+class Scripted(Runner):
     """In the place of the backbone: the hidden state of a row says its number and the step, nothing else."""
 
     def __init__(self, reasoner, prompt, vision, branches):
@@ -303,9 +156,9 @@ class Scripted(decoding._Runner):
     def start(self):
         return torch.tensor([[row, 0.0] for row in range(self.rows)])
 
-    def step(self, active, embeds, state):
+    def step(self, active, embeds, step):
         self.reasoner.fed.append((active.tolist(), embeds.clone()))
-        return torch.stack([active.float(), torch.full_like(active, state.step + 1).float()], dim=1)
+        return torch.stack([active.float(), torch.full_like(active, step + 1).float()], dim=1)
 
 
 class Script:
@@ -326,6 +179,8 @@ class Script:
                 image_token_id=0, video_token_id=0, vision_config=SimpleNamespace(spatial_merge_size=2)
             ),
             lm_head=SimpleNamespace(weight=torch.zeros(1)),
+            shares_prompt=True,
+            attn_implementation="sdpa",
         )
 
     def encode(self, prompt):
@@ -342,7 +197,7 @@ class Script:
 
 
 def by_method(script, last, budget, max_new_tokens, force_start):
-    """`method.md` 1 for one row, in plain Python: what is emitted, and what is noted about it."""
+    """The method for one row, in plain Python: what is emitted, and what is noted about it."""
     tokens, kinds, spans, reason = [], [], [], "length"
     inside, emitted = False, 0
     for step in range(max_new_tokens):
@@ -379,12 +234,12 @@ def check_against_method(scripts, lasts, budget, max_new_tokens, force_start):
     reasoner = Script(scripts)
     prompt = PromptBatch(torch.tensor([[A, last] for last in lasts]), torch.ones(len(lasts), 2, dtype=torch.long))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(decoding, "_SharedPrompt", Scripted)
-        rollout = decoding.generate(
-            reasoner, prompt, num_branches=1, max_new_tokens=max_new_tokens, sampling=Sampling(),
-            eos_token_ids=[STOP], pad_token_id=99, budget=budget, latent_policy=DeterministicLatents(), seed=0,
-            stop_strings=(), force_start=force_start, use_cache=True, layout="shared", vision=None, on_step=None,
+        patch.setitem(RUNNERS, "shared", Scripted)
+        options = DecodingSettings(
+            num_branches=1, max_new_tokens=max_new_tokens, sampling=Sampling(), eos_token_ids=[STOP], pad_token_id=99,
+            budget=budget, latent_policy=DeterministicLatents(), force_start=force_start,
         )  # fmt: skip
+        rollout = decoding.generate(reasoner, prompt, options)
     table = []
     fed = {}
     for step, (active, embeds) in enumerate(reasoner.fed):
@@ -483,88 +338,6 @@ def test_rice_checkpoints_force_the_first_start(lively):
 
 
 # ---------------------------------------------------------------------- sampling
-
-
-def filtered(logits, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0):
-    """The distribution that the warpers of transformers leave."""
-    from transformers.generation import logits_process as warpers
-
-    scores = logits.double()[None]
-    chain = [warpers.TemperatureLogitsWarper(temperature)]
-    chain += [warpers.TopKLogitsWarper(top_k)] if top_k else []
-    chain += [warpers.TopPLogitsWarper(top_p)] if top_p < 1 else []
-    chain += [warpers.MinPLogitsWarper(min_p)] if min_p else []
-    for warper in chain:
-        scores = warper(None, scores)
-    return scores.softmax(dim=-1)[0]
-
-
-@pytest.mark.parametrize(
-    "kwargs",
-    [
-        {},
-        {"temperature": 0.5},
-        {"temperature": 1.7},
-        {"top_k": 3},
-        {"top_k": 50},
-        {"top_p": 0.7},
-        {"top_p": 1e-6},
-        {"min_p": 0.2},
-        {"min_p": 1.0},
-        {"temperature": 1.4, "top_k": 6, "top_p": 0.8},
-        {"temperature": 0.8, "top_k": 8, "top_p": 0.9, "min_p": 0.1},
-    ],
-    ids=str,
-)
-def test_samples_follow_the_filtered_softmax(kwargs):
-    count = 20_000
-    logits = torch.randn(12, generator=torch.Generator().manual_seed(1)) * 1.5
-    exact = filtered(logits, **kwargs)
-    noise = RowNoise(row_keys(0, ["row"] * count, 1), 0)
-    drawn = Sampling(do_sample=True, **kwargs).choose(logits.expand(count, -1), noise)
-    counts = torch.bincount(drawn, minlength=12)
-    kept = exact > 0
-    assert not counts[~kept].any()
-    chi_square = ((counts - count * exact)[kept] ** 2 / (count * exact[kept])).sum()
-    degrees = int(kept.sum()) - 1
-    assert chi_square <= degrees + 4 * (2 * degrees) ** 0.5 + 1e-9
-
-
-@pytest.mark.parametrize(
-    "kwargs", [{"top_p": 0.9}, {"top_p": 0.9, "min_p": 1e-3}, {"top_k": 100, "top_p": 0.9}], ids=str
-)
-def test_a_large_vocabulary_is_truncated_row_by_row(kwargs):
-    # Rows that keep few, some hundred and thousands of tokens: each is ranked as far as it needs.
-    spread = torch.tensor([6.0, 1.8, 0.3])[:, None]
-    logits = torch.randn(3, 5000, generator=torch.Generator().manual_seed(3)) * spread
-    found = Sampling(do_sample=True, **kwargs)._truncate(logits.softmax(-1).double())
-    exact = torch.stack([filtered(row, **kwargs) for row in logits])
-    if kwargs == {"top_p": 0.9}:
-        few, some, many = (found > 0).sum(-1).tolist()
-        assert few < RANKED_TOKENS < some < 32 * RANKED_TOKENS < many
-    torch.testing.assert_close(found / found.sum(-1, keepdim=True), exact, rtol=1e-5, atol=1e-9)
-
-
-def test_of_equally_likely_tokens_the_first_ones_are_kept():
-    flat = torch.full((1, 200), 1 / 200, dtype=torch.float64)
-    for sampling, count in ((Sampling(top_k=3), 3), (Sampling(top_p=0.4), 80), (Sampling(top_p=0.4, top_k=50), 20)):
-        assert sampling._truncate(flat).nonzero()[:, 1].tolist() == list(range(count))
-
-
-def test_top_p_of_one_leaves_no_token_out():
-    class Last:
-        def uniform(self, size):
-            return torch.full((1, size), 1 - 2.0**-53, dtype=torch.float64)
-
-    # 100,003 rounded probabilities do not sum to exactly 1; the least likely token still has its share.
-    logits = torch.zeros(1, 100_003)
-    logits[0, -1] = -1.0
-    assert Sampling(do_sample=True).choose(logits, Last()).tolist() == [100_002]
-
-
-def test_greedy_takes_the_most_likely_and_no_noise():
-    logits = torch.randn(50, 12, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(Sampling(temperature=3.0).choose(logits, None), logits.argmax(-1))
 
 
 def test_log_probs_are_those_of_the_tempered_unfiltered_softmax(lively):
@@ -679,7 +452,7 @@ def writer(monkeypatch, tiny):
         script = Script([ids + [tokenizer.eos_token_id] * (longest - len(ids)) for ids in scripts])
         script.noise = torch.zeros(len(scripts), longest, len(tokenizer))
         monkeypatch.setattr(tiny.backbone, "embed_tokens", script.backbone.embed_tokens)
-        monkeypatch.setattr(decoding, "_SharedPrompt", Scripted)
+        monkeypatch.setitem(RUNNERS, "shared", Scripted)
         monkeypatch.setattr(type(tiny), "logits", lambda _, hidden: script.logits(hidden))
         monkeypatch.setattr(tiny, "fed", [], raising=False)
         prompt = PromptBatch(torch.full((len(texts), 2), 5), torch.ones(len(texts), 2, dtype=torch.long))

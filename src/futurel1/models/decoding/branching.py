@@ -5,13 +5,21 @@ a branch sees the prompt and itself, and positions start anew in every branch. `
 own with its own copy of the prompt; for backbones whose layers cannot be masked apart (recurrent ones).
 """
 
+import logging
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from futurel1.errors import BatchError, ConfigError
+from futurel1.models.backbones import Backbone
+
+logger = logging.getLogger(__name__)
 Layout = Literal["shared", "rows"]
+MASKED_ATTENTION = ("sdpa", "eager")
+"""Attention implementations that take any mask, which branches that share a prompt need."""
 PROMPT, PADDING = -1, -2
 """What stands in :attr:`PackedLayout.branch` at columns that belong to no branch."""
 
@@ -138,3 +146,38 @@ def kept_columns(prompt_width: int, old_branches: int, steps: int, kept: Tensor)
     prompt = torch.arange(prompt_width, device=kept.device).expand(len(kept), -1)
     offsets = prompt_width + old_branches * torch.arange(steps, device=kept.device)
     return torch.cat([prompt, (offsets[:, None] + kept[:, None, :]).flatten(1)], dim=1)
+
+
+def choose_layout(backbone: Backbone, share_prompt: bool | None) -> Layout:
+    """The layout that was asked for, or that a backbone can have.
+
+    Args:
+        backbone: what runs the branches.
+        share_prompt: whether branches share a prompt; None: where the backbone can.
+
+    Raises:
+        ConfigError: `share_prompt` with a backbone whose branches cannot.
+    """
+    attention = backbone.attn_implementation
+    why = None
+    if not backbone.shares_prompt:
+        why = f"{backbone.stock_class} has recurrent layers"
+    elif attention not in MASKED_ATTENTION:
+        why = f"attn_implementation={attention!r} takes no mask that keeps branches apart, {MASKED_ATTENTION} do"
+    if share_prompt and why:
+        raise ConfigError(f"branches cannot share a prompt: {why}; leave share_prompt out for one row per branch")
+    if share_prompt is None and why:
+        _say_once(f"every branch has its own copy of the prompt: {why}")
+    return "rows" if why or share_prompt is False else "shared"
+
+
+@cache
+def _say_once(message: str) -> None:
+    logger.info(message)
+
+
+def require_left_padding(mask: Tensor) -> None:
+    """Raise a `BatchError` unless the zeros of a (B, P) attention mask stand before all real tokens."""
+    real = mask != 0
+    if not bool(real[:, -1].all()) or bool((real[:, :-1] & ~real[:, 1:]).any()):
+        raise BatchError("prompts have to be padded on the left: attention_mask has zeros after real tokens")

@@ -2,10 +2,12 @@
 
 import pytest
 import torch
+from decoded import ROWS, sample
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from futurel1.models.branching import branch_mask, kept_columns, pack
+from futurel1.errors import ConfigError
+from futurel1.models.decoding.branching import branch_mask, choose_layout, kept_columns, pack
 
 
 @st.composite
@@ -95,3 +97,22 @@ def test_kept_columns_are_the_prompt_and_the_kept_slots_of_every_step():
     columns = kept_columns(prompt_width=3, old_branches=4, steps=2, kept=kept)
     assert columns.tolist() == [[0, 1, 2, 3, 5, 7, 9], [0, 1, 2, 4, 6, 8, 10]]
     assert kept_columns(3, 4, 0, kept).tolist() == [[0, 1, 2]] * 2
+
+
+# ---------------------------------------------------------------------- the layout that a backbone can have
+
+
+def test_recurrent_backbones_cannot_share_a_prompt(lively):
+    family = lively["qwen3_5"]
+    with pytest.raises(ConfigError, match="recurrent"):
+        sample(family.reasoner, family.batch([ROWS[2]], padding="left"), share_prompt=True)
+
+
+def test_attention_without_masks_cannot_share_a_prompt(monkeypatch, lively, caplog):
+    backbone = lively["qwen3_vl"].reasoner.backbone
+    monkeypatch.setattr(backbone.language_model.config, "_attn_implementation_internal", "flash_attention_2")
+    with pytest.raises(ConfigError, match=r"flash_attention_2.*leave share_prompt out"):
+        choose_layout(backbone, True)
+    with caplog.at_level("INFO", logger="futurel1"):
+        assert [choose_layout(backbone, share) for share in (None, False, None)] == ["rows"] * 3
+    assert sum("own copy of the prompt" in record.message for record in caplog.records) <= 1

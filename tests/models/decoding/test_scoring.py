@@ -4,13 +4,14 @@ import math
 
 import pytest
 import torch
-from families import TOKENS, make_family
+from decoded import END, LATENT, ROWS, START, livelier
+from families import make_family
 from torch.nn import functional as F
 
 from futurel1.data import PromptBatch
 from futurel1.errors import BatchError
-from futurel1.models import SpanBudget, decoding
-from futurel1.models.decoding import continue_log_prob
+from futurel1.models import SpanBudget
+from futurel1.models.decoding import continue_log_prob, scoring
 from futurel1.models.policies import (
     DeterministicLatents,
     GaussianLatents,
@@ -20,29 +21,10 @@ from futurel1.models.policies import (
 from rounding import RECURRENT_ROUNDINGS, ROUNDINGS, assert_same_but_rounding, assert_same_gradients
 
 pytestmark = pytest.mark.numerics
-START, LATENT, END = TOKENS.start_id, TOKENS.latent_id, TOKENS.end_id
 POLICIES = [DeterministicLatents(), VonMisesFisherLatents(0.8), GaussianLatents(0.2), ReleasedLatents(0.5)]
 BUDGETS = [SpanBudget.loose(3), SpanBudget.fixed(2)]
-ROWS = [
-    [5, ("image", 4, 8), 6, 7, 8],
-    [9, ("video", 2, 4, 4), 10, ("image", 4, 4), 11, 12, 13],
-    [14, 15, START],
-]
 BRANCHES = 3
 TEMPERATURE = 1.3
-
-
-def livelier(family):
-    with torch.no_grad():
-        weight = family.reasoner.backbone.lm_head.weight
-        weight[START] *= 4
-        weight[END] *= 2
-    return family
-
-
-@pytest.fixture(scope="module")
-def lively():
-    return {name: livelier(make_family(name)) for name in ("qwen3_vl", "qwen2_5_vl", "qwen3_5")}
 
 
 def decode(family, **more):
@@ -292,7 +274,7 @@ def test_vocabulary_logits_are_built_for_response_tokens_only_and_in_chunks(live
     heads = []
     handle = family.reasoner.backbone.lm_head.register_forward_hook(lambda *call: heads.append(call[2].shape[0]))
     monkeypatch.setattr(type(family.reasoner), "logits", spy)
-    monkeypatch.setattr(decoding, "SCORE_CHUNK", 7)
+    monkeypatch.setattr(scoring, "SCORE_CHUNK", 7)
     scores = family.reasoner.score(prompt, rollout)
     handle.remove()
     tokens = int(rollout.response_mask.sum())

@@ -1,0 +1,23 @@
+"""Interleaved decoding of text and latents, and scoring of what was decoded."""
+
+from futurel1.models.decoding.generation import DecodingSettings, generate
+from futurel1.models.decoding.protocol import PromptLike, Reasoner, VisualBatch
+from futurel1.models.decoding.rollout import DecodingError, DecodingStep, FinishReason, Rollout, RolloutScores
+from futurel1.models.decoding.sampling import Sampling
+from futurel1.models.decoding.scoring import continue_log_prob, score
+
+__all__ = [
+    "DecodingError",
+    "DecodingSettings",
+    "DecodingStep",
+    "FinishReason",
+    "PromptLike",
+    "Reasoner",
+    "Rollout",
+    "RolloutScores",
+    "Sampling",
+    "VisualBatch",
+    "continue_log_prob",
+    "generate",
+    "score",
+]

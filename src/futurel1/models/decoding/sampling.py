@@ -1,0 +1,96 @@
+"""How a token is chosen from logits: greedily, or at random under top-k, top-p and min-p."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from futurel1.errors import ConfigError
+from futurel1.models.noise import RowNoise
+
+RANKED_TOKENS = 64
+"""Most likely tokens that top_p looks at first."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a token is chosen from logits.
+
+    Args:
+        do_sample: sample at random; False takes the most likely token.
+        temperature: divides the logits before sampling, above 0.
+        top_k: sample among the k most likely tokens only; 0 for all.
+        top_p: sample among the most likely tokens that together have at least this probability, of what `top_k` left.
+        min_p: sample among tokens at least this share as likely as the most likely one.
+
+    Raises:
+        ConfigError: a value outside its range.
+    """
+
+    do_sample: bool = False
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not self.temperature > 0:
+            raise ConfigError(f"temperature must be above 0, got {self.temperature}; for greedy use do_sample=False")
+        if not 0 < self.top_p <= 1 or not 0 <= self.min_p <= 1 or self.top_k < 0:
+            raise ConfigError(
+                "top_p is in (0, 1], min_p in [0, 1] and top_k at least 0; got "
+                f"{self.top_p}, {self.min_p}, {self.top_k}"
+            )
+
+    @property
+    def scale(self) -> float:
+        """Temperature at which log-probabilities are recorded: 1 when greedy."""
+        return self.temperature if self.do_sample else 1.0
+
+    def choose(self, logits: Tensor, noise: RowNoise) -> Tensor:
+        """(N, V) float32 logits to (N,) chosen token ids."""
+        if not self.do_sample:
+            return logits.argmax(dim=-1)
+        probabilities = (logits / self.temperature).softmax(dim=-1).double()
+        if self.top_k or self.top_p < 1 or self.min_p:
+            probabilities = self._truncate(probabilities)
+        # In the order of the vocabulary, not of likelihood: rounding may swap two tokens that are nearly as likely, and
+        # with them everything that is sampled near their border.
+        cumulative = probabilities.cumsum(dim=-1)
+        place = noise.uniform(1).to(cumulative.device) * cumulative[:, -1:]
+        return torch.searchsorted(cumulative, place, right=True).clamp(max=logits.shape[-1] - 1)[:, 0]
+
+    def _truncate(self, probabilities: Tensor) -> Tensor:
+        """Set what top_k, top_p and min_p leave out to zero, one after the other as in `transformers`."""
+        if self.top_k or self.top_p < 1:
+            probabilities = probabilities.where(self._among_likeliest(probabilities), 0)
+        if self.min_p:
+            likeliest = probabilities.amax(dim=-1, keepdim=True)
+            probabilities = probabilities.where(probabilities >= self.min_p * likeliest, 0)
+        return probabilities
+
+    def _among_likeliest(self, probabilities: Tensor, count: int = RANKED_TOKENS) -> Tensor:
+        """(N, V) what top_k and top_p keep; of tokens that are equally likely, the first ones of the vocabulary.
+
+        top_p ranks the `count` most likely tokens, few of a large vocabulary; in rows that need more, 32 times as many,
+        and then all.
+        """
+        size = probabilities.shape[-1]
+        count = min(self.top_k or count, size)
+        ranked = probabilities.topk(count, dim=-1).values
+        number = torch.full_like(ranked[:, :1], count, dtype=torch.int64)
+        short: Tensor | None = None
+        # Rounding may bring the sum of all tokens above 1, and top_p = 1 leaves none out.
+        if self.top_p < 1:
+            mass = (ranked if self.top_k else probabilities).sum(dim=-1, keepdim=True)
+            # a token is kept when the ones before it do not yet reach top_p
+            inside = ranked.cumsum(dim=-1) - ranked < self.top_p * mass
+            number = inside.sum(dim=-1, keepdim=True).clamp(min=1)
+            if not self.top_k and count < size:
+                short = inside[:, -1].nonzero()[:, 0]
+        last = ranked.gather(1, number - 1)
+        above, tied = probabilities > last, probabilities == last
+        kept = above | (tied & (tied.cumsum(dim=-1) <= number - above.sum(dim=-1, keepdim=True)))
+        if short is not None and len(short):
+            kept[short] = self._among_likeliest(probabilities[short], 32 * count if count == RANKED_TOKENS else size)
+        return kept

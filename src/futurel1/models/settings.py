@@ -1,0 +1,68 @@
+"""What a checkpoint's configuration says about its latents."""
+
+from dataclasses import dataclass
+from typing import Any, Literal, Self
+
+from futurel1.models.heads import HeadKind
+from futurel1.models.tokens import SpanBudget
+
+CONFIG_KEYS = {"max_latent_tokens": "max_latent_token"}
+"""Settings that released checkpoints store under another name than ours."""
+
+
+@dataclass(frozen=True)
+class LatentSettings:
+    """What a checkpoint's configuration says about its latents.
+
+    Attributes:
+        max_latent_tokens: L_max, most latents a hint frame was given in training.
+        fixed_latent_budget: every span has exactly `max_latent_tokens` latents.
+        loose_latent_budget: most latents a span may hold while decoding; None leaves it to the multiplier.
+        infer_latent_multiplier: most latents while decoding as a multiple of `max_latent_tokens`.
+        force_initial_latent_mode: START is forced as the first token of a response (`RICE` checkpoints).
+        projection_head_type: ``"none"``, ``"swiglu"`` or ``"lvr"``.
+        projection_hidden_dim: width inside the ``"swiglu"`` head.
+        latent_loss: alignment loss that the checkpoint was trained with.
+        latent_lambda: weight of that loss.
+    """
+
+    max_latent_tokens: int = 4
+    fixed_latent_budget: bool = False
+    loose_latent_budget: int | None = None
+    infer_latent_multiplier: float = 2.0
+    force_initial_latent_mode: bool = False
+    projection_head_type: HeadKind = "none"
+    projection_hidden_dim: int = 2048
+    latent_loss: Literal["mse", "cosine"] = "mse"
+    latent_lambda: float = 0.1
+
+    @classmethod
+    def from_config(cls, config: Any) -> Self:
+        """Read the settings from a stock configuration's extra keys; absent keys keep their defaults."""
+        names = (
+            "max_latent_tokens", "fixed_latent_budget", "loose_latent_budget", "infer_latent_multiplier",
+            "force_initial_latent_mode", "projection_hidden_dim", "latent_loss", "latent_lambda",
+        )  # fmt: skip
+        stored = {name: getattr(config, CONFIG_KEYS.get(name, name), None) for name in names}
+        found = {name: value for name, value in stored.items() if value is not None}
+        head = "none"
+        if getattr(config, "use_projection_head", False):
+            head = str(getattr(config, "projection_head_type", None) or "swiglu").lower()
+        architectures = getattr(config, "architectures", None) or ()
+        if any(str(name).startswith("RICE_") for name in architectures):
+            found["force_initial_latent_mode"] = True
+        return cls(**found, projection_head_type=head)  # type: ignore[arg-type]
+
+    def write_config(self, config: Any) -> None:
+        """Put the settings into a stock configuration as extra keys."""
+        for name, value in vars(self).items():
+            setattr(config, CONFIG_KEYS.get(name, name), value)
+        config.use_projection_head = self.projection_head_type != "none"
+
+    def budget(self) -> SpanBudget:
+        """How many latents a span may hold while decoding."""
+        if self.fixed_latent_budget:
+            return SpanBudget.fixed(self.max_latent_tokens)
+        if self.loose_latent_budget is not None and self.loose_latent_budget > 0:
+            return SpanBudget.loose(self.loose_latent_budget)
+        return SpanBudget.loose(max(1, round(self.max_latent_tokens * self.infer_latent_multiplier)))
