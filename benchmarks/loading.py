@@ -35,7 +35,7 @@ from torch.nn.utils.rnn import pad_sequence
 from futurel1.data import SFTBatch, frame_pool, open_records
 from futurel1.data.chat import ChatEncoder
 from futurel1.data.collate import Fetched, SFTCollator
-from futurel1.data.records import Sample
+from futurel1.data.samples import Sample
 from futurel1.models import IGNORE, load_processor
 from meters import machine
 

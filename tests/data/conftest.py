@@ -108,3 +108,14 @@ def coded(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
         return remux(source, path, muxer={"fragmented mp4": FRAGMENTED, "live mkv": LIVE}.get(form))
 
     return make
+
+
+@pytest.fixture
+def rooted(tmp_path):
+    """A data root with a clip inside and one outside, which a link inside points to."""
+    root = tmp_path / "root"
+    (root / "clips").mkdir(parents=True)
+    (root / "clips/a.mp4").touch()
+    (tmp_path / "secret.mp4").touch()
+    (root / "link.mp4").symlink_to(tmp_path / "secret.mp4")
+    return root

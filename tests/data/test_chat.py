@@ -23,7 +23,7 @@ from futurel1 import LatentReasoner
 from futurel1.data import Turn, Video, chat, frame_pool, media, parse_record
 from futurel1.data.chat import ChatEncoder, default_system_prompt, hint_size, video_frame_size
 from futurel1.data.collate import Fetched, SFTCollator
-from futurel1.data.records import RecordFileError, Sample
+from futurel1.data.samples import RecordFileError, Sample
 from futurel1.data.video.pyav import PyAVReader
 from futurel1.datamodules.loading import count_totals
 from futurel1.errors import CheckpointError, ConfigError, MediaError, MissingFileError, RecordError

@@ -10,7 +10,7 @@ from PIL import Image
 
 from futurel1.data import frame_pool, media
 from futurel1.data.media import RecordMedia
-from futurel1.data.records import Frame
+from futurel1.data.samples import Frame
 from futurel1.data.video.pyav import PyAVReader
 from futurel1.errors import MediaError
 

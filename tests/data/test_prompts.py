@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 from futurel1.data import PromptBatch, Sample, Turn, Video, open_records
 from futurel1.data.chat import ChatEncoder, default_system_prompt, media_sources
 from futurel1.data.prompts import PromptCollator, PromptDataset, parse_prompt, read_images
-from futurel1.data.records import Frame, RawRecord, RecordFileError
+from futurel1.data.samples import Frame, RawRecord, RecordFileError
 from futurel1.data.video.pyav import PyAVReader
 from futurel1.errors import BatchError, ConfigError, MediaError, MissingFileError, RecordError
 from futurel1.models import load_processor

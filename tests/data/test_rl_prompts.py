@@ -17,7 +17,7 @@ from PIL import Image
 from futurel1.data import Frame, RecordSource, Sample, Turn, Video, open_records, parse_rl_prompt
 from futurel1.data.chat import ChatEncoder
 from futurel1.data.prompts import PromptDataset, parse_futurebench, parse_prompt
-from futurel1.data.records import RawRecord, RecordFileError
+from futurel1.data.samples import RawRecord, RecordFileError
 from futurel1.errors import RecordError
 from futurel1.metrics.functional import futurebench_prompt
 from futurel1.models import load_processor

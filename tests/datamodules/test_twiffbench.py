@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from futurel1.data import PromptBatch, records
+from futurel1.data import PromptBatch, record_files
 from futurel1.data.chat import default_system_prompt
 from futurel1.data.prompts import read_images
 from futurel1.datamodules import TwiFFBenchDataModule
@@ -178,7 +178,7 @@ def test_row_groups_are_not_all_in_memory(tmp_path: Path) -> None:
     size = len(rows[0]["question_images"][0]["bytes"])
     assert size > 250_000
     file = write(tmp_path, rows, row_group_size=2)
-    records._row_group.cache_clear()
+    record_files._row_group.cache_clear()
     gc.collect()
     before = pa.total_allocated_bytes()
 

@@ -10,7 +10,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from futurel1.data.records import SkippedRecord
+from futurel1.data.samples import SkippedRecord
 from futurel1.errors import BatchError
 from futurel1.models import VisionFeatures
 

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from futurel1.data.media import RecordMedia
 from futurel1.data.pictures import Pictures, PixelScale, join_pixels
-from futurel1.data.records import Frame, RecordFileError, Sample, Turn, Video
+from futurel1.data.samples import Frame, RecordFileError, Sample, Turn, Video
 from futurel1.data.video import Pixels, VideoBackend, VideoInfo, VideoReader, check_backend
 from futurel1.errors import CheckpointError, ConfigError, MediaError, MissingFileError, RecordError
 from futurel1.models import IGNORE, LATENT, LATENT_END, LATENT_START, LATENT_TOKENS, LatentTokens

@@ -13,7 +13,8 @@ from torch.utils.data import Dataset
 from futurel1.data.batches import SFTBatch
 from futurel1.data.chat import ChatEncoder, EncodedSample
 from futurel1.data.pictures import join_pixels
-from futurel1.data.records import RecordSource, SkippedRecord
+from futurel1.data.records import RecordSource
+from futurel1.data.samples import SkippedRecord
 from futurel1.errors import ConfigError, FutureL1Error, RecordError
 from futurel1.models import IGNORE
 

@@ -10,7 +10,7 @@ from typing import TypeVar
 from PIL import Image
 
 from futurel1.data.frames import decode_image, frame_pool, read_image
-from futurel1.data.records import Frame
+from futurel1.data.samples import Frame
 from futurel1.data.video import Pixels, VideoBackend, VideoReader, open_video
 
 __all__ = ["RecordMedia"]

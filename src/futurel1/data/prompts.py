@@ -14,18 +14,10 @@ from futurel1.data.batches import PromptBatch
 from futurel1.data.chat import EncodedSample, first_response
 from futurel1.data.collate import VISUAL_FIELDS, Fetched, SFTDataset, join_rows
 from futurel1.data.multiple_choice import read_options
-from futurel1.data.records import (
-    Frame,
-    RawRecord,
-    RecordFields,
-    RecordFileError,
-    Sample,
-    Turn,
-    Video,
-    open_records,
-    parse_record,
-    shorter,
-)
+from futurel1.data.record_fields import RecordFields, shorter
+from futurel1.data.record_shapes import parse_record
+from futurel1.data.records import open_records
+from futurel1.data.samples import Frame, RawRecord, RecordFileError, Sample, Turn, Video
 from futurel1.errors import BatchError, MissingFileError, RecordError
 
 __all__ = ["PromptCollator", "PromptDataset", "image_values", "parse_futurebench", "parse_prompt", "read_images"]

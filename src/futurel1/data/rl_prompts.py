@@ -7,7 +7,9 @@ from pathlib import Path
 
 from futurel1.data.multiple_choice import gold_letter, lists_options, read_options
 from futurel1.data.prompts import parse_futurebench, parse_prompt
-from futurel1.data.records import TRAINING_FIELDS, Part, RawRecord, RecordFields, Sample, Turn, is_unlabelled
+from futurel1.data.record_fields import RecordFields
+from futurel1.data.record_shapes import TRAINING_FIELDS, is_unlabelled
+from futurel1.data.samples import Part, RawRecord, Sample, Turn
 from futurel1.errors import RecordError
 
 __all__ = ["parse_rl_prompt"]

@@ -6,7 +6,8 @@ from importlib.resources import files
 
 from futurel1.data import RecordSource, Sample, Turn, open_records
 from futurel1.data.collate import OnError
-from futurel1.data.records import RawRecord, RecordFields
+from futurel1.data.record_fields import RecordFields
+from futurel1.data.samples import RawRecord
 from futurel1.datamodules.prompts import BasePromptDataModule, Paths, PromptStage
 from futurel1.errors import ConfigError
 

@@ -17,7 +17,8 @@ from typing import Any
 from PIL import Image
 
 from futurel1.data.prompts import image_values
-from futurel1.data.records import Frame, RawRecord, RecordFields, Sample
+from futurel1.data.record_fields import RecordFields
+from futurel1.data.samples import Frame, RawRecord, Sample
 from futurel1.datamodules.twiffbench import parse_twiffbench
 from futurel1.errors import ConfigError
 from futurel1.integrations.lmms_eval import picture_bytes
