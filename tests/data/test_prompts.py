@@ -18,7 +18,9 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from futurel1.data import PromptBatch, Sample, Turn, Video, open_records
-from futurel1.data.chat import ChatEncoder, default_system_prompt, media_sources
+from futurel1.data.chat import ChatEncoder
+from futurel1.data.chat_text import default_system_prompt
+from futurel1.data.media import media_sources
 from futurel1.data.prompts import PromptCollator, PromptDataset, parse_prompt, read_images
 from futurel1.data.samples import Frame, RawRecord, RecordFileError
 from futurel1.data.video.pyav import PyAVReader

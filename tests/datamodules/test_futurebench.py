@@ -13,7 +13,7 @@ import pytest
 from lightning import LightningModule, Trainer
 
 from futurel1.data import PromptBatch
-from futurel1.data.chat import default_system_prompt
+from futurel1.data.chat_text import default_system_prompt
 from futurel1.data.video.pyav import PyAVReader
 from futurel1.datamodules import FutureBenchDataModule
 from futurel1.errors import ConfigError, MissingFileError, RecordError

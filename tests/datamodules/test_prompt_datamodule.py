@@ -186,7 +186,7 @@ def test_settings_reach_the_encoder_and_are_kept(world: WorldFiles, tmp_path: Pa
     batch = next(iter(data.predict_dataloader()))
     text = data.encoder.processor.tokenizer.decode(batch.input_ids[0])
     assert text.startswith("<|im_start|>system\nAnswer.<|im_end|>\n<|im_start|>user\n")
-    assert data.encoder.video_fps == data.hparams["video_fps"] == 1.0
+    assert data.encoder.videos.sampling.fps == data.hparams["video_fps"] == 1.0
     assert data.hparams["predict"] == str(world.train)
 
 

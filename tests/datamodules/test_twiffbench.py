@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from futurel1.data import PromptBatch, record_files
-from futurel1.data.chat import default_system_prompt
+from futurel1.data.chat_text import default_system_prompt
 from futurel1.data.prompts import read_images
 from futurel1.datamodules import TwiFFBenchDataModule
 from futurel1.datamodules.twiffbench import twiffbench_instruction

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from futurel1.data.chat import EncodedSample
+from futurel1.data.encoded import EncodedSample
 from futurel1.losses import group_advantages
 from futurel1.models import Vision, VisionFeatures
 from futurel1.models.decoding import Rollout

@@ -11,7 +11,8 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
 from futurel1.data.batches import SFTBatch
-from futurel1.data.chat import ChatEncoder, EncodedSample
+from futurel1.data.chat import ChatEncoder
+from futurel1.data.encoded import EncodedSample
 from futurel1.data.pictures import join_pixels
 from futurel1.data.records import RecordSource
 from futurel1.data.samples import SkippedRecord

@@ -11,8 +11,9 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from futurel1.data.batches import PromptBatch
-from futurel1.data.chat import EncodedSample, first_response
+from futurel1.data.chat_text import first_response
 from futurel1.data.collate import VISUAL_FIELDS, Fetched, SFTDataset, join_rows
+from futurel1.data.encoded import EncodedSample
 from futurel1.data.multiple_choice import read_options
 from futurel1.data.record_fields import RecordFields, shorter
 from futurel1.data.record_shapes import parse_record

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from futurel1.data import PromptBatch
-from futurel1.data.chat import EncodedSample
+from futurel1.data.encoded import EncodedSample
 from futurel1.losses import group_advantages
 from futurel1.models.decoding import Rollout
 from futurel1.models.policies import LatentPolicy
