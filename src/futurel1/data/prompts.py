@@ -97,35 +97,11 @@ def parse_prompt(record: RawRecord, *, data_root: Path | None = None) -> Sample:
         check_files=False,
     )
     fields = RecordFields(record.raw, file=record.name, number=record.number, folder=record.folder)
-    responses = [turn for turn in sample.turns if turn.role == "assistant"]
-    answer = sample.answer
-    if answer is None and sample.hints:
-        fields.fail(
-            "video",
-            fields.values["video"],
-            "an unlabelled video has no question to answer",
-            "add 'conversations' and 'answer', or keep it for supervised training",
-        )
-    if answer is not None and len(responses) > 1:
-        raise RecordError(
-            f"{record.name}, record {record.number}: {len(responses)} assistant turns; a prompt is what stands before "
-            f"the first, but the record's answer belongs to the last: make a record of each (field "
-            f"'{responses[0].field}')"
-        )
+    _check_answer(fields, sample)
     first = first_response(sample)
-    if answer is None:
-        text = "".join(part for part in sample.turns[first].parts if isinstance(part, str))
-        found = _ANSWER.search(text)
-        answer = (found[1] if found else text).strip()
     turns = sample.turns[:first]
-    # Files of hint frames are not read, and need not be there.
-    for part in (part for turn in turns for part in turn.parts if not isinstance(part, str)):
-        # isfile, unlike Path.is_file, is False for names too long for the system
-        if not (isinstance(part, Frame) and part.data is not None) and not os.path.isfile(part.path):
-            raise RecordFileError(
-                f"{fields.place}: there is no file {shorter(part.path)}; put it there or correct its path (field "
-                f"'{part.field}')"
-            )
+    answer = _first_answer(sample.turns[first]) if sample.answer is None else sample.answer
+    _check_files(fields, turns)
     texts = [part for turn in turns if turn.role == "user" for part in turn.parts if isinstance(part, str)]
     question_type = fields.take("question_type")
     own_id = fields.identity()
@@ -137,6 +113,41 @@ def parse_prompt(record: RawRecord, *, data_root: Path | None = None) -> Sample:
         "question_type": None if question_type is None else fields.text("question_type"),
     }
     return Sample(sample.id, turns, None, meta)
+
+
+def _check_answer(fields: RecordFields, sample: Sample) -> None:
+    """Refuse a record without a question to answer, or whose answer belongs to another response than the first."""
+    responses = [turn for turn in sample.turns if turn.role == "assistant"]
+    if sample.answer is None and sample.hints:
+        fields.fail(
+            "video",
+            fields.values["video"],
+            "an unlabelled video has no question to answer",
+            "add 'conversations' and 'answer', or keep it for supervised training",
+        )
+    if sample.answer is not None and len(responses) > 1:
+        raise RecordError(
+            f"{fields.place}: {len(responses)} assistant turns; a prompt is what stands before the first, but the "
+            f"record's answer belongs to the last: make a record of each (field '{responses[0].field}')"
+        )
+
+
+def _first_answer(response: Turn) -> str:
+    """The answer of a chat's response: what stands in its ``<answer>`` tags, else all of it."""
+    text = "".join(part for part in response.parts if isinstance(part, str))
+    found = _ANSWER.search(text)
+    return (found[1] if found else text).strip()
+
+
+def _check_files(fields: RecordFields, turns: Sequence[Turn]) -> None:
+    """Refuse a prompt whose files are missing; those of hint frames are not read, and need not be there."""
+    for part in (part for turn in turns for part in turn.parts if not isinstance(part, str)):
+        # isfile, unlike Path.is_file, is False for names too long for the system
+        if not (isinstance(part, Frame) and part.data is not None) and not os.path.isfile(part.path):
+            raise RecordFileError(
+                f"{fields.place}: there is no file {shorter(part.path)}; put it there or correct its path (field "
+                f"'{part.field}')"
+            )
 
 
 def parse_futurebench(record: RawRecord, *, video_root: Path | None = None, data_root: Path | None = None) -> Sample:
