@@ -1,9 +1,11 @@
 """Samples to encode, and how tests read what became of them."""
 
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 
 from futurel1.data import Turn, Video, parse_record
 from futurel1.data.chat import ChatEncoder
@@ -69,3 +71,16 @@ def supervised(encoder: ChatEncoder, encoded) -> str:
 
 def whole(video: Path) -> Sample:
     return Sample("x:1", (Turn("user", (Video(video), "?")), Turn("assistant", ("a",))), None, {})
+
+
+def asked(*parts: Any) -> Sample:
+    return Sample("x:1", (Turn("user", parts),), None, {})
+
+
+def png(colour: int, size: tuple[int, int] = (64, 48)) -> bytes:
+    stream = BytesIO()
+    Image.new("RGB", size, (colour,) * 3).save(stream, "PNG")
+    return stream.getvalue()
+
+
+ASSISTANT = "<|im_start|>assistant\n"

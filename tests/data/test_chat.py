@@ -4,13 +4,27 @@ import multiprocessing
 import pickle
 import resource
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from chat_samples import FOUR_PADS, SYSTEM, decoded, framed, parsed, pathed, supervised, unlabelled, whole
+from chat_samples import (
+    ASSISTANT,
+    FOUR_PADS,
+    SYSTEM,
+    asked,
+    decoded,
+    framed,
+    parsed,
+    pathed,
+    png,
+    supervised,
+    unlabelled,
+    whole,
+)
 from codings import encode, moving_frames
 from PIL import Image
 from PIL.PngImagePlugin import PngImageFile
@@ -19,7 +33,7 @@ from futurel1 import LatentReasoner
 from futurel1.data import Turn, Video, chat, frame_pool, media
 from futurel1.data.chat import ChatEncoder
 from futurel1.data.collate import Fetched, SFTCollator
-from futurel1.data.samples import RecordFileError, Sample
+from futurel1.data.samples import Frame, RecordFileError, Sample
 from futurel1.data.video.pyav import PyAVReader
 from futurel1.datamodules.loading import count_totals
 from futurel1.errors import CheckpointError, ConfigError, MediaError, MissingFileError, RecordError
@@ -503,3 +517,43 @@ def test_frames_that_together_exceed_the_length_are_refused_before_all_are_decod
 def test_a_wrong_backend_lists_the_choices(processor):
     with pytest.raises(ConfigError, match="video_backend must be one of auto, pyav, decord, torchcodec, got 'opencv'"):
         ChatEncoder(processor, video_backend="opencv")
+
+
+def test_embedded_image_is_read_as_its_file_is(encoder, tmp_path):
+    rng = np.random.default_rng(0)
+    picture = Image.fromarray(rng.integers(0, 255, (48, 96, 4), dtype=np.uint8))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees
+    picture.save(tmp_path / "turned.png", exif=exif)
+    Image.new("RGB", (64, 64), (9, 9, 9)).save(tmp_path / "plain.jpg")
+    for name in ("turned.png", "plain.jpg"):
+        stored = asked(Frame(tmp_path / name, None), "What?")
+        embedded = asked(Frame(Path("bench.parquet, record 1"), None, (tmp_path / name).read_bytes()), "What?")
+        first, second = encoder.encode_prompt(stored), encoder.encode_prompt(embedded)
+        assert torch.equal(first.pixel_values, second.pixel_values)
+        assert torch.equal(first.input_ids, second.input_ids)
+        assert encoder.length(stored) == encoder.length(embedded)
+
+
+def test_embedded_images_of_one_place_are_kept_apart(encoder):
+    place = Path("bench.parquet")
+    frames = [Frame(place, None, png(10)), Frame(place, None, png(200, (128, 96))), Frame(place, None, png(10))]
+    sample = asked(*frames, "What?")
+    encoded = ChatEncoder(encoder.processor, keys=True).encode_prompt(sample)
+    assert encoded.image_grid_thw.tolist() == [[1, 4, 4], [1, 6, 8], [1, 4, 4]]
+    assert encoded.image_keys[0] == encoded.image_keys[2] != encoded.image_keys[1]
+    assert encoder.length(sample) + len(encoder.processor.tokenizer(ASSISTANT)["input_ids"]) == len(encoded)
+    assert b"PNG" not in repr(sample).encode()
+
+
+def test_embedded_image_that_cannot_be_read_is_named(encoder):
+    place = Path("bench.parquet, record 7, question image 2")
+    deep = BytesIO()
+    Image.fromarray(np.full((64, 64), 40000, np.uint16)).save(deep, "PNG")
+    for data, says in [
+        (b"not an image", "not a readable image"),
+        (png(3)[:60], "not a readable image"),
+        (deep.getvalue(), "exceed 8 bits per channel"),
+    ]:
+        with pytest.raises(MediaError, match=rf"bench\.parquet, record 7, question image 2: .*{says}"):
+            encoder.encode_prompt(asked(Frame(place, None, data), "What?"))

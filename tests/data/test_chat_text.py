@@ -5,7 +5,19 @@ from typing import Any
 
 import pytest
 import torch
-from chat_samples import FOUR_PADS, SYSTEM, TWO_LATENTS, decoded, framed, parsed, pathed, supervised, unlabelled
+from chat_samples import (
+    ASSISTANT,
+    FOUR_PADS,
+    SYSTEM,
+    TWO_LATENTS,
+    asked,
+    decoded,
+    framed,
+    parsed,
+    pathed,
+    supervised,
+    unlabelled,
+)
 
 from futurel1 import LatentReasoner
 from futurel1.data import Turn
@@ -193,3 +205,10 @@ def test_a_checkpoint_brings_its_own_system_turn(tmp_path):
     again.processor.system_prompt = "<|im_start|>"
     with pytest.raises(ConfigError, match=r"system_prompt.txt contains"):
         ChatEncoder(again.processor)
+
+
+def test_text_can_be_kept_as_it_is(encoder):
+    verbatim = ChatEncoder(encoder.processor, strip_text=False)
+    assert decoded(encoder, verbatim.encode_prompt(asked("\n What? \n")).input_ids) == (
+        f"{SYSTEM}<|im_start|>user\n\n What? \n<|im_end|>\n{ASSISTANT}"
+    )

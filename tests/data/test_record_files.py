@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import shutil
 import tracemalloc
 
 import pyarrow as pa
@@ -17,6 +18,9 @@ from example_records import (
     numbered,
     parse,
     question,
+    questions,
+    rows,
+    save,
     write_lines,
     write_parquet,
 )
@@ -233,3 +237,25 @@ def test_a_rewritten_parquet_file_is_not_served_from_the_cache(tmp_path):
     write_parquet(path, [numbered(2)])
     os.utime(path, ns=(1, 1))
     assert question(open_records(path)[0]) == "Q2"
+
+
+def test_arrow_file_of_the_other_kind_is_read_too(tmp_path):
+    table = pa.Table.from_pylist(rows(0, 3))
+    with pa.OSFile(str(tmp_path / "a.arrow"), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
+        writer.write_table(table)
+    assert questions(open_records(tmp_path / "a.arrow")) == ["Q0", "Q1", "Q2"]
+
+
+def test_rewritten_arrow_file_is_not_served_from_memory(tmp_path):
+    assert questions(open_records(save(tmp_path / "saved", rows(0, 2)))) == ["Q0", "Q1"]
+    shutil.rmtree(tmp_path / "saved")
+    assert questions(open_records(save(tmp_path / "saved", rows(4, 7)))) == ["Q4", "Q5", "Q6"]
+
+
+def test_arrow_rows_stay_on_disk(tmp_path):
+    folder = save(tmp_path / "saved", [{"text": "x" * 1_000_000} for _ in range(8)])
+    before = pa.total_allocated_bytes()
+    source = open_records(folder)
+    for index in range(8):
+        assert len(source.raw(index).raw["text"]) == 1_000_000
+        assert pa.total_allocated_bytes() - before < 2_000_000

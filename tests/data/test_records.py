@@ -7,10 +7,21 @@ import pickle
 from pathlib import Path
 
 import pytest
-from example_records import FRAME_INDEXED, changed, numbered, question, write_lines, write_parquet
+from example_records import (
+    FRAME_INDEXED,
+    changed,
+    numbered,
+    question,
+    questions,
+    rows,
+    save,
+    write_lines,
+    write_parquet,
+)
 
+from futurel1.data import Sample
 from futurel1.data.records import open_records
-from futurel1.data.samples import SkippedRecord
+from futurel1.data.samples import RawRecord, SkippedRecord
 from futurel1.errors import ConfigError, MissingFileError, RecordError
 
 
@@ -115,3 +126,49 @@ def test_a_source_works_in_other_processes(tmp_path, method):
     with multiprocessing.get_context(method).Pool(2) as pool:
         assert pool.map(_questions, [source] * 4, chunksize=1) == [expected] * 4
     assert _questions(pickle.loads(pickle.dumps(source))) == expected
+
+
+def test_saved_data_set_is_read_in_the_order_of_its_index(tmp_path):
+    folder = save(tmp_path / "saved", rows(0, 5), rows(5, 8))
+    source = pickle.loads(pickle.dumps(open_records(folder)))
+    assert len(source) == 8
+    assert questions(source) == [f"Q{number}" for number in range(8)]
+    assert source.id(6) == "data-00001-of-00002.arrow:2"
+    assert source.sample(6).id == "data-00001-of-00002.arrow:2"
+
+
+def test_saved_splits_follow_each_other(tmp_path):
+    save(tmp_path / "all" / "train", rows(0, 2))
+    save(tmp_path / "all" / "test", rows(2, 3))
+    (tmp_path / "all" / "dataset_dict.json").write_text('{"splits": ["train", "test"]}')
+    source = open_records(tmp_path / "all")
+    assert questions(source) == ["Q0", "Q1", "Q2"]
+    assert source.id(2) == "test/data-00000-of-00001.arrow:1"
+
+
+def test_saved_data_that_cannot_be_read_says_why(tmp_path):
+    folder = save(tmp_path / "a", rows(0, 2))
+    (folder / "data-00000-of-00001.arrow").unlink()
+    with pytest.raises(MissingFileError, match=r"data-00000-of-00001\.arrow: .*state\.json lists this file"):
+        open_records(folder)
+    with pytest.raises(ConfigError, match="its rows are chosen by an index; save it after flatten_indices"):
+        open_records(save(tmp_path / "b", rows(0, 2), _indices_data_files=[{"filename": "indices.arrow"}]))
+    (tmp_path / "bad.arrow").write_bytes(b"this is no Arrow file")
+    with pytest.raises(RecordError, match=r"bad\.arrow: not a readable Arrow file"):
+        open_records(tmp_path / "bad.arrow")
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / "state.json").write_text("{")
+    with pytest.raises(RecordError, match=r"state\.json: not valid JSON.*save the data again"):
+        open_records(tmp_path / "c")
+
+
+def test_own_parser_sees_records_as_they_are_stored(tmp_path):
+    (tmp_path / "own.jsonl").write_text('{"a": 1}\n[2]\n')
+
+    def parse(record: RawRecord) -> Sample:
+        return Sample(f"{record.name}:{record.number}", (), None, record.raw)
+
+    source = open_records(tmp_path / "own.jsonl", parse=parse)
+    assert source.sample(0) == Sample("own.jsonl:1", (), None, {"a": 1})
+    with pytest.raises(RecordError, match=r"own\.jsonl, record 2: list .*write it as an object with named fields"):
+        source.sample(1)

@@ -9,13 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from chat_samples import SYSTEM, decoded, framed, parsed, supervised, whole
+from chat_samples import ASSISTANT, SYSTEM, asked, decoded, framed, parsed, supervised, whole
 from codings import encode, moving_frames, plain_decode
 from PIL import Image
 
 from futurel1.data import Turn, Video, frame_pool
 from futurel1.data.chat import ChatEncoder
 from futurel1.data.samples import Sample
+from futurel1.data.video.pyav import PyAVReader
+from futurel1.errors import ConfigError
 
 
 def test_videos_are_expanded_to_blocks_with_timestamps(encoder, clips):
@@ -170,3 +172,30 @@ def test_frames_that_an_edit_list_hides_are_in_no_prompt(processor, coded):
     pool = frame_pool(44)
     own = [Image.fromarray(plain_decode(cut)[pool[index]]) for index in (0, 2)]
     assert torch.equal(encoded.pixel_values, processor.image_processor(images=own, return_tensors="pt")["pixel_values"])
+
+
+def test_number_of_frames_of_a_video_can_be_set(encoder, clips, frame_number, monkeypatch):
+    wanted = []
+
+    def read(reader: PyAVReader, numbers: list[int], convert: Any) -> dict[int, Any]:
+        shown = original(reader, numbers, lambda _, pixels: frame_number(Image.fromarray(pixels)))
+        assert shown == {number: number for number in numbers}
+        wanted.append(list(numbers))
+        return original(reader, numbers, convert)
+
+    original = PyAVReader.read
+    monkeypatch.setattr(PyAVReader, "read", read)
+    for number, expected in [
+        (32, np.linspace(0, 47, 32).round().astype(int).tolist()),
+        (3, [0, 24, 47]),
+        (2, [0, 47]),
+        (200, list(range(48))),
+    ]:
+        sized = ChatEncoder(encoder.processor, video_num_frames=number, video_fps=0.1, video_max_frames=2)
+        sample = asked(Video(clips["closed"]), "What?")
+        encoded = sized.encode_prompt(sample)
+        assert wanted.pop() == expected
+        assert encoded.video_grid_thw.tolist() == [[-(-len(expected) // 2), 4, 4]]
+        assert len(encoded) <= sized.length(sample) + len(encoder.processor.tokenizer(ASSISTANT)["input_ids"])
+    with pytest.raises(ConfigError, match="video_num_frames must be at least 2, got 1"):
+        ChatEncoder(encoder.processor, video_num_frames=1)

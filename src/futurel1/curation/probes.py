@@ -117,8 +117,8 @@ class CandidateDataset(Dataset[Candidate | ProbeResult]):
         return Candidate(
             number=number,
             hints=len(hints),
-            question=str(prompt.meta["question"]),
-            answer=str(prompt.meta["answer"]),
+            question=str(prompt.info.question),
+            answer=str(prompt.info.answer),
             base=self.encoder.encode_prompt(prompt),
             hint=self.encoder.encode_prompt(with_hints(prompt, hints)),
         )

@@ -18,7 +18,7 @@ from futurel1.data.encoded import EncodedSample
 from futurel1.data.media import RecordMedia, media_sources
 from futurel1.data.picture_sizes import MIN_VIDEO_FRAME_TOKENS, RESAMPLING, check_aspect, hint_size
 from futurel1.data.pictures import Pictures, PixelScale
-from futurel1.data.samples import Frame, RecordFileError, Sample, Video
+from futurel1.data.samples import Frame, PromptInfo, RecordFileError, Sample, Video
 from futurel1.data.video import VideoBackend, check_backend
 from futurel1.data.whole_videos import VideoSampling, WholeVideos
 from futurel1.errors import CheckpointError, ConfigError, MediaError, RecordError
@@ -131,8 +131,8 @@ class ChatEncoder:
         labels = self._labels(encoded.input_ids, [turn.loss for turn in sample.turns if turn.role == "assistant"])
         supervised = (labels != IGNORE).nonzero()
         prompt_length = int(supervised[0]) if len(supervised) else len(encoded)
-        meta = {"id": sample.meta.get("id")}
-        encoded = replace(encoded, labels=labels, prompt_length=prompt_length, meta=meta)
+        info = PromptInfo(id=sample.meta.get("id"))
+        encoded = replace(encoded, labels=labels, prompt_length=prompt_length, info=info)
         return self._with_keys(encoded, sample)
 
     def encode_prompt(self, sample: Sample) -> EncodedSample:
@@ -150,7 +150,7 @@ class ChatEncoder:
         with self._media(prompt) as media:
             observed = media.pictures(prompt.observed, self._observers(prompt))
             encoded = self._encode(prompt, text, observed, media)
-        encoded = replace(encoded, sources=media_sources(prompt))
+        encoded = replace(encoded, sources=media_sources(prompt), info=prompt.info)
         return self._with_keys(encoded, prompt)
 
     def _encode(self, sample: Sample, text: str, observed: Sequence[Patches], media: RecordMedia) -> EncodedSample:

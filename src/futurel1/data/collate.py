@@ -148,7 +148,7 @@ class SFTCollator:
             image_keys=tuple(key for sample in samples for key in sample.image_keys),
             hint_keys=tuple(key for sample in samples for key in sample.hint_keys),
             skipped=tuple(record for part in fetched for record in part.skipped),
-            record_ids=tuple(sample.meta.get("id") for sample in samples),
+            record_ids=tuple(sample.info.id for sample in samples),
         )
 
 

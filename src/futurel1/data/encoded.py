@@ -1,12 +1,11 @@
 """One record as tensors, before it is padded into a batch."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from torch import Tensor
 
 from futurel1.data.pictures import Pictures, join_pixels
+from futurel1.data.samples import PromptInfo
 
 __all__ = ["EncodedSample"]
 
@@ -28,7 +27,7 @@ class EncodedSample:
         image_keys: names of the observed images in a feature cache: file, its time and size, frame, grid.
         hint_keys: the same for hints.
         sources: files and embedded images that a prompt's frames come from; empty in training.
-        meta: what a metric or a writer needs to know of the record; in training its own `id` alone.
+        info: what a metric or a writer needs to know of the record; in training its own id alone.
     """
 
     sample_id: str
@@ -43,7 +42,7 @@ class EncodedSample:
     image_keys: tuple[str, ...] = ()
     hint_keys: tuple[str, ...] = ()
     sources: tuple[str, ...] = ()
-    meta: Mapping[str, Any] = field(default_factory=dict)
+    info: PromptInfo = field(default_factory=PromptInfo)
 
     def __len__(self) -> int:
         return len(self.input_ids)

@@ -13,7 +13,20 @@ from typing import Any, Literal
 
 from futurel1.errors import MissingFileError, RecordError
 
-__all__ = ["Frame", "Parse", "Part", "RawRecord", "RecordFileError", "Role", "Sample", "SkippedRecord", "Turn", "Video"]
+__all__ = [
+    "Frame",
+    "Parse",
+    "Part",
+    "PromptInfo",
+    "RawRecord",
+    "RecordFileError",
+    "Role",
+    "Sample",
+    "SkippedRecord",
+    "StoredImages",
+    "Turn",
+    "Video",
+]
 
 Role = Literal["system", "user", "assistant"]
 
@@ -61,9 +74,55 @@ class Turn:
     field: str = dataclasses.field(default="", repr=False, compare=False)
 
 
+@dataclass
+class StoredImages:
+    """Where images of a record stand: read again when they are needed, so that no batch carries their bytes.
+
+    Attributes:
+        file: path of the Parquet or Arrow file.
+        record: 1-based number of the record.
+        column: name of the column.
+    """
+
+    file: str
+    record: int
+    column: str
+
+
+@dataclass
+class PromptInfo:
+    """What a metric, a reward or a writer needs to know of a prompt; None where its record does not say.
+
+    Not frozen, and no bytes: Lightning's precision plugins walk through every item of a batch and write into copies.
+
+    Attributes:
+        id: the record's own id.
+        question: what is asked, as text.
+        answer: the ground truth; of a multiple-choice question its letter, or as the record has it.
+        options: letter to text of a multiple-choice question.
+        question_type: the kind of question, as the record names it.
+        split: the part of a benchmark that the prompt counts in, such as `hop1` of FutureBench.
+        reference_length: tokens of a reference response.
+        reference_reasoning: the reasoning that a judge compares with, with `<rimage>` markers (TwiFF-Bench).
+        question_images: the images of the question (TwiFF-Bench).
+        reference_images: the images of the reference reasoning (TwiFF-Bench).
+    """
+
+    id: str | int | None = None
+    question: str | None = None
+    answer: str | None = None
+    options: dict[str, str] | None = None
+    question_type: str | None = None
+    split: str | None = None
+    reference_length: int | None = None
+    reference_reasoning: str | None = None
+    question_images: StoredImages | None = None
+    reference_images: StoredImages | None = None
+
+
 @dataclass(frozen=True)
 class Sample:
-    """One training example.
+    """One training example, or one prompt.
 
     Attributes:
         id: `<file name>:<record number>`, unique within a `RecordSource`.
@@ -71,13 +130,15 @@ class Sample:
             `THOUGHT n:` prefix, and assistant frames are hints; in the chat shape texts are verbatim.
         answer: the final answer that follows the last assistant turn; None in the chat shape, whose assistant texts
             are used as they are, and of unlabelled video, whose assistant turn is hints alone.
-        meta: what else the record carried (`id`, `meta_data`, `gain`, `cot`, ...).
+        meta: what else the record of a training example carried (`id`, `meta_data`, `gain`, `cot`, ...).
+        info: what is known of a prompt.
     """
 
     id: str
     turns: tuple[Turn, ...]
     answer: str | None
     meta: Mapping[str, Any]
+    info: PromptInfo = dataclasses.field(default_factory=PromptInfo)
 
     @property
     def place(self) -> str:
