@@ -28,5 +28,5 @@ def test_references_lead_to_the_embedded_images(tmp_path):
 
 
 def test_prompts_without_stored_images_say_where_those_come_from():
-    with pytest.raises(BatchError, match="needs those of TwiFFBenchDataModule"):
+    with pytest.raises(BatchError, match="needs prompts of TwiFFBenchDataModule"):
         read_images(None)
