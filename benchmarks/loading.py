@@ -35,7 +35,7 @@ from torch.nn.utils.rnn import pad_sequence
 from futurel1.data import SFTBatch, frame_pool, open_records
 from futurel1.data.chat import ChatEncoder
 from futurel1.data.collate import Fetched, SFTCollator
-from futurel1.data.records import Sample
+from futurel1.data.samples import Sample
 from futurel1.models import IGNORE, load_processor
 from meters import machine
 
@@ -118,7 +118,7 @@ def plain_sample(sample: Sample, encoder: ChatEncoder, lean: bool) -> dict[str, 
         images=[encoder.as_hint(pictures[index]) for index in HINTS], do_resize=False, return_tensors="pt"
     )
     counts = [int(grid.prod()) // encoder.merge**2 for grid in hints["image_grid_thw"]]
-    text = encoder.text(sample, counts)
+    text = encoder.layout.text(sample, counts)
     inputs = processor(text=[text], images=[pictures[index] for index in OBSERVED], return_tensors="pt")
     ids = inputs["input_ids"][0].tolist()
     header = processor.tokenizer("<|im_start|>assistant\n")["input_ids"]

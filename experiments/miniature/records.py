@@ -51,7 +51,7 @@ def without_hints(record: dict[str, Any]) -> dict[str, Any]:
 def write_records(records: Sequence[dict[str, Any]], source: Path, target: Path) -> None:
     """Write records of a file into another folder; paths of their clips are rewritten to start there."""
     from futurel1.curation.curated import curated_record
-    from futurel1.data.records import RawRecord
+    from futurel1.data.samples import RawRecord
 
     target.parent.mkdir(parents=True, exist_ok=True)
     raw = [RawRecord(record, source, number, source.parent, source.name) for number, record in enumerate(records, 1)]

@@ -137,7 +137,7 @@ def answer(options: argparse.Namespace) -> dict[str, Any]:
 
 def _sample(options: argparse.Namespace) -> Any:
     from futurel1.data.frames import POOL_SIZE, probe_video
-    from futurel1.data.records import Frame, Sample, Turn, Video
+    from futurel1.data.samples import Frame, Sample, Turn, Video
 
     video = Path(options.video).expanduser()
     probe_video(video)  # a clear error before anything is loaded from it

@@ -1,14 +1,18 @@
-"""Short clips in which every frame shows which one it is."""
+"""Short clips in which every frame shows which one it is, a folder of media to guard, and an encoder."""
 
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
 import pytest
 from codings import CODINGS, FRAGMENTED, LIVE, SUFFIX, encode, moving_frames, remux
 from PIL import Image
+
+from futurel1.data.chat import ChatEncoder
+from futurel1.models import load_processor
 
 NUM_FRAMES = 48
 HEIGHT, WIDTH = 48, 64
@@ -108,3 +112,47 @@ def coded(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
         return remux(source, path, muxer={"fragmented mp4": FRAGMENTED, "live mkv": LIVE}.get(form))
 
     return make
+
+
+@pytest.fixture
+def rooted(tmp_path):
+    """A data root with a clip inside and one outside, which a link inside points to."""
+    root = tmp_path / "root"
+    (root / "clips").mkdir(parents=True)
+    (root / "clips/a.mp4").touch()
+    (tmp_path / "secret.mp4").touch()
+    (root / "link.mp4").symlink_to(tmp_path / "secret.mp4")
+    return root
+
+
+@pytest.fixture(scope="module")
+def processor() -> Any:
+    return load_processor("tiny-random")
+
+
+@pytest.fixture(scope="module")
+def encoder(processor) -> ChatEncoder:
+    return ChatEncoder(processor)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory) -> Path:
+    """A folder of image files: `now.png`, `soon.png`, `late.png` of 48 x 64, `wide.png` of 180 x 320."""
+    folder = tmp_path_factory.mktemp("pictures")
+    for name, grey in (("now", 10), ("soon", 120), ("late", 240)):
+        Image.new("RGB", (64, 48), (grey,) * 3).save(folder / f"{name}.png")
+    Image.new("RGB", (320, 180), (60,) * 3).save(folder / "wide.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def older_processor(processor) -> Any:
+    """A processor of Qwen2.5-VL."""
+    from transformers import Qwen2_5_VLProcessor, Qwen2VLVideoProcessor
+
+    sizes: dict[str, Any] = {"patch_size": 16, "merge_size": 2, "temporal_patch_size": 2}
+    return Qwen2_5_VLProcessor(
+        image_processor=processor.image_processor,
+        tokenizer=processor.tokenizer,
+        video_processor=Qwen2VLVideoProcessor(size={"shortest_edge": 1024, "longest_edge": 65536}, **sizes),
+    )

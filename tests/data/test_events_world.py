@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from futurel1.data import frame_pool, open_records, parse_record, parse_rl_prompt
-from futurel1.data.prompts import parse_futurebench
+from futurel1.data.benchmarks import parse_futurebench
 from futurel1.data.worlds import (
     EventEpisode,
     bouncing,
@@ -583,11 +583,11 @@ def test_records_parse_in_every_shape(files):
             human = record["conversations"][0]["value"]
             assert all(f"\n{letter}. {text}" in human for letter, text in record["options"].items())
     prompts = parsed(files.train, parse_rl_prompt)
-    assert [prompt.meta["options"] for prompt in prompts] == [record["options"] for record in records_of(files.train)]
+    assert [prompt.info.options for prompt in prompts] == [record["options"] for record in records_of(files.train)]
     bench = parsed(files.futurebench, parse_futurebench)
-    assert [prompt.meta["answer"] for prompt in bench] == [record["letter"] for record in records_of(files.test)]
-    assert [prompt.meta["split"] for prompt in bench] == [r["question_type"] for r in records_of(files.test)]
-    assert [p.meta["answer"] for p in parsed(files.futurebench, parse_rl_prompt)] == [p.meta["answer"] for p in bench]
+    assert [prompt.info.answer for prompt in bench] == [record["letter"] for record in records_of(files.test)]
+    assert [prompt.info.split for prompt in bench] == [r["question_type"] for r in records_of(files.test)]
+    assert [p.info.answer for p in parsed(files.futurebench, parse_rl_prompt)] == [p.info.answer for p in bench]
 
 
 def test_open_questions_tell_what_one_shape_does(files):

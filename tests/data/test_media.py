@@ -8,9 +8,9 @@ import pytest
 from codings import plain_decode
 from PIL import Image
 
-from futurel1.data import frame_pool, media
-from futurel1.data.media import RecordMedia
-from futurel1.data.records import Frame
+from futurel1.data import Sample, Turn, frame_pool, media
+from futurel1.data.media import RecordMedia, media_sources
+from futurel1.data.samples import Frame
 from futurel1.data.video.pyav import PyAVReader
 from futurel1.errors import MediaError
 
@@ -95,3 +95,12 @@ def test_no_two_pictures_are_held_at_full_size(coded):
     assert made == [*range(1, 9)]
     # The one before may still be on its way out.
     assert max(held) <= 1
+
+
+def test_embedded_images_are_named_by_their_bytes(encoder):
+    def sources(*images):
+        frames = tuple(Frame(Path(f"record {place}"), None, image) for place, image in enumerate(images))
+        return media_sources(Sample("a:1", (Turn("user", (*frames, "What?")),), None, {}))
+
+    assert sources(b"one", b"two", b"one") == (*sources(b"one"), *sources(b"two"))
+    assert not set(sources(b"one")) & set(sources(b"two"))

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from io import BytesIO
 from pathlib import Path
@@ -15,9 +16,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from futurel1.data import Frame, RecordSource, Sample, Turn, Video, open_records, parse_rl_prompt
+from futurel1.data.benchmarks import parse_futurebench
 from futurel1.data.chat import ChatEncoder
-from futurel1.data.prompts import PromptDataset, parse_futurebench, parse_prompt
-from futurel1.data.records import RawRecord, RecordFileError
+from futurel1.data.prompts import PromptDataset, parse_prompt
+from futurel1.data.samples import PromptInfo, RawRecord, RecordFileError
 from futurel1.errors import RecordError
 from futurel1.metrics.functional import futurebench_prompt
 from futurel1.models import load_processor
@@ -39,7 +41,6 @@ CHAT = {"messages": [{"role": "user", "content": "<video>What next?"},
 BENCH = {"id": "q1", "video_path": "good.mp4", "question_type": "hop1",
          "qa": {"Question": "What next?", "Options": dict.fromkeys("ABCD", "up"), "Answer": "d"}}  # fmt: skip
 KINDS = {"rl": RL, "open": OPEN, "framed": FRAMED, "upstream": UPSTREAM, "paths": PATHS, "chat": CHAT, "bench": BENCH}
-KEYS = {"question", "answer", "options", "question_type", "reference_length"}
 
 
 @pytest.fixture
@@ -83,14 +84,13 @@ def test_multiple_choice_puts_the_video_first_and_the_instruction_last(ask):
     assert parts(sample) == ["[good.mp4]", f"What next?\nA. up\nB. down\n{INSTRUCTION}"]
     assert sample.id == "rl.jsonl:1"
     assert sample.answer is None
-    assert sample.meta == {
-        "id": "q7",
-        "question": "What next?\nA. up\nB. down",
-        "answer": "B",
-        "options": None,
-        "question_type": "multiple choice",
-        "reference_length": 120,
-    }
+    assert sample.info == PromptInfo(
+        id="q7",
+        question="What next?\nA. up\nB. down",
+        answer="B",
+        question_type="multiple choice",
+        reference_length=120,
+    )
 
 
 def test_the_instruction_is_that_of_the_benchmark():
@@ -100,14 +100,14 @@ def test_the_instruction_is_that_of_the_benchmark():
 def test_open_questions_have_no_instruction(source):
     sample = source(OPEN)[0]
     assert parts(sample) == ["[now.png]", "What next?"]
-    assert (sample.meta["answer"], sample.meta["question_type"]) == ("It falls.", "free-form")
-    assert source({**OPEN, "problem_type": None})[0].meta["question_type"] is None
+    assert (sample.info.answer, sample.info.question_type) == ("It falls.", "free-form")
+    assert source({**OPEN, "problem_type": None})[0].info.question_type is None
 
 
 @pytest.mark.parametrize("written", ["multiple choice", "Multiple Choice", "multiple-choice", " MULTIPLE_CHOICE "])
 def test_spellings_of_multiple_choice_are_one(ask, written):
     sample = ask(problem_type=written)
-    assert sample.meta["question_type"] == "multiple choice"
+    assert sample.info.question_type == "multiple choice"
     assert parts(sample)[-1].endswith(INSTRUCTION)
 
 
@@ -121,7 +121,7 @@ def test_media_stand_where_their_markers_do(source):
     sample = source(record)[0]
     assert parts(sample) == ["First ", "[good.mp4]", ", then ", "[now.png]", "\nand ", "[more.mp4]", ". What next?"]
     assert [type(part) for part in sample.turns[0].parts if not isinstance(part, str)] == [Video, Frame, Video]
-    assert sample.meta["question"] == "First , then \nand . What next?"
+    assert sample.info.question == "First , then \nand . What next?"
 
 
 def test_without_markers_videos_come_first_and_images_second(ask):
@@ -151,32 +151,32 @@ def test_embedded_images_are_read_from_the_record(folder):
 )
 def test_options_are_appended_where_the_problem_lacks_them(ask, options):
     sample = ask(problem="What comes up next?", options=options)
-    assert sample.meta["options"] == OPTIONS
+    assert sample.info.options == OPTIONS
     assert parts(sample)[-1] == f"What comes up next?\nA. up\nB. down\n{INSTRUCTION}"
-    assert sample.meta["question"] == "What comes up next?\nA. up\nB. down"
+    assert sample.info.question == "What comes up next?\nA. up\nB. down"
     assert parts(ask(options=options))[-1] == f"What next?\nA. up\nB. down\n{INSTRUCTION}"
     assert parts(ask(problem="What next? (A) up (B) down", options=options))[-1].count("up") == 1
 
 
 def test_options_alone_make_a_question_multiple_choice(ask):
     sample = ask(problem_type=None, options=OPTIONS)
-    assert sample.meta["question_type"] == "multiple choice"
+    assert sample.info.question_type == "multiple choice"
     assert parts(sample)[-1].endswith(INSTRUCTION)
 
 
 @pytest.mark.parametrize("empty", [[], {}, {"A": None}, None])
 def test_empty_options_are_none(source, empty):
     sample = source({**OPEN, "options": empty})[0]
-    assert sample.meta["options"] is None
+    assert sample.info.options is None
 
 
 @pytest.mark.parametrize("written", ["B", " b ", "(B)", "B.", "<answer>B</answer>", "<answer> B. down</answer>\n"])
 def test_the_letter_of_an_answer_is_found(ask, written):
-    assert ask(answer=written).meta["answer"] == "B"
+    assert ask(answer=written).info.answer == "B"
 
 
 def test_the_text_of_an_option_is_its_letter(ask):
-    assert ask(answer="Down", options=OPTIONS).meta["answer"] == "B"
+    assert ask(answer="Down", options=OPTIONS).info.answer == "B"
 
 
 PEOPLE = {
@@ -204,7 +204,7 @@ PEOPLE = {
     ],
 )
 def test_the_text_of_an_option_goes_before_a_leading_letter(ask, named, answer, letter):
-    assert ask(answer=answer, options=named).meta["answer"] == letter
+    assert ask(answer=answer, options=named).info.answer == letter
 
 
 @pytest.mark.parametrize("answer", ["A. nobody moves", "A. A. Larsen scores", "B. Somebody else scores", "(C) x"])
@@ -227,7 +227,7 @@ def test_a_label_that_contradicts_its_text_is_refused(ask, answer):
 )
 def test_a_ground_truth_that_means_two_options_is_refused(ask, options, answer, letters):
     if letters is None:
-        assert ask(answer=answer, options=options).meta["answer"] == "A"
+        assert ask(answer=answer, options=options).info.answer == "A"
         return
     with pytest.raises(RecordError, match=rf"field 'answer' = .*: it means several options, {letters}; write the lett"):
         ask(answer=answer, options=options)
@@ -237,7 +237,7 @@ def test_labels_are_compared_with_options_that_only_the_problem_lists(ask):
     problem = "Who?\n" + "\n".join(f"{letter}. {text}" for letter, text in PEOPLE.items())
     for answer, letter in (("A. Larsen scores", "B"), ("D. Moss leaves the pitch", "A"), ("D. nobody moves", "D"),
                            ("B. Somebody", "B"), ("B", "B")):  # fmt: skip
-        assert ask(problem=problem, answer=answer).meta["answer"] == letter
+        assert ask(problem=problem, answer=answer).info.answer == letter
     with pytest.raises(RecordError, match="its text is not that of option A"):
         ask(problem=problem, answer="A. nobody moves")
 
@@ -247,12 +247,12 @@ def test_every_option_is_found_by_its_text(tmp_path_factory, texts, letter):
     folder = tmp_path_factory.getbasetemp()
     (folder / "clip.mp4").write_bytes(b"a clip")
     raw = {**RL, "problem": "Who?", "videos": ["clip.mp4"], "options": texts, "answer": texts["ABCDE".index(letter)]}
-    meta = parse_rl_prompt(RawRecord(raw, folder / "a.json", 1, folder, "a.json")).meta
-    assert meta["answer"] == letter
+    info = parse_rl_prompt(RawRecord(raw, folder / "a.json", 1, folder, "a.json")).info
+    assert info.answer == letter
     # labels are labels only where all of them stand in their own place
     labelled = texts[:3] == ["A. Larsen scores", "B. White", "C. Ito"]
     read = ["Larsen scores", "White", "Ito", *texts[3:]] if labelled else texts
-    assert meta["options"] == dict(zip("ABCDE", read, strict=True))
+    assert info.options == dict(zip("ABCDE", read, strict=True))
 
 
 @pytest.mark.parametrize(
@@ -271,7 +271,7 @@ def test_every_option_is_found_by_its_text(tmp_path_factory, texts, letter):
     ],
 )
 def test_labels_are_taken_off_where_they_are_those_of_their_places(ask, options, read):
-    assert ask(problem="Who?", options=options, answer="A").meta["options"] == dict(zip("ABCD", read, strict=False))
+    assert ask(problem="Who?", options=options, answer="A").info.options == dict(zip("ABCD", read, strict=False))
 
 
 @pytest.mark.parametrize(
@@ -290,7 +290,7 @@ def test_labels_are_taken_off_where_they_are_those_of_their_places(ask, options,
     ],
 )
 def test_the_exact_text_of_an_option_is_its_letter(ask, options, answer, letter):
-    assert ask(problem="Which?", options=options, answer=answer).meta["answer"] == letter
+    assert ask(problem="Which?", options=options, answer=answer).info.answer == letter
 
 
 @pytest.mark.parametrize(
@@ -300,7 +300,7 @@ def test_the_exact_text_of_an_option_is_its_letter(ask, options, answer, letter)
 )  # fmt: skip
 def test_harmless_differences_do_not_contradict_a_label(ask, answer):
     options = ["up", "down", "left", "right"]
-    assert ask(problem="Which?", options=options, answer=answer).meta["answer"] == "B"
+    assert ask(problem="Which?", options=options, answer=answer).info.answer == "B"
 
 
 @pytest.mark.parametrize(
@@ -347,18 +347,19 @@ def test_any_letter_survives_any_wrapping(letter, around, tmp_path_factory):
     folder = tmp_path_factory.getbasetemp()
     (folder / "clip.mp4").write_bytes(b"a clip")
     raw = {**RL, "videos": ["clip.mp4"], "answer": around.format(letter)}
-    assert parse_rl_prompt(RawRecord(raw, folder / "a.json", 1, folder, "a.json")).meta["answer"] == letter
+    assert parse_rl_prompt(RawRecord(raw, folder / "a.json", 1, folder, "a.json")).info.answer == letter
 
 
 # ---------------------------------------------------------------------------------------------------- other kinds
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_has_the_same_keys(source, kind):
+def test_every_kind_says_what_is_asked_and_expected(source, kind):
     sample = source(KINDS[kind])[0]
-    assert sample.meta.keys() >= KEYS
-    assert sample.meta["reference_length"] is None
-    assert source({**KINDS[kind], "reference_length": 7})[0].meta["reference_length"] == 7
+    assert sample.info.question
+    assert sample.info.answer
+    assert sample.info.reference_length is None
+    assert source({**KINDS[kind], "reference_length": 7})[0].info.reference_length == 7
 
 
 @pytest.mark.parametrize("kind", ["framed", "upstream", "paths", "chat"])
@@ -366,26 +367,26 @@ def test_training_records_are_asked_as_their_own_parser_does(source, folder, kin
     sample = source(KINDS[kind])[0]
     own = parse_prompt(RawRecord(KINDS[kind], folder / "rl.jsonl", 1, folder, "rl.jsonl"))
     assert sample.turns == own.turns
-    assert sample.meta == {**own.meta, "reference_length": None}
+    assert sample.info == own.info
     assert sample.hints == ()
 
 
 def test_answers_of_training_records_lose_their_tags_too(source):
-    assert source({**PATHS, "answer": "<answer>B</answer>"})[0].meta["answer"] == "B"
+    assert source({**PATHS, "answer": "<answer>B</answer>"})[0].info.answer == "B"
 
 
 def test_benchmark_records_are_asked_as_their_own_parser_does(source, folder):
     sample = source(BENCH)[0]
     own = parse_futurebench(RawRecord(BENCH, folder / "rl.jsonl", 1, folder, "rl.jsonl"))
     assert sample.turns == own.turns
-    assert sample.meta == {**own.meta, "question_type": "hop1", "reference_length": None}
-    assert sample.meta["answer"] == "D"
+    assert sample.info == replace(own.info, question_type="hop1")
+    assert sample.info.answer == "D"
 
 
 def test_files_may_mix_all_kinds(source):
     samples = list(source(*KINDS.values()))
     assert [sample.id for sample in samples] == [f"rl.jsonl:{number}" for number in range(1, 1 + len(KINDS))]
-    assert [sample.meta["answer"] for sample in samples] == ["B", "It falls.", "B", "It falls.", "B", "It falls.", "D"]
+    assert [sample.info.answer for sample in samples] == ["B", "It falls.", "B", "It falls.", "B", "It falls.", "D"]
 
 
 def test_mixed_parquet_has_nulls_for_fields_of_other_kinds(folder):
@@ -393,7 +394,7 @@ def test_mixed_parquet_has_nulls_for_fields_of_other_kinds(folder):
     columns = dict.fromkeys(name for row in rows for name in row)
     pq.write_table(pa.Table.from_pylist([columns | row for row in rows]), folder / "mixed.parquet")
     source = open_records(folder / "mixed.parquet", parse=parse_rl_prompt)
-    assert [source[number].meta["answer"] for number in range(3)] == ["B", "B", "D"]
+    assert [source[number].info.answer for number in range(3)] == ["B", "B", "D"]
     with pytest.raises(RecordError, match=r"mixed\.parquet, record 4, field 'image' = None: no observed frame"):
         source[3]
 
@@ -407,7 +408,7 @@ def test_prompts_of_all_kinds_are_encoded(tmp_path):
     for index in (0, 1):
         text = dataset.encoder.processor.tokenizer.decode(dataset[index].input_ids)
         assert text.endswith("<|vision_end|>What next?<|im_end|>\n<|im_start|>assistant\n")
-        assert dataset[index].meta.keys() >= KEYS
+        assert dataset[index].info.question == "What next?"
 
 
 # ---------------------------------------------------------------------------------------------------- what is refused
@@ -478,11 +479,11 @@ def test_unlabelled_videos_have_nothing_to_answer(source):
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_id_and_a_system_turn_of_every_kind(source, kind):
     sample = source({**KINDS[kind], "id": "q7", "system": " Be brief.\n"})[0]
-    assert sample.meta["id"] == "q7"
+    assert sample.info.id == "q7"
     assert sample.turns[0] == Turn("system", (" Be brief.\n",))
     assert sample.turns[1:] == source({**KINDS[kind], "id": "q7"})[0].turns
-    assert source({**KINDS[kind], "id": [1]})[0].meta["id"] == "[1]"
-    assert source({**KINDS[kind], "id": float("nan")})[0].meta.get("id") is None
+    assert source({**KINDS[kind], "id": [1]})[0].info.id == "[1]"
+    assert source({**KINDS[kind], "id": float("nan")})[0].info.id is None
 
 
 @pytest.mark.parametrize(
@@ -502,7 +503,7 @@ def test_a_draft_is_context_of_the_prompt(source):
     turns[1] = {"role": "assistant", "content": "It rises.", "loss": False}
     sample = source({**CHAT, "messages": turns})[0]
     assert [turn.role for turn in sample.turns] == ["user", "assistant", "user"]
-    assert (sample.meta["question"], sample.meta["answer"]) == ("What next?\nSure?", "Yes.")
+    assert (sample.info.question, sample.info.answer) == ("What next?\nSure?", "Yes.")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -518,4 +519,4 @@ def test_data_root_holds_whatever_the_kind(source, folder, kind):
     inner.mkdir()
     with pytest.raises(RecordError, match=r"rl\.jsonl, record 1, field .*outside data_root"):
         source(KINDS[kind], data_root=inner)[0]
-    assert source(KINDS[kind], data_root=folder)[0].meta["answer"]
+    assert source(KINDS[kind], data_root=folder)[0].info.answer

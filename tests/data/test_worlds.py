@@ -320,7 +320,7 @@ def test_records_for_reinforcement_learning_are_written_beside_the_others(tmp_pa
     assert files.rl == tmp_path / "rl.jsonl"
     assert (files.written, files.kept) == (5, 0)
     prompts = list(open_records(files.rl, parse=parse_rl_prompt))
-    assert [prompt.meta["answer"] for prompt in prompts] == [record["letter"] for record in records_of(files.rl)]
+    assert [prompt.info.answer for prompt in prompts] == [record["letter"] for record in records_of(files.rl)]
     assert [[frame.pool_index for frame in prompt.observed] for prompt in prompts] == [[3, 4]] * 3
     assert json.loads((tmp_path / "world.json").read_text())["task"] == "next_zone"
     with pytest.raises(ConfigError, match=r'other settings: .*"task": "next_zone"'):

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from futurel1.data.collate import SFTDataset
-from futurel1.data.records import SkippedRecord
+from futurel1.data.samples import SkippedRecord
 from futurel1.datamodules import (
     FutureBenchDataModule,
     PromptDataModule,

@@ -13,7 +13,7 @@ from PIL import Image
 
 from futurel1.data import SFTBatch
 from futurel1.data.chat import ChatEncoder
-from futurel1.data.records import Frame, Sample, Turn
+from futurel1.data.samples import Frame, Sample, Turn
 from futurel1.data.worlds import make_event_scenes
 from futurel1.data.worlds.bouncing import COLOURS, FORMS, palette
 from futurel1.data.worlds.events import layouts_of

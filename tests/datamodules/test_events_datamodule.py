@@ -121,7 +121,7 @@ def test_the_benchmark_of_the_same_folder_reads_as_futurebench(settings: dict[st
         str(Path(settings["folder"]) / "futurebench.jsonl"), processor="tiny-random", num_workers=0
     )
     batches = list(bench.test_dataloader())
-    assert [batch.meta[0]["answer"] for batch in batches] == [r["letter"] for r in records_of(settings, "test.jsonl")]
+    assert [batch.info[0].answer for batch in batches] == [r["letter"] for r in records_of(settings, "test.jsonl")]
     # four observed frames, in pairs as the model takes them
     assert [batch.video_grid_thw.tolist()[0][0] for batch in batches if batch.video_grid_thw is not None] == [2, 2, 2]
 

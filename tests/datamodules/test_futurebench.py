@@ -13,7 +13,8 @@ import pytest
 from lightning import LightningModule, Trainer
 
 from futurel1.data import PromptBatch
-from futurel1.data.chat import default_system_prompt
+from futurel1.data.chat_text import default_system_prompt
+from futurel1.data.samples import PromptInfo
 from futurel1.data.video.pyav import PyAVReader
 from futurel1.datamodules import FutureBenchDataModule
 from futurel1.errors import ConfigError, MissingFileError, RecordError
@@ -101,15 +102,15 @@ def test_every_kind_of_file_gives_the_same_questions(tmp_path: Path, videos: Pat
     read = batches(make(write(tmp_path / "bench", RECORDS), videos, batch_size=4))
     assert len(read) == 1
     assert [name.rpartition(":")[2] for name in read[0].sample_ids] == ["1", "2", "3", "4"]
-    assert [meta["split"] for meta in read[0].meta] == ["hop1", "hop2", "hop3", "hop5"]
-    assert [meta["answer"] for meta in read[0].meta] == ["B", "D", "A", "C"]
-    assert read[0].meta[1] == {
-        "id": "q2",
-        "split": "hop2",
-        "question": "What happens next, 2?",
-        "options": {"A": "a event 2", "B": "b event 2", "C": "c event 2", "D": "d event 2"},
-        "answer": "D",
-    }
+    assert [info.split for info in read[0].info] == ["hop1", "hop2", "hop3", "hop5"]
+    assert [info.answer for info in read[0].info] == ["B", "D", "A", "C"]
+    assert read[0].info[1] == PromptInfo(
+        id="q2",
+        question="What happens next, 2?",
+        answer="D",
+        options={"A": "a event 2", "B": "b event 2", "C": "c event 2", "D": "d event 2"},
+        split="hop2",
+    )
 
 
 def test_prompt_is_exactly_the_video_and_the_text_of_the_harness(tmp_path: Path, videos: Path) -> None:
@@ -191,8 +192,8 @@ def test_batches_feed_the_metric(tmp_path: Path, videos: Path) -> None:
 
         def test_step(self, batch: PromptBatch, batch_idx: int) -> None:
             # always B, by its text
-            responses = [f"<answer>{meta['options']['B']}</answer>" for meta in batch.meta]
-            columns = ([meta[name] for meta in batch.meta] for name in ("answer", "split", "options"))
+            responses = [f"<answer>{info.options['B']}</answer>" for info in batch.info]
+            columns = ([getattr(info, name) for info in batch.info] for name in ("answer", "split", "options"))
             self.accuracy.update(responses, *columns)
 
     module = Oracle()

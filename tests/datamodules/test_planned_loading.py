@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from torch.utils.data import Dataset
 
 from futurel1.data import SFTBatch
-from futurel1.data.chat import EncodedSample
 from futurel1.data.collate import Fetched
-from futurel1.data.records import SkippedRecord
+from futurel1.data.encoded import EncodedSample
+from futurel1.data.samples import SkippedRecord
 from futurel1.datamodules import PlannedLoader, plan_batches
 from futurel1.datamodules.loading import count_totals
 from futurel1.errors import ConfigError

@@ -67,10 +67,10 @@ def test_every_record_is_asked_once_in_order(
     assert module.seen() == [f"train.jsonl:{number}" for number in range(1, 8)]
     assert [len(batch) for batch in module.batches] == ([1] * 7 if batch_size == 1 else [3, 3, 1])
     lines = [json.loads(line) for line in world.train.read_text().splitlines()]
-    for line, meta in zip(lines, chain(*(batch.meta for batch in module.batches)), strict=True):
-        assert (meta["answer"], meta["options"]) == (line["answer"], line["options"])
-        assert meta["question_type"] == line["question_type"]
-        assert meta["question"].endswith(line["conversations"][0]["value"].rpartition("<image>\n")[2])
+    for line, info in zip(lines, chain(*(batch.info for batch in module.batches)), strict=True):
+        assert (info.answer, info.options) == (line["answer"], line["options"])
+        assert info.question_type == line["question_type"]
+        assert info.question.endswith(line["conversations"][0]["value"].rpartition("<image>\n")[2])
     # only observed frames: four of them, and no latents to fill in
     pictures = sum(len(batch.image_grid_thw) for batch in module.batches)
     assert pictures == sum(len(line["image"]) for line in lines)
@@ -186,7 +186,7 @@ def test_settings_reach_the_encoder_and_are_kept(world: WorldFiles, tmp_path: Pa
     batch = next(iter(data.predict_dataloader()))
     text = data.encoder.processor.tokenizer.decode(batch.input_ids[0])
     assert text.startswith("<|im_start|>system\nAnswer.<|im_end|>\n<|im_start|>user\n")
-    assert data.encoder.video_fps == data.hparams["video_fps"] == 1.0
+    assert data.encoder.videos.sampling.fps == data.hparams["video_fps"] == 1.0
     assert data.hparams["predict"] == str(world.train)
 
 
@@ -195,7 +195,7 @@ def test_half_precision_converts_a_batch(world: WorldFiles) -> None:
     converted = HalfPrecision("bf16-true").convert_input(batch)
     assert isinstance(converted, PromptBatch)
     assert converted.pixel_values.dtype == torch.bfloat16
-    assert converted.meta == batch.meta
+    assert converted.info == batch.info
 
 
 # ------------------------------------------------------------------------------------------------------ ranks

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from futurel1.data import SkippedRecord
-from futurel1.data.chat import EncodedSample
+from futurel1.data.encoded import EncodedSample
 from futurel1.data.prompts import PromptDataset
 from futurel1.datamodules.rollout_prompts import PromptStream
 from futurel1.errors import RecordError

@@ -49,12 +49,12 @@ def test_records_of_all_kinds_stand_in_one_list(records: Path) -> None:
     stream = PromptStream(make_data(records, *ALL).dataset("train"), shuffle=False)
     taken = list(stream.take(0, 6))
     assert [draw for draw, _ in taken] == list(range(6))
-    metas = [sample.meta for _, sample in taken if sample is not None]
-    assert [meta["answer"] for meta in metas][:2] == ["B", "2"]
+    infos = [sample.info for _, sample in taken if sample is not None]
+    assert [info.answer for info in infos][:2] == ["B", "2"]
     letters = [json.loads(line)["letter"] for line in (records / "rl.jsonl").read_text().splitlines()]
-    assert [meta["answer"] for meta in metas][2:] == [*letters, "A", "A"]
+    assert [info.answer for info in infos][2:] == [*letters, "A", "A"]
     kinds = ["multiple choice", "numerical", "hop1", "hop1", "hop1", "hop1"]
-    assert [meta["question_type"] for meta in metas] == kinds
+    assert [info.question_type for info in infos] == kinds
     shown = [sample.pixel_values_videos if sample.pixel_values is None else sample.pixel_values
              for _, sample in taken if sample]  # fmt: skip
     assert all(pixels is not None for pixels in shown)

@@ -12,11 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from futurel1.data import PromptBatch, records
-from futurel1.data.chat import default_system_prompt
-from futurel1.data.prompts import read_images
+from futurel1.data import PromptBatch, record_files
+from futurel1.data.benchmarks import read_images, twiffbench_instruction
+from futurel1.data.chat_text import default_system_prompt
+from futurel1.data.samples import PromptInfo, StoredImages
 from futurel1.datamodules import TwiFFBenchDataModule
-from futurel1.datamodules.twiffbench import twiffbench_instruction
 from futurel1.errors import ConfigError, FutureL1Error, MediaError, RecordError
 
 INSTRUCTION = (
@@ -87,31 +87,31 @@ def test_prompt_is_exactly_images_instruction_question(tmp_path: Path) -> None:
 
 def test_meta_tells_the_judge_everything(tmp_path: Path) -> None:
     batch = only(tmp_path)
-    (meta,) = batch.meta
-    place = {"file": str(tmp_path / "bench.parquet"), "record": 1}
-    assert meta == {
-        "id": "t1",
-        "question": "<image>\n<image>\nWhat happens next?",
-        "answer": "The gate opens.",
-        "reference_reasoning": "He reaches out. <rimage> Then it opens.",
-        "question_images": place | {"column": "question_images"},
-        "reference_images": place | {"column": "reasoning_images"},
-    }
-    assert read_images(meta["question_images"]) == [png(10), png(200)]
-    assert read_images(meta["reference_images"]) == [png(90)]
+    (info,) = batch.info
+    file = str(tmp_path / "bench.parquet")
+    assert info == PromptInfo(
+        id="t1",
+        question="<image>\n<image>\nWhat happens next?",
+        answer="The gate opens.",
+        reference_reasoning="He reaches out. <rimage> Then it opens.",
+        question_images=StoredImages(file, 1, "question_images"),
+        reference_images=StoredImages(file, 1, "reasoning_images"),
+    )
+    assert read_images(info.question_images) == [png(10), png(200)]
+    assert read_images(info.reference_images) == [png(90)]
     assert batch.sample_ids == ("bench.parquet:1",)
 
 
 def test_judge_can_be_asked_with_what_meta_tells(tmp_path: Path) -> None:
     from futurel1.rewards.judge import ResponseItem
 
-    (meta,) = only(tmp_path).meta
+    (info,) = only(tmp_path).info
     item = ResponseItem(
-        question=meta["question"],
-        question_images=read_images(meta["question_images"]),
-        reference_reasoning=meta["reference_reasoning"],
-        reference_images=read_images(meta["reference_images"]),
-        ground_truth=meta["answer"],
+        question=info.question,
+        question_images=read_images(info.question_images),
+        reference_reasoning=info.reference_reasoning,
+        reference_images=read_images(info.reference_images),
+        ground_truth=info.answer,
         reasoning="He opens it.",
         answer="It opens.",
     )
@@ -132,8 +132,8 @@ def test_judge_can_be_asked_with_what_meta_tells(tmp_path: Path) -> None:
 def test_reference_is_found_where_it_stands(
     tmp_path: Path, changes: dict[str, Any], reasoning: str, answer: str
 ) -> None:
-    (meta,) = only(tmp_path, **changes).meta
-    assert (meta["reference_reasoning"], meta["answer"]) == (reasoning, answer)
+    (info,) = only(tmp_path, **changes).info
+    assert (info.reference_reasoning, info.answer) == (reasoning, answer)
 
 
 def test_images_may_be_bare_bytes_or_files(tmp_path: Path) -> None:
@@ -144,12 +144,12 @@ def test_images_may_be_bare_bytes_or_files(tmp_path: Path) -> None:
     files = [{"bytes": None, "path": f"{colour}.png"} for colour in (10, 200)]
     batch = only(tmp_path, question_images=files)
     assert batch.pixel_values.equal(expected)
-    assert read_images(batch.meta[0]["question_images"]) == [tmp_path / "10.png", tmp_path / "200.png"]
+    assert read_images(batch.info[0].question_images) == [tmp_path / "10.png", tmp_path / "200.png"]
 
 
 def test_reasoning_may_have_no_images(tmp_path: Path) -> None:
-    (meta,) = only(tmp_path, reasoning="Words.", reasoning_images=None).meta
-    assert read_images(meta["reference_images"]) == []
+    (info,) = only(tmp_path, reasoning="Words.", reasoning_images=None).info
+    assert read_images(info.reference_images) == []
 
 
 def test_several_files_and_workers(tmp_path: Path) -> None:
@@ -161,9 +161,9 @@ def test_several_files_and_workers(tmp_path: Path) -> None:
     assert [name for batch in read for name in batch.sample_ids] == [
         "a/bench.parquet:1", "a/bench.parquet:2", "a/bench.parquet:3", "b/bench.parquet:1", "b/bench.parquet:2",
     ]  # fmt: skip
-    metas = [meta for batch in read for meta in batch.meta]
-    assert [meta["id"] for meta in metas] == [f"t{number}" for number in range(5)]
-    assert [read_images(meta["question_images"])[0] for meta in metas] == [png(number) for number in range(5)]
+    infos = [info for batch in read for info in batch.info]
+    assert [info.id for info in infos] == [f"t{number}" for number in range(5)]
+    assert [read_images(info.question_images)[0] for info in infos] == [png(number) for number in range(5)]
 
 
 def test_row_groups_are_not_all_in_memory(tmp_path: Path) -> None:
@@ -178,7 +178,7 @@ def test_row_groups_are_not_all_in_memory(tmp_path: Path) -> None:
     size = len(rows[0]["question_images"][0]["bytes"])
     assert size > 250_000
     file = write(tmp_path, rows, row_group_size=2)
-    records._row_group.cache_clear()
+    record_files._row_group.cache_clear()
     gc.collect()
     before = pa.total_allocated_bytes()
 
@@ -190,8 +190,8 @@ def test_row_groups_are_not_all_in_memory(tmp_path: Path) -> None:
     source = make(file).dataset("test").source
     assert held() < size  # nothing is read at opening
     for index in range(len(rows)):
-        meta = source.sample(index).meta
-        read_images(meta["question_images"])
+        info = source.sample(index).info
+        read_images(info.question_images)
         # two groups of two, out of eight
         assert held() < 6 * size
 

@@ -168,13 +168,13 @@ def test_twiffbench_is_judged_after_everything_is_written(
     file = tmp_path / "four.jsonl"
     file.write_text("\n".join(line.replace('"video": "', f'"video": "{world}/') for line in lines) + "\n")
     data = PromptDataModule(test=str(file), batch_size=2, num_workers=0)
-    fields = {"reference_reasoning": "it moves", "question_images": {}, "reference_images": {}}
+    fields = {"reference_reasoning": "it moves"}
 
     class Judged(LatentPredictor):
         def test_step(self, batch: Any, batch_idx: int) -> None:
             from dataclasses import replace
 
-            super().test_step(replace(batch, meta=tuple({**meta, **fields} for meta in batch.meta)), batch_idx)
+            super().test_step(replace(batch, info=tuple(replace(info, **fields) for info in batch.info)), batch_idx)
 
     module = Judged(max_new_tokens=3, benchmark="twiffbench", judge=judge)
     results = make_trainer(tmp_path / "run").test(module, data, verbose=False)[0]

@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from futurel1.data.chat import EncodedSample
+from futurel1.data.encoded import EncodedSample
+from futurel1.data.samples import PromptInfo
 from futurel1.losses import group_advantages
 from futurel1.models import Vision, VisionFeatures
 from futurel1.models.decoding import Rollout
@@ -25,7 +26,7 @@ NAN = float("nan")
 def prompt(name: str, length: int) -> EncodedSample:
     """A text prompt of some length that names itself."""
     ids = torch.arange(10, 10 + length)
-    return EncodedSample(name, ids, torch.full_like(ids, -100), length, meta={"question": name, "answer": "B"})
+    return EncodedSample(name, ids, torch.full_like(ids, -100), length, info=PromptInfo(question=name, answer="B"))
 
 
 def rollout_of(seed: int, branches: int, policy: LatentPolicy) -> Rollout:

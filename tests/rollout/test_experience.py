@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from stand_ins import NAN, PAD, Policy, assert_equal, prompt, rollout_of, stored
 
-from futurel1.data.chat import EncodedSample
+from futurel1.data.encoded import EncodedSample
 from futurel1.data.pictures import Pictures, PixelScale
 from futurel1.errors import BatchError, CheckpointError
 from futurel1.models import LatentReasoner, SpanBudget, Vision, VisionFeatures

@@ -10,7 +10,8 @@ from typing import Any, BinaryIO
 
 from futurel1.curation.results import ProbeTable
 from futurel1.curation.selection import Selection
-from futurel1.data.records import RawRecord, RecordSource
+from futurel1.data.records import RecordSource
+from futurel1.data.samples import RawRecord
 from futurel1.errors import RecordError
 from futurel1.json_lines import json_line
 

@@ -13,8 +13,9 @@ from torch.utils.data import Dataset
 
 from futurel1.curation.results import MAX_ROLLOUTS, ProbeResult
 from futurel1.data import Frame, PromptBatch, RecordSource, Sample, parse_record
-from futurel1.data.chat import ChatEncoder, EncodedSample
+from futurel1.data.chat import ChatEncoder
 from futurel1.data.collate import Fetched, OnError
+from futurel1.data.encoded import EncodedSample
 from futurel1.data.prompts import PromptCollator, parse_prompt
 from futurel1.errors import ConfigError, FutureL1Error
 from futurel1.models import LatentReasoner
@@ -116,8 +117,8 @@ class CandidateDataset(Dataset[Candidate | ProbeResult]):
         return Candidate(
             number=number,
             hints=len(hints),
-            question=str(prompt.meta["question"]),
-            answer=str(prompt.meta["answer"]),
+            question=str(prompt.info.question),
+            answer=str(prompt.info.answer),
             base=self.encoder.encode_prompt(prompt),
             hint=self.encoder.encode_prompt(with_hints(prompt, hints)),
         )

@@ -10,7 +10,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from futurel1.data.records import SkippedRecord
+from futurel1.data.samples import PromptInfo, SkippedRecord
 from futurel1.errors import BatchError
 from futurel1.models import VisionFeatures
 
@@ -118,8 +118,7 @@ class PromptBatch(_Batch):
         skipped: records that could not be used while this batch was made.
         sources: of each row the files and embedded images that its frames come from; empty when the batch was made by
             hand.
-        meta: B dictionaries of plain values, what a metric or a writer needs to know of each row; empty when the batch
-            was made by hand. No bytes: Lightning's precision plugins walk through every item of every sequence.
+        info: what a metric, a reward or a writer needs to know of each row; empty when the batch was made by hand.
     """
 
     input_ids: Tensor
@@ -132,7 +131,7 @@ class PromptBatch(_Batch):
     sample_ids: tuple[str, ...] = ()
     skipped: tuple[SkippedRecord, ...] = ()
     sources: tuple[tuple[str, ...], ...] = ()
-    meta: tuple[dict[str, Any], ...] = ()
+    info: tuple[PromptInfo, ...] = ()
 
     def __post_init__(self) -> None:
         if self.input_ids.shape != self.attention_mask.shape or self.input_ids.dim() != 2:
@@ -141,7 +140,7 @@ class PromptBatch(_Batch):
                 f"{tuple(self.attention_mask.shape)}"
             )
         _check_names(self)
-        for name in ("sources", "meta"):
+        for name in ("sources", "info"):
             if getattr(self, name) and len(getattr(self, name)) != len(self):
                 raise BatchError(f"{len(getattr(self, name))} entries of {name} for {len(self)} rows")
 

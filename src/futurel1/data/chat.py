@@ -1,180 +1,35 @@
-"""From a record to token ids, labels and pixels: the chat layout of the Qwen-VL family with latent spans.
-
-Layout (`formats.md` 2): ``<|im_start|>role\\n{content}<|im_end|>\\n`` per turn. An assistant turn of a hinted record is
-its thoughts as ``<reason>..</reason>``, each hint frame as one span of LATENT tokens, then ``<answer>..</answer>``;
-that of an unlabelled video is its spans alone.
-"""
+"""From a record to token ids, labels and pixels: what the layout of `chat_text` becomes with one processor."""
 
 import hashlib
 import json
-import math
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from futurel1.data.media import RecordMedia
-from futurel1.data.pictures import Pictures, PixelScale, join_pixels
-from futurel1.data.records import Frame, RecordFileError, Sample, Turn, Video
-from futurel1.data.video import Pixels, VideoBackend, VideoInfo, VideoReader, check_backend
-from futurel1.errors import CheckpointError, ConfigError, MediaError, MissingFileError, RecordError
-from futurel1.models import IGNORE, LATENT, LATENT_END, LATENT_START, LATENT_TOKENS, LatentTokens
+from futurel1.data.chat_text import ASSISTANT_HEADER, IM_END, IMAGE_PAD, ChatText, first_response, system_prompt_of
+from futurel1.data.encoded import EncodedSample
+from futurel1.data.media import RecordMedia, media_sources
+from futurel1.data.picture_sizes import MIN_VIDEO_FRAME_TOKENS, RESAMPLING, check_aspect, hint_size
+from futurel1.data.pictures import Pictures, PixelScale
+from futurel1.data.samples import Frame, PromptInfo, RecordFileError, Sample, Video
+from futurel1.data.video import VideoBackend, check_backend
+from futurel1.data.whole_videos import VideoSampling, WholeVideos
+from futurel1.errors import CheckpointError, ConfigError, MediaError, RecordError
+from futurel1.models import IGNORE, LATENT_TOKENS, LatentTokens
 
-IM_START, IM_END = "<|im_start|>", "<|im_end|>"
-ASSISTANT_HEADER = f"{IM_START}assistant\n"
-IMAGE_PAD = "<|image_pad|>"
-IMAGE = f"<|vision_start|>{IMAGE_PAD}<|vision_end|>"
-CONTROL_STRINGS = (
-    IM_START, IM_END, "<|endoftext|>", "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>",
-    "<|video_pad|>", *LATENT_TOKENS,
-)  # fmt: skip
-"""Strings that a record's text may not contain: they would be read as structure, not as text."""
-SYSTEM_CONTROL_STRINGS = tuple(text for text in CONTROL_STRINGS if text not in (LATENT_START, LATENT_END))
-"""The same for system turns, which may name the latent brackets, as the paper's does."""
-RESPONSE_TAGS = ("<reason>", "</reason>", "<answer>", "</answer>")
-"""Tags that a hinted record's thoughts and answer may not contain: they are put around them here."""
-_RESAMPLING = Image.Resampling.BICUBIC
+__all__ = ["ENCODING", "ChatEncoder"]
+
 Patches = tuple[Tensor, Tensor]
 """Grey levels of a picture as (P, D) patches, and its (1, 3) grid."""
-MIN_VIDEO_FRAME_TOKENS = 4
-"""Fewest merged tokens per frame of a whole video (`formats.md` 3)."""
 ENCODING = 2
 """Counts the rules by which records become tokens and pixels; cached features and lengths of other rules are void."""
-MAX_ASPECT_RATIO = 200
-"""Image processors of the Qwen family refuse longer, thinner pictures than this."""
-
-
-@dataclass(frozen=True)
-class EncodedSample:
-    """One record, ready to be padded into a batch. T tokens, P patches of D values, I images.
-
-    Attributes:
-        sample_id: `file:record`.
-        input_ids: (T,) int64 token ids.
-        labels: (T,) int64 token ids to predict, -100 elsewhere.
-        prompt_length: tokens before the first supervised one.
-        images: observed images; None without any.
-        pixel_values_videos: (P, D) patches of videos; None without videos.
-        video_grid_thw: (I, 3) patch grids.
-        video_seconds_per_grid: (I,) seconds between temporal patches.
-        hints: hint frames; None without any.
-        image_keys: names of the observed images in a feature cache: file, its time and size, frame, grid.
-        hint_keys: the same for hints.
-        sources: files and embedded images that a prompt's frames come from; empty in training.
-        meta: what a metric or a writer needs to know of the record; in training its own `id` alone.
-    """
-
-    sample_id: str
-    input_ids: Tensor
-    labels: Tensor
-    prompt_length: int
-    images: Pictures | None = None
-    pixel_values_videos: Tensor | None = None
-    video_grid_thw: Tensor | None = None
-    video_seconds_per_grid: Tensor | None = None
-    hints: Pictures | None = None
-    image_keys: tuple[str, ...] = ()
-    hint_keys: tuple[str, ...] = ()
-    sources: tuple[str, ...] = ()
-    meta: Mapping[str, Any] = field(default_factory=dict)
-
-    def __len__(self) -> int:
-        return len(self.input_ids)
-
-    @property
-    def pixel_values(self) -> Tensor | None:
-        """(P, D) pixel values of the observed images, made anew at every call; None without images."""
-        return join_pixels([self.images])
-
-    @property
-    def image_grid_thw(self) -> Tensor | None:
-        """(I, 3) patch grids of the observed images; None without images."""
-        return None if self.images is None else self.images.grid_thw
-
-    @property
-    def hint_pixel_values(self) -> Tensor | None:
-        """(P, D) pixel values of the hint frames, made anew at every call; None without hints."""
-        return join_pixels([self.hints])
-
-    @property
-    def hint_grid_thw(self) -> Tensor | None:
-        """(I, 3) patch grids of the hint frames; None without hints."""
-        return None if self.hints is None else self.hints.grid_thw
-
-
-def media_sources(sample: Sample) -> tuple[str, ...]:
-    """Where the frames of a sample come from, each once: real paths of files, and digests of embedded images."""
-    media = [part for turn in sample.turns for part in turn.parts if not isinstance(part, str)]
-    embedded = [part.data for part in media if isinstance(part, Frame) and part.data is not None]
-    paths = dict.fromkeys(part.path for part in media if isinstance(part, Video) or part.data is None)
-    digests = [f"sha256:{hashlib.sha256(data).hexdigest()}" for data in embedded]
-    return tuple(dict.fromkeys([*map(os.path.realpath, paths), *digests]))
-
-
-def hint_size(height: int, width: int, max_tokens: int, unit: int = 32) -> tuple[int, int]:
-    """Size to which a hint frame is resized so that it gives at most `max_tokens` visual tokens.
-
-    Args:
-        height: pixels of the frame.
-        width: pixels of the frame.
-        max_tokens: L_max, most merged tokens.
-        unit: pixels per side of a merged token.
-
-    Returns:
-        (height, width) in pixels, multiples of `unit`; sides are floored and never enlarged beyond the first unit.
-
-    Raises:
-        ConfigError: `max_tokens` below 1.
-    """
-    if max_tokens < 1:
-        raise ConfigError(f"max_latent_tokens must be at least 1, got {max_tokens}")
-    scale = min(1.0, math.sqrt(max_tokens * unit * unit / (height * width)))
-    # The small constant keeps exact multiples exact: floor(2.9999999) is 3.
-    rows = max(1, math.floor(height * scale / unit + 1e-6))
-    columns = max(1, math.floor(width * scale / unit + 1e-6))
-    # A side that was raised to one unit can push long, thin frames over the budget.
-    rows, columns = min(rows, max_tokens), min(columns, max_tokens)
-    if rows * columns > max_tokens:
-        rows, columns = (1, columns) if rows == 1 else (rows, max_tokens // rows)
-    return rows * unit, columns * unit
-
-
-def video_frame_size(height: int, width: int, max_tokens: int, unit: int = 32) -> tuple[int, int]:
-    """Size of a frame of a whole video: sides rounded to units, at most `max_tokens` and, if it can be, at least 4.
-
-    This is the rule of the Qwen processors applied to one frame. They apply it to all clips of a call with one limit,
-    which gives a short clip beside a long one many times the tokens per frame that were asked for.
-
-    Args:
-        height: pixels of the frame.
-        width: pixels of the frame.
-        max_tokens: most merged tokens per frame.
-        unit: pixels per side of a merged token.
-
-    Returns:
-        (height, width) in pixels, multiples of `unit`.
-    """
-    rows, columns = max(1, round(height / unit)), max(1, round(width / unit))
-    if rows * columns < MIN_VIDEO_FRAME_TOKENS:
-        scale = math.sqrt(MIN_VIDEO_FRAME_TOKENS / (height * width))
-        rows, columns = math.ceil(height * scale), math.ceil(width * scale)
-    if rows * columns > max_tokens:
-        return hint_size(height, width, max_tokens, unit)
-    return rows * unit, columns * unit
-
-
-def default_system_prompt() -> str:
-    """The interleaved-reasoning instruction of the paper (Fig. 10), which a user can replace by a file."""
-    return (files("futurel1.data") / "templates" / "interleaved.txt").read_text(encoding="utf-8").strip()
 
 
 class ChatEncoder:
@@ -197,6 +52,10 @@ class ChatEncoder:
         video_backend: what decodes videos: `pyav` (`auto` is the same), `decord`, or `torchcodec`, if it is installed.
         strip_text: strip the text parts of user and assistant turns, as in training; False: take them as they are.
         keys: also make feature-cache keys.
+
+    Attributes:
+        layout: writes the text of a conversation.
+        videos: prepares whole videos.
 
     Raises:
         CheckpointError: the tokenizer does not know the latent tokens.
@@ -221,51 +80,26 @@ class ChatEncoder:
         strip_text: bool = True,
         keys: bool = False,
     ) -> None:
-        from transformers import Qwen3VLProcessor
-
         tokens = LatentTokens.from_tokenizer(processor.tokenizer)
         if tokens is None:
             raise CheckpointError(f"the tokenizer lacks {LATENT_TOKENS}; load it with futurel1.models.load_processor")
-        if (
-            min(max_latent_tokens, max_length) < 1
-            or video_max_frames < 2
-            or not video_fps > 0
-            or video_frame_tokens < MIN_VIDEO_FRAME_TOKENS
-        ):
-            raise ConfigError(
-                "max_latent_tokens and max_length must be at least 1, video_max_frames at least 2, video_frame_tokens "
-                f"at least 4 and video_fps above 0; got {max_latent_tokens}, {max_length}, {video_max_frames}, "
-                f"{video_frame_tokens} and {video_fps}"
-            )
-        if max_hint_tokens is not None and (max_hint_tokens < 1 or not fixed_latents):
-            raise ConfigError(
-                f"max_hint_tokens={max_hint_tokens}: a number from 1, with fixed_latents: true; otherwise a hint "
-                "has as many latents as visual tokens, at most max_latent_tokens"
-            )
-        check_backend(video_backend)
-        if video_num_frames is not None and video_num_frames < 2:
-            raise ConfigError(f"video_num_frames must be at least 2, got {video_num_frames}")
+        sampling = VideoSampling(video_fps, video_max_frames, video_frame_tokens, video_num_frames)
+        _check_settings(max_latent_tokens, fixed_latents, max_hint_tokens, max_length, sampling, video_backend)
         self.processor = processor
         self.tokens = tokens
         self.max_latent_tokens = max_latent_tokens
         self.fixed_latents = fixed_latents
         self.max_hint_tokens = max_latent_tokens if max_hint_tokens is None else max_hint_tokens
         self.max_length = max_length
-        self.video_fps = video_fps
-        self.video_max_frames = video_max_frames
-        self.video_frame_tokens = video_frame_tokens
-        self.video_num_frames = video_num_frames
         self.video_backend: VideoBackend = video_backend
-        self.strip_text = strip_text
         self.keys = keys
-        self.system_prompt = _system_prompt(system_prompt, processor)
         image_processor = processor.image_processor
         self.merge = int(image_processor.merge_size)
         self.unit = int(image_processor.patch_size) * self.merge
         self.pad_token_id = int(processor.tokenizer.pad_token_id)
-        # Families with timestamps write the vision brackets of a video themselves, one pair per temporal patch.
-        self._timestamps = isinstance(processor, Qwen3VLProcessor)
-        self._video = "<|video_pad|>" if self._timestamps else "<|vision_start|><|video_pad|><|vision_end|>"
+        self.videos = WholeVideos(processor, sampling, self.unit)
+        self.system_prompt = system_prompt_of(system_prompt, processor)
+        self.layout = ChatText(self.system_prompt, self.videos.placeholder, strip_text)
         self._header = torch.tensor(processor.tokenizer(ASSISTANT_HEADER)["input_ids"])
         self._newline = torch.tensor(processor.tokenizer("\n")["input_ids"])
         # Features depend on how pixels are made, not only on which.
@@ -274,51 +108,6 @@ class ChatEncoder:
         self._image_settings = hashlib.sha256(settings.encode()).hexdigest()[:12]
         self._image_pad = int(processor.tokenizer.convert_tokens_to_ids(IMAGE_PAD))
         self._im_end = int(processor.tokenizer.convert_tokens_to_ids(IM_END))
-
-    # ------------------------------------------------------------------ text
-
-    def text(self, sample: Sample, latents_per_hint: Sequence[int]) -> str:
-        """The whole conversation as one string, images and videos as unexpanded placeholders.
-
-        Args:
-            sample: the record.
-            latents_per_hint: LATENT tokens of each hint, in order.
-
-        Raises:
-            RecordError: a text contains control strings of the chat format.
-        """
-        latents = iter(latents_per_hint)
-        turns = list(sample.turns)
-        if not any(turn.role == "system" for turn in turns) and self.system_prompt:
-            system = f"{IM_START}system\n{self.system_prompt}{IM_END}\n"
-        else:
-            system = ""
-        last = max((i for i, turn in enumerate(turns) if turn.role == "assistant"), default=-1)
-        pieces = [system]
-        for number, turn in enumerate(turns):
-            _check_text(sample, turn)
-            if _is_hinted(sample, turn):
-                content = self._response(turn, latents)
-                if number == last and sample.answer is not None:
-                    _check_control(sample, "answer", "answer", sample.answer, (*CONTROL_STRINGS, *RESPONSE_TAGS))
-                    content += f"<answer>{sample.answer}</answer>"
-            else:
-                strip = self.strip_text and turn.role != "system"
-                content = "".join(self._part(part, strip) for part in turn.parts)
-            pieces.append(f"{IM_START}{turn.role}\n{content}{IM_END}\n")
-        return "".join(pieces)
-
-    def _response(self, turn: Turn, latents: Any) -> str:
-        return "".join(
-            f"<reason>{part}</reason>\n" if isinstance(part, str)
-            else f"{LATENT_START}{LATENT * next(latents)}{LATENT_END}\n"
-            for part in turn.parts
-        )  # fmt: skip
-
-    def _part(self, part: str | Frame | Video, strip: bool) -> str:
-        if isinstance(part, str):
-            return part.strip() if strip else part
-        return IMAGE if isinstance(part, Frame) else self._video
 
     # ------------------------------------------------------------------ encoding
 
@@ -337,13 +126,13 @@ class ChatEncoder:
             made = media.pictures(frames, makers)
             hints = made[number:]
             counts = [self._latents_of(patches) for patches in hints]
-            encoded = self._encode(sample, self.text(sample, counts), made[:number], media)
+            encoded = self._encode(sample, self.layout.text(sample, counts), made[:number], media)
         encoded = replace(encoded, hints=self._pictures(hints))
         labels = self._labels(encoded.input_ids, [turn.loss for turn in sample.turns if turn.role == "assistant"])
         supervised = (labels != IGNORE).nonzero()
         prompt_length = int(supervised[0]) if len(supervised) else len(encoded)
-        meta = {"id": sample.meta.get("id")}
-        encoded = replace(encoded, labels=labels, prompt_length=prompt_length, meta=meta)
+        info = PromptInfo(id=sample.meta.get("id"))
+        encoded = replace(encoded, labels=labels, prompt_length=prompt_length, info=info)
         return self._with_keys(encoded, sample)
 
     def encode_prompt(self, sample: Sample) -> EncodedSample:
@@ -357,11 +146,11 @@ class ChatEncoder:
             MissingFileError: an image or video that is not there.
         """
         prompt = replace(sample, turns=sample.turns[: first_response(sample)], answer=None)
-        text = self.text(prompt, ()) + ASSISTANT_HEADER
+        text = self.layout.text(prompt, ()) + ASSISTANT_HEADER
         with self._media(prompt) as media:
             observed = media.pictures(prompt.observed, self._observers(prompt))
             encoded = self._encode(prompt, text, observed, media)
-        encoded = replace(encoded, sources=media_sources(prompt))
+        encoded = replace(encoded, sources=media_sources(prompt), info=prompt.info)
         return self._with_keys(encoded, prompt)
 
     def _encode(self, sample: Sample, text: str, observed: Sequence[Patches], media: RecordMedia) -> EncodedSample:
@@ -374,10 +163,10 @@ class ChatEncoder:
         for place, piece in enumerate(text.split(IMAGE_PAD)):
             if place:
                 pieces.append(torch.full((self._tokens_of(observed[place - 1]),), self._image_pad))
-            until = shown + piece.count(self._video)
+            until = shown + piece.count(self.videos.placeholder)
             if until > shown:
                 inputs = self.processor(
-                    text=[piece], return_tensors="pt", **self._video_inputs(videos[shown:until], media)
+                    text=[piece], return_tensors="pt", **self.videos.inputs(videos[shown:until], media)
                 )
                 pieces.append(inputs["input_ids"][0])
                 clips.append(inputs)
@@ -399,7 +188,7 @@ class ChatEncoder:
             images=self._pictures(observed),
             pixel_values_videos=video_pixels,
             video_grid_thw=video_grid,
-            video_seconds_per_grid=self._seconds_per_grid(videos, media),
+            video_seconds_per_grid=self.videos.seconds_per_grid(videos, media),
         )
 
     @contextmanager
@@ -425,11 +214,11 @@ class ChatEncoder:
         with self._media(sample) as media:
             sizes = {frame: media.size(frame) for frame in dict.fromkeys([*sample.observed, *sample.hints])}
             for frame in sample.observed:
-                _check_aspect(frame.path, *sizes[frame])
+                check_aspect(frame.path, *sizes[frame])
             videos = [part.path for turn in sample.turns for part in turn.parts if isinstance(part, Video)]
-            total = sum(self._video_tokens(media.video(path)) for path in videos)
+            total = sum(self.videos.most_tokens(media.video(path)) for path in videos)
         counts = [self._hint_tokens(*sizes[frame]) for frame in sample.hints]
-        total += len(self.processor.tokenizer(self.text(sample, counts))["input_ids"])
+        total += len(self.processor.tokenizer(self.layout.text(sample, counts))["input_ids"])
         return total + sum(self._image_tokens(*sizes[frame]) - 1 for frame in sample.observed)
 
     def _image_tokens(self, height: int, width: int) -> int:
@@ -449,7 +238,7 @@ class ChatEncoder:
         tokens: dict[int, int] = {}
 
         def observe(place: int, picture: Image.Image) -> Patches:
-            _check_aspect(sample.observed[place].path, picture.height, picture.width)
+            check_aspect(sample.observed[place].path, picture.height, picture.width)
             tokens[place] = self._image_tokens(picture.height, picture.width)
             total = sum(tokens.values())
             if total > self.max_length:
@@ -483,7 +272,7 @@ class ChatEncoder:
     def as_hint(self, picture: Image.Image) -> Image.Image:
         """A frame in the size in which its features are the targets of latents."""
         height, width = hint_size(picture.height, picture.width, self.max_hint_tokens, self.unit)
-        return picture.resize((width, height), _RESAMPLING)
+        return picture.resize((width, height), RESAMPLING)
 
     def _labels(self, ids: Tensor, learned: Sequence[bool]) -> Tensor:
         """Token ids to predict: every assistant turn after its header up to its end mark, LATENT left out.
@@ -509,69 +298,6 @@ class ChatEncoder:
         labels[ids == self.tokens.latent_id] = IGNORE
         return labels
 
-    # ------------------------------------------------------------------ whole videos
-
-    def _frame_numbers(self, info: VideoInfo) -> list[int]:
-        wanted = self.video_num_frames
-        if wanted is None:
-            # Containers round times, Matroska to milliseconds: without the hundredth, 10 s at 2 fps may be 19 frames.
-            wanted = min(int(info.duration * self.video_fps + 0.01), self.video_max_frames)
-        wanted = min(wanted, info.num_frames)
-        # At least two, the first and the last, which a video of one frame shows twice: one temporal patch.
-        return [int(index) for index in np.linspace(0, info.num_frames - 1, max(wanted, 2)).round()]
-
-    def _video_inputs(self, paths: Sequence[Path], media: RecordMedia) -> dict[str, Any]:
-        from transformers.video_utils import VideoMetadata
-
-        clips: list[np.ndarray[Any, Any]] = []
-        metadata = []
-        for path in paths:
-            video = media.video(path)
-            info = video.info
-            numbers = self._frame_numbers(info)
-            height, width = video_frame_size(info.height, info.width, self.video_frame_tokens, self.unit)
-            frames = video.read(numbers, partial(_resized, height=height, width=width))
-            clips.append(np.stack([frames[number] for number in numbers]))
-            metadata.append(
-                # Processors divide frame numbers by a rate. Seconds over a rate of one are each frame's own time, which
-                # numbers over an average rate are not where the rate varies.
-                VideoMetadata(
-                    total_num_frames=info.num_frames,
-                    fps=1.0,
-                    width=info.width,
-                    height=info.height,
-                    duration=info.duration,
-                    frames_indices=video.times[numbers].tolist(),
-                )
-            )
-        return {
-            "videos": clips,
-            "videos_kwargs": {"video_metadata": metadata, "do_sample_frames": False, "do_resize": False},
-        }
-
-    def _seconds_per_grid(self, paths: Sequence[Path], media: RecordMedia) -> Tensor | None:
-        if not paths or self._timestamps:
-            return None
-        patch: int = self.processor.video_processor.temporal_patch_size
-        seconds = []
-        for path in paths:
-            video = media.video(path)
-            numbers = self._frame_numbers(video.info)
-            seconds.append(patch * float(video.times[numbers[-1]] - video.times[numbers[0]]) / (len(numbers) - 1))
-        return torch.tensor(seconds)
-
-    def _video_tokens(self, video: VideoReader) -> int:
-        """Most tokens that a video adds to its placeholder."""
-        info = video.info
-        blocks = -(-len(self._frame_numbers(info)) // int(self.processor.video_processor.temporal_patch_size))
-        height, width = video_frame_size(info.height, info.width, self.video_frame_tokens, self.unit)
-        block = height * width // self.unit**2
-        if self._timestamps:
-            # No timestamp has more digits than the clip's duration.
-            stamp = f"<{info.duration:.1f} seconds><|vision_start|><|vision_end|>"
-            block += len(self.processor.tokenizer(stamp)["input_ids"])
-        return blocks * block
-
     # ------------------------------------------------------------------ cache keys
 
     def _with_keys(self, encoded: EncodedSample, sample: Sample) -> EncodedSample:
@@ -593,61 +319,34 @@ class ChatEncoder:
             )
 
 
-def _system_prompt(path: str | Path | None, processor: Any) -> str:
-    """The system turn of a file; without one, the checkpoint's own, and the paper's for a checkpoint without."""
-    if path is None:
-        prompt, place = getattr(processor, "system_prompt", None), "the checkpoint's system_prompt.txt"
-        if prompt is None:
-            return default_system_prompt()
-    else:
-        file = Path(path).expanduser()
-        if not file.is_file():
-            raise MissingFileError(f"no system prompt file {file}; leave system_prompt out for the usual wording")
-        place = f"system prompt file {file}"
-        try:
-            prompt = file.read_bytes().decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise ConfigError(f"{place}: byte {error.start} is not UTF-8; save the file as UTF-8") from error
-    found = [control for control in SYSTEM_CONTROL_STRINGS if control in prompt]
-    if found:
-        raise ConfigError(f"{place} contains {found[0]}, which the chat format reads as structure")
-    return str(prompt)
-
-
-def _is_hinted(sample: Sample, turn: Turn) -> bool:
-    """Whether a turn is a response of thoughts and latents: it leads to an answer, or holds frames to imagine."""
-    if turn.role != "assistant":
-        return False
-    return sample.answer is not None or any(isinstance(part, Frame) for part in turn.parts)
-
-
-def first_response(sample: Sample) -> int:
-    """Number of turns before the first response: turns that are only context are none, unless they hold hints."""
-    places = (
-        place
-        for place, turn in enumerate(sample.turns)
-        if turn.role == "assistant" and (turn.loss or _is_hinted(sample, turn))
-    )
-    return next(places, len(sample.turns))
-
-
-def _check_text(sample: Sample, turn: Turn) -> None:
-    for part in turn.parts:
-        if isinstance(part, str):
-            controls = SYSTEM_CONTROL_STRINGS if turn.role == "system" else CONTROL_STRINGS
-            if _is_hinted(sample, turn):
-                controls = (*CONTROL_STRINGS, *RESPONSE_TAGS)
-            _check_control(sample, turn.field, f"{turn.role} turn", part, controls)
-
-
-def _check_control(sample: Sample, field: str, where: str, text: str, controls: Sequence[str]) -> None:
-    found = [control for control in controls if control in text]
-    if found:
-        named = f" from field '{field}'" if field else ""
-        raise RecordError(
-            f"{sample.id}: the {where} contains {found[0]}, which the chat format reads as structure; remove it{named} "
-            "(spans and images are made from hints and markers)"
+def _check_settings(
+    max_latent_tokens: int,
+    fixed_latents: bool,
+    max_hint_tokens: int | None,
+    max_length: int,
+    sampling: VideoSampling,
+    video_backend: str,
+) -> None:
+    """Refuse settings of an encoder that cannot work, by the names of its arguments."""
+    if (
+        min(max_latent_tokens, max_length) < 1
+        or sampling.max_frames < 2
+        or not sampling.fps > 0
+        or sampling.frame_tokens < MIN_VIDEO_FRAME_TOKENS
+    ):
+        raise ConfigError(
+            "max_latent_tokens and max_length must be at least 1, video_max_frames at least 2, video_frame_tokens "
+            f"at least 4 and video_fps above 0; got {max_latent_tokens}, {max_length}, {sampling.max_frames}, "
+            f"{sampling.frame_tokens} and {sampling.fps}"
         )
+    if max_hint_tokens is not None and (max_hint_tokens < 1 or not fixed_latents):
+        raise ConfigError(
+            f"max_hint_tokens={max_hint_tokens}: a number from 1, with fixed_latents: true; otherwise a hint "
+            "has as many latents as visual tokens, at most max_latent_tokens"
+        )
+    check_backend(video_backend)
+    if sampling.num_frames is not None and sampling.num_frames < 2:
+        raise ConfigError(f"video_num_frames must be at least 2, got {sampling.num_frames}")
 
 
 def _fields_of(sample: Sample) -> str:
@@ -675,18 +374,6 @@ def _media_of(sample: Sample) -> Iterator[None]:
         if isinstance(error, FileNotFoundError):
             raise RecordFileError(message) from error
         raise MediaError(message) from error
-
-
-def _resized(_: int, pixels: Pixels, *, height: int, width: int) -> Pixels:
-    return np.asarray(Image.fromarray(pixels).resize((width, height), _RESAMPLING))
-
-
-def _check_aspect(path: Path, height: int, width: int) -> None:
-    if max(height, width) > MAX_ASPECT_RATIO * min(height, width):
-        raise MediaError(
-            f"{path}: a picture of {width} x {height} pixels is longer than {MAX_ASPECT_RATIO} times its width, which "
-            "the image processor refuses; crop it or drop the record"
-        )
 
 
 def _frame_key(frame: Frame, grid: Sequence[int]) -> str:

@@ -11,9 +11,11 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
 from futurel1.data.batches import SFTBatch
-from futurel1.data.chat import ChatEncoder, EncodedSample
+from futurel1.data.chat import ChatEncoder
+from futurel1.data.encoded import EncodedSample
 from futurel1.data.pictures import join_pixels
-from futurel1.data.records import RecordSource, SkippedRecord
+from futurel1.data.records import RecordSource
+from futurel1.data.samples import SkippedRecord
 from futurel1.errors import ConfigError, FutureL1Error, RecordError
 from futurel1.models import IGNORE
 
@@ -146,7 +148,7 @@ class SFTCollator:
             image_keys=tuple(key for sample in samples for key in sample.image_keys),
             hint_keys=tuple(key for sample in samples for key in sample.hint_keys),
             skipped=tuple(record for part in fetched for record in part.skipped),
-            record_ids=tuple(sample.meta.get("id") for sample in samples),
+            record_ids=tuple(sample.info.id for sample in samples),
         )
 
 

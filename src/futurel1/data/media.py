@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -10,10 +12,10 @@ from typing import TypeVar
 from PIL import Image
 
 from futurel1.data.frames import decode_image, frame_pool, read_image
-from futurel1.data.records import Frame
+from futurel1.data.samples import Frame, Sample, Video
 from futurel1.data.video import Pixels, VideoBackend, VideoReader, open_video
 
-__all__ = ["RecordMedia"]
+__all__ = ["RecordMedia", "media_sources"]
 
 T = TypeVar("T")
 
@@ -76,6 +78,15 @@ class RecordMedia(ExitStack):
             for parts in self.video(path).read(list(wanted), convert).values():
                 made |= parts
         return [made[place] for place in range(len(frames))]
+
+
+def media_sources(sample: Sample) -> tuple[str, ...]:
+    """Where the frames of a sample come from, each once: real paths of files, and digests of embedded images."""
+    media = [part for turn in sample.turns for part in turn.parts if not isinstance(part, str)]
+    embedded = [part.data for part in media if isinstance(part, Frame) and part.data is not None]
+    paths = dict.fromkeys(part.path for part in media if isinstance(part, Video) or part.data is None)
+    digests = [f"sha256:{hashlib.sha256(data).hexdigest()}" for data in embedded]
+    return tuple(dict.fromkeys([*map(os.path.realpath, paths), *digests]))
 
 
 def _read_still(frame: Frame) -> Image.Image:

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 
-from futurel1.data.records import RecordFields
+from futurel1.data.record_fields import RecordFields
 
 __all__ = ["gold_letter", "lists_options", "read_options"]
 

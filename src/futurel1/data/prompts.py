@@ -2,8 +2,7 @@
 
 import os
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,38 +10,29 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from futurel1.data.batches import PromptBatch
-from futurel1.data.chat import EncodedSample, first_response
+from futurel1.data.chat_text import first_response
 from futurel1.data.collate import VISUAL_FIELDS, Fetched, SFTDataset, join_rows
+from futurel1.data.encoded import EncodedSample
 from futurel1.data.multiple_choice import read_options
-from futurel1.data.records import (
-    Frame,
-    RawRecord,
-    RecordFields,
-    RecordFileError,
-    Sample,
-    Turn,
-    Video,
-    open_records,
-    parse_record,
-    shorter,
-)
-from futurel1.errors import BatchError, MissingFileError, RecordError
+from futurel1.data.record_fields import RecordFields, shorter
+from futurel1.data.record_shapes import parse_record
+from futurel1.data.samples import Frame, PromptInfo, RawRecord, RecordFileError, Sample, Turn
+from futurel1.errors import RecordError
 
-__all__ = ["PromptCollator", "PromptDataset", "image_values", "parse_futurebench", "parse_prompt", "read_images"]
+__all__ = ["PromptCollator", "PromptDataset", "parse_prompt"]
 
 _ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 _PROMPT_VISUALS = tuple(name for name in VISUAL_FIELDS if not name.startswith("hint_"))
 
 
 class PromptDataset(SFTDataset):
-    """Encoded prompts by number: of each sample what stands before its first response, with the sample's `meta`.
+    """Encoded prompts by number: of each sample what stands before its first response, and what is known of it.
 
     Args: see :class:`SFTDataset`. With ``on_error="skip"``, a batch none of whose records can be used has no rows.
     """
 
     def __getitem__(self, index: int) -> EncodedSample:
-        sample = self.source.sample(self._number(index))
-        return replace(self.encoder.encode_prompt(sample), meta=dict(sample.meta))
+        return self.encoder.encode_prompt(self.source.sample(self._number(index)))
 
     def _stand_ins(self, after: int) -> list[EncodedSample]:
         # Ranks need not keep in step here, and a prompt that stands in for another would be answered twice.
@@ -73,7 +63,7 @@ class PromptCollator:
             sample_ids=tuple(sample.sample_id for sample in samples),
             skipped=tuple(record for part in fetched for record in part.skipped),
             sources=tuple(sample.sources for sample in samples),
-            meta=tuple(dict(sample.meta) for sample in samples),
+            info=tuple(sample.info for sample in samples),
         )
 
 
@@ -86,9 +76,8 @@ def parse_prompt(record: RawRecord, *, data_root: Path | None = None) -> Sample:
 
     Returns:
         The turns before the first response; an assistant turn that is not to be learned (`loss`: false) is context, no
-        response. Its `meta` holds ``question`` (the texts of the user's turns), ``answer`` (the final answer; in the
-        chat shape the first response, or what stands in its ``<answer>`` tags), ``options`` (letter to text) and
-        ``question_type``, None where the record has none, and ``id``, the record's own, if it has one.
+        response. Its `info` holds the record's own id, the question (the texts of the user's turns), the answer (the
+        final one; in the chat shape the first response, or what stands in its ``<answer>`` tags), options and type.
 
     Raises:
         RecordError: the record cannot be used, is an unlabelled video, or has a final answer that belongs to another
@@ -104,28 +93,49 @@ def parse_prompt(record: RawRecord, *, data_root: Path | None = None) -> Sample:
         check_files=False,
     )
     fields = RecordFields(record.raw, file=record.name, number=record.number, folder=record.folder)
+    _check_answer(fields, sample)
+    first = first_response(sample)
+    turns = sample.turns[:first]
+    answer = _first_answer(sample.turns[first]) if sample.answer is None else sample.answer
+    _check_files(fields, turns)
+    texts = [part for turn in turns if turn.role == "user" for part in turn.parts if isinstance(part, str)]
+    question_type = fields.take("question_type")
+    info = PromptInfo(
+        id=fields.identity(),
+        question="\n".join(text.strip() for text in texts),
+        answer=answer,
+        options=read_options(fields),
+        question_type=None if question_type is None else fields.text("question_type"),
+    )
+    return Sample(sample.id, turns, None, {}, info)
+
+
+def _check_answer(fields: RecordFields, sample: Sample) -> None:
+    """Refuse a record without a question to answer, or whose answer belongs to another response than the first."""
     responses = [turn for turn in sample.turns if turn.role == "assistant"]
-    answer = sample.answer
-    if answer is None and sample.hints:
+    if sample.answer is None and sample.hints:
         fields.fail(
             "video",
             fields.values["video"],
             "an unlabelled video has no question to answer",
             "add 'conversations' and 'answer', or keep it for supervised training",
         )
-    if answer is not None and len(responses) > 1:
+    if sample.answer is not None and len(responses) > 1:
         raise RecordError(
-            f"{record.name}, record {record.number}: {len(responses)} assistant turns; a prompt is what stands before "
-            f"the first, but the record's answer belongs to the last: make a record of each (field "
-            f"'{responses[0].field}')"
+            f"{fields.place}: {len(responses)} assistant turns; a prompt is what stands before the first, but the "
+            f"record's answer belongs to the last: make a record of each (field '{responses[0].field}')"
         )
-    first = first_response(sample)
-    if answer is None:
-        text = "".join(part for part in sample.turns[first].parts if isinstance(part, str))
-        found = _ANSWER.search(text)
-        answer = (found[1] if found else text).strip()
-    turns = sample.turns[:first]
-    # Files of hint frames are not read, and need not be there.
+
+
+def _first_answer(response: Turn) -> str:
+    """The answer of a chat's response: what stands in its ``<answer>`` tags, else all of it."""
+    text = "".join(part for part in response.parts if isinstance(part, str))
+    found = _ANSWER.search(text)
+    return (found[1] if found else text).strip()
+
+
+def _check_files(fields: RecordFields, turns: Sequence[Turn]) -> None:
+    """Refuse a prompt whose files are missing; those of hint frames are not read, and need not be there."""
     for part in (part for turn in turns for part in turn.parts if not isinstance(part, str)):
         # isfile, unlike Path.is_file, is False for names too long for the system
         if not (isinstance(part, Frame) and part.data is not None) and not os.path.isfile(part.path):
@@ -133,100 +143,3 @@ def parse_prompt(record: RawRecord, *, data_root: Path | None = None) -> Sample:
                 f"{fields.place}: there is no file {shorter(part.path)}; put it there or correct its path (field "
                 f"'{part.field}')"
             )
-    texts = [part for turn in turns if turn.role == "user" for part in turn.parts if isinstance(part, str)]
-    question_type = fields.take("question_type")
-    own_id = fields.identity()
-    meta = {
-        **({} if own_id is None else {"id": own_id}),
-        "question": "\n".join(text.strip() for text in texts),
-        "answer": answer,
-        "options": read_options(fields),
-        "question_type": None if question_type is None else fields.text("question_type"),
-    }
-    return Sample(sample.id, turns, None, meta)
-
-
-def parse_futurebench(record: RawRecord, *, video_root: Path | None = None, data_root: Path | None = None) -> Sample:
-    """Turn a FutureBench record into a prompt: its video, then the text of the reference harness.
-
-    Args:
-        record: the record as stored.
-        video_root: folder to which `video_path` is relative; None: the folder of the record's file.
-        data_root: if given, videos outside this folder are refused.
-
-    Raises:
-        RecordError: a field is missing or wrong.
-        RecordFileError: the video is missing.
-    """
-    from futurel1.metrics.functional import FUTUREBENCH_SPLITS, OPTION_LETTERS, futurebench_prompt, gold_option
-
-    folder = record.folder if video_root is None else video_root
-    fields = RecordFields(record.raw, file=record.name, number=record.number, folder=folder, data_root=data_root)
-    fields.refuse_misspelt({"qa", "question_type", "video_path", "system"})
-    split = fields.text("question_type")
-    if split not in FUTUREBENCH_SPLITS:
-        fields.fail(
-            "question_type", split, "not a split of FutureBench", f"write one of {', '.join(FUTUREBENCH_SPLITS)}"
-        )
-    qa = fields.take("qa")
-    if not isinstance(qa, Mapping):
-        fields.fail("qa", qa, "not an object", "write {Question, Options, Answer}")
-    question = fields.check_text("qa.Question", qa.get("Question"))
-    options = qa.get("Options")
-    if not isinstance(options, Mapping):
-        fields.fail("qa.Options", options, "not an object", "write {A, B, C, D}, each with its text")
-    for letter in OPTION_LETTERS:
-        fields.check_text(f"qa.Options.{letter}", options.get(letter))
-    try:
-        answer = gold_option(fields.check_text("qa.Answer", qa.get("Answer")))
-    except BatchError:
-        fields.fail("qa.Answer", qa["Answer"], "not the letter of an option", "write A, B, C or D")
-    meta = {
-        "id": fields.identity(),
-        "split": split,
-        "question": question,
-        "options": {letter: options[letter] for letter in OPTION_LETTERS},
-        "answer": answer,
-    }
-    video = Video(fields.media_path("video_path", fields.take("video_path")), "video_path")
-    asked = Turn("user", (video, futurebench_prompt(qa)), field="qa")
-    return Sample(fields.id, (*fields.system_turns(), asked), None, meta)
-
-
-def image_values(fields: RecordFields, column: str) -> list[bytes | Path]:
-    """Images of a record's column: bytes that are embedded in it, or the paths of files.
-
-    Args:
-        fields: the record.
-        column: a list of bytes, of ``{"bytes", "path"}`` (the images of `datasets`), or of paths.
-
-    Raises:
-        RecordError: the column is no such list, or an image is empty.
-        RecordFileError: an image file is missing.
-    """
-    return [frame.path if frame.data is None else frame.data for frame in fields.images(column)]
-
-
-def read_images(reference: Mapping[str, Any]) -> list[bytes | Path]:
-    """Read the images that an entry of a prompt's `meta` refers to, from the file that they are embedded in.
-
-    Args:
-        reference: ``{"file": path of a Parquet or Arrow file, "record": 1-based number, "column": name}``.
-
-    Returns:
-        Per image the bytes of an image file, or the path of one.
-
-    Raises:
-        MissingFileError: the file has gone.
-        RecordError: it is another file by now, without such a record.
-    """
-    file = Path(reference["file"])
-    if not file.is_file():
-        raise MissingFileError(f"{file}: the file has gone since its prompts were made; put it back")
-    source = open_records([file])
-    number = int(reference["record"])
-    if not 1 <= number <= len(source):
-        raise RecordError(f"{file}: record {number} of {len(source)}; the file has changed since its prompts were made")
-    record = source.raw(number - 1)
-    fields = RecordFields(record.raw, file=record.name, number=number, folder=record.folder)
-    return image_values(fields, str(reference["column"]))

@@ -5,9 +5,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from futurel1.data.benchmarks import parse_futurebench
 from futurel1.data.multiple_choice import gold_letter, lists_options, read_options
-from futurel1.data.prompts import parse_futurebench, parse_prompt
-from futurel1.data.records import TRAINING_FIELDS, Part, RawRecord, RecordFields, Sample, Turn, is_unlabelled
+from futurel1.data.prompts import parse_prompt
+from futurel1.data.record_fields import RecordFields
+from futurel1.data.record_shapes import TRAINING_FIELDS, is_unlabelled
+from futurel1.data.samples import Part, PromptInfo, RawRecord, Sample, Turn
 from futurel1.errors import RecordError
 
 __all__ = ["parse_rl_prompt"]
@@ -40,9 +43,9 @@ def parse_rl_prompt(record: RawRecord, *, data_root: Path | None = None) -> Samp
         data_root: if given, media outside this folder are refused.
 
     Returns:
-        The turns before the response. Its `meta` holds at least ``question``, ``answer`` (the ground truth without
-        tags; of an RL record with options, the letter), ``options`` (letter to text, or None), ``question_type`` (or
-        None) and ``reference_length`` (tokens of a reference response, or None).
+        The turns before the response. Its `info` holds at least ``question`` and ``answer`` (the ground truth without
+        tags; of an RL record with options, the letter), and ``options``, ``question_type`` and ``reference_length``
+        where the record has them.
 
     Raises:
         RecordError: the record cannot be used, is of no or of two kinds, or is an unlabelled video.
@@ -67,12 +70,12 @@ def parse_rl_prompt(record: RawRecord, *, data_root: Path | None = None) -> Samp
         sample = _parse_problem(fields)
     elif kinds[0] == "qa":
         sample = parse_futurebench(record, data_root=data_root)
-        sample = replace(sample, meta={**sample.meta, "question_type": sample.meta["split"]})
+        sample = replace(sample, info=replace(sample.info, question_type=sample.info.split))
     else:
         sample = parse_prompt(record, data_root=data_root)
-        answer = _without_tags(fields, str(sample.meta["answer"]))
-        sample = replace(sample, meta={**sample.meta, "answer": answer})
-    return replace(sample, meta={**sample.meta, "reference_length": _reference_length(fields)})
+        answer = _without_tags(fields, str(sample.info.answer))
+        sample = replace(sample, info=replace(sample.info, answer=answer))
+    return replace(sample, info=replace(sample.info, reference_length=_reference_length(fields)))
 
 
 def _parse_problem(fields: RecordFields) -> Sample:
@@ -93,15 +96,11 @@ def _parse_problem(fields: RecordFields) -> Sample:
         answer = gold_letter(fields, answer, options, problem)
         if INSTRUCTION not in problem:
             problem += f"\n{INSTRUCTION}"
-    meta = {
-        "id": fields.identity(),
-        "question": question,
-        "answer": answer,
-        "options": options,
-        "question_type": question_type,
-    }
+    info = PromptInfo(
+        id=fields.identity(), question=question, answer=answer, options=options, question_type=question_type
+    )
     asked = Turn("user", _with_media(fields, problem), field="problem")
-    return Sample(fields.id, (*fields.system_turns(), asked), None, meta)
+    return Sample(fields.id, (*fields.system_turns(), asked), None, {}, info)
 
 
 def _with_media(fields: RecordFields, problem: str) -> tuple[Part, ...]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from lightning import LightningDataModule
 
-from futurel1.data.records import SkippedRecord
+from futurel1.data.samples import SkippedRecord
 from futurel1.errors import ConfigError
 from futurel1.json_lines import drop_cut_line, json_line, written_ids
 from futurel1.models import load_processor

@@ -3,19 +3,19 @@
 from functools import partial
 
 from futurel1.data import RecordSource, open_records
+from futurel1.data.benchmarks import parse_futurebench
 from futurel1.data.collate import OnError
-from futurel1.data.prompts import parse_futurebench
 from futurel1.data.video import VideoBackend
 from futurel1.datamodules.prompts import BasePromptDataModule, Paths, PromptStage, existing_folder
 
-__all__ = ["FutureBenchDataModule", "parse_futurebench"]
+__all__ = ["FutureBenchDataModule"]
 
 
 class FutureBenchDataModule(BasePromptDataModule):
     """FutureBench, for `futurel1 test` and `futurel1 predict`: 32 frames of a video, the question and its options.
 
     Records are ``{id, video_path, question_type, qa: {Question, Options: {A..D}, Answer}}``, and videos whole files.
-    Each row's `meta` holds ``id``, ``split`` (the `question_type`), ``question``, ``options`` (letter to text) and
+    Each row's `info` holds ``id``, ``split`` (the `question_type`), ``question``, ``options`` (letter to text) and
     ``answer`` (a letter).
 
     Args:

@@ -142,7 +142,7 @@ class BasePromptDataModule(RecordDataModule):
 
     @abstractmethod
     def open_source(self, stage: PromptStage) -> RecordSource:
-        """Open the records of a stage, as samples whose `meta` goes into the batches."""
+        """Open the records of a stage, as samples whose `info` goes into the batches."""
 
     @property
     def encoder(self) -> ChatEncoder:
@@ -202,7 +202,7 @@ class BasePromptDataModule(RecordDataModule):
 class PromptDataModule(BasePromptDataModule):
     """Prompts of training records, for `futurel1 predict` and `futurel1 test`: observed frames and question only.
 
-    Each row's `meta` holds ``question``, ``answer``, ``options`` and ``question_type``, see
+    Each row's `info` holds ``question``, ``answer``, ``options`` and ``question_type``, see
     :func:`~futurel1.data.prompts.parse_prompt`.
 
     Args:

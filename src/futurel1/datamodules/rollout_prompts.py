@@ -10,8 +10,8 @@ import torch
 from torch.utils.data import DataLoader
 
 from futurel1.data import RecordSource, SkippedRecord, open_records
-from futurel1.data.chat import EncodedSample
 from futurel1.data.collate import Fetched, OnError
+from futurel1.data.encoded import EncodedSample
 from futurel1.data.prompts import PromptDataset
 from futurel1.data.rl_prompts import parse_rl_prompt
 from futurel1.data.video import VideoBackend

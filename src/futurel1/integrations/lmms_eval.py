@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from futurel1.data import Turn
-    from futurel1.data.chat import EncodedSample
+    from futurel1.data.encoded import EncodedSample
 
 __all__ = ["FutureL1", "FutureL1Chat", "manifest", "picture_bytes", "task_folder"]
 
@@ -512,7 +512,7 @@ def _cut(text: str, until: Sequence[str]) -> str:
 
 
 def _form(text: str, form: ResponseForm) -> str:
-    from futurel1.data.chat import CONTROL_STRINGS
+    from futurel1.data.chat_text import CONTROL_STRINGS
     from futurel1.metrics.functional import extract_answer
 
     if form == "raw":

@@ -15,7 +15,8 @@ from lightning import LightningModule
 from torch import nn
 
 from futurel1.data import PromptBatch
-from futurel1.data.prompts import read_images
+from futurel1.data.benchmarks import read_images
+from futurel1.data.samples import PromptInfo
 from futurel1.errors import ConfigError
 from futurel1.json_lines import json_line
 from futurel1.metrics import FutureBenchAccuracy, LatentUsage, Throughput, TwiFFBenchScore, comparison_table
@@ -206,15 +207,15 @@ class LatentPredictor(LightningModule):
         """One record per prompt, and the response that stands for it."""
         branches = self.hparams["num_branches"]
         records, winners = [], []
-        metas = batch.meta or ({},) * len(batch)
+        metas = batch.info or (PromptInfo(),) * len(batch)
         for row, (sample, meta) in enumerate(zip(batch.sample_ids, metas, strict=True)):
             group = texts[row * branches : (row + 1) * branches]
-            winner, votes = elect(group, meta.get("options"))
+            winner, votes = elect(group, meta.options)
             winners.append(winner)
             records.append(
                 {
                     "id": sample,
-                    "record_id": meta.get("id"),
+                    "record_id": meta.id,
                     "response": winner.readable,
                     "answer": next(iter(votes)),
                     "votes": votes,
@@ -240,14 +241,14 @@ class LatentPredictor(LightningModule):
                 stale += [*folder.glob(BANK_FILES), *folder.glob(f"{LATENT_PARTS}/*")]
             for file in stale:
                 file.unlink()
-        self._to_judge: list[tuple[dict[str, Any], Mapping[str, Any], str]] = []
+        self._to_judge: list[tuple[dict[str, Any], PromptInfo, str]] = []
 
     def test_step(self, batch: PromptBatch, batch_idx: int) -> None:
         """Decode, score and write every prompt of a batch; a judge is asked at the end."""
         rollout, texts, seconds = self.decode(batch)
         self._keep_latents(batch, rollout)
         records, winners = self._records(batch, texts, seconds)
-        metas = batch.meta or ({},) * len(batch)
+        metas = batch.info or (PromptInfo(),) * len(batch)
         throughput: Any = self.metrics["throughput"]
         throughput.update([record["tokens"] for record in records], seconds)
         self._update_usage(rollout, metas)
@@ -310,7 +311,7 @@ class LatentPredictor(LightningModule):
             stream.writelines(map(json_line, records))
 
     def _score_futurebench(
-        self, records: list[dict[str, Any]], texts: Sequence[Transcript], metas: Sequence[Mapping[str, Any]]
+        self, records: list[dict[str, Any]], texts: Sequence[Transcript], metas: Sequence[PromptInfo]
     ) -> None:
         branches = self.hparams["num_branches"]
         responses = [texts[row * branches].text for row in range(len(records))]
@@ -319,25 +320,25 @@ class LatentPredictor(LightningModule):
         accuracy: Any = self.metrics["accuracy"]
         accuracy.update(
             responses,
-            [meta["answer"] for meta in metas],
-            [meta["split"] for meta in metas],
-            [meta["options"] for meta in metas],
+            [meta.answer for meta in metas],
+            [meta.split for meta in metas],
+            [meta.options for meta in metas],
         )
         for record, response, meta in zip(records, responses, metas, strict=True):
-            record["split"] = meta["split"]
+            record["split"] = meta.split
             record["paper"] = extract_option(response, "paper")
-            record["strict"] = extract_option(response, "strict", options=meta["options"])
+            record["strict"] = extract_option(response, "strict", options=meta.options)
 
     def _judge(self) -> None:
         """Have all TwiFF-Bench responses of this rank scored at once, after they were written."""
         judge: Any = self.judge
         items = [
             ResponseItem(
-                question=meta["question"],
-                question_images=read_images(meta["question_images"]),
-                reference_reasoning=meta["reference_reasoning"],
-                reference_images=read_images(meta["reference_images"]),
-                ground_truth=meta["answer"],
+                question=str(meta.question),
+                question_images=read_images(meta.question_images),
+                reference_reasoning=str(meta.reference_reasoning),
+                reference_images=read_images(meta.reference_images),
+                ground_truth=str(meta.answer),
                 reasoning=sanitize_response(text).split("\n<answer>")[0],
                 answer=extract_answer(text),
             )
@@ -351,9 +352,9 @@ class LatentPredictor(LightningModule):
             record["score"], record["judge"] = verdict.value, verdict.reason
         self._write_samples(records, "w")
 
-    def _update_usage(self, rollout: Rollout, metas: Sequence[Mapping[str, Any]]) -> None:
+    def _update_usage(self, rollout: Rollout, metas: Sequence[PromptInfo]) -> None:
         usage: Any = self.metrics["usage"]
-        splits = [meta["split"] for meta in metas for _ in range(rollout.num_branches)] if usage.splits else None
+        splits = [meta.split for meta in metas for _ in range(rollout.num_branches)] if usage.splits else None
         usage.update(
             rollout.responses.masked_fill(~rollout.response_mask, -1),
             rollout.latents,
@@ -429,9 +430,9 @@ def answer_of(text: str, options: Mapping[str, str] | None = None) -> str:
     return by_name.get(plain, "") if plain else ""
 
 
-def expected_of(meta: Mapping[str, Any]) -> str | None:
+def expected_of(meta: PromptInfo) -> str | None:
     """The ground truth of a prompt as :func:`answer_of` writes answers: a letter, be it given as one or as a text."""
-    answer, options = meta.get("answer"), meta.get("options")
+    answer, options = meta.answer, meta.options
     return answer if answer is None else answer_of(f"<answer>{answer}</answer>", options) or answer
 
 

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from futurel1.data.chat import EncodedSample
+from futurel1.data.encoded import EncodedSample
 from futurel1.errors import ConfigError, FutureL1Error
 from futurel1.models.policies import LatentPolicy
 from futurel1.rollout.experience import Experience, Group, join_groups

@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from futurel1.data import PromptBatch
-from futurel1.data.chat import EncodedSample
 from futurel1.data.collate import Fetched
+from futurel1.data.encoded import EncodedSample
 from futurel1.data.prompts import PromptCollator
 from futurel1.errors import BatchError, CheckpointError
 from futurel1.models import Vision, VisionFeatures

@@ -3,7 +3,7 @@
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from futurel1.data import PromptBatch
-from futurel1.data.chat import EncodedSample
+from futurel1.data.encoded import EncodedSample
+from futurel1.data.samples import PromptInfo
 from futurel1.losses import group_advantages
 from futurel1.models.decoding import Rollout
 from futurel1.models.policies import LatentPolicy
@@ -99,7 +100,7 @@ class GroupSampler:
         if not prompts:
             return [], []
         rollouts, visions, texts = self._answer(prompts)
-        metas = [sample.meta for _, sample in prompts]
+        metas = [sample.info for _, sample in prompts]
         output = self.rewarded(join_rollouts(rollouts, self.pad_token_id), texts, metas)
         groups = []
         branches = self.rollout.num_rollouts
@@ -165,7 +166,7 @@ class GroupSampler:
             batch, max_new_tokens=self.sampling.max_new_tokens, budget=self.sampling.budget(), seed=self.sampling.seed
         )
         texts = transcripts(rollout, self._tokenizer)
-        output = self.rewarded(rollout, texts, batch.meta)
+        output = self.rewarded(rollout, texts, batch.info)
         return {
             **output.parts,
             "reward": output.total,
@@ -173,19 +174,17 @@ class GroupSampler:
             "spans": torch.tensor([float(len(text.spans)) for text in texts], device=self.device),
         }
 
-    def rewarded(
-        self, rollout: Rollout, texts: Sequence[Transcript], metas: Sequence[Mapping[str, Any]]
-    ) -> RewardOutput:
+    def rewarded(self, rollout: Rollout, texts: Sequence[Transcript], metas: Sequence[PromptInfo]) -> RewardOutput:
         """Rewards of all rollouts of some prompts at once: a judge is asked about all of them together."""
         branches = rollout.num_branches
         rows = [meta for meta in metas for _ in range(branches)]
-        lengths = [-1 if meta.get("reference_length") is None else int(meta["reference_length"]) for meta in rows]
+        lengths = [-1 if meta.reference_length is None else meta.reference_length for meta in rows]
         table = rollout.span_table
         return self.reward(
             RewardInputs(
                 responses=[text.text for text in texts],
-                answers=[str(meta["answer"]) for meta in rows],
-                problems=[str(meta["question"]) for meta in rows],
+                answers=[str(meta.answer) for meta in rows],
+                problems=[str(meta.question) for meta in rows],
                 group_ids=torch.arange(len(metas), device=rollout.responses.device).repeat_interleave(branches),
                 response_lengths=rollout.response_mask.sum(dim=1),
                 reference_lengths=torch.tensor(lengths, device=rollout.responses.device),
@@ -222,9 +221,9 @@ def _records(groups: Sequence[Group], texts: Sequence[Transcript]) -> Iterator[d
             yield {
                 "draw": group.draw,
                 "id": group.sample.sample_id,
-                "prompt": group.sample.meta.get("question"),
+                "prompt": group.sample.info.question,
                 "response": text.readable,
-                "answer": group.sample.meta.get("answer"),
+                "answer": group.sample.info.answer,
                 "finish_reason": text.finish_reason,
                 **{name: value if math.isfinite(value) else None for name, value in plain.items()},
             }

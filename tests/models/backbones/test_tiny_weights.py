@@ -61,7 +61,7 @@ def answered(tiny: LatentReasoner, file: Path) -> tuple[list[Transcript], list[s
     prompts = PromptCollator(encoder.pad_token_id)([Fetched([encoder.encode_prompt(s) for s in samples], [])])
     with torch.no_grad():
         rollout = tiny.generate(prompts, max_new_tokens=128)
-    return transcripts(rollout, tiny.processor.tokenizer), [str(sample.meta["answer"]) for sample in samples]
+    return transcripts(rollout, tiny.processor.tokenizer), [str(sample.info.answer) for sample in samples]
 
 
 def shared_words(text: str, expected: str) -> float:

@@ -17,13 +17,14 @@ import math
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 
 from futurel1.data.video.container import Container, check_container
+from futurel1.data.video.packets import Packets, hide_untimed, scan_packets, visible
 from futurel1.errors import ConfigError, MediaError
 
 if TYPE_CHECKING:
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
-Recovery = Literal["at once", "gradual"]
 
 __all__ = ["MAX_PIXELS", "Pixels", "PyAVReader", "VideoInfo"]
 
@@ -39,12 +39,6 @@ logger = logging.getLogger(__name__)
 
 MAX_PIXELS = 2**26
 """Most pixels of a frame or image (8192 x 8192): a file of a few kilobytes can declare a picture of gigabytes."""
-
-_FRAMES_RESET_BY_KEYS = {
-    "av1", "dnxhd", "ffv1", "h263", "libdav1d", "mjpeg", "mpeg1video", "mpeg2video", "mpeg4", "png", "prores",
-    "rawvideo", "vp8", "vp9",
-}  # fmt: skip
-"""Codecs whose key frames let every frame that is shown after them be decoded. (H.264 and HEVC say so key by key.)"""
 
 
 @dataclass(frozen=True)
@@ -65,22 +59,6 @@ class _KeyFrame:
     pts: int
     dts: int | None
     latest: int
-
-
-@dataclass(frozen=True)
-class _Packets:
-    """What one pass over the packets found; arrays are in the order of the file, hidden frames included."""
-
-    pts: list[int | None] = field(default_factory=list)
-    dts: list[int | None] = field(default_factory=list)
-    durations: list[int] = field(default_factory=list)
-    shown: list[bool] = field(default_factory=list)
-    keys: list[int] = field(default_factory=list)
-    """Packets that the file calls key frames."""
-    clean: list[int] = field(default_factory=list)
-    """Those of them after which decoding comes out right, as far as the packet tells."""
-    gradual: list[int] = field(default_factory=list)
-    """Those of them from which it comes out right only some frames later."""
 
 
 class PyAVReader:
@@ -167,8 +145,9 @@ class PyAVReader:
 
     def _read_index(self) -> None:
         self._check_size(self._stream.codec_context.height, self._stream.codec_context.width)
-        packets = self._scan()
-        num_untimed = _hide_untimed(packets)
+        packets = scan_packets(self._container, self._stream, self.path)
+        self._note_start(packets)
+        num_untimed = hide_untimed(packets)
         by_time = self._times_tell(packets) and self._index_by_time(packets, num_untimed) and not self._interlaced
         if not by_time:
             self._index_by_decoding(packets)
@@ -188,37 +167,12 @@ class PyAVReader:
                 f"{self.path}: frames of {width} x {height} pixels, more than {MAX_PIXELS} in all; scale the video down"
             )
 
-    def _scan(self) -> _Packets:
-        stream = self._stream
-        codec = stream.codec_context.name
-        length_size = _nal_length_size(codec, stream.codec_context.extradata)
-        packets = _Packets()
-        for packet in self._container.demux(stream):
-            if packet.size == 0:
-                continue
-            if packet.is_corrupt:
-                raise MediaError(
-                    f"{self.path}: packet {len(packets.pts)} is incomplete; the file is damaged or cut short: copy it "
-                    "again"
-                )
-            order = len(packets.pts)
-            time = self._index_time(packet.pts, packet.dts)
-            if order == 0 and time is not None and packet.pos is not None:
-                self._first = time, packet.pos
-            packets.pts.append(packet.pts)
-            packets.dts.append(packet.dts)
-            packets.durations.append(packet.duration or 0)
-            # VP8 stores frames that are only references as packets of their own; a bit of the first byte says so.
-            shown = not packet.is_discard and not (codec == "vp8" and not memoryview(packet)[0] & 0x10)
-            packets.shown.append(shown)
-            if packet.is_keyframe:
-                packets.keys.append(order)
-                recovery = _recovery(codec, packet, length_size)
-                if recovery is not None:
-                    {"at once": packets.clean, "gradual": packets.gradual}[recovery].append(order)
-        return packets
+    def _note_start(self, packets: Packets) -> None:
+        time = self._index_time(packets.pts[0], packets.dts[0]) if packets.pts else None
+        if time is not None and packets.positions[0] is not None:
+            self._first = time, packets.positions[0]
 
-    def _times_tell(self, packets: _Packets) -> bool:
+    def _times_tell(self, packets: Packets) -> bool:
         """Whether each packet is one frame with a time of its own."""
         # AVI has no times of display: what FFmpeg gives is a guess from the order of the packets.
         every_frame_is_key = len(packets.keys) == len(packets.pts)
@@ -230,7 +184,7 @@ class PyAVReader:
         times = [time for time, shown in zip(packets.pts, packets.shown, strict=True) if shown]
         return 0 < len(times) == len(set(times))
 
-    def _index_by_time(self, packets: _Packets, num_untimed: int) -> bool:
+    def _index_by_time(self, packets: Packets, num_untimed: int) -> bool:
         """Index the frames by the times of their packets; False: the decoder shows others than those."""
         pts = np.array(packets.pts, dtype=np.int64)
         shown = np.array(packets.shown)
@@ -257,7 +211,7 @@ class PyAVReader:
         self._duration = float(self.times[-1]) + (last if last > 0 else self._mean_interval())
         return True
 
-    def _clean_keys(self, packets: _Packets, pts: np.ndarray[Any, np.dtype[np.int64]]) -> list[_KeyFrame]:
+    def _clean_keys(self, packets: Packets, pts: np.ndarray[Any, np.dtype[np.int64]]) -> list[_KeyFrame]:
         """Key frames before which, in the file, nothing stands that is shown after them."""
         # A seek to the time of a key frame itself may end at the one before: MP4 counts the delay of its frames.
         latest = {
@@ -300,7 +254,7 @@ class PyAVReader:
             )
         return times
 
-    def _index_by_decoding(self, packets: _Packets) -> None:
+    def _index_by_decoding(self, packets: Packets) -> None:
         self._restart()
         given: list[float | None] = []
         for frame in self._decoded():
@@ -441,7 +395,7 @@ class PyAVReader:
                 # Frames that no other refers to need no decoding unless they are wanted.
                 context.skip_frame = "DEFAULT" if packet.pts in remaining else "NONREF"
             if wanted is not None and packet.is_discard:
-                packet = _visible(packet)
+                packet = visible(packet)
             for frame in context.decode(packet):
                 remaining.discard(frame.pts)
                 yield frame
@@ -524,98 +478,5 @@ class PyAVReader:
         self._container.seek(position, stream=self._stream, backward=True, any_frame=False)
 
 
-def _visible(packet: av.Packet[Any]) -> av.Packet[Any]:
-    """A packet that an edit list hides, unmarked: FFmpeg would drop its frame, and with it the sign of damage."""
-    import av
-
-    # Made by size, the packet ends with the zeros that decoders read past its end.
-    copy = av.Packet(packet.size)
-    copy.update(bytes(packet))
-    copy.pts, copy.dts, copy.time_base, copy.is_keyframe = packet.pts, packet.dts, packet.time_base, packet.is_keyframe
-    return copy
-
-
 class _InexactSeekError(Exception):
     """Decoding from a key frame did not give what decoding from the start gives."""
-
-
-def _hide_untimed(packets: _Packets) -> int:
-    """Take packets without a time that follow the first as hidden frames before it; return their number.
-
-    Matroska cannot store times before 0, which the frames have that lead the first key frame of a clip that was cut,
-    without decoding, from open groups. They lack what they are decoded from.
-    """
-    number = sum(1 for _ in itertools.takewhile(lambda time: time is None, packets.pts[1:]))
-    if number and packets.pts[0] is not None and packets.keys[:1] == [0]:
-        packets.pts[1 : number + 1] = [packets.pts[0] - 1] * number
-        packets.shown[1 : number + 1] = [False] * number
-        return number
-    return 0
-
-
-def _nal_length_size(codec: str, extradata: bytes | None) -> int:
-    """Bytes of the length before each unit of an H.264 or HEVC packet; 0: units follow start codes (Annex B)."""
-    place = {"h264": 4, "hevc": 21}.get(codec)
-    if place is None or not extradata or len(extradata) <= place or extradata[0] != 1:
-        return 0
-    return (extradata[place] & 3) + 1
-
-
-def _recovery(codec: str, packet: av.Packet[Any], length_size: int) -> Recovery | None:
-    """Whether all frames shown from this key frame on, or from some frames later, can be decoded from it; None: unsaid.
-
-    H.264: an instantaneous refresh (IDR), or a recovery point, exact (ITU-T H.264, D.1.8): of zero frames for the key
-    frame of an open group, of several for gradual refresh. HEVC: a random access point (H.265, 7.4.2.2: types 16 to
-    21).
-    """
-    if codec in _FRAMES_RESET_BY_KEYS:
-        return "at once"
-    if codec not in ("h264", "hevc"):
-        return None
-    recovery: Recovery | None = None
-    for unit in _nal_units(bytes(packet), length_size):
-        kind = unit[0] & 31 if codec == "h264" else unit[0] >> 1 & 63
-        if codec == "hevc" and kind < 32:
-            return "at once" if 16 <= kind <= 21 else None
-        if codec == "h264" and kind in (1, 5):
-            return "at once" if kind == 5 else recovery
-        if codec == "h264" and kind == 6:
-            recovery = recovery or _recovery_point(unit[1:])
-    return None
-
-
-def _nal_units(data: bytes, length_size: int) -> Iterator[bytes]:
-    if not length_size:
-        yield from (unit for unit in data.split(b"\x00\x00\x01")[1:] if unit)
-        return
-    position = 0
-    while position + length_size < len(data):
-        length = int.from_bytes(data[position : position + length_size], "big")
-        position += length_size
-        if length:
-            yield data[position : position + length]
-        position += length
-
-
-def _recovery_point(messages: bytes) -> Recovery | None:
-    """What the supplemental messages of H.264 say of recovery; None: nothing, or an inexact one of zero frames."""
-    position = 0
-    while position + 2 < len(messages):
-        fields = []
-        for _ in ("type", "size"):
-            value = 0
-            while position < len(messages) and messages[position] == 255:
-                value += 255
-                position += 1
-            if position >= len(messages):
-                return None
-            fields.append(value + messages[position])
-            position += 1
-        kind, size = fields
-        # Exp-Golomb 0 is the bit 1; the next bit is exact_match_flag.
-        if kind == 6:
-            if position < len(messages) and not messages[position] >> 7:
-                return "gradual"
-            return "at once" if position < len(messages) and messages[position] >> 6 == 0b11 else None
-        position += size
-    return None

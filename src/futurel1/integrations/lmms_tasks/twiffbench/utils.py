@@ -16,9 +16,9 @@ from typing import Any
 
 from PIL import Image
 
-from futurel1.data.prompts import image_values
-from futurel1.data.records import Frame, RawRecord, RecordFields, Sample
-from futurel1.datamodules.twiffbench import parse_twiffbench
+from futurel1.data.benchmarks import image_values, parse_twiffbench
+from futurel1.data.record_fields import RecordFields
+from futurel1.data.samples import Frame, RawRecord, Sample
 from futurel1.errors import ConfigError
 from futurel1.integrations.lmms_eval import picture_bytes
 from futurel1.integrations.lmms_tasks import dataset_source, mean, total
@@ -75,7 +75,7 @@ def doc_to_text(doc: Mapping[str, Any]) -> str:
 
 def doc_to_target(doc: Mapping[str, Any]) -> str:
     """The reference answer."""
-    return str(_sample(doc).meta["answer"])
+    return str(_sample(doc).info.answer)
 
 
 def process_results(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, dict[str, float] | None]:
@@ -92,17 +92,17 @@ def process_results(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str,
     Raises:
         JudgeError: the endpoint refuses the calls, or too many of them failed.
     """
-    meta = _sample(doc).meta
+    info = _sample(doc).info
     client = judge()
     value = None
     if client is not None:
         fields = _fields(_record(doc))
         item = ResponseItem(
-            question=meta["question"],
+            question=str(info.question),
             question_images=image_values(fields, "question_images"),
-            reference_reasoning=meta["reference_reasoning"],
+            reference_reasoning=str(info.reference_reasoning),
             reference_images=image_values(fields, "reasoning_images"),
-            ground_truth=meta["answer"],
+            ground_truth=str(info.answer),
             reasoning=sanitize_response(results[0]),
             answer=extract_answer(results[0]),
         )

@@ -1,9 +1,7 @@
-"""Which frames a video shows, when, and their pixels: each reader against a plain decode in order."""
+"""Which frames a video shows, when, and their pixels, against a plain decode in order."""
 
 import contextlib
-import itertools
 import logging
-import os
 import struct
 import sys
 from collections.abc import Callable, Iterator
@@ -14,6 +12,7 @@ from typing import Any
 import av
 import numpy as np
 import pytest
+from clip_checks import CARRIED, CLIPS, assert_same, bar_number, pixels_of, undamaged_decode
 from codings import (
     CODINGS,
     GROUP,
@@ -22,54 +21,20 @@ from codings import (
     encode,
     moving_frames,
     overwrite,
-    packet_bytes,
     packet_places,
     plain_decode,
-    remux,
     set_matrix,
 )
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from futurel1.data.frames import frame_pool, probe_video, read_frames, read_image
+from futurel1.data.frames import frame_pool, probe_video, read_frames
 from futurel1.data.video import open_video
-from futurel1.data.video.pyav import MAX_PIXELS, PyAVReader, _nal_units, _recovery_point
-from futurel1.errors import ConfigError, MediaError, MissingFileError
+from futurel1.data.video.pyav import MAX_PIXELS, PyAVReader
+from futurel1.errors import ConfigError, MediaError
 
-CARRIED = Path(__file__).parent / "clips"
-"""Clips that were read wrongly once. Bars number the frames of most."""
-FORMS = ["written", "plain mkv", "fragmented mp4", "live mkv", "cut mp4", "cut mkv"]
-NOT_IN_MP4 = ("vp8", "ffv1")
-CLIPS = [
-    (coding, form) for coding, form in itertools.product(CODINGS, FORMS) if not ("mp4" in form and coding in NOT_IN_MP4)
-]
 ONE_START = ("one_key", "intra_refresh")
 """Codings in which only the first frame is decoded from nothing before it."""
-
-
-def pixels_of(path: Path, numbers: list[int] | range | None = None) -> list[np.ndarray]:
-    """Frames as arrays, all by default."""
-    if numbers is None:
-        numbers = range(probe_video(path).num_frames)
-    return [np.asarray(picture) for picture in read_frames(path, numbers)]
-
-
-def assert_same(frames: list[np.ndarray], others: list[np.ndarray]) -> None:
-    assert len(frames) == len(others)
-    for number, (frame, other) in enumerate(zip(frames, others, strict=True)):
-        np.testing.assert_array_equal(frame, other, err_msg=f"frame {number}")
-
-
-def bar_number(frame: np.ndarray) -> int:
-    """The number that twelve bars in the middle of a carried clip's frame show, lowest bit first."""
-    grey = frame.mean(axis=2)
-    height, width = grey.shape
-    bars = grey[height * 7 // 16 : height * 9 // 16, : width // 12 * 12].reshape(-1, 12, width // 12)
-    quarter = width // 48
-    return int(sum(1 << bit for bit in range(12) if bars[:, bit, quarter : width // 12 - quarter].mean() > 128))
-
-
-# ------------------------------------------------------------------------------------------------- exact seeking
 
 
 @pytest.mark.parametrize(("coding", "form"), CLIPS)
@@ -128,61 +93,6 @@ def test_a_late_frame_is_decoded_from_its_own_key_frame(coded, coding, form, mon
     assert [record.message for record in caplog.records if "seek" in record.message] == []
 
 
-def test_vp8_frames_that_are_only_references_are_not_counted(coded, tmp_path):
-    """The encoder stores them as packets of their own, marked by a bit that says whether the frame is shown."""
-    source = coded("vp8")
-    content = bytearray(source.read_bytes())
-    places = packet_places(source)
-    for order in (5, 20, 33):
-        start = places[order][0]
-        # A block of Matroska begins with its track, time and flags.
-        start = content.index(packet_bytes(source)[order], start)
-        assert content[start] & 0x10
-        content[start] &= ~0x10
-    path = tmp_path / "references.webm"
-    path.write_bytes(content)
-    plain = plain_decode(path)
-    assert probe_video(path).num_frames == len(plain) == NUM_FRAMES - 3
-    assert_same(pixels_of(path), plain)
-    assert_same(pixels_of(path, [4, 5, 50]), [plain[number] for number in (4, 5, 50)])
-
-
-def test_gradual_refresh_is_decoded_from_the_start(coded):
-    """Its frames with a recovery point are marked as key frames, but from them the picture comes right only later."""
-    path = coded("intra_refresh")
-    with av.open(str(path)) as container:
-        keys = [packet.pts for packet in container.demux(video=0) if packet.is_keyframe]
-    assert len(keys) > 2, "the clip has no gradual refresh"
-    reader = PyAVReader(path)
-    assert len(reader._keys) == 1
-    reader.close()
-
-
-@pytest.mark.parametrize(
-    ("messages", "recovery"),
-    [
-        ("06 01 c4 80", "at once"),  # zero frames, exact
-        ("06 01 84 80", None),  # zero frames, inexact
-        ("06 01 58 80", "gradual"),  # one frame
-        ("05 03 aabbcc 06 01 c4 80", "at once"),  # after a message of another kind
-        (f"05 ff01 {'00' * 256} 06 01 c4 80", "at once"),  # and a long one
-        ("05 03 aabbcc 80", None),
-        ("06", None),
-        ("ffff", None),
-        ("", None),
-    ],
-)
-def test_recovery_points_of_h264(messages, recovery):
-    assert _recovery_point(bytes.fromhex(messages)) == recovery
-
-
-@given(st.binary(max_size=60), st.integers(0, 4))
-def test_no_bytes_break_the_search_for_a_recovery_point(data, length_size):
-    for unit in _nal_units(data, length_size):
-        assert unit
-        assert _recovery_point(unit[1:]) in (None, "at once", "gradual")
-
-
 def test_frames_of_any_order_and_number_are_read_together(coded):
     path = coded("pyramid")
     plain = plain_decode(path)
@@ -211,9 +121,6 @@ def test_interlaced_fields_are_counted_by_decoding(tmp_path):
     assert_same(pixels_of(path, [30, 50]), [plain[30], plain[50]])
 
 
-# ------------------------------------------------------------------------------------------------- sizes
-
-
 @pytest.mark.parametrize("width", [*range(2, 82, 2)])
 def test_narrow_clips_are_rgb(tmp_path, width):
     path = encode(tmp_path / "narrow.mp4", moving_frames(3, 48, width), options={"crf": "12"})
@@ -233,26 +140,6 @@ def test_odd_sizes_are_read(tmp_path, size):
 
 def test_a_carried_narrow_clip_has_the_pixels_of_a_plain_decode():
     assert_same(pixels_of(CARRIED / "narrow.mp4"), plain_decode(CARRIED / "narrow.mp4"))
-
-
-# ------------------------------------------------------------------------------------------------- edit lists
-
-
-@pytest.mark.parametrize("coding", [coding for coding in CODINGS if coding not in (*NOT_IN_MP4, "intra_refresh")])
-@pytest.mark.parametrize("start", [0.3, 1.6, 2.5])
-def test_frames_that_an_edit_list_hides_are_not_counted(coded, tmp_path, coding, start):
-    source = coded(coding)
-    path = remux(source, tmp_path / "cut.mp4", start=start)
-    with av.open(str(path)) as container:
-        hidden = sum(packet.is_discard for packet in container.demux(video=0))
-    assert coding == "mjpeg" or hidden > 0
-    first = round(10 * start)
-    shown = plain_decode(source)[first:]
-    assert probe_video(path).num_frames == len(shown) == NUM_FRAMES - first
-    pool = frame_pool(len(shown))
-    assert_same(pixels_of(path, pool), [shown[number] for number in pool])
-    with open_video(path) as video:
-        np.testing.assert_allclose(video.times, np.arange(len(shown)) / 10, atol=1e-6)
 
 
 def edited(source: Path, target: Path, *, duration: int | None = None, media_time: int | None = None) -> Path:
@@ -289,9 +176,6 @@ def test_a_carried_cut_shows_the_frames_of_the_source_from_the_cut_on():
     assert numbers == [45 + number for number in frame_pool(75)]
 
 
-# ------------------------------------------------------------------------------------------------- times
-
-
 STEADY_THEN_FAST = [*range(0, 30_000, 1000), *(30_000 + round(number * 1000 / 30) for number in range(90))]
 """Milliseconds of thirty frames at 1 per second and ninety at 30."""
 
@@ -324,9 +208,6 @@ def test_a_constant_rate_stays_what_it_is(tmp_path, suffix, fps):
     assert info.duration == pytest.approx(30 / fps, abs=2e-3)
 
 
-# ------------------------------------------------------------------------------------------------- no duration
-
-
 def test_a_recording_without_a_duration_is_read():
     path = CARRIED / "no_duration.webm"
     with av.open(str(path)) as container:
@@ -345,25 +226,6 @@ def test_a_video_of_one_frame_has_a_rate_and_a_duration(tmp_path, name):
     assert info.fps == pytest.approx(10, rel=1e-3)
     assert info.duration == pytest.approx(0.1, rel=1e-3)
     assert_same(pixels_of(path, [0, 0]), plain_decode(path) * 2)
-
-
-# ------------------------------------------------------------------------------------------------- damage
-
-
-def undamaged_decode(path: Path) -> list[np.ndarray] | None:
-    """All frames by a plain decode; None if the decoder reports damage."""
-    frames = []
-    try:
-        with av.open(str(path)) as container:
-            # Decoders on several threads report less.
-            container.streams.video[0].thread_type = "NONE"
-            for frame in container.decode(video=0):
-                if frame.is_corrupt:
-                    return None
-                frames.append(frame.to_ndarray(format="rgb24"))
-    except av.FFmpegError:
-        return None
-    return frames
 
 
 def flipped(source: Path, target: Path, flips: list[tuple[float, int]]) -> Path:
@@ -454,170 +316,8 @@ def test_damage_of_a_later_frame_that_is_decoded_first_is_refused(coded, tmp_pat
         pixels_of(path, [wanted])
 
 
-def test_damage_of_frames_that_an_edit_list_hides_is_refused_where_others_are_decoded_from_them(coded, tmp_path):
-    source, cut = coded("one_key"), coded("one_key", "cut mp4")
-    with av.open(str(cut)) as container:
-        packets = [packet for packet in container.demux(video=0) if packet.size]
-    hidden = [order for order, packet in enumerate(packets) if packet.is_discard]
-    assert len(hidden) == 16
-    right = plain_decode(cut)
-    unnoticed = 0
-    for order, share in itertools.product(hidden[1:8], (3, 5, 8)):
-        damaged = [
-            overwrite(clip, tmp_path / f"{name}.mp4", start + size * share // 10, b"\x5a\xa5\xff")
-            for name, clip in (("whole", source), ("cut", cut))
-            for start, size, _ in [packet_places(clip)[order]]
-        ]
-        shown = undamaged_decode(damaged[1])
-        # Where the frame is shown the decoder reports it; where it is hidden FFmpeg drops it, and the report with it.
-        if undamaged_decode(damaged[0]) is None and shown is not None and not np.array_equal(shown[5], right[5]):
-            unnoticed += 1
-            for numbers in ([5], [5, 20], [*range(44)]):
-                with pytest.raises(MediaError, match=r"cut\.mp4: "):
-                    pixels_of(damaged[1], numbers)
-    assert unnoticed > 0
-
-
-# ------------------------------------------------------------------------------------------------- names
-
-
-NAMES = [
-    "12:30 clip.mp4", "C:clip.mp4", "file:abc.mp4", "file:file:abc.mp4", "2026-09-01T10:20:30.mp4", "http:clip.mp4",
-    "pipe:0.mp4", "concat:a|b.mp4", "subfile,,start,0,:x.mp4", "crypto+file:x.mp4", "%03d.mp4", "a?b#c&d=1.mp4",
-    "-i.mp4", "~clip.mp4", " spaced .mp4", "quo'te\".mp4", "back\\slash.mp4", "new\nline.mp4", "üöä 猫.mp4", "clip",
-    "[1]*.mp4",
-    "clip.mp4.part", "clip.ts", os.fsdecode(b"caf\xe9.mp4"), os.fsdecode(b"\xff\xfe.mkv"),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("relative", [False, True], ids=["absolute", "relative"])
-@pytest.mark.parametrize("name", NAMES, ids=ascii)
-def test_any_name_opens(coded, tmp_path, monkeypatch, name, relative):
-    source = coded("closed")
-    try:
-        (tmp_path / name).write_bytes(source.read_bytes())
-    except OSError:
-        pytest.skip("this file system does not take the name")
-    monkeypatch.chdir(tmp_path)
-    path = Path(name) if relative else tmp_path / name
-    assert_same(pixels_of(path, [0, 30]), pixels_of(source, [0, 30]))
-
-
-@pytest.mark.parametrize("name", NAMES, ids=ascii)
-def test_a_file_that_is_not_there_is_missing_whatever_its_name(tmp_path, monkeypatch, name):
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(MissingFileError, match="no such file"):
-        probe_video(name)
-
-
-def test_a_damaged_file_is_named_whatever_its_name(tmp_path):
-    path = tmp_path / os.fsdecode(b"caf\xe9.mp4")
-    try:
-        path.write_bytes((CARRIED / "damaged_h264.mp4").read_bytes())
-    except OSError:
-        pytest.skip("this file system does not take the name")
-    with pytest.raises(MediaError) as caught:
-        pixels_of(path)
-    assert os.fsencode(path) in os.fsencode(str(caught.value))
-
-
-@pytest.mark.parametrize("read", [probe_video, read_image])
-@pytest.mark.parametrize("name", ["n" * 6000 + ".mp4", "d/" * 3000 + "n.mp4", "a\0b.mp4"], ids=["long", "deep", "nul"])
-def test_what_cannot_name_a_file_is_an_error_of_the_library(tmp_path, read, name):
-    with pytest.raises(MediaError, match=r"cannot be opened \(.*\); check the path") as caught:
-        read(tmp_path / name)
-    assert len(str(caught.value)) < 1000
-
-
-@pytest.mark.parametrize("read", [probe_video, read_image])
-def test_paths_to_something_else_are_errors(tmp_path, read):
-    (tmp_path / "loop.mp4").symlink_to(tmp_path / "loop.mp4")
-    with pytest.raises(MediaError, match=r"loop\.mp4: cannot be opened"):
-        read(tmp_path / "loop.mp4")
-    (tmp_path / "broken.mp4").symlink_to(tmp_path / "gone.mp4")
-    with pytest.raises(MissingFileError, match=r"broken\.mp4: no such file"):
-        read(tmp_path / "broken.mp4")
-    (tmp_path / "folder.mp4").mkdir()
-    with pytest.raises(MediaError, match=r"folder\.mp4: a folder"):
-        read(tmp_path / "folder.mp4")
-    os.mkfifo(tmp_path / "pipe.mp4")
-    with pytest.raises(MediaError, match=r"pipe\.mp4: a folder or device"):
-        read(tmp_path / "pipe.mp4")
-    (tmp_path / "file").touch()
-    with pytest.raises(MissingFileError, match=r"inside\.mp4: no such file"):
-        read(tmp_path / "file" / "inside.mp4")
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read every file")
-@pytest.mark.parametrize("read", [probe_video, read_image])
-def test_a_file_that_may_not_be_read_says_so(tmp_path, read):
-    path = tmp_path / "secret.mp4"
-    path.write_bytes(b"content")
-    path.chmod(0)
-    with pytest.raises(MediaError, match=r"secret\.mp4: .*[Pp]ermission"):
-        read(path)
-
-
-# ------------------------------------------------------------------------------------------------- containers
-
-
-OTHER_KINDS = {
-    "animated GIF": b"GIF89a",
-    "Ogg": b"OggS\0\2",
-    "WMV/ASF": bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c"),
-    "RealMedia": b".RMF\0\0",
-    "Y4M": b"YUV4MPEG2 W64 H48",
-    "MXF": bytes.fromhex("060e2b34020501010d0102"),
-    "MPEG programme stream": bytes.fromhex("000001ba4400"),
-    "bare MPEG video": bytes.fromhex("000001b304003034"),
-    "bare H.264 or HEVC": bytes.fromhex("0000000167640016"),
-    "bare H.264 or HEVC stream": bytes.fromhex("00000167640016"),
-    "PNG picture": b"\x89PNG\r\n\x1a\n",
-    "JPEG picture": b"\xff\xd8\xff\xe0\0\x10JFIF",
-    "WebP picture": b"RIFF\x24\0\0\0WEBPVP8 ",
-    "playlist": b"#EXTM3U\n#EXT-X-VERSION:3\n",
-    "starts with b'just a text": b"just a text",
-    "starts with b'\\x00\\x00\\x00": bytes(64),
-}
-
-
-@pytest.mark.parametrize("kind", OTHER_KINDS)
-def test_other_kinds_are_named_with_a_remedy_that_works(tmp_path, kind):
-    path = tmp_path / "clip.mp4"
-    path.write_bytes(OTHER_KINDS[kind].ljust(600, b"."))
-    with pytest.raises(MediaError) as caught:
-        probe_video(path)
-    message = str(caught.value)
-    assert message.startswith(f"{path}: not an MP4/MOV, Matroska/WebM or AVI file ")
-    assert kind in message
-    assert "-c copy" not in message
-    assert ("images, not videos" in message) == ("picture" in kind)
-    assert ("name the file that it points to" in message) == (kind == "playlist")
-    assert ("-c:v libx264" in message) == ("picture" not in kind and kind != "playlist")
-
-
-@pytest.mark.parametrize(
-    ("name", "codec", "says"),
-    [
-        ("clip.ts", "libx264", "an MPEG transport stream"),
-        ("clip.m2ts", "libx264", "an MPEG transport stream (M2TS)"),
-        ("clip.flv", "libx264", "a Flash video"),
-        ("clip.ivf", "libvpx", "an IVF file"),
-    ],
-)
-def test_where_copying_is_advised_it_works(tmp_path, name, codec, says):
-    path = encode(tmp_path / name, moving_frames(25), codec, {"bf": "0"})
-    with pytest.raises(MediaError) as caught:
-        probe_video(path)
-    assert f"but {says}; rewrap it: ffmpeg -i INPUT -map 0:v:0 -c copy OUTPUT.mkv" in str(caught.value)
-    assert_same(pixels_of(remux(path, tmp_path / "rewrapped.mkv")), plain_decode(path))
-
-
 def test_av1_is_read(coded):
     assert_same(pixels_of(coded("av1"), [59]), plain_decode(coded("av1"))[59:])
-
-
-# ------------------------------------------------------------------------------------------------- rotation
 
 
 TURNS: dict[tuple[int, int, int, int], Callable[[np.ndarray], np.ndarray]] = {
@@ -657,9 +357,6 @@ def test_other_angles_are_refused(tmp_path, degrees):
     path = encode(tmp_path / "askew.mp4", moving_frames(2), rotation=degrees)
     with pytest.raises(MediaError, match=r"askew\.mp4: the video is displayed turned by .* no multiple of 90"):
         probe_video(path)
-
-
-# ------------------------------------------------------------------------------------------------- what is no video
 
 
 def with_sound(path: Path, cover: bool) -> Path:
@@ -713,9 +410,6 @@ def test_a_size_that_changes_is_refused(tmp_path, codec, suffix):
         pixels_of(path)
 
 
-# ------------------------------------------------------------------------------------------------- bombs
-
-
 def test_a_video_larger_than_the_limit_is_refused_before_it_is_decoded(coded, tmp_path, monkeypatch):
     monkeypatch.setattr("futurel1.data.video.pyav.MAX_PIXELS", 48 * 64 - 1)
     decoded: list[Any] = []
@@ -737,97 +431,6 @@ def test_a_file_that_claims_a_giant_picture_is_refused(tmp_path):
     assert MAX_PIXELS < 32_000**2
     with pytest.raises(MediaError, match=r"giant\.avi"):
         pixels_of(path)
-
-
-# ------------------------------------------------------------------------------------------------- backends
-
-
-@pytest.mark.parametrize("backend", ["", "opencv", "PyAV", None])
-def test_a_wrong_backend_lists_the_choices(coded, backend):
-    with pytest.raises(ConfigError, match="video_backend must be one of auto, pyav, decord, torchcodec, got"):
-        read_frames(coded("closed"), [0], backend)
-
-
-@pytest.mark.parametrize("backend", ["decord", "torchcodec"])
-class TestOtherBackends:
-    """Each gives the right frames or names itself and what to set."""
-
-    @pytest.fixture(autouse=True)
-    def needs_package(self, backend):
-        if backend == "decord":
-            pytest.importorskip("decord")
-        else:
-            pytest.importorskip("torchcodec.decoders", exc_type=(ImportError, RuntimeError))
-
-    def frames_or_refusal(self, path: Path, backend: str, numbers: list[int]) -> list[np.ndarray] | None:
-        try:
-            return [np.asarray(picture) for picture in read_frames(path, numbers, backend)]
-        except MediaError as refusal:
-            message = str(refusal)
-        assert backend in message
-        assert "video_backend: pyav" in message
-        return None
-
-    @pytest.mark.parametrize(("coding", "form"), [clip for clip in CLIPS if clip[1] in ("written", "plain mkv")])
-    def test_frames_are_close_to_a_plain_decode(self, coded, backend, coding, form):
-        path = coded(coding, form)
-        plain = plain_decode(path)
-        numbers = [0, 11, 12, 13, 35, 59]
-        frames = self.frames_or_refusal(path, backend, numbers)
-        if coding in ("closed", "open", "pyramid", "one_key"):
-            assert frames is not None
-        for number, frame in zip(numbers, frames or [], strict=False):
-            # Another decoder's conversion to RGB differs by a few levels, a neighbouring frame by far more.
-            assert np.abs(frame.astype(int) - plain[number]).mean() < 3
-
-    @pytest.mark.parametrize("form", ["cut mp4", "cut mkv"])
-    @pytest.mark.parametrize("coding", ["closed", "open", "hevc", "one_key"])
-    def test_cut_clips_are_right_or_refused(self, coded, backend, coding, form):
-        path = coded(coding, form)
-        plain = plain_decode(path)
-        numbers = [0, 1, len(plain) // 2, len(plain) - 1]
-        frames = self.frames_or_refusal(path, backend, numbers)
-        for number, frame in zip(numbers, frames or [], strict=False):
-            assert np.abs(frame.astype(int) - plain[number]).mean() < 3
-
-    @pytest.mark.parametrize("width", [2, 6, 8, 12, 16, 18, 24, 30, 48, 72, 80])
-    def test_narrow_clips_are_right_or_refused(self, tmp_path, backend, width):
-        path = encode(tmp_path / "narrow.mp4", moving_frames(3, 48, width), options={"crf": "12"})
-        frames = self.frames_or_refusal(path, backend, [0, 2])
-        plain = plain_decode(path)
-        for frame, right in zip(frames or [], [plain[0], plain[2]], strict=False):
-            assert frame.shape == right.shape
-            assert np.abs(frame.astype(int) - right).mean() < 3
-
-    def test_turned_clips_are_refused(self, coded, tmp_path, backend):
-        path = set_matrix(coded("closed"), tmp_path / "turned.mp4", (0, 1, -1, 0))
-        assert self.frames_or_refusal(path, backend, [0]) is None
-
-    def test_names_that_are_no_utf8_are_refused(self, coded, tmp_path, backend):
-        path = tmp_path / os.fsdecode(b"caf\xe9.mp4")
-        try:
-            path.write_bytes(coded("closed").read_bytes())
-        except OSError:
-            pytest.skip("this file system does not take the name")
-        assert self.frames_or_refusal(path, backend, [0]) is None
-
-
-def test_decord_does_not_report_damage():
-    """If this fails, decord reports damage, and `auto` may use it."""
-    decord = pytest.importorskip("decord")
-    path = CARRIED / "damaged_h264.mp4"
-    reader = decord.VideoReader(str(path), num_threads=1, fault_tol=1e-9)
-    assert len([reader.next() for _ in range(len(reader))]) == 120
-    with pytest.raises(MediaError):
-        pixels_of(path)
-
-
-def test_without_a_package_the_error_says_how_to_install_it(coded, monkeypatch):
-    for package in ("decord", "torchcodec.decoders"):
-        monkeypatch.setitem(sys.modules, package, None)
-    for backend in ("decord", "torchcodec"):
-        with pytest.raises(ConfigError, match=rf"'{backend}'.*pip install {backend}"):
-            read_frames(coded("closed"), [0], backend)
 
 
 def test_without_pyav_the_error_says_how_to_install_it(coded, monkeypatch):

@@ -1,0 +1,308 @@
+"""Files of records, one class per format: JSON, JSON Lines, Parquet and Arrow. Each reads one record at a time."""
+
+from __future__ import annotations
+
+import json
+import re
+from array import array
+from collections import Counter
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from futurel1.data.record_fields import printable
+from futurel1.errors import RecordError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = ["RECORD_FILE_SUFFIXES", "RecordFile", "decode_json", "open_file"]
+
+RECORD_FILE_SUFFIXES = (".json", ".jsonl", ".parquet", ".arrow")
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_ROW_GROUPS_KEPT = 2
+_ARROW_TABLES_KEPT = 2
+_ARROW_FILE_MAGIC = b"ARROW1"
+
+
+class RecordFile(Protocol):
+    """One file of records, whose positions count from 0."""
+
+    path: Path
+
+    def __len__(self) -> int: ...
+
+    def number(self, position: int) -> int:
+        """The 1-based number of a record, in JSON Lines its line."""
+        ...
+
+    def read(self, position: int, place: str) -> Any:
+        """The record as stored; `place` names it in errors."""
+        ...
+
+
+def open_file(path: Path, name: str) -> RecordFile:
+    """Open a file of records by its extension.
+
+    Args:
+        path: a file with one of `RECORD_FILE_SUFFIXES`.
+        name: what messages call it.
+
+    Raises:
+        RecordError: the file has no records, or is not what its extension says.
+    """
+    if path.stat().st_size == 0:
+        raise RecordError(f"{path}: the file is empty (0 bytes); write records to it or leave it out")
+    suffix = path.suffix.lower()
+    file: RecordFile
+    if suffix == ".jsonl":
+        file = _JsonLinesFile(path)
+    elif suffix == ".parquet":
+        file = _ParquetFile(path, name)
+    elif suffix == ".arrow":
+        file = _ArrowFile(path, name)
+    else:
+        file = _JsonFile(path, name)
+    if len(file) == 0:
+        raise RecordError(f"{path}: the file has no records; write some or leave it out")
+    return file
+
+
+class _RepeatedKeyError(ValueError):
+    """A JSON object has a key twice."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__(key)
+        self.key = key
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make a dict of a JSON object, of whose equal keys `json` would silently keep the last."""
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        raise _RepeatedKeyError(next(key for key, times in Counter(key for key, _ in pairs).items() if times > 1))
+    return value
+
+
+def decode_json(data: bytes, place: str, remedy: str) -> Any:
+    """Decode one JSON value; `remedy` says what to do about a syntax error."""
+    try:
+        return json.loads(data.decode("utf-8-sig"), object_pairs_hook=_object)
+    except UnicodeDecodeError as error:
+        raise RecordError(
+            f"{place}: byte {data[error.start]:#04x} at offset {error.start} is not UTF-8; save the file as UTF-8"
+        ) from error
+    except json.JSONDecodeError as error:
+        excerpt = error.doc[max(0, error.pos - 20) : error.pos + 20]
+        raise RecordError(
+            f"{place}: not valid JSON: {error.msg}, line {error.lineno} column {error.colno}, near {excerpt!r}; "
+            f"{remedy}"
+        ) from error
+    except _RepeatedKeyError as error:
+        raise RecordError(
+            f"{place}, field '{printable(error.key)}': an object has this key twice, and only one of the values could "
+            "count; remove the other"
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise RecordError(f"{place}: JSON that Python cannot hold ({error}); correct or drop it") from error
+
+
+class _JsonFile:
+    """A JSON array of records, or one record, held in memory."""
+
+    def __init__(self, path: Path, name: str) -> None:
+        self.path = path
+        data = path.read_bytes()
+        try:
+            value = decode_json(data, name, "correct it, or name the file .jsonl if each line is a record of its own")
+        except RecordError as error:
+            whole = isinstance(error.__cause__, json.JSONDecodeError | UnicodeDecodeError)
+            items = None if whole else _items(data)
+            if items is None:
+                raise
+            # each by itself, so that only the records that cannot be held are errors
+            value = items
+        if not isinstance(value, list | dict):
+            raise RecordError(f"{name}: {type(value).__name__} where a list is expected; write an array of records")
+        self._records = value if isinstance(value, list) else [value]
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def number(self, position: int) -> int:
+        return position + 1
+
+    def read(self, position: int, place: str) -> Any:
+        record = self._records[position]
+        return decode_json(record, place, "correct it") if isinstance(record, bytes) else record
+
+
+_JSON_TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{},]', re.DOTALL)
+
+
+def _items(data: bytes) -> list[bytes] | None:
+    """Cut a JSON array into its items, of an object make the only one; None if brackets do not pair."""
+    data = data.removeprefix(_BYTE_ORDER_MARK).strip()
+    if data.startswith(b"{"):
+        return [data]
+    items: list[bytes] = []
+    depth, start = 0, 1
+    for token in _JSON_TOKEN.finditer(data):
+        what = token[0]
+        if what in b"[{":
+            depth += 1
+        elif what in b"]}":
+            depth -= 1
+        if (what == b"," and depth == 1) or depth == 0:
+            items.append(data[start : token.start()].strip())
+            start = token.end()
+        if depth == 0:
+            break
+    return items if data.startswith(b"[") and depth == 0 and start == len(data) and all(items) else None
+
+
+class _JsonLinesFile:
+    """JSON Lines, indexed by where each line starts; a record's number is its line."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        starts, blanks = array("q"), array("q")
+        position = 0
+        with path.open("rb") as stream:
+            for line in stream:
+                content = line.removeprefix(_BYTE_ORDER_MARK) if position == 0 else line
+                if content.strip():
+                    starts.append(position)
+                else:
+                    blanks.append(len(starts))
+                position += len(line)
+        self._starts = np.array(starts, dtype=np.int64)
+        # number of records before each blank line, which is enough to find a record's line
+        self._blanks = np.array(blanks, dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    def number(self, position: int) -> int:
+        return position + 1 + int(np.searchsorted(self._blanks, position, side="right"))
+
+    def read(self, position: int, place: str) -> Any:
+        with self.path.open("rb") as stream:
+            stream.seek(int(self._starts[position]))
+            line = stream.readline()
+        return decode_json(line.rstrip(b"\r\n"), place, "write one JSON object on the line")
+
+
+class _ParquetFile:
+    """Parquet, read a row group at a time."""
+
+    def __init__(self, path: Path, name: str) -> None:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        self.path = path
+        try:
+            with pq.ParquetFile(path) as file:
+                sizes = [file.metadata.row_group(group).num_rows for group in range(file.metadata.num_row_groups)]
+        except (pa.ArrowException, OSError) as error:
+            raise RecordError(f"{name}: not a readable Parquet file ({error}); copy or write it again") from error
+        self._ends = np.cumsum([0, *sizes], dtype=np.int64)[1:]
+        status = path.stat()
+        self._version = (status.st_mtime_ns, status.st_size)
+
+    def __len__(self) -> int:
+        return int(self._ends[-1]) if len(self._ends) else 0
+
+    def number(self, position: int) -> int:
+        return position + 1
+
+    def read(self, position: int, place: str) -> Any:
+        import pyarrow as pa
+
+        group = int(np.searchsorted(self._ends, position, side="right"))
+        first = int(self._ends[group - 1]) if group else 0
+        try:
+            table = _row_group(self.path, self._version, group)
+        except FileNotFoundError:
+            raise
+        except (pa.ArrowException, OSError) as error:
+            raise RecordError(f"{place}: the row cannot be read ({error}); write the Parquet file again") from error
+        return _row(table, position - first, place)
+
+
+def _row(table: pa.Table, position: int, place: str) -> dict[str, Any]:
+    """Convert a row to Python values, column by column, so that an error names the field."""
+    import pyarrow as pa
+
+    row: dict[str, Any] = {}
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        if name in row:
+            raise RecordError(
+                f"{place}, field '{printable(name)}': the table has this column twice, and only one could count; "
+                "remove the other"
+            )
+        try:
+            row[name] = column[position].as_py()
+        # dates beyond Python's calendar, unknown time zones, bytes that are no UTF-8, structs with a field twice
+        except (pa.ArrowException, ValueError, ArithmeticError, LookupError, TypeError, OSError) as error:
+            raise RecordError(
+                f"{place}, field '{printable(name)}': the value of type {column.type} cannot be read ({error}); write "
+                "it as text, a number or a list"
+            ) from error
+    return row
+
+
+@lru_cache(maxsize=_ROW_GROUPS_KEPT)
+def _row_group(path: Path, version: tuple[int, int], group: int) -> pa.Table:
+    """Read a row group; `version` keeps a rewritten file from being served from the cache."""
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(path) as file:
+        # without Arrow's thread pool, which does not survive a fork
+        return file.read_row_group(group, use_threads=False)
+
+
+class _ArrowFile:
+    """Arrow, as `datasets` saves it: mapped into memory, so that only the rows that are asked for are read."""
+
+    def __init__(self, path: Path, name: str) -> None:
+        import pyarrow as pa
+
+        self.path = path
+        status = path.stat()
+        self._version = (status.st_mtime_ns, status.st_size)
+        try:
+            self._length = int(_arrow_table(path, self._version).num_rows)
+        except (pa.ArrowException, OSError) as error:
+            raise RecordError(f"{name}: not a readable Arrow file ({error}); copy or save it again") from error
+
+    def __len__(self) -> int:
+        return self._length
+
+    def number(self, position: int) -> int:
+        return position + 1
+
+    def read(self, position: int, place: str) -> Any:
+        import pyarrow as pa
+
+        try:
+            table = _arrow_table(self.path, self._version)
+        except FileNotFoundError:
+            raise
+        except (pa.ArrowException, OSError) as error:
+            raise RecordError(f"{place}: the row cannot be read ({error}); save the Arrow file again") from error
+        return _row(table, position, place)
+
+
+@lru_cache(maxsize=_ARROW_TABLES_KEPT)
+def _arrow_table(path: Path, version: tuple[int, int]) -> pa.Table:
+    """Map an Arrow file; `version` keeps a rewritten file from being served from the cache."""
+    import pyarrow as pa
+
+    mapped = pa.memory_map(str(path))
+    opener = pa.ipc.open_file if mapped.read(len(_ARROW_FILE_MAGIC)) == _ARROW_FILE_MAGIC else pa.ipc.open_stream
+    mapped.seek(0)
+    # without Arrow's thread pool, which does not survive a fork
+    return opener(mapped, options=pa.ipc.IpcReadOptions(use_threads=False)).read_all()
