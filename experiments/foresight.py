@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from futurel1.data.worlds import CODE_SIZE, events, make_event_scenes, read_code, scene_code
+from futurel1.worlds import CODE_SIZE, events, make_event_scenes, read_code, scene_code
 
 OBSERVED, FRAMES = 4, 8
 WIDTH, LAYERS, HEADS = 128, 4, 4  # the tiny backbone's

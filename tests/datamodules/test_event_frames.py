@@ -10,11 +10,11 @@ import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from futurel1.data.worlds import CODE_SIZE, bouncing, read_code
 from futurel1.datamodules import EventFramesDataModule
 from futurel1.datamodules.event_frames import FrameBatch
 from futurel1.errors import ConfigError
 from futurel1.models import load_processor
+from futurel1.worlds import CODE_SIZE, bouncing, read_code
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::lightning.fabric.utilities.warnings.PossibleUserWarning"),

@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-from futurel1.data.worlds import write_events_world
-from futurel1.data.worlds.events import KINDS, Kind
 from futurel1.datamodules.video_hint import VideoHintDataModule
 from futurel1.errors import ConfigError
+from futurel1.worlds import write_events_world
+from futurel1.worlds.events import KINDS, Kind
 
 __all__ = ["BouncingEventsDataModule"]
 

@@ -29,7 +29,8 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from futurel1.data.worlds.bouncing import (
+from futurel1.errors import ConfigError
+from futurel1.worlds.bouncing import (
     COLOURS,
     FORMS,
     LAST_SEEN,
@@ -43,7 +44,7 @@ from futurel1.data.worlds.bouncing import (
     palette,
     signed_distance,
 )
-from futurel1.data.worlds.collisions import (
+from futurel1.worlds.collisions import (
     GATE_HALF,
     HIGH,
     LOW,
@@ -58,7 +59,7 @@ from futurel1.data.worlds.collisions import (
     simulate,
     starts_apart,
 )
-from futurel1.data.worlds.storage import (
+from futurel1.worlds.storage import (
     PRETRAINING_KINDS,
     SPLITS,
     Split,
@@ -67,7 +68,6 @@ from futurel1.data.worlds.storage import (
     write_clip,
     write_text,
 )
-from futurel1.errors import ConfigError
 
 __all__ = [
     "EventEpisode",
@@ -592,7 +592,7 @@ def write_events_world(
         test: number of test episodes.
         rl: number of episodes for reinforcement learning: of the looks and layouts of training, but others.
         pretrain: number of episodes for pretraining, likewise; each gives a record of every kind in
-            `futurel1.data.worlds.pretraining`, in `pretrain_describe.jsonl` and so on.
+            `futurel1.worlds.pretraining`, in `pretrain_describe.jsonl` and so on.
         seed: seed of the world, from 0.
         size: side of the frames in pixels, a multiple of 32.
         kinds: kinds of question, as in `make_event_episode`; clips fit the questions, so other kinds are other clips.
@@ -613,7 +613,7 @@ def write_events_world(
         raise ConfigError(f"seed={seed}: seeds count from 0")
     Arena(size)  # refuses an impossible size before anything is written
     _cells(kinds)
-    from futurel1.data.worlds.pretraining import pretraining_records  # it imports this module
+    from futurel1.worlds.pretraining import pretraining_records  # it imports this module
 
     out = Path(out)
     videos, observed = out / "videos", out / "observed"

@@ -6,7 +6,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from futurel1.data.worlds import (
+from futurel1.errors import ConfigError
+from futurel1.worlds import (
     CODE_SIZE,
     bouncing,
     collisions,
@@ -17,8 +18,7 @@ from futurel1.data.worlds import (
     read_code,
     scene_code,
 )
-from futurel1.data.worlds.scene_code import NUM_BINS, SHAPE_SIZE
-from futurel1.errors import ConfigError
+from futurel1.worlds.scene_code import NUM_BINS, SHAPE_SIZE
 
 COLOURS, FORMS = list(bouncing.COLOURS), bouncing.FORMS
 STEPS = range(10)

@@ -22,8 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from futurel1.data.worlds.storage import SPLITS, Split, claim_folder, is_complete, write_clip, write_text
 from futurel1.errors import ConfigError
+from futurel1.worlds.storage import SPLITS, Split, claim_folder, is_complete, write_clip, write_text
 
 __all__ = ["Arena", "Episode", "Shape", "WorldFiles", "make_episode", "make_episodes", "palette", "write_world"]
 

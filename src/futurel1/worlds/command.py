@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from futurel1.data.worlds.bouncing import WorldFiles, write_world
-from futurel1.data.worlds.events import KINDS, EventFiles, Kind, write_events_world
-from futurel1.data.worlds.footage import write_footage
 from futurel1.errors import ConfigError
+from futurel1.worlds.bouncing import WorldFiles, write_world
+from futurel1.worlds.events import KINDS, EventFiles, Kind, write_events_world
+from futurel1.worlds.footage import write_footage
 
 __all__ = ["world"]
 

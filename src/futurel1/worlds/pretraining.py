@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from futurel1.data.frames import POOL_SIZE
-from futurel1.data.worlds.bouncing import ZONES
-from futurel1.data.worlds.collisions import NUM_SHAPES
-from futurel1.data.worlds.events import ARRIVALS, INTERPOLATION, LATER, OBSERVED, EventEpisode, arrivals, in_steps
+from futurel1.worlds.bouncing import ZONES
+from futurel1.worlds.collisions import NUM_SHAPES
+from futurel1.worlds.events import ARRIVALS, INTERPOLATION, LATER, OBSERVED, EventEpisode, arrivals, in_steps
 
 __all__ = ["pretraining_records"]
 

@@ -10,7 +10,9 @@ import pytest
 
 from futurel1.data import open_records
 from futurel1.data.chat import ChatEncoder
-from futurel1.data.worlds import (
+from futurel1.errors import ConfigError
+from futurel1.models import load_processor
+from futurel1.worlds import (
     bouncing,
     events,
     layouts_of,
@@ -19,11 +21,9 @@ from futurel1.data.worlds import (
     palette,
     write_events_world,
 )
-from futurel1.data.worlds.command import world
-from futurel1.data.worlds.pretraining import pretraining_records
-from futurel1.data.worlds.storage import PRETRAINING_KINDS
-from futurel1.errors import ConfigError
-from futurel1.models import load_processor
+from futurel1.worlds.command import world
+from futurel1.worlds.pretraining import pretraining_records
+from futurel1.worlds.storage import PRETRAINING_KINDS
 
 COLOURS, FORMS, ZONES, WALLS = list(bouncing.COLOURS), bouncing.FORMS, bouncing.ZONES, bouncing.WALLS
 CLIPS = 12

@@ -14,7 +14,8 @@ import pytest
 
 from futurel1.data import frame_pool, open_records, parse_record, parse_rl_prompt
 from futurel1.data.prompts import parse_futurebench
-from futurel1.data.worlds import (
+from futurel1.errors import ConfigError
+from futurel1.worlds import (
     EventEpisode,
     bouncing,
     collisions,
@@ -26,8 +27,7 @@ from futurel1.data.worlds import (
     write_events_world,
     write_world,
 )
-from futurel1.data.worlds.command import world
-from futurel1.errors import ConfigError
+from futurel1.worlds.command import world
 
 COLOURS, FORMS, ZONES, WALLS = list(bouncing.COLOURS), bouncing.FORMS, bouncing.ZONES, bouncing.WALLS
 LOW, HIGH, RADIUS = collisions.LOW, collisions.HIGH, collisions.RADIUS
@@ -183,7 +183,7 @@ def test_the_picture_shows_whether_the_gate_is_open(train):
 
 DIGEST = """
 import hashlib, json
-from futurel1.data.worlds import make_event_episode
+from futurel1.worlds import make_event_episode
 digest = hashlib.sha256()
 for number in range(16):
     episode = make_event_episode("test", number, seed={seed})

