@@ -27,7 +27,7 @@ from futurel1.data.chat import ChatEncoder
 from futurel1.models import LatentBank, LatentReasoner
 from futurel1.modules import TowerPretrainModule
 from futurel1.worlds import read_code
-from futurel1.worlds.bouncing import COLOURS, ZONES
+from futurel1.worlds.look import COLOURS, ZONES
 
 BATCH = 32
 FRAME_TOKENS = 64

