@@ -19,8 +19,8 @@ from futurel1.errors import ConfigError
 from futurel1.losses import LatentSFTLoss
 from futurel1.models import LatentReasoner, load_processor
 from futurel1.worlds import make_event_scenes
-from futurel1.worlds.bouncing import COLOURS, FORMS, palette
-from futurel1.worlds.events import layouts_of
+from futurel1.worlds.event_scenes import layouts_of
+from futurel1.worlds.look import COLOURS, FORMS, palette
 
 SMALL: dict[str, Any] = {"num_batches": 3, "num_val_batches": 2, "batch_size": 2, "frame_size": 32, "num_workers": 0}
 PROCESSOR = load_processor("tiny-random")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from futurel1.worlds.event_questions import Kind
 from futurel1.worlds.writing import Task, write_world
 
@@ -62,12 +60,9 @@ def world(
     if files.rl is not None:
         print(f"rl: {rl} records in {files.rl}")
     if pretrain:
-        print(f"pretrain: {pretrain} records of each kind in {Path(out) / 'pretrain_*.jsonl'}")
+        print(f"pretrain: {pretrain} records of each kind in {files.root / 'pretrain_*.jsonl'}")
     if files.futurebench is not None:
-        print(
-            f"futurebench: {test} records in {files.futurebench}; open questions: {files.train_open}, {files.test_open}"
-        )
-    print(
-        f"clips: {files.written} written and {files.kept} kept in {files.videos}"
-        + (f"; real clips: {files.footage}" if files.footage is not None else "")
-    )
+        opens = f"{files.train_open}, {files.test_open}"
+        print(f"futurebench: {test} records in {files.futurebench}; open questions: {opens}")
+    real = "" if files.footage is None else f"; real clips: {files.footage}"
+    print(f"clips: {files.written} written and {files.kept} kept in {files.videos}{real}")

@@ -258,27 +258,44 @@ def arrivals(there: Bools) -> Bools:
 
 def _fits(asked: Asked, states: States, edge_free: Bools) -> Bools:
     """(B,) in which scenes the right option is true, beyond dispute, and the other three are not."""
-    first, last = asked.window
-    target = asked.target
-    involved = list(range(NUM_SHAPES))
-    if asked.kind in ("zone", "event"):
-        involved = sorted({target, asked.told} - {-1})
+    return _answered(asked, states) & _beyond_dispute(asked, states, edge_free) & _zones_as_told(asked, states)
 
+
+def _answered(asked: Asked, states: States) -> Bools:
+    """(B,) in which scenes the right option is true and the other three are not."""
+    first, last = asked.window
     true = _outcomes(asked, states, first, last)[:, list(asked.choices)]
     fits: Bools = true[:, asked.right] & (true.sum(axis=1) == 1)
     nothing = {"event": NOTHING, "pair": NO_ONE, "gate": NO_ONE}.get(asked.kind, asked.answer)
     if asked.hop == INTERPOLATION and asked.answer != nothing:
         fits &= _outcomes(asked, states, first, last - 1)[:, asked.answer]  # hints lie between, so the event does too
+    return fits
 
-    fits &= states.clear_cut[:, LAST_SEEN : last + 2, involved].all(axis=(1, 2))
+
+def _beyond_dispute(asked: Asked, states: States, edge_free: Bools) -> Bools:
+    """(B,) in which scenes the shapes were seen, and it is clear in which step each event happens, and that it does."""
+    first, last = asked.window
+    involved = list(range(NUM_SHAPES))
+    if asked.kind in ("zone", "event"):
+        involved = sorted({asked.target, asked.told} - {-1})
+    fits: Bools = np.all(states.clear_cut[:, LAST_SEEN : last + 2, involved], axis=(1, 2))
     times_seen: Ints = np.sum(~states.hidden[:, OBSERVED][..., involved], axis=1)
     fits &= np.min(times_seen, axis=1) >= SEEN_AT_LEAST
     if asked.kind == "gate":
         fits &= ~states.gate_open[:, first - 1] & ~states.gate_open[:, LAST_SEEN]
     if asked.kind == "event":
-        fits &= edge_free[:, first - 1 : last + 1, target].all(axis=1)
+        fits &= edge_free[:, first - 1 : last + 1, asked.target].all(axis=1)
+    return fits
 
-    # Zones are told at the start and the end, and in zone questions of one shape all the way.
+
+def _zones_as_told(asked: Asked, states: States) -> Bools:
+    """(B,) in which scenes shapes are in the zones that the question tells, clear of the boundaries of those in words.
+
+    Zones are told at the start and the end, and in zone questions of one shape all the way.
+    """
+    _, last = asked.window
+    target = asked.target
+    fits: Bools = np.ones(len(states.positions), bool)
     in_words = [LAST_SEEN, last]
     if asked.kind == "zone":
         fits &= (zones_of(states.positions[:, LAST_SEEN, target]) == asked.answer) == asked.stays
