@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from futurel1.data.worlds import CODE_SIZE, events, make_event_scenes, read_code, scene_code
+from futurel1.worlds import CODE_SIZE, event_scenes, make_event_scenes, read_code, scene_code
 
 OBSERVED, FRAMES = 4, 8
 WIDTH, LAYERS, HEADS = 128, 4, 4  # the tiny backbone's
@@ -85,7 +85,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=800, help=f"updates of {BATCH} scenes (default: 800)")
     parser.add_argument("--faster", type=float, default=1.0, help="factor on the speed of the shapes (default: 1)")
     options = parser.parse_args()
-    events.SLOWEST, events.FASTEST = options.faster * events.SLOWEST, options.faster * events.FASTEST
+    event_scenes.SLOWEST *= options.faster
+    event_scenes.FASTEST *= options.faster
     torch.manual_seed(0)
     codes, unseen = scene_codes(options.scenes, seed=0), scene_codes(1024, seed=1)
     mean = codes.mean(dim=(0, 1))

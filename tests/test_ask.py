@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from futurel1.cli import main
-from futurel1.data.worlds import write_world
+from futurel1.worlds import write_world
 
 
 @pytest.fixture(scope="module")

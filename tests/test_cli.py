@@ -15,9 +15,9 @@ import yaml
 from safetensors.torch import load_file
 
 from futurel1.cli import main, make_cli, one_line, resume_arguments, unique_run_dir
-from futurel1.data.worlds import write_world
 from futurel1.errors import CheckpointError, ConfigError, MissingFileError, RecordError
 from futurel1.modules.start import newest_checkpoint
+from futurel1.worlds import write_world
 from processes import Command, run_ranks
 from rounding import assert_same_after_training
 

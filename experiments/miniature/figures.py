@@ -204,7 +204,7 @@ def _imagined(results: Results, plan: Plan) -> Figure | None:
 
 def _frame(episode: str, frame: int, world: Mapping[str, Any]) -> NDArray[np.uint8]:
     """A frame of a clip, by its number in the 8-frame pool, drawn as it was for the clip."""
-    from futurel1.data.worlds import make_event_episode
+    from futurel1.worlds import make_event_episode
 
     split, _, number = episode.rpartition("-")
     drawn = {name: world[name] for name in ("seed", "size", "kinds") if name in world}

@@ -24,10 +24,10 @@ from torch.nn import functional as F
 from experiments.miniature.records import per_split, read_lines
 from futurel1.data import open_records
 from futurel1.data.chat import ChatEncoder
-from futurel1.data.worlds import read_code
-from futurel1.data.worlds.bouncing import COLOURS, ZONES
 from futurel1.models import LatentBank, LatentReasoner
 from futurel1.modules import TowerPretrainModule
+from futurel1.worlds import read_code
+from futurel1.worlds.look import COLOURS, ZONES
 
 BATCH = 32
 FRAME_TOKENS = 64

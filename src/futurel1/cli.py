@@ -33,7 +33,7 @@ OWN_COMMANDS = {
 
 def _own_command(name: str) -> Callable[..., None]:
     if name == "world":
-        from futurel1.data.worlds.command import world
+        from futurel1.worlds.command import world
 
         return world
     if name == "curate":

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from futurel1.cli import main, make_cli
-from futurel1.data.worlds import write_world
+from futurel1.worlds import write_world
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").rglob("*.yaml"))
 README = Path(__file__).parents[2] / "README.md"
@@ -68,7 +68,7 @@ def test_tiny_predict_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.mark.slow
 def test_tiny_sft_runs_on_real_video(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from futurel1.data.worlds import write_footage
+    from futurel1.worlds import write_footage
 
     monkeypatch.chdir(tmp_path)
     write_world(Path("runs/world"), train=16, test=4, progress=False)

@@ -7,8 +7,8 @@ import pytest
 from planned_curation import Bench, write_records
 
 from futurel1.data.chat import ChatEncoder
-from futurel1.data.worlds import write_world
 from futurel1.models import load_processor
+from futurel1.worlds import write_world
 
 
 @pytest.fixture(scope="session")

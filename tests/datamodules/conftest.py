@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from futurel1.data.chat import ChatEncoder
-from futurel1.data.worlds import WorldFiles, write_world
 from futurel1.models import load_processor
+from futurel1.worlds import WorldFiles, write_world
 
 
 @pytest.fixture(scope="session")

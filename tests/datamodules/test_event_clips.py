@@ -14,13 +14,13 @@ from PIL import Image
 from futurel1.data import SFTBatch
 from futurel1.data.chat import ChatEncoder
 from futurel1.data.samples import Frame, Sample, Turn
-from futurel1.data.worlds import make_event_scenes
-from futurel1.data.worlds.bouncing import COLOURS, FORMS, palette
-from futurel1.data.worlds.events import layouts_of
 from futurel1.datamodules import EventClipsDataModule
 from futurel1.errors import ConfigError
 from futurel1.losses import LatentSFTLoss
 from futurel1.models import LatentReasoner, load_processor
+from futurel1.worlds import make_event_scenes
+from futurel1.worlds.event_scenes import layouts_of
+from futurel1.worlds.look import COLOURS, FORMS, palette
 
 SMALL: dict[str, Any] = {"num_batches": 3, "num_val_batches": 2, "batch_size": 2, "frame_size": 32, "num_workers": 0}
 PROCESSOR = load_processor("tiny-random")

@@ -10,18 +10,18 @@ import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from futurel1.data.worlds import CODE_SIZE, bouncing, read_code
 from futurel1.datamodules import EventFramesDataModule
 from futurel1.datamodules.event_frames import FrameBatch
 from futurel1.errors import ConfigError
 from futurel1.models import load_processor
+from futurel1.worlds import CODE_SIZE, look, read_code
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::lightning.fabric.utilities.warnings.PossibleUserWarning"),
     pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`"),
 ]
 
-COLOURS = np.array(list(bouncing.COLOURS.values()))
+COLOURS = np.array(list(look.COLOURS.values()))
 SMALL: dict[str, Any] = {
     "num_batches": 4,
     "num_val_batches": 2,

@@ -12,9 +12,9 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.plugins.precision import HalfPrecision
 
 from futurel1.data import PromptBatch
-from futurel1.data.worlds import WorldFiles
 from futurel1.datamodules import PromptDataModule, PromptLoader
 from futurel1.errors import ConfigError, MissingFileError, RecordError
+from futurel1.worlds import WorldFiles
 from processes import run_ranks
 
 pytestmark = [

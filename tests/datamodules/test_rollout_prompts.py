@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from futurel1.data.worlds import write_world
 from futurel1.datamodules import RolloutPromptDataModule
 from futurel1.datamodules.rollout_prompts import PromptStream
 from futurel1.errors import ConfigError, RecordError
+from futurel1.worlds import write_world
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from futurel1.data.worlds import WorldFiles
+from futurel1.worlds import WorldFiles
 from processes import run_ranks
 
 pytestmark = pytest.mark.slow

@@ -15,12 +15,12 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
 from futurel1.data import SFTBatch
-from futurel1.data.worlds import WorldFiles
 from futurel1.datamodules import VideoHintDataModule
 from futurel1.datamodules import video_hint as subject
 from futurel1.datamodules.loading import count_totals
 from futurel1.errors import ConfigError, RecordError
 from futurel1.models import LatentReasoner, LatentTokens
+from futurel1.worlds import WorldFiles
 from rounding import assert_same_but_rounding
 
 pytestmark = [

@@ -29,8 +29,8 @@ from experiments.miniature.run import Bench, run_stages
 from experiments.miniature.stages import Stage, build_stages, load_plan
 from experiments.miniature.work import GROUPS, Places, scaled_steps
 from futurel1.data.frames import read_frames
-from futurel1.data.worlds import make_event_episode, make_event_episodes, scene_code
 from futurel1.models import LatentBank
+from futurel1.worlds import make_event_episode, make_event_episodes, scene_code
 from processes import FORKED, wait_until
 
 ROOT = Path(__file__).parents[2]

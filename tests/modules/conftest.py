@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from futurel1.data.worlds import write_world
 from futurel1.models import LatentReasoner
+from futurel1.worlds import write_world
 
 
 @pytest.fixture(scope="session")

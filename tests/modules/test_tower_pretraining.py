@@ -9,7 +9,6 @@ from lightning import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.utils.data import DataLoader
 
-from futurel1.data.worlds import CODE_SIZE
 from futurel1.datamodules import EventFramesDataModule
 from futurel1.datamodules.event_frames import FrameBatch
 from futurel1.errors import ConfigError
@@ -17,6 +16,7 @@ from futurel1.models import LatentReasoner
 from futurel1.models.backbones.tiny import tiny_model
 from futurel1.modules import HuggingFaceExport, TowerPretrainModule
 from futurel1.modules.optimization import parts_of
+from futurel1.worlds import CODE_SIZE
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::lightning.fabric.utilities.warnings.PossibleUserWarning"),

@@ -12,10 +12,10 @@ from torch.utils.data import Dataset
 from futurel1.data import SFTBatch
 from futurel1.data.chat import ChatEncoder
 from futurel1.data.samples import Frame, Sample, Turn
-from futurel1.data.worlds import make_event_scenes
-from futurel1.data.worlds.collisions import NUM_STATES
 from futurel1.datamodules.event_frames import DrawnDataModule
 from futurel1.errors import ConfigError
+from futurel1.worlds import make_event_scenes
+from futurel1.worlds.collisions import NUM_STATES
 
 __all__ = ["EventClipsDataModule"]
 

@@ -10,9 +10,9 @@ from lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from futurel1.data.worlds import make_event_scenes, scene_code
-from futurel1.data.worlds.collisions import NUM_STATES
 from futurel1.errors import ConfigError
+from futurel1.worlds import make_event_scenes, scene_code
+from futurel1.worlds.collisions import NUM_STATES
 
 __all__ = ["EventFramesDataModule", "FrameBatch"]
 
@@ -25,7 +25,7 @@ class FrameBatch(NamedTuple):
     Attributes:
         pixel_values: (P, D) patches.
         image_grid_thw: (I, 3) int64 patch grids.
-        codes: (I, CODE_SIZE), see `futurel1.data.worlds.scene_code`.
+        codes: (I, CODE_SIZE), see `futurel1.worlds.scene_code`.
     """
 
     pixel_values: Tensor

@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-from futurel1.data.worlds import write_events_world
-from futurel1.data.worlds.events import KINDS, Kind
 from futurel1.datamodules.video_hint import VideoHintDataModule
 from futurel1.errors import ConfigError
+from futurel1.worlds import write_world
+from futurel1.worlds.event_questions import Kind
 
 __all__ = ["BouncingEventsDataModule"]
 
@@ -64,14 +64,14 @@ class BouncingEventsDataModule(VideoHintDataModule):
     def prepare_data(self) -> None:
         """Write what is missing of the world, then measure record lengths where batches are bounded by tokens."""
         hparams = self.hparams
-        write_events_world(
+        write_world(
             Path(hparams["folder"]),
             train=hparams["num_train"],
             test=hparams["num_test"],
             rl=hparams["num_rl"],
             seed=hparams["world_seed"],
             size=hparams["frame_size"],
-            kinds=hparams["kinds"] or KINDS,
+            kinds=hparams["kinds"] or None,
             progress=hparams["progress"],
         )
         super().prepare_data()

@@ -10,8 +10,6 @@ from lightning import LightningModule
 from torch import Tensor
 from torch.nn import functional as F
 
-from futurel1.data.worlds import CODE_SIZE, make_event_scenes, read_code, scene_code
-from futurel1.data.worlds.collisions import NUM_STATES
 from futurel1.datamodules.event_frames import FrameBatch
 from futurel1.errors import ConfigError
 from futurel1.models import LatentReasoner, LatentTokens, load_processor
@@ -19,6 +17,8 @@ from futurel1.models.backbones import Qwen3VLBackbone
 from futurel1.models.backbones.tiny import tiny_model
 from futurel1.models.checkpoints import TINY_RANDOM
 from futurel1.modules.optimization import Schedule, freeze_parts, schedule_factor
+from futurel1.worlds import CODE_SIZE, make_event_scenes, read_code, scene_code
+from futurel1.worlds.collisions import NUM_STATES
 
 
 class TowerPretrainModule(LightningModule):

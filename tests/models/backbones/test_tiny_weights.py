@@ -15,12 +15,12 @@ from futurel1.data import open_records
 from futurel1.data.chat import ChatEncoder
 from futurel1.data.collate import Fetched, SFTCollator
 from futurel1.data.prompts import PromptCollator, parse_prompt
-from futurel1.data.worlds import make_event_episodes, read_code, write_events_world
-from futurel1.data.worlds.pretraining import pretraining_records
 from futurel1.losses import LatentSFTLoss, LatentSFTOutput, hint_retrieval
 from futurel1.models.checkpoints import TINY_FOLDER
 from futurel1.models.transcript import Transcript, transcripts
 from futurel1.modules import TowerPretrainModule
+from futurel1.worlds import make_event_episodes, read_code, write_world
+from futurel1.worlds.pretraining import pretraining_records
 
 CLIPS = 48
 
@@ -34,7 +34,7 @@ def tiny() -> LatentReasoner:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Records of every kind about clips that pretraining has not seen."""
     made = tmp_path_factory.mktemp("events")
-    write_events_world(made, train=CLIPS, test=0, seed=991, size=64, progress=False)
+    write_world(made, train=CLIPS, test=0, seed=991, size=64, progress=False)
     for episode in make_event_episodes("train", CLIPS, seed=991, size=64):
         for kind, record in pretraining_records(episode, f"videos/{episode.id}.mp4").items():
             with (made / f"{kind}.jsonl").open("a") as file:

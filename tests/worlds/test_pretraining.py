@@ -1,44 +1,34 @@
 """Records for pretraining: all of them show, or imagine, what they tell."""
 
-import json
 import re
 from collections import Counter
 
-import jsonargparse
 import numpy as np
 import pytest
+from world_reading import records_of
 
 from futurel1.data import open_records
 from futurel1.data.chat import ChatEncoder
-from futurel1.data.worlds import (
-    bouncing,
-    events,
+from futurel1.models import load_processor
+from futurel1.worlds import (
+    event_questions,
     layouts_of,
+    look,
     make_event_episode,
     make_event_episodes,
     palette,
-    write_events_world,
+    write_world,
 )
-from futurel1.data.worlds.command import world
-from futurel1.data.worlds.pretraining import pretraining_records
-from futurel1.data.worlds.storage import PRETRAINING_KINDS
-from futurel1.errors import ConfigError
-from futurel1.models import load_processor
+from futurel1.worlds.pretraining import pretraining_records
+from futurel1.worlds.storage import PRETRAINING_KINDS
 
-COLOURS, FORMS, ZONES, WALLS = list(bouncing.COLOURS), bouncing.FORMS, bouncing.ZONES, bouncing.WALLS
+COLOURS, FORMS, ZONES = list(look.COLOURS), look.FORMS, look.ZONES
 CLIPS = 12
-COUNTS = {"train": 3, "test": 2, "rl": 2}
-
-
-@pytest.fixture(scope="module")
-def plain(tmp_path_factory):
-    return write_events_world(tmp_path_factory.mktemp("plain"), **COUNTS, size=64, progress=False)
 
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("pretrain")
-    return write_events_world(folder, **COUNTS, pretrain=CLIPS, size=64, progress=False)
+    return write_world(tmp_path_factory.mktemp("pretrain"), train=0, test=0, pretrain=CLIPS, size=64, progress=False)
 
 
 @pytest.fixture(scope="module")
@@ -47,16 +37,9 @@ def source(files):
 
 
 @pytest.fixture(scope="module")
-def drawn():
+def episodes():
     """Episodes of two blocks, each with its records."""
     return [(e, pretraining_records(e, f"videos/{e.id}.mp4")) for e in make_event_episodes("pretrain", 128, size=64)]
-
-
-def records_of(path):
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
-# --- files ----------------------------------------------------------------------------------------------------------
 
 
 def test_each_clip_has_a_record_of_every_kind(files):
@@ -66,76 +49,22 @@ def test_each_clip_has_a_record_of_every_kind(files):
         assert [record["video"] for record in records] == [f"videos/pretrain-{n:05d}.mp4" for n in range(CLIPS)]
     clips = sorted(path.name for path in files.videos.glob("pretrain-*.mp4"))
     assert clips == [f"pretrain-{number:05d}.mp4" for number in range(CLIPS)]
-    assert (files.written, files.kept) == (sum(COUNTS.values()) + CLIPS, 0)
+    assert (files.written, files.kept) == (CLIPS, 0)
     assert not (files.root / "pretrain_open.jsonl").exists()
 
 
-def test_other_splits_are_the_same_with_and_without_pretraining(plain, files):
-    def others(root):
-        return {
-            str(path.relative_to(root)): path.read_bytes()
-            for path in root.rglob("*")
-            if path.is_file() and not path.name.startswith("pretrain")
-        }
-
-    there = others(plain.root)
-    assert there == others(files.root)
-    assert len(there) == 7 + 1 + sum(COUNTS.values()) + COUNTS["test"]  # records, world.json, clips, observed clips
-    assert not list(plain.root.rglob("pretrain*"))
-
-
-def test_a_later_call_keeps_clips_and_records_and_writes_what_is_missing(tmp_path):
-    def write(count):
-        return write_events_world(tmp_path, train=0, test=0, pretrain=count, size=32, progress=False)
-
-    first = write(3)
-    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
-    again = write(3)
-    assert (again.written, again.kept) == (0, 3)
-    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()} == before
-    told = first.root / "pretrain_tell.jsonl"
-    text = told.read_text()
-    lost = first.videos / "pretrain-00001.mp4"
-    bytes_lost = lost.read_bytes()
-    lost.unlink()
-    more = write(5)
-    assert (more.written, more.kept) == (3, 2)
-    assert lost.read_bytes() == bytes_lost
-    assert told.read_text().startswith(text)
-    write_events_world(tmp_path, train=1, test=0, seed=1, size=32, progress=False, overwrite=True)  # another world
-    assert not list(tmp_path.rglob("pretrain*"))
-
-
-def test_clips_have_the_looks_and_layouts_of_training_and_starts_of_their_own(drawn):
+def test_clips_have_the_looks_and_layouts_of_training_and_starts_of_their_own(episodes, train, test):
     looks = {
         (COLOURS[colour], form)
-        for episode, _ in drawn
+        for episode, _ in episodes
         for row in episode.colours
         for colour, form in zip(row, FORMS, strict=True)
     }
     assert looks == set(palette("train"))
-    assert {episode.layout for episode, _ in drawn} <= set(layouts_of("train"))
-    starts = {episode.states.positions[0].tobytes() for episode, _ in drawn}
-    for split in ("train", "test", "rl"):
-        assert not starts & {episode.states.positions[0].tobytes() for episode in make_event_episodes(split, 128)}
-
-
-def test_only_the_world_of_events_has_clips_for_pretraining(tmp_path):
-    with pytest.raises(ConfigError, match=r"pretrain=2.*leave --task out"):
-        world(str(tmp_path / "world"), task="mixed", pretrain=2, footage=True)
-    assert not (tmp_path / "world").exists()
-    with pytest.raises(ConfigError, match="pretrain=-1"):
-        write_events_world(tmp_path / "world", train=1, test=0, pretrain=-1)
-    assert not (tmp_path / "world").exists()
-
-
-def test_the_command_says_how_many_records_there_are(tmp_path, capsys):
-    arguments = ["--train=0", "--test=0", "--pretrain=2", "--task=events", "--size=32"]
-    jsonargparse.CLI(world, args=[str(tmp_path), *arguments])
-    assert f"pretrain: 2 records of each kind in {tmp_path / 'pretrain_*.jsonl'}" in capsys.readouterr().out
-
-
-# --- records --------------------------------------------------------------------------------------------------------
+    assert {episode.layout for episode, _ in episodes} <= set(layouts_of("train"))
+    starts = {episode.states.positions[0].tobytes() for episode, _ in episodes}
+    for part in (train, test, make_event_episodes("rl", 128)):
+        assert not starts & {episode.states.positions[0].tobytes() for episode in part}
 
 
 def test_every_record_parses_and_is_encoded_with_its_spans(source):
@@ -165,8 +94,8 @@ def test_every_record_parses_and_is_encoded_with_its_spans(source):
         assert len(encoded) < 1024
 
 
-def test_the_end_is_imagined_from_the_observed_frames_alone(drawn):
-    for episode, records in drawn:
+def test_the_end_is_imagined_from_the_observed_frames_alone(episodes):
+    for episode, records in episodes:
         assert [records[name]["image"] for name in ("imagine", "tell")] == [[1, 2, 3, 4]] * 2
         assert records["imagine"]["reasoning_image"] == [5, 6, 7]
         assert records["tell"]["reasoning_image"] == [5, 6, 7][: 1 + episode.number % 3]
@@ -184,8 +113,8 @@ def check_caption(text, episode, step, first):
         assert part == f"{name} {'top' if y < 0.5 else 'bottom'} {'left' if x < 0.5 else 'right'}"
 
 
-def test_imagined_frames_are_described_as_they_are(drawn, source):
-    for episode, records in drawn:
+def test_imagined_frames_are_described_as_they_are(episodes, source):
+    for episode, records in episodes:
         tell = records["tell"]
         question, response = (turn["value"] for turn in tell["conversations"])
         told = [text.strip() for text in response.split("<image>")]
@@ -208,9 +137,9 @@ def test_imagined_frames_are_described_as_they_are(drawn, source):
     check_caption(parts[2].strip(), episode, 5, episode.asked.names[episode.asked.target])
 
 
-def test_a_description_is_of_every_frame_that_is_shown(drawn):
+def test_a_description_is_of_every_frame_that_is_shown(episodes):
     windows = Counter()
-    for episode, records in drawn:
+    for episode, records in episodes:
         record = records["describe"]
         human, gpt = (turn["value"] for turn in record["conversations"])
         labels = [int(label) for label in re.findall(r"^frame_(\d)\n<image>$", human, re.MULTILINE)]
@@ -222,9 +151,9 @@ def test_a_description_is_of_every_frame_that_is_shown(drawn):
     assert set(windows) == {1, 2, 3, 4, 5, 6, 7}
 
 
-def test_questions_are_answered_with_the_frames_that_answer_them_in_view(drawn):
+def test_questions_are_answered_with_the_frames_that_answer_them_in_view(episodes):
     steps, targets, answers, arrivals = Counter(), Counter(), Counter(), Counter()
-    for episode, records in drawn:
+    for episode, records in episodes:
         answer = records["answer"]
         shown = answer["image"]
         assert shown == list(range(1, shown[-1] + 1))
@@ -257,18 +186,18 @@ def test_questions_are_answered_with_the_frames_that_answer_them_in_view(drawn):
         assert sorted(option[3:] for option in options) == sorted(ZONES)
         assert answer["reasoning_image"] == []
         targets[episode.asked.names.index(name)] += 1
-    assert min(steps.values()) > len(drawn) / 6
-    assert sum(arrivals.values()) > len(drawn) / 10
+    assert min(steps.values()) > len(episodes) / 6
+    assert sum(arrivals.values()) > len(episodes) / 10
     assert set(arrivals) == {2, 3}
     assert set(steps) == {5, 6, 7}
-    assert min(targets.values()) > len(drawn) / 5
-    assert min(answers.values()) > len(drawn) / 8
+    assert min(targets.values()) > len(episodes) / 5
+    assert min(answers.values()) > len(episodes) / 8
     assert len(answers) == 4
 
 
 def test_records_depend_on_the_clip_alone():
     records = pretraining_records(make_event_episode("pretrain", 5), "a")
-    events._block.cache_clear()
+    event_questions.sample_block.cache_clear()
     assert pretraining_records(make_event_episode("pretrain", 5, size=32), "a") == records
     assert pretraining_records(make_event_episode("pretrain", 6), "a") != records
     assert pretraining_records(make_event_episode("pretrain", 5, seed=1), "a") != records

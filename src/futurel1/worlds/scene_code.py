@@ -12,9 +12,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from futurel1.data.worlds.bouncing import COLOURS, FORMS
-from futurel1.data.worlds.collisions import NUM_SHAPES
-from futurel1.data.worlds.events import GATES, PILLARS, EventScene
+from futurel1.worlds.collisions import NUM_SHAPES
+from futurel1.worlds.event_scenes import GATES, PILLARS, EventScene
+from futurel1.worlds.look import COLOURS, FORMS
 
 __all__ = ["BINS", "CODE_SIZE", "NUM_BINS", "SHAPE_SIZE", "read_code", "scene_code"]
 

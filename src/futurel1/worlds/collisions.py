@@ -145,23 +145,15 @@ def simulate(start: Floats, velocity: Floats, layouts: Layouts) -> States:
     for step in range(1, NUM_STATES):
         for part in range(SUBSTEPS):
             place += speed / SUBSTEPS
-            eventful = np.zeros((shapes, scenes), bool)
-            for first, second in PAIRS:
-                touching = _collide(place, speed, first, second)
-                contacts[step, first, second] += touching
-                contacts[step, second, first] += touching
-                eventful[first] |= touching
-                eventful[second] |= touching
-            below, above = (place < LOW) & (speed < 0), (place > HIGH) & (speed > 0)
-            np.negative(speed, out=speed, where=below | above)
-            np.clip(place, LOW, HIGH, out=place)
-            hits = np.stack([below[:, 0], above[:, 0], below[:, 1], above[:, 1]], axis=1)
-            wall_hits[step] |= hits
+            touching = _collide_all(place, speed)
+            hits = _hit_walls(place, speed)
             bumps = _bump(place, speed, level, gate, side, closed)
+            contacts[step] += touching
+            wall_hits[step] |= hits
             gate_hits[step] |= bumps
             closed &= ~bumps.any(axis=0)
             if part in (0, SUBSTEPS - 1):
-                at_frame[step] |= eventful | hits.any(axis=1) | bumps
+                at_frame[step] |= touching.any(axis=1) | hits.any(axis=1) | bumps
         positions[step], velocities[step], gate_open[step] = place, speed, ~closed
 
     def scenes_first(array: NDArray[Any]) -> NDArray[Any]:
@@ -182,6 +174,14 @@ def simulate(start: Floats, velocity: Floats, layouts: Layouts) -> States:
     )
 
 
+def _collide_all(place: Floats, speed: Floats) -> Bools:
+    """Let the discs of every scene bounce off each other, in place, both (N, 2, B); (N, N, B) which did."""
+    touching = np.zeros((NUM_SHAPES, NUM_SHAPES, place.shape[-1]), bool)
+    for first, second in PAIRS:
+        touching[first, second] = touching[second, first] = _collide(place, speed, first, second)
+    return touching
+
+
 def _collide(place: Floats, speed: Floats, first: int, second: int) -> Bools:
     """Let two discs of every scene bounce off each other, in place, both (N, 2, B); (B,) whether they did."""
     gap = place[first] - place[second]
@@ -198,6 +198,14 @@ def _collide(place: Floats, speed: Floats, first: int, second: int) -> Bools:
     place[first] += push
     place[second] -= push
     return touching
+
+
+def _hit_walls(place: Floats, speed: Floats) -> Bools:
+    """Let discs bounce off the walls, in place, both (N, 2, B); (N, 4, B) off which: left, right, top, bottom."""
+    below, above = (place < LOW) & (speed < 0), (place > HIGH) & (speed > 0)
+    np.negative(speed, out=speed, where=below | above)
+    np.clip(place, LOW, HIGH, out=place)
+    return np.stack([below[:, 0], above[:, 0], below[:, 1], above[:, 1]], axis=1)
 
 
 def _bump(place: Floats, speed: Floats, level: Bools, gate: Floats, side: Floats, closed: Bools) -> Bools:

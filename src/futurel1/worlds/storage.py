@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from futurel1.errors import ConfigError
+from futurel1.worlds.clips import OBSERVED_FOLDER, SPLITS, VIDEO_FOLDER
 
-__all__ = ["SPLITS", "Split", "claim_folder", "is_complete", "write_clip", "write_text"]
+__all__ = ["PRETRAINING_KINDS", "claim_folder", "write_clip", "write_records"]
 
-Split = Literal["train", "test", "rl", "pretrain"]
-
-SPLITS: tuple[Split, ...] = ("train", "test", "rl", "pretrain")  # the position is the split's number in the seed
 FRAMES_PER_SECOND = 2
 MANIFEST = "world.json"
-CLIP_FOLDERS = ("videos", "observed")
+CLIP_FOLDERS = (VIDEO_FOLDER, OBSERVED_FOLDER)
 PRETRAINING_KINDS = ("describe", "imagine", "watch", "tell", "answer")
 RECORD_FILES = (
     *(f"{split}.jsonl" for split in SPLITS),
@@ -40,7 +39,7 @@ def claim_folder(out: Path, settings: dict[str, Any], overwrite: bool) -> None:
         ConfigError: it holds clips of other or unknown settings.
     """
     manifest = out / MANIFEST
-    videos = out / "videos"
+    videos = out / VIDEO_FOLDER
     videos.mkdir(parents=True, exist_ok=True)
     if overwrite:
         # The manifest goes last: a call that dies here leaves a folder that still says what its clips are.
@@ -63,7 +62,7 @@ def claim_folder(out: Path, settings: dict[str, Any], overwrite: bool) -> None:
             "for; choose another folder or pass overwrite=True"
         )
     if found is None:
-        write_text(manifest, json.dumps(settings, indent=2) + "\n")
+        _write_text(manifest, json.dumps(settings, indent=2) + "\n")
 
 
 def _clips(out: Path) -> list[Path]:
@@ -71,19 +70,39 @@ def _clips(out: Path) -> list[Path]:
     return sorted(path for folder in CLIP_FOLDERS for split in SPLITS for path in (out / folder).glob(f"{split}-*.mp4"))
 
 
-def is_complete(path: Path) -> bool:
-    """Whether a file exists and is not empty: a power cut can leave a renamed file without its bytes."""
-    return path.exists() and path.stat().st_size > 0
-
-
-def write_text(path: Path, text: str) -> None:
+def _write_text(path: Path, text: str) -> None:
     """Write a file whole or not at all."""
     part = path.with_name(f"{path.name}.part")
     part.write_text(text, encoding="utf-8")
     part.replace(path)
 
 
-def write_clip(path: Path, frames: NDArray[np.uint8]) -> None:
+def write_records(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
+    """Write JSON Lines, unless the file holds them already: what others measured of it stays valid."""
+    text = "".join(json.dumps(record) + "\n" for record in records)
+    if not path.is_file() or path.read_text(encoding="utf-8") != text:
+        _write_text(path, text)
+
+
+def write_clip(path: Path, render: Callable[[], NDArray[np.uint8]]) -> bool:
+    """Write a clip, unless its file is there.
+
+    Args:
+        path: the file, and its folder is made if it is not there.
+        render: makes the clip's (N, H, W, 3) RGB frames.
+
+    Returns:
+        Whether it was written now.
+    """
+    # A power cut can leave a renamed file without its bytes.
+    if path.exists() and path.stat().st_size > 0:
+        return False
+    path.parent.mkdir(exist_ok=True)
+    _encode(path, render())
+    return True
+
+
+def _encode(path: Path, frames: NDArray[np.uint8]) -> None:
     """Encode (N, H, W, 3) RGB frames as H.264 that every player and decord can read, whole or not at all."""
     import av
 

@@ -1,35 +1,18 @@
-"""Codes of frames say what the frames show, and scenes without questions show everything there is."""
+"""Codes of frames say what the frames show."""
 
 import dataclasses
-from collections import Counter
 
 import numpy as np
 import pytest
 
-from futurel1.data.worlds import (
-    CODE_SIZE,
-    bouncing,
-    collisions,
-    events,
-    layouts_of,
-    make_event_scenes,
-    palette,
-    read_code,
-    scene_code,
-)
-from futurel1.data.worlds.scene_code import NUM_BINS, SHAPE_SIZE
-from futurel1.errors import ConfigError
+from futurel1.worlds import CODE_SIZE, event_scenes, look, read_code, scene_code
+from futurel1.worlds.scene_code import NUM_BINS, SHAPE_SIZE
 
-COLOURS, FORMS = list(bouncing.COLOURS), bouncing.FORMS
+COLOURS = list(look.COLOURS)
 STEPS = range(10)
 PLACE = slice(0, 2 * NUM_BINS)
 COLOUR = slice(2 * NUM_BINS, 2 * NUM_BINS + 2)
 FORM = slice(2 * NUM_BINS + 2, SHAPE_SIZE)
-
-
-@pytest.fixture(scope="module")
-def scenes():
-    return make_event_scenes(np.random.default_rng(0), 1000)
 
 
 @pytest.fixture(scope="module")
@@ -45,50 +28,6 @@ def shapes_of(code):
 def by_pair(scene):
     """Number of the shape that has a colour of red and yellow, of green and purple, of blue and orange."""
     return [[colour % 3 for colour in scene.last_colours].index(pair) for pair in range(3)]
-
-
-# --- scenes ---------------------------------------------------------------------------------------------------------
-
-
-def test_scenes_are_as_many_as_asked_for_and_seeded():
-    for count in (0, 1, 7, 50):
-        assert len(make_event_scenes(np.random.default_rng(3), count)) == count
-    drawn, again, other = (make_event_scenes(np.random.default_rng(seed), 20, size=32) for seed in (3, 3, 4))
-    frames = [np.stack([scene.render(STEPS) for scene in part]) for part in (drawn, again, other)]
-    assert (frames[0] == frames[1]).all()
-    assert frames[0].shape == (20, 10, 32, 32, 3)
-    starts = {scene.states.positions[0].tobytes() for part in (drawn, other) for scene in part}
-    assert len(starts) == 40
-    with pytest.raises(ConfigError, match="multiple of 32"):
-        make_event_scenes(np.random.default_rng(0), 1, size=40)
-
-
-def test_scenes_show_the_combinations_and_layouts_of_both_splits(scenes):
-    looks = Counter(
-        (COLOURS[colour], form) for scene in scenes for colour, form in zip(scene.last_colours, FORMS, strict=True)
-    )
-    assert set(looks) == set(palette("train")) | set(palette("test"))
-    assert min(looks.values()) > 0.8 * 3 * len(scenes) / len(looks)
-    assert {scene.layout for scene in scenes} == {*layouts_of("train"), *layouts_of("test")}
-    mixed = [
-        {(COLOURS[c], f) in palette("test") for c, f in zip(scene.last_colours, FORMS, strict=True)} for scene in scenes
-    ]
-    assert sum(len(parts) == 2 for parts in mixed) > len(scenes) / 3  # of both in one scene
-
-
-def test_scenes_obey_the_rules_of_the_world(scenes):
-    for scene in scenes[:200]:
-        states, layout = scene.states, scene.layout
-        assert (states.positions >= collisions.LOW).all()
-        assert (states.positions <= collisions.HIGH).all()
-        assert states.gate_open.tolist() == (np.cumsum(states.gate_hits.any(axis=1)) > 0).tolist()
-        along = np.abs(states.positions[:, :, layout.gate_axis] - layout.gate_at)
-        assert (along[~states.gate_open] >= collisions.REACH - 1e-9).all()
-        assert sorted(colour % 3 for colour in scene.last_colours) == [0, 1, 2]
-        assert scene.colours[4].tolist() == list(scene.last_colours)
-
-
-# --- codes ----------------------------------------------------------------------------------------------------------
 
 
 def test_codes_are_numbers_from_0_to_1(scenes, codes):
@@ -134,7 +73,7 @@ def test_the_picture_has_the_colour_that_is_read_where_it_is_read(scenes):
         for frame, places, told, seen in zip(scene.render(STEPS), positions, colours, visible, strict=True):
             for pair in np.flatnonzero(seen):
                 x, y = np.floor(places[pair] * 96).astype(int)
-                expected = bouncing.COLOURS[COLOURS[3 * told[pair] + pair]]
+                expected = look.COLOURS[COLOURS[3 * told[pair] + pair]]
                 right.append(bool(np.abs(frame[y, x].astype(int) - expected).max() < 16))
     assert len(right) > 1000
     assert np.mean(right) > 0.97  # but for the edge of the pillar
@@ -176,8 +115,8 @@ def test_gate_and_pillar_stand_behind_the_shapes(scenes, codes):
     for scene, code in zip(scenes, codes, strict=True):
         gate, is_open, pillar = np.split(code[:, 3 * SHAPE_SIZE :], [8, 9], axis=1)
         for told, there, all_there in (
-            (gate, (scene.layout.gate_axis, scene.layout.gate_at), events.GATES),
-            (pillar, scene.layout.pillar, events.PILLARS),
+            (gate, (scene.layout.gate_axis, scene.layout.gate_at), event_scenes.GATES),
+            (pillar, scene.layout.pillar, event_scenes.PILLARS),
         ):
             assert (told.sum(axis=1) == 1).all()
             assert {all_there[number] for number in told.argmax(axis=1)} == {there}

@@ -13,9 +13,11 @@ from typing import Any
 import numpy as np
 
 from futurel1.data.frames import POOL_SIZE
-from futurel1.data.worlds.bouncing import ZONES
-from futurel1.data.worlds.collisions import NUM_SHAPES
-from futurel1.data.worlds.events import ARRIVALS, INTERPOLATION, LATER, OBSERVED, EventEpisode, arrivals, in_steps
+from futurel1.worlds.clips import frame_record
+from futurel1.worlds.collisions import NUM_SHAPES
+from futurel1.worlds.event_episodes import EventEpisode
+from futurel1.worlds.event_questions import ARRIVALS, INTERPOLATION, LATER, OBSERVED, arrivals
+from futurel1.worlds.look import ZONES, in_steps
 
 __all__ = ["pretraining_records"]
 
@@ -109,16 +111,14 @@ def _record(
     episode: EventEpisode, kind: str, video: str, shown: Iterable[int], question: str, response: str, answer: str,
     hints: Iterable[int] = (),
 ) -> dict[str, Any]:  # fmt: skip
-    """A frame-indexed record."""
-    shown = list(shown)
-    frames = "".join(f"frame_{number}\n<image>\n" for number in shown)
-    return {
-        "id": f"{episode.id}-{kind}",
-        "video": video,
-        "image": shown,
-        "reasoning_image": list(hints),
-        "conversations": [{"from": "human", "value": frames + question}, {"from": "gpt", "value": response}],
-        "answer": answer,
-        "cot": "",
-        "question_type": kind,
-    }
+    """A frame-indexed record of a kind."""
+    return frame_record(
+        f"{episode.id}-{kind}",
+        video,
+        observed=list(shown),
+        hints=list(hints),
+        question=question,
+        response=response,
+        answer=answer,
+        question_type=kind,
+    )

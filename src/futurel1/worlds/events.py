@@ -1,0 +1,137 @@
+"""A procedural world of events: shapes that bounce, change colour, open a gate and pass behind a pillar.
+
+A clip has 10 frames and frame i shows step i: its 8-frame pool is exactly frames 1 to 8. A model sees steps 1 to 4 and
+is asked what happens in the first, second or third step after that (`hop1` to `hop3`), or, told where a shape is after
+four more steps, what happens on the way, or where another shape is when it gets there (`hop5`). The hints are the
+frames up to the one asked about, for `hop5` those between.
+
+Rules of the world: a circle, a square and a triangle move on straight lines. Two that touch bounce off each other and
+both change colour, red with yellow, green with purple, blue with orange. A gate bars the arena from wall to wall until
+a shape bumps into it, which bounces off and leaves it open. The pillar stands in front and stops nobody. Nothing loses
+energy.
+
+No text gives an answer away: a question, its options and which of them is right are sampled first, and then a scene
+that fits them. Train and test never meet: each has its own seed stream, combinations of colour and form, and layouts of
+gate and pillar. Colours change within a split's combinations only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from futurel1.worlds.clips import Clip, Split, check_episode, check_seed, observed_of, video_of
+from futurel1.worlds.collisions import NUM_STATES
+from futurel1.worlds.event_episodes import EventEpisode
+from futurel1.worlds.event_questions import KINDS, OBSERVED, Kind, question_cells, sample_block
+from futurel1.worlds.look import LETTERS, check_frame_size
+from futurel1.worlds.pretraining import pretraining_records
+from futurel1.worlds.storage import PRETRAINING_KINDS
+
+__all__ = ["EventsWorld", "make_event_episode", "make_event_episodes"]
+
+MANIFEST_VERSION = 3  # raise it when the same seed no longer gives the same clips
+
+
+def make_event_episode(
+    split: Split, number: int, *, seed: int = 0, size: int = 96, kinds: Sequence[Kind] = KINDS
+) -> EventEpisode:
+    """Sample one episode; the same arguments always give the same one, and the same states at every size.
+
+    Args:
+        split: `train`, `test`, `rl` or `pretrain`.
+        number: position in the split, from 0.
+        seed: seed of the whole world, from 0.
+        size: side of the frames in pixels, a multiple of 32.
+        kinds: kinds of question, see `Asked`; interpolations ask for zones only where none asks for events.
+
+    Returns:
+        The episode.
+
+    Raises:
+        ConfigError: a negative `seed` or `number`, an unknown split or kind, or an impossible `size`.
+    """
+    check_episode(split, number, seed)
+    check_frame_size(size)
+    cells = question_cells(kinds)
+    block, place = divmod(number, len(cells) * len(LETTERS))
+    asked, layout, states = sample_block(seed, split, block, cells)[place]
+    return EventEpisode(
+        size=size, layout=layout, last_colours=asked.colours, states=states, split=split, number=number, asked=asked
+    )
+
+
+def make_event_episodes(
+    split: Split, count: int, *, seed: int = 0, size: int = 96, kinds: Sequence[Kind] = KINDS
+) -> Iterator[EventEpisode]:
+    """Episodes 0 to `count` - 1 of a split, sampled one by one; arguments and errors are `make_event_episode`'s."""
+    return (make_event_episode(split, number, seed=seed, size=size, kinds=kinds) for number in range(count))
+
+
+@dataclass(frozen=True)
+class EventsWorld:
+    """The world of events as `futurel1.worlds.write_clips` writes it.
+
+    A split has frame-indexed records with options (`train.jsonl`) and open questions about the same clips
+    (`train_open.jsonl`). Test questions are also written in FutureBench's shape (`futurebench.jsonl`), with clips of
+    the observed frames. The split `pretrain` has the records of `futurel1.worlds.pretraining` instead, a file for
+    each kind (`pretrain_describe.jsonl`).
+
+    Args:
+        seed: seed of the world, from 0.
+        size: side of the frames in pixels, a multiple of 32.
+        kinds: kinds of question, as in `make_event_episode`; clips fit the questions, so other kinds are other clips.
+
+    Raises:
+        ConfigError: a negative seed, or an impossible size or choice of kinds.
+    """
+
+    seed: int = 0
+    size: int = 96
+    kinds: Sequence[Kind] = KINDS
+
+    def __post_init__(self) -> None:
+        check_seed(self.seed)
+        check_frame_size(self.size)
+        question_cells(self.kinds)
+
+    @property
+    def splits(self) -> tuple[Split, ...]:
+        """Splits that it has."""
+        return ("train", "test", "rl", "pretrain")
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All that its clips depend on."""
+        settings = {"world": "events", "version": MANIFEST_VERSION, "seed": self.seed, "size": self.size}
+        return settings if tuple(self.kinds) == KINDS else settings | {"kinds": list(self.kinds)}
+
+    def record_files(self, split: Split) -> tuple[str, ...]:
+        """Names of the files of a split's records."""
+        if split == "pretrain":
+            return tuple(f"pretrain_{kind}.jsonl" for kind in PRETRAINING_KINDS)
+        names = (f"{split}.jsonl", f"{split}_open.jsonl")
+        return (*names, "futurebench.jsonl") if split == "test" else names
+
+    def clips(self, split: Split, count: int) -> Iterator[Clip]:
+        """The first clips of a split, each with its records."""
+        for episode in make_event_episodes(split, count, seed=self.seed, size=self.size, kinds=self.kinds):
+            yield Clip(
+                episode.id,
+                partial(episode.render, range(NUM_STATES)),
+                self._records(episode),
+                partial(episode.render, OBSERVED) if split == "test" else None,
+            )
+
+    def _records(self, episode: EventEpisode) -> dict[str, dict[str, Any]]:
+        """Records about a clip, by the name of their file."""
+        split, video = episode.split, video_of(episode.id)
+        if split == "pretrain":
+            records = pretraining_records(episode, video)
+            return {f"pretrain_{kind}.jsonl": record for kind, record in records.items()}
+        records = {f"{split}.jsonl": episode.record(video), f"{split}_open.jsonl": episode.open_record(video)}
+        if split == "test":
+            records["futurebench.jsonl"] = episode.futurebench_record(observed_of(episode.id))
+        return records
