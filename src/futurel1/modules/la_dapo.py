@@ -18,7 +18,8 @@ from torch import Tensor
 from futurel1.data import PromptBatch
 from futurel1.data.chat import EncodedSample
 from futurel1.errors import ConfigError
-from futurel1.json_lines import json_line, write_whole
+from futurel1.files import write_whole
+from futurel1.json_lines import json_line
 from futurel1.losses import Advantage, PolicyLoss, PolicyLossOutput, group_advantages
 from futurel1.losses.policy import ADVANTAGES
 from futurel1.models import HeadKind, LatentReasoner, SpanBudget

@@ -22,8 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from futurel1.data.worlds.storage import SPLITS, Split, claim_folder, is_complete, write_clip, write_text
+from futurel1.data.worlds.storage import SPLITS, Split, claim_folder, is_complete, write_clip
 from futurel1.errors import ConfigError
+from futurel1.files import write_whole
 
 __all__ = ["Arena", "Episode", "Shape", "WorldFiles", "make_episode", "make_episodes", "palette", "write_world"]
 
@@ -525,7 +526,7 @@ def write_world(
                     written += 1
                 lines.append(json.dumps(episode.record(f"{videos.name}/{clip.name}")) + "\n")
                 bar.advance(drawn)
-            write_text(out / f"{split}.jsonl", "".join(lines))
+            write_whole(out / f"{split}.jsonl", "".join(lines))
     return WorldFiles(
         root=out,
         train=out / "train.jsonl",

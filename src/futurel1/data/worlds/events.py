@@ -65,9 +65,9 @@ from futurel1.data.worlds.storage import (
     claim_folder,
     is_complete,
     write_clip,
-    write_text,
 )
 from futurel1.errors import ConfigError
+from futurel1.files import write_whole
 
 __all__ = [
     "EventEpisode",
@@ -670,7 +670,7 @@ def _write_records(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
     """Write JSON Lines, unless the file holds them already: what others measured of it stays valid."""
     text = "".join(json.dumps(record) + "\n" for record in records)
     if not path.is_file() or path.read_text(encoding="utf-8") != text:
-        write_text(path, text)
+        write_whole(path, text)
 
 
 def _conversation(

@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from futurel1.errors import ConfigError
+from futurel1.files import replacing, write_whole
 
-__all__ = ["SPLITS", "Split", "claim_folder", "is_complete", "write_clip", "write_text"]
+__all__ = ["SPLITS", "Split", "claim_folder", "is_complete", "write_clip"]
 
 Split = Literal["train", "test", "rl", "pretrain"]
 
@@ -63,7 +64,7 @@ def claim_folder(out: Path, settings: dict[str, Any], overwrite: bool) -> None:
             "for; choose another folder or pass overwrite=True"
         )
     if found is None:
-        write_text(manifest, json.dumps(settings, indent=2) + "\n")
+        write_whole(manifest, json.dumps(settings, indent=2) + "\n")
 
 
 def _clips(out: Path) -> list[Path]:
@@ -76,19 +77,11 @@ def is_complete(path: Path) -> bool:
     return path.exists() and path.stat().st_size > 0
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    part = path.with_name(f"{path.name}.part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
-
-
 def write_clip(path: Path, frames: NDArray[np.uint8]) -> None:
     """Encode (N, H, W, 3) RGB frames as H.264 that every player and decord can read, whole or not at all."""
     import av
 
-    part = path.with_name(f"{path.name}.part")
-    with av.open(str(part), "w", format="mp4") as container:
+    with replacing(path) as part, av.open(str(part), "w", format="mp4") as container:
         # crf 10 keeps states within a few grey levels; no B-frames and one thread keep the file simple and repeatable.
         options = {"crf": "10", "preset": "veryfast", "bf": "0", "threads": "1"}
         stream = container.add_stream("libx264", rate=FRAMES_PER_SECOND, options=options)
@@ -97,4 +90,3 @@ def write_clip(path: Path, frames: NDArray[np.uint8]) -> None:
         for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode())
-    part.replace(path)
