@@ -344,6 +344,6 @@ def _fingerprint(reasoner: LatentReasoner) -> str:
 
 def _judge_settings(judge: Judge) -> dict[str, Any]:
     """What decides a judge's verdicts; not its address, nor how often it is asked."""
-    settings = {name: getattr(judge, name) for name in ("model", "temperature", "seed", "max_tokens", "extra_body")}
+    settings = vars(judge.request)
     prompt = judge.system_texts["answer"]
     return {**json.loads(json.dumps(settings, default=str)), "prompt": prompt, "reading": READING}

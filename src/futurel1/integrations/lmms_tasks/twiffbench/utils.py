@@ -1,4 +1,4 @@
-"""TwiFF-Bench for lmms-eval; `formats.md` 4 has the record and the rules.
+"""TwiFF-Bench for lmms-eval; `docs/evaluation.md` has the rules.
 
 ``FUTUREL1_TWIFFBENCH`` names the Parquet file or folder. The judge is any OpenAI-compatible endpoint:
 ``FUTUREL1_JUDGE_URL`` (``http://localhost:8000/v1``; ``none``: no judge, every sample counts as a failure),
