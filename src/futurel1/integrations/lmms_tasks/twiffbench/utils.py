@@ -20,7 +20,7 @@ from futurel1.data.prompts import image_values
 from futurel1.data.records import Frame, RawRecord, RecordFields, Sample
 from futurel1.datamodules.twiffbench import parse_twiffbench
 from futurel1.errors import ConfigError
-from futurel1.integrations.lmms_eval import picture_bytes
+from futurel1.integrations.lmms_requests import picture_bytes
 from futurel1.integrations.lmms_tasks import dataset_source, mean, total
 from futurel1.metrics.functional import extract_answer, judged_scores, sanitize_response
 from futurel1.rewards import Judge, ResponseItem
