@@ -50,36 +50,37 @@ def test_the_bounds_themselves_are_outside(branches):
         expected = (
             "dropped_hard" if 10 * right <= branches else "dropped_easy" if 10 * right >= 9 * branches else "kept"
         )
-        assert settings.judge(group) == expected, f"{right} of {branches}"
+        assert settings.outcome(group) == expected, f"{right} of {branches}"
 
 
 def test_any_part_the_total_or_nothing_can_decide():
     group = Policy(lambda draw: RIGHT).group(0)  # format is 0 and 0.25, the total 0.9 and 0.925
-    assert RolloutSettings(filter_key="accuracy").judge(group) == "dropped_easy"
-    assert RolloutSettings(filter_key="format").judge(group) == "kept"
-    assert RolloutSettings(filter_key="format", filter_low=0.125).judge(group) == "dropped_hard"
-    assert RolloutSettings(filter_key="total", filter_high=0.92).judge(group) == "kept"
-    assert RolloutSettings(filter_key="total", filter_high=0.91).judge(group) == "dropped_easy"
-    assert RolloutSettings(filter_key=None).judge(group) == "kept"
+    assert RolloutSettings(filter_key="accuracy").outcome(group) == "dropped_easy"
+    assert RolloutSettings(filter_key="format").outcome(group) == "kept"
+    assert RolloutSettings(filter_key="format", filter_low=0.125).outcome(group) == "dropped_hard"
+    assert RolloutSettings(filter_key="total", filter_high=0.92).outcome(group) == "kept"
+    assert RolloutSettings(filter_key="total", filter_high=0.91).outcome(group) == "dropped_easy"
+    assert RolloutSettings(filter_key=None).outcome(group) == "kept"
     with pytest.raises(ConfigError, match="filter_key='acc' is no reward part; there are total, accuracy, format"):
-        RolloutSettings(filter_key="acc").judge(group)
+        RolloutSettings(filter_key="acc").outcome(group)
 
 
 def test_a_rollout_without_a_reward_is_neither_wrong_nor_right():
-    assert RolloutSettings().judge(Policy(lambda draw: (1.0, 1.0, NAN)).group(0)) == "dropped_easy"
-    assert RolloutSettings().judge(Policy(lambda draw: (0.0, 0.0, NAN)).group(0)) == "dropped_hard"
-    assert RolloutSettings().judge(Policy(lambda draw: (1.0, 0.0, NAN)).group(0)) == "kept"
+    assert RolloutSettings().outcome(Policy(lambda draw: (1.0, 1.0, NAN)).group(0)) == "dropped_easy"
+    assert RolloutSettings().outcome(Policy(lambda draw: (0.0, 0.0, NAN)).group(0)) == "dropped_hard"
+    assert RolloutSettings().outcome(Policy(lambda draw: (1.0, 0.0, NAN)).group(0)) == "kept"
     for key in ("accuracy", "total", None):
-        assert RolloutSettings(filter_key=key).judge(Policy(lambda draw: (1.0, NAN, NAN)).group(0)) == "dropped_failed"
+        group = Policy(lambda draw: (1.0, NAN, NAN)).group(0)
+        assert RolloutSettings(filter_key=key).outcome(group) == "dropped_failed"
 
 
 def test_a_part_without_a_weight_that_failed_keeps_nothing():
     group = Policy(lambda draw: HALF).group(0)
     group.parts["judge"] = torch.tensor([NAN, 1.0])
     assert group.valid.all()
-    assert RolloutSettings(filter_key="judge").judge(group) == "dropped_failed"
+    assert RolloutSettings(filter_key="judge").outcome(group) == "dropped_failed"
     group.parts["judge"] = torch.tensor([NAN, NAN])
-    assert RolloutSettings(filter_key="judge").judge(group) == "dropped_failed"
+    assert RolloutSettings(filter_key="judge").outcome(group) == "dropped_failed"
 
 
 @pytest.mark.parametrize(
