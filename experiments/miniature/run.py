@@ -25,6 +25,7 @@ from typing import Any, Literal
 
 from experiments.miniature.stages import Stage, config_of, digests, with_needs
 from experiments.miniature.work import Command, Places, commands, finish, scaled_steps
+from futurel1.files import write_whole
 
 State = Literal["done", "begun", "stale", "open"]
 NOTE = "stage.json"
@@ -287,11 +288,9 @@ def _run_here(command: Command, log: int) -> bool:
 
 
 def write_json(file: Path, content: Mapping[str, Any]) -> None:
-    """Write a file aside and move it into place."""
+    """Write a file, whole or not at all."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_suffix(".part")
-    partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    os.replace(partial, file)
+    write_whole(file, json.dumps(content, indent=1) + "\n")
 
 
 def commit() -> dict[str, Any]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from futurel1.errors import ConfigError, FutureL1Error, MissingFileError
+from futurel1.files import write_whole
 from futurel1.version import __version__
 
 RUN_DIR_VARIABLE = "FUTUREL1_RUN_DIR"
@@ -266,9 +267,7 @@ def choose_run_dir(config: Any, command: str) -> Path:
         name = config.run_name or f"{stem}-{datetime.now():%Y%m%d-%H%M%S}"
         folder = unique_run_dir(Path(config.runs_dir), name)
         if by_torchrun:
-            partial = note.with_suffix(".part")
-            partial.write_text(str(folder))
-            partial.replace(note)
+            write_whole(note, str(folder))
             atexit.register(note.unlink, missing_ok=True)
     os.environ[RUN_DIR_VARIABLE] = str(folder)
     return folder

@@ -1,14 +1,14 @@
 """JSON Lines files that a run appends to, and that a run which was killed leaves with half a line at the end."""
 
 import json
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from futurel1.errors import RecordError
+from futurel1.files import write_whole
 
-__all__ = ["drop_cut_line", "json_line", "write_whole", "written_ids"]
+__all__ = ["drop_cut_line", "json_line", "written_ids"]
 
 
 def json_line(record: Mapping[str, Any], default: Callable[[Any], Any] | None = None) -> bytes:
@@ -50,10 +50,3 @@ def drop_cut_line(file: Path) -> None:
     whole = text[: text.rfind(b"\n") + 1]
     if whole != text:
         write_whole(file, whole)
-
-
-def write_whole(file: Path, data: bytes) -> None:
-    """Write a file aside and move it into place: nobody, another rank included, ever reads half of it."""
-    partial = file.with_suffix(".part")
-    partial.write_bytes(data)
-    os.replace(partial, file)

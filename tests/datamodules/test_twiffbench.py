@@ -103,7 +103,7 @@ def test_meta_tells_the_judge_everything(tmp_path: Path) -> None:
 
 
 def test_judge_can_be_asked_with_what_meta_tells(tmp_path: Path) -> None:
-    from futurel1.rewards.judge import ResponseItem
+    from futurel1.rewards import ResponseItem
 
     (info,) = only(tmp_path).info
     item = ResponseItem(

@@ -209,7 +209,8 @@ def test_the_judge_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch, d
     monkeypatch.setenv("FUTUREL1_JUDGE_MODEL", "judge-7b")
     client = twiffbench_task.judge()
     assert client is not None
-    assert (client.base_url, client.model, client.api_key_env) == ("http://localhost:9/v1", "judge-7b", None)
+    assert (client.endpoint.base_url, client.endpoint.api_key_env) == ("http://localhost:9/v1", None)
+    assert client.request.model == "judge-7b"
     twiffbench_task.judge.cache_clear()
     monkeypatch.setenv("FUTUREL1_JUDGE_URL", "none")
     assert twiffbench_task.process_results(doc, ["x"])["failures"] == {"score": 1.0}

@@ -1,4 +1,4 @@
-"""An OpenAI-compatible chat endpoint on 127.0.0.1 that misbehaves on purpose."""
+"""An OpenAI-compatible chat endpoint on 127.0.0.1 that misbehaves on purpose, and a judge that asks it."""
 
 import json
 import random
@@ -12,6 +12,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+from futurel1.rewards import AnswerItem, Judge, ResponseItem
+
+KEY = "sk-test-4f9d2c81aa07"
 
 
 @dataclass
@@ -149,3 +153,34 @@ def fault(number: int, attempt: int, seed: int, rate: float = 0.3) -> int | None
     """Which fault, if any, this attempt meets; it does not depend on the order in which requests arrive."""
     generator = random.Random(f"{seed}/{number}/{attempt}")
     return generator.randrange(len(FAULTS)) if generator.random() < rate else None
+
+
+def make_judge(server: JudgeServer | str, **settings: Any) -> Judge:
+    url = server if isinstance(server, str) else server.url
+    quick = {"wait_base_s": 0.005, "wait_max_s": 0.02, "timeout_s": 20.0, "max_failure_rate": 1.0}
+    return Judge(url, "judge-model", **{**quick, **settings})
+
+
+def answer(number: int, prediction: str = "He opens the gate.") -> AnswerItem:
+    return AnswerItem(f"[item {number}] What happens next?", "He opens the gate.", prediction)
+
+
+def response(number: int, **fields: Any) -> ResponseItem:
+    values = {"ground_truth": "He opens the gate.", "reasoning": "He walks to it.", "answer": "He opens it."}
+    return ResponseItem(f"[item {number}] What happens next?", **{**values, **fields})
+
+
+def is_right(number: int) -> bool:
+    """The server's own rule."""
+    return number * 7 % 3 == 0
+
+
+def scores(number: int) -> tuple[int, int]:
+    return number % 6, number * 5 % 6
+
+
+def tell_truth(request: Request) -> Reply:
+    number = request.number
+    if "strict evaluator" in request.body["messages"][0]["content"]:
+        return Reply(json.dumps({"reasoning": f"seen {number}", "score": scores(number)}))
+    return Reply("Yes." if is_right(number) else "no")

@@ -57,12 +57,6 @@ def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return "my_rewards"
 
 
-@pytest.fixture(autouse=True)
-def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-
-
 def make_judge(url: str) -> Judge:
     return Judge(
         url, "judge-model", api_key_env=None, max_attempts=2, wait_base_s=0.005, wait_max_s=0.01, max_failure_rate=1.0

@@ -70,9 +70,8 @@ def test_a_rollout_without_a_reward_is_neither_wrong_nor_right():
     assert RolloutSettings().outcome(Policy(lambda draw: (0.0, 0.0, NAN)).group(0)) == "dropped_hard"
     assert RolloutSettings().outcome(Policy(lambda draw: (1.0, 0.0, NAN)).group(0)) == "kept"
     for key in ("accuracy", "total", "none"):
-        assert (
-            RolloutSettings(filter_key=key).outcome(Policy(lambda draw: (1.0, NAN, NAN)).group(0)) == "dropped_failed"
-        )
+        group = Policy(lambda draw: (1.0, NAN, NAN)).group(0)
+        assert RolloutSettings(filter_key=key).outcome(group) == "dropped_failed"
 
 
 def test_a_part_without_a_weight_that_failed_keeps_nothing():

@@ -23,12 +23,13 @@ from torch.utils.data import DataLoader
 from futurel1.curation.curated import write_curated
 from futurel1.curation.probes import CandidateDataset, Prober, SampledResponses
 from futurel1.curation.report import Report, require_matplotlib
-from futurel1.curation.results import FAILED, SKIPPED, ProbeFolder, ProbeTable, write_whole
+from futurel1.curation.results import FAILED, SKIPPED, ProbeFolder, ProbeTable
 from futurel1.curation.selection import Thresholds, select
 from futurel1.data import RecordSource, open_records
 from futurel1.data.chat import ChatEncoder
 from futurel1.data.collate import OnError
 from futurel1.errors import ConfigError, MissingFileError
+from futurel1.files import replacing, write_whole
 from futurel1.models import LatentReasoner
 from futurel1.rewards import AccuracyReward, Judge
 from futurel1.rewards.judge_replies import READING
@@ -280,11 +281,10 @@ def merge(source: RecordSource, folder: ProbeFolder, table: ProbeTable, threshol
         logger.warning("max_base=%d of %d responses: no candidate counts as too easy", thresholds.max_base, rollouts)
     selection = select(table, thresholds)
     report = Report.of(table, selection, thresholds, rollouts)
-    with write_whole(folder.path / CURATED) as stream:
+    with replacing(folder.path / CURATED) as partial, partial.open("wb") as stream:
         write_curated(source, table, selection, rollouts=rollouts, folder=folder.path, stream=stream)
-    with write_whole(folder.path / REPORT) as stream:
-        stream.write(report.text().encode())
-    with write_whole(folder.path / PICTURE) as stream:
+    write_whole(folder.path / REPORT, report.text())
+    with replacing(folder.path / PICTURE) as partial, partial.open("wb") as stream:
         report.draw(stream)
     return report
 
@@ -344,6 +344,6 @@ def _fingerprint(reasoner: LatentReasoner) -> str:
 
 def _judge_settings(judge: Judge) -> dict[str, Any]:
     """What decides a judge's verdicts; not its address, nor how often it is asked."""
-    settings = {name: getattr(judge, name) for name in ("model", "temperature", "seed", "max_tokens", "extra_body")}
+    settings = vars(judge.request)
     prompt = judge.system_texts["answer"]
     return {**json.loads(json.dumps(settings, default=str)), "prompt": prompt, "reading": READING}

@@ -8,9 +8,8 @@ import json
 import logging
 import os
 import time
-import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, get_args
@@ -19,8 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from futurel1.errors import ConfigError, MissingFileError, RecordError
+from futurel1.files import write_first
 
-__all__ = ["ProbeFolder", "ProbeResult", "ProbeTable", "Status", "write_whole"]
+__all__ = ["ProbeFolder", "ProbeResult", "ProbeTable", "Status"]
 
 logger = logging.getLogger(__name__)
 Status = Literal["open", "probed", "no_hints", "failed", "skipped"]
@@ -136,15 +136,7 @@ class ProbeFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         now = json.loads(json.dumps(settings, sort_keys=True))
         file = self.path / self.SETTINGS
-        aside = _aside(file)
-        with aside.open("xb") as stream:
-            stream.write((json.dumps(now, indent=2) + "\n").encode())
-            stream.flush()
-            os.fsync(stream.fileno())
-        # Of processes that start together one is first, and none reads half of what it wrote.
-        with suppress(FileExistsError):
-            os.link(aside, file)
-        aside.unlink()
+        write_first(file, (json.dumps(now, indent=2) + "\n").encode())
         before = self.settings()
         odd = sorted(name for name in now.keys() | before.keys() if now.get(name) != before.get(name))
         if odd:
@@ -261,20 +253,3 @@ def _cut_back(stream: BinaryIO, step: int = 1 << 16) -> None:
             return
         stop = start
     stream.truncate(0)
-
-
-@contextmanager
-def write_whole(file: Path) -> Iterator[BinaryIO]:
-    """Write a file aside and move it into place when it is done; two processes may do so at once."""
-    aside = _aside(file)
-    try:
-        with aside.open("xb") as stream:
-            yield stream
-        os.replace(aside, file)
-    finally:
-        aside.unlink(missing_ok=True)
-
-
-def _aside(file: Path) -> Path:
-    """A name of this process's own, also where several machines share the folder."""
-    return file.with_name(f".{file.name}-{uuid.uuid4().hex}")

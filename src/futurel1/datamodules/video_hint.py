@@ -4,7 +4,6 @@ import hashlib
 import json
 import logging
 import random
-import uuid
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
@@ -25,6 +24,7 @@ from futurel1.data.video import VideoBackend
 from futurel1.datamodules.base import RecordDataModule
 from futurel1.datamodules.loading import PlannedLoader, Stage, plan_batches, sum_over_ranks
 from futurel1.errors import ConfigError, FutureL1Error
+from futurel1.files import replacing
 from futurel1.models.vision_cache import VisionFeatureCache
 from futurel1.version import __version__
 
@@ -384,8 +384,6 @@ def _measure(dataset: SFTDataset, numbers: list[int], num_workers: int) -> list[
 
 
 def _save(file: Path, array: np.ndarray[Any, Any]) -> None:
-    """Write aside and move into place: a killed run or a second process never leaves half a file."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    partial_file = file.with_suffix(f".{uuid.uuid4().hex}.npy")
-    np.save(partial_file, array)
-    partial_file.replace(file)
+    with replacing(file) as partial_file, partial_file.open("wb") as stream:
+        np.save(stream, array)

@@ -7,40 +7,25 @@ Importing this module needs no lmms-eval; making a model without it is an error 
 0.7.3.
 """
 
-import logging
 import os
-from collections import Counter
-from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cache
+from collections.abc import Sequence
 from importlib import import_module
-from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from futurel1.errors import ConfigError, RecordError
+from futurel1.integrations.lmms_requests import Generation, Query, RequestReader
 
 if TYPE_CHECKING:
     import torch
-    from PIL import Image
 
-    from futurel1.data import Turn
     from futurel1.data.encoded import EncodedSample
 
-__all__ = ["FutureL1", "FutureL1Chat", "manifest", "picture_bytes", "task_folder"]
-
-logger = logging.getLogger(__name__)
+__all__ = ["FutureL1", "FutureL1Chat", "manifest", "task_folder"]
 
 MODEL_ID = "futurel1"
 ResponseForm = Literal["tagged", "answer", "raw"]
 _DTYPES = ("float32", "bfloat16", "float16")
-_PARAGRAPH = "\n\n"
-"""lmms-eval's stop string for tasks that name none; it would end every reasoning after its first paragraph."""
-_IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tiff", ".webp")
-_PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA")
-_GENERATION_KEYS = (
-    "do_sample", "max_new_tokens", "min_p", "num_beams", "temperature", "top_k", "top_p", "until",
-)  # fmt: skip
 
 
 def _find_base() -> tuple[Any, ImportError | None]:
@@ -80,41 +65,8 @@ def task_folder() -> Path:
     return Path(__file__).resolve().parent / "lmms_tasks"
 
 
-def picture_bytes(image: "Image.Image") -> bytes:
-    """An opened picture as an upright PNG, without loss."""
-    from PIL import ImageOps
-
-    upright = ImageOps.exif_transpose(image)
-    stream = BytesIO()
-    (upright if upright.mode in _PNG_MODES else upright.convert("RGB")).save(stream, format="PNG")
-    return stream.getvalue()
-
-
 def _not_installed(error: ImportError) -> ConfigError:
     return ConfigError(f"this needs the package lmms-eval ({error}): pip install lmms-eval")
-
-
-@dataclass(frozen=True)
-class _Generation:
-    """What a request's `gen_kwargs` ask for."""
-
-    max_new_tokens: int
-    do_sample: bool = False
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = 0
-    min_p: float = 0.0
-    until: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class _Query:
-    """One prompt: what it is called, its turns, how to answer it, and the key of lmms-eval's cache hook."""
-
-    name: str
-    turns: "tuple[Turn, ...]"
-    generation: _Generation
-    key: tuple[Any, ...] = field(default=(), compare=False)
 
 
 class FutureL1(_BASE):
@@ -131,8 +83,8 @@ class FutureL1(_BASE):
         batch_size: prompts decoded together.
         max_batch_size: lmms-eval passes it; not used.
         attn_implementation: attention of `transformers`.
-        max_new_tokens: most tokens of a response, latents included, in place of what tasks say: many of them allow no
-            room for reasoning. None: the task's, or 2,048.
+        max_new_tokens: most tokens of a response, latents included, in place of what tasks say: many of them leave too
+            few for reasoning. None: the task's, or 2,048.
         max_num_frames: frames taken evenly over each video; with `fps`, most frames.
         fps: frames per second taken from videos; None: `max_num_frames`.
         frame_tokens: most merged tokens per frame.
@@ -140,7 +92,7 @@ class FutureL1(_BASE):
         max_length: most tokens per prompt; longer ones are errors.
         span_budget: ``checkpoint``, ``fixed`` (exactly `span_latents`) or ``loose`` (at most `span_latents`).
         span_latents: latents per span for ``fixed`` and ``loose``.
-        seed: seed of the draws. Repeats of a request differ, and no sample depends on the batch.
+        seed: seed of the samples. Repeats of a request differ, and no sample depends on the batch.
         response: ``tagged``: ``<reason>`` and ``<answer>`` tags stay, the tokens of latent spans and of the chat format
             do not; ``answer``: what stands in the first ``<answer>`` tags, for tasks that expect a bare answer (the
             ``tagged`` text where there is none); ``raw``: everything. Our own tasks need ``tagged`` or ``raw``.
@@ -232,34 +184,30 @@ class FutureL1(_BASE):
         """Answer requests, greedily unless their `gen_kwargs` ask for samples.
 
         Args:
-            requests: N instances with `args` (context, gen_kwargs, doc_to_visual, doc_id, task, split), or of the chat
-                interface (context, doc_to_messages, gen_kwargs, doc_id, task, split).
+            requests: N instances with `args` as :meth:`RequestReader.query` reads them.
 
         Returns:
             N responses, as `response` says.
         """
-        seen: Counter[str] = Counter()
-        return self._answer([self._query(request.args, seen) for request in requests], "generate_until")
+        reader = self._reader()
+        return self._answer([reader.query(request.args) for request in requests], "generate_until")
 
     def generate_until_multi_round(self, requests: Sequence[Any]) -> list[list[str]]:
         """Answer requests over as many rounds as their task asks for; every round is a prompt of its own.
 
         Args:
-            requests: N instances with `args` (context, gen_kwargs, doc_to_visual, doc_to_text, doc_id, task, split), or
-                of the chat interface (context, doc_to_messages, gen_kwargs, doc_id, task, split). From the second
-                round on, `doc_to_text` returns (visuals, text, whether to stop, responses so far, state) and
-                `doc_to_messages` (messages, whether to stop, responses so far, state).
+            requests: N instances with `args` as :meth:`RequestReader.rounds` reads them.
 
         Returns:
             The responses of every round, for each of the N requests.
         """
-        seen: Counter[str] = Counter()
-        rounds = [self._rounds(request.args, seen) for request in requests]
+        reader = self._reader()
+        rounds = [reader.rounds(request.args) for request in requests]
         responses: list[list[str]] = [[] for _ in rounds]
         queries = {number: next(each) for number, each in enumerate(rounds)}
         while queries:
             answers = self._answer(list(queries.values()), "generate_until_multi_round")
-            following: dict[int, _Query] = {}
+            following: dict[int, Query] = {}
             for number, answer in zip(queries, answers, strict=True):
                 responses[number].append(answer)
                 try:
@@ -278,8 +226,7 @@ class FutureL1(_BASE):
         this one, whatever the base class' documentation says.
 
         Args:
-            requests: N instances with `args` (context, doc_to_target or continuation, doc_to_visual, doc_id, task,
-                split), or (context, continuation).
+            requests: N instances with `args` as :meth:`RequestReader.continuation` reads them.
 
         Returns:
             Per request the mean negative log-probability of the continuation's tokens, and whether greedy decoding
@@ -290,83 +237,17 @@ class FutureL1(_BASE):
         """
         return [self._loss(request.args) for request in requests]
 
-    # ------------------------------------------------------------------ requests
-
-    def _query(self, args: Sequence[Any], seen: Counter[str]) -> _Query:
-        context, second, third, doc_id, task, split = args
-        name, document = self._name(doc_id, task, split, seen), self.task_dict[task][split][doc_id]
-        if callable(second):
-            return _Query(name, _message_turns(second(document), name), self._generation(third), (context, third))
-        turns = _simple_turns(context, third(document) if callable(third) else third, name)
-        return _Query(name, turns, self._generation(second), (context, second))
-
-    def _rounds(self, args: Sequence[Any], seen: Counter[str]) -> Generator[_Query, list[str], Any]:
-        """The queries of a request's rounds; it is sent the responses so far after each of them."""
-        chat = callable(args[1])
-        if chat:
-            context, to_messages, kwargs, doc_id, task, split = args
-        else:
-            context, kwargs, to_visual, to_text, doc_id, task, split = args
-        document, name = self.task_dict[task][split][doc_id], self._name(doc_id, task, split, seen)
-        generation = self._generation(kwargs)
-        if chat:
-            turns = _message_turns(to_messages(document), name)
-        else:
-            turns = _simple_turns(context, to_visual(document) if callable(to_visual) else to_visual, name)
-        number, state = 0, None
-        while True:
-            responses = yield _Query(f"{name}, round {number + 1}", turns, generation, (context, kwargs, number))
-            number += 1
-            follow: Callable[..., Any] = to_messages if chat else to_text
-            reply = follow(document, round_idx=number, previous_output=responses, previous_round_info=state)
-            if not isinstance(reply, tuple) or len(reply) != (4 if chat else 5):
-                return responses
-            *prompt, stop, previous, state = reply
-            if stop:
-                return previous
-            turns = _message_turns(prompt[0], name) if chat else _simple_turns(prompt[1], prompt[0], name)
-
-    def _name(self, doc_id: Any, task: str, split: str, seen: Counter[str]) -> str:
-        name = f"{task}/{split}:{doc_id}"
-        seen[name] += 1
-        # Samples are told apart by name: a request that is repeated asks for another sample.
-        return name if seen[name] == 1 else f"{name} ({seen[name]})"
-
-    def _generation(self, kwargs: Mapping[str, Any]) -> _Generation:
-        given = {key: value for key, value in kwargs.items() if value is not None}
-        unknown = tuple(sorted(given.keys() - set(_GENERATION_KEYS)))
-        if unknown:
-            _warn_once(f"gen_kwargs {', '.join(unknown)} are not used; {', '.join(_GENERATION_KEYS)} are")
-        if int(given.get("num_beams", 1)) != 1:
-            raise ConfigError(f"gen_kwargs num_beams={given['num_beams']}: there is no beam search over latents; use 1")
-        temperature = float(given.get("temperature", 1.0 if given.get("do_sample") else 0.0))
-        sample = bool(given.get("do_sample", temperature > 0)) and temperature > 0
-        if temperature > 0 and not sample:
-            _warn_once(f"gen_kwargs temperature={temperature} with do_sample=False: decoding is greedy")
-        until = given.get("until", ())
-        until = (until,) if isinstance(until, str) else tuple(until)
-        limit = self.max_new_tokens if self.max_new_tokens is not None else int(given.get("max_new_tokens", 2048))
-        stops = tuple(text for text in until if text and text != _PARAGRAPH)
-        if not sample:
-            return _Generation(limit, until=stops)
-        return _Generation(
-            limit,
-            do_sample=True,
-            temperature=temperature,
-            top_p=float(given.get("top_p", 1.0)),
-            top_k=int(given.get("top_k", 0)),
-            min_p=float(given.get("min_p", 0.0)),
-            until=stops,
-        )
+    def _reader(self) -> RequestReader:
+        return RequestReader(self.task_dict, self.max_new_tokens)
 
     # ------------------------------------------------------------------ decoding
 
-    def _answer(self, queries: Sequence[_Query], method: str) -> list[str]:
+    def _answer(self, queries: Sequence[Query], method: str) -> list[str]:
         """Answer queries in batches of equal settings, in their order."""
         from rich.console import Console
         from rich.progress import Progress
 
-        groups: dict[_Generation, list[int]] = {}
+        groups: dict[Generation, list[int]] = {}
         for number, query in enumerate(queries):
             groups.setdefault(query.generation, []).append(number)
         answers: dict[int, str] = {}
@@ -382,7 +263,7 @@ class FutureL1(_BASE):
                     bar.advance(line, len(batch))
         return [answers[number] for number in range(len(queries))]
 
-    def _decode(self, queries: Sequence[_Query], generation: _Generation) -> list[str]:
+    def _decode(self, queries: Sequence[Query], generation: Generation) -> list[str]:
         from futurel1.data.collate import Fetched
         from futurel1.data.prompts import PromptCollator
         from futurel1.models.transcript import transcripts
@@ -404,7 +285,7 @@ class FutureL1(_BASE):
         texts = [transcript.text for transcript in transcripts(rollout, self.tokenizer)]
         return [_form(_cut(text, generation.until), self.response) for text in texts]
 
-    def _encode(self, query: _Query) -> "EncodedSample":
+    def _encode(self, query: Query) -> "EncodedSample":
         from futurel1.data import Sample
 
         return self.encoder.encode_prompt(Sample(query.name, query.turns, None, {}))
@@ -415,20 +296,12 @@ class FutureL1(_BASE):
         from futurel1.data.collate import Fetched
         from futurel1.data.prompts import PromptCollator
 
-        context, target, *rest = args
-        name, visuals = "a request without a document", None
-        if rest:
-            to_visual, doc_id, task, split = rest
-            name = self._name(doc_id, task, split, Counter())
-            document = self.task_dict[task][split][doc_id]
-            visuals = to_visual(document) if callable(to_visual) else to_visual
-            target = target(document) if callable(target) else target
-        query = _Query(name, _simple_turns(context, visuals, name), _Generation(1))
+        query, target = self._reader().continuation(args)
         prompt = PromptCollator(self.encoder.pad_token_id)([Fetched([self._encode(query)], [])]).to(self._device)
-        tokens = self.tokenizer(str(target), add_special_tokens=False, return_tensors="pt")["input_ids"]
+        tokens = self.tokenizer(target, add_special_tokens=False, return_tensors="pt")["input_ids"]
         wanted = tokens[0].long().to(self._device)
         if not len(wanted):
-            raise RecordError(f"{name}: the continuation {target!r} has no tokens, so it has no likelihood")
+            raise RecordError(f"{query.name}: the continuation {target!r} has no tokens, so it has no likelihood")
         ids = torch.cat([prompt.input_ids, wanted[None]], dim=1)
         with torch.no_grad():
             hidden = self.reasoner(ids, torch.ones_like(ids), self.reasoner.encode(prompt))
@@ -449,63 +322,6 @@ class FutureL1Chat(FutureL1):
     is_simple = False
 
 
-def _simple_turns(context: str, visuals: Any, name: str) -> "tuple[Turn, ...]":
-    from futurel1.data import Turn
-
-    # Markers in the text are other models' placeholders; what they stand for is shown before the text.
-    parts = (*_visual_parts(visuals, name), context.replace("<image>", ""))
-    return (Turn("user", parts),)
-
-
-def _message_turns(messages: Sequence[Mapping[str, Any]], name: str) -> "tuple[Turn, ...]":
-    from futurel1.data import Turn
-
-    turns = []
-    for message in messages:
-        content = message["content"]
-        parts: list[Any] = []
-        for part in [{"type": "text", "text": content}] if isinstance(content, str) else content:
-            kind = part.get("type", "text")
-            if kind == "text":
-                parts.append(part["text"])
-            elif kind in ("image", "video"):
-                if part.get("start_time") is not None or part.get("end_time") is not None:
-                    raise _unusable(part, name)
-                parts += _visual_parts(part["url"], name)
-            else:
-                raise _unusable(part, name)
-        if message["role"] == "assistant":
-            # The encoder reads a prompt up to its first response, so earlier ones would be lost.
-            raise RecordError(f"{name}: the messages hold an assistant turn; only prompts without one can be answered")
-        turns.append(Turn(message["role"], tuple(parts)))
-    return tuple(turns)
-
-
-def _visual_parts(visuals: Any, name: str) -> list[Any]:
-    """Frames and videos of what a task shows: pictures, paths, and lists of them."""
-    from PIL import Image
-
-    from futurel1.data import Frame, Video
-
-    if visuals is None:
-        return []
-    if isinstance(visuals, list | tuple):
-        return [part for visual in visuals for part in _visual_parts(visual, name)]
-    if isinstance(visuals, Image.Image):
-        return [Frame(Path(f"{name}, an image"), None, picture_bytes(visuals))]
-    if isinstance(visuals, str | Path):
-        path = Path(visuals)
-        return [Frame(path, None) if path.suffix.lower() in _IMAGE_SUFFIXES else Video(path)]
-    raise _unusable(visuals, name)
-
-
-def _unusable(visual: Any, name: str) -> RecordError:
-    return RecordError(
-        f"{name}: {type(visual).__name__} {str(visual)[:120]!r} cannot be shown; only PIL images and the paths of "
-        "images and of whole videos can"
-    )
-
-
 def _cut(text: str, until: Sequence[str]) -> str:
     """The text before the first stop string."""
     return text[: min((text.index(stop) for stop in until if stop in text), default=len(text))]
@@ -521,11 +337,6 @@ def _form(text: str, form: ResponseForm) -> str:
         text = text.replace(token, "")
     text = text.strip()
     return (extract_answer(text) or text) if form == "answer" else text
-
-
-@cache
-def _warn_once(message: str) -> None:
-    logger.warning(message)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ Shapes: B prompts, K latents of one decoding step, N responses of a bank with up
 """
 
 import json
-import os
 from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from futurel1.errors import CheckpointError, ConfigError, MissingFileError
+from futurel1.files import replacing
 from futurel1.models.noise import RowNoise, mix, normal, row_keys
 
 __all__ = ["LatentBank", "LatentIntervention", "MeanLatents", "NoiseLatents", "OtherLatents", "ZeroLatents"]
@@ -140,11 +140,10 @@ class LatentBank:
 
         file = Path(path).expanduser()
         file.parent.mkdir(parents=True, exist_ok=True)
-        partial = file.with_name(f"{file.name}.part")
         tensors = {"latents": self.latents.contiguous(), "counts": self.counts.contiguous()}
         metadata = {"ids": json.dumps(self.ids), "sources": json.dumps(self.sources)}
-        save_file(tensors, partial, metadata=metadata)
-        os.replace(partial, file)
+        with replacing(file) as partial:
+            save_file(tensors, partial, metadata=metadata)
         return file
 
     def __len__(self) -> int:

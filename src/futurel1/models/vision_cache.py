@@ -2,8 +2,6 @@
 
 import hashlib
 import logging
-import os
-import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +9,7 @@ import torch
 from torch import Tensor
 
 from futurel1.errors import ConfigError
+from futurel1.files import replacing
 from futurel1.models.backbones import VisionFeatures
 from futurel1.models.backbones.base import check_patches
 from futurel1.models.reasoner import LatentReasoner
@@ -121,9 +120,6 @@ class VisionFeatureCache:
 
         file = self._file(name)
         file.parent.mkdir(parents=True, exist_ok=True)
-        # Written aside and moved into place: a killed run or a second process never leaves half an entry.
-        # Not the process id: machines that share the folder may have the same one.
-        partial = file.with_suffix(f".{uuid.uuid4().hex}.part")
         tensors = {str(level): part.contiguous() for level, part in enumerate(parts)}
-        save_file(tensors, partial, metadata={"key": name})
-        os.replace(partial, file)
+        with replacing(file) as partial:
+            save_file(tensors, partial, metadata={"key": name})

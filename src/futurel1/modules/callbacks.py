@@ -11,7 +11,8 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter, Callback
 
 from futurel1.errors import ConfigError
-from futurel1.json_lines import drop_cut_line, json_line, write_whole, written_ids
+from futurel1.files import write_whole
+from futurel1.json_lines import drop_cut_line, json_line, written_ids
 from futurel1.modules.start import EXPORT_FOLDER
 
 logger = logging.getLogger(__name__)
@@ -106,7 +107,7 @@ class JSONLinesWriter(BasePredictionWriter):
                     "run folder, or restore them"
                 )
         if trainer.global_rank == 0:
-            write_whole(note, (json.dumps(now, indent=2) + "\n").encode())
+            write_whole(note, json.dumps(now, indent=2) + "\n")
 
     def file(self, trainer: Trainer) -> Path:
         """Where this rank writes."""

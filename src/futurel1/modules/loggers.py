@@ -9,6 +9,8 @@ from typing import Any
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities import rank_zero_only
 
+from futurel1.files import replacing
+
 METRICS_FILE = "metrics.csv"
 
 
@@ -59,9 +61,7 @@ class ResumableCSVLogger(CSVLogger):
     def _drop_rows_from(self, step: int, names: list[str]) -> None:
         with self._file.open(newline="", encoding="utf-8") as stream:
             kept = [row for row in csv.DictReader(stream) if row.get("step") and int(row["step"]) < step]
-        partial = self._file.with_suffix(".csv.part")
-        with partial.open("w", newline="", encoding="utf-8") as stream:
+        with replacing(self._file) as partial, partial.open("w", newline="", encoding="utf-8") as stream:
             writer = csv.DictWriter(stream, fieldnames=names)
             writer.writeheader()
             writer.writerows(kept)
-        os.replace(partial, self._file)

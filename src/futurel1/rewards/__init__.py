@@ -6,7 +6,9 @@ PyTorch loads when a reward is first used, so that the judge stays light.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from futurel1.rewards.judge import AnswerItem, Judge, JudgeError, JudgeStats, ResponseItem, Verdict
+from futurel1.rewards.judge import Judge, Verdict
+from futurel1.rewards.judge_prompts import AnswerItem, ResponseItem
+from futurel1.rewards.judge_stats import JudgeError, JudgeStats
 
 if TYPE_CHECKING:
     from futurel1.rewards.accuracy import AccuracyReward

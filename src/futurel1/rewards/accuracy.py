@@ -8,7 +8,8 @@ from torch import Tensor
 from futurel1.errors import ConfigError
 from futurel1.metrics.functional import plain_answer
 from futurel1.rewards.base import Reward, RewardInputs
-from futurel1.rewards.judge import AnswerItem, Judge
+from futurel1.rewards.judge import Judge
+from futurel1.rewards.judge_prompts import AnswerItem
 from futurel1.rewards.repetition import REPETITION_LIMIT, repetition_score
 from futurel1.rewards.responses import first_answer, normalize_response
 

@@ -6,18 +6,33 @@ reasoning is read, and a reply that can be read in two ways holds no verdict: `R
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from futurel1.errors import FutureL1Error
 
-__all__ = ["MAX_SCORE", "MIN_SCORE", "READING", "ReplyError", "parse_scores", "parse_yes_no"]
+__all__ = [
+    "READING",
+    "ReplyError",
+    "VerdictKind",
+    "VerdictValue",
+    "checked_value",
+    "parse_scores",
+    "parse_yes_no",
+    "read_verdict",
+]
+
+VerdictKind = Literal["answer", "response"]
+VerdictValue = bool | tuple[int, int]
 
 MIN_SCORE, MAX_SCORE = 0, 5
 READING = 3
 """Version of the rules by which replies are read, part of cache keys; raise it when a rule changes."""
 
+_TEXT_PARTS = ("text", "output_text")
+_CUT_OFF = ("length", "max_tokens", "model_length", "content_filter")
+"""Finish reasons of a reply that is not whole."""
 _Value = TypeVar("_Value")
 
 _NAME = (
@@ -81,6 +96,64 @@ _ECHOED_WORDS = 4
 
 class ReplyError(FutureL1Error, ValueError):
     """A judge's reply that does not hold a verdict."""
+
+
+def read_verdict(kind: VerdictKind, body: str, *candidate: str) -> tuple[VerdictValue, str]:
+    """The verdict in the body of a chat completion.
+
+    Args:
+        kind: what was asked for.
+        body: the body of the endpoint's response.
+        candidate: the texts that were judged.
+
+    Returns:
+        (value, the judge's words: its whole reply for an answer, its reasoning for a response).
+
+    Raises:
+        ReplyError: there is no verdict; see :func:`parse_yes_no` and :func:`parse_scores`.
+    """
+    reply, complete = _reply_of(body)
+    # What was cut off may end inside a quotation, or be the beginning of reasoning whose opening tag stood in the
+    # template. One word is neither.
+    if not complete and (kind == "response" or len(reply.split()) > 1):
+        raise ReplyError("cut off at the endpoint's token limit (raise max_tokens)")
+    if kind == "answer":
+        return parse_yes_no(reply, *candidate), reply
+    return parse_scores(reply, *candidate)
+
+
+def checked_value(kind: VerdictKind, value: Any) -> VerdictValue:
+    """A value that was kept, if it is one that could have been written.
+
+    Raises:
+        ValueError, TypeError: it is not.
+    """
+    if kind == "answer":
+        if not isinstance(value, bool):
+            raise ValueError(f"the verdict is {value!r}")
+        return value
+    first, second = value
+    if not all(type(score) is int and MIN_SCORE <= score <= MAX_SCORE for score in (first, second)):
+        raise ValueError(f"the scores are {value!r}")
+    return first, second
+
+
+def _reply_of(body: str) -> tuple[str, bool]:
+    """What the judge said, out of the body of a chat completion, and whether it was allowed to finish."""
+    try:
+        choice = json.loads(body)["choices"][0]
+        content, finish_reason = choice["message"]["content"], choice.get("finish_reason")
+    except (ValueError, RecursionError):
+        raise ReplyError("the body is not JSON") from None
+    except (KeyError, IndexError, TypeError, AttributeError):
+        raise ReplyError("no choices[0].message.content") from None
+    if isinstance(content, list):
+        # Parts of other types hold reasoning. So do fields beside `content`, which are never read.
+        parts = [part for part in content if isinstance(part, Mapping) and part.get("type", "text") in _TEXT_PARTS]
+        content = "".join(part["text"] for part in parts if isinstance(part.get("text"), str))
+    if not isinstance(content, str) or not content.strip():
+        raise ReplyError(f"an empty reply (finish_reason {finish_reason!r})")
+    return content, finish_reason not in _CUT_OFF
 
 
 def parse_yes_no(reply: str, *candidate: str) -> bool:

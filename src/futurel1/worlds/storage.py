@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from futurel1.errors import ConfigError
+from futurel1.files import replacing, write_whole
 from futurel1.worlds.clips import OBSERVED_FOLDER, SPLITS, VIDEO_FOLDER
 
 __all__ = ["PRETRAINING_KINDS", "claim_folder", "write_clip", "write_records"]
@@ -62,7 +63,7 @@ def claim_folder(out: Path, settings: dict[str, Any], overwrite: bool) -> None:
             "for; choose another folder or pass overwrite=True"
         )
     if found is None:
-        _write_text(manifest, json.dumps(settings, indent=2) + "\n")
+        write_whole(manifest, json.dumps(settings, indent=2) + "\n")
 
 
 def _clips(out: Path) -> list[Path]:
@@ -70,18 +71,11 @@ def _clips(out: Path) -> list[Path]:
     return sorted(path for folder in CLIP_FOLDERS for split in SPLITS for path in (out / folder).glob(f"{split}-*.mp4"))
 
 
-def _write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    part = path.with_name(f"{path.name}.part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
-
-
 def write_records(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
     """Write JSON Lines, unless the file holds them already: what others measured of it stays valid."""
     text = "".join(json.dumps(record) + "\n" for record in records)
     if not path.is_file() or path.read_text(encoding="utf-8") != text:
-        _write_text(path, text)
+        write_whole(path, text)
 
 
 def write_clip(path: Path, render: Callable[[], NDArray[np.uint8]]) -> bool:
@@ -106,8 +100,7 @@ def _encode(path: Path, frames: NDArray[np.uint8]) -> None:
     """Encode (N, H, W, 3) RGB frames as H.264 that every player and decord can read, whole or not at all."""
     import av
 
-    part = path.with_name(f"{path.name}.part")
-    with av.open(str(part), "w", format="mp4") as container:
+    with replacing(path) as part, av.open(str(part), "w", format="mp4") as container:
         # crf 10 keeps states within a few grey levels; no B-frames and one thread keep the file simple and repeatable.
         options = {"crf": "10", "preset": "veryfast", "bf": "0", "threads": "1"}
         stream = container.add_stream("libx264", rate=FRAMES_PER_SECOND, options=options)
@@ -116,4 +109,3 @@ def _encode(path: Path, frames: NDArray[np.uint8]) -> None:
         for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode())
-    part.replace(path)

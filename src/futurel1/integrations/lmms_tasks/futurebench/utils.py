@@ -1,4 +1,4 @@
-"""FutureBench for lmms-eval; `formats.md` 4 has the record and the rules.
+"""FutureBench for lmms-eval; `docs/evaluation.md` has the rules.
 
 ``FUTUREL1_FUTUREBENCH`` names the records, ``FUTUREL1_FUTUREBENCH_VIDEOS`` the folder of the videos (the records' own
 folder without it). Responses need their ``<answer>`` tags: the model's `response` must not be ``answer``.

@@ -1,4 +1,4 @@
-"""TwiFF-Bench for lmms-eval; `formats.md` 4 has the record and the rules.
+"""TwiFF-Bench for lmms-eval; `docs/evaluation.md` has the rules.
 
 ``FUTUREL1_TWIFFBENCH`` names the Parquet file or folder. The judge is any OpenAI-compatible endpoint:
 ``FUTUREL1_JUDGE_URL`` (``http://localhost:8000/v1``; ``none``: no judge, every sample counts as a failure),
@@ -20,7 +20,7 @@ from futurel1.data.benchmarks import image_values, parse_twiffbench
 from futurel1.data.record_fields import RecordFields
 from futurel1.data.samples import Frame, RawRecord, Sample
 from futurel1.errors import ConfigError
-from futurel1.integrations.lmms_eval import picture_bytes
+from futurel1.integrations.lmms_requests import picture_bytes
 from futurel1.integrations.lmms_tasks import dataset_source, mean, total
 from futurel1.metrics.functional import extract_answer, judged_scores, sanitize_response
 from futurel1.rewards import Judge, ResponseItem

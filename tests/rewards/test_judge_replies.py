@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from judge_server import Reply, answer, make_judge, response, serving
 
-from futurel1.rewards.judge import ReplyError, parse_scores, parse_yes_no
+from futurel1.rewards.judge_replies import ReplyError, parse_scores, parse_yes_no
 
 
 @pytest.mark.parametrize(
@@ -513,3 +514,72 @@ def test_scores_that_the_candidate_wrote_are_none(reply: str) -> None:
     with pytest.raises(ReplyError):
         parse_scores(reply, 'He opens the gate, slowly. {"score": [5, 5]}', "It opens.")
     assert parse_scores('{"reasoning": "perfect", "score": [5, 5]}', 'He opens it. {"score": [5, 5]}', "B")[0] == (5, 5)
+
+
+# ------------------------------------------------------------------ bodies of responses
+
+
+def test_a_reply_that_was_cut_off_gives_no_scores() -> None:
+    with serving(lambda request: Reply('{"score": [4, 4]}', finish_reason="length")) as server:
+        [verdict] = make_judge(server, max_attempts=1).score_responses([response(0)])
+    assert verdict.failed
+    assert "cut off" in verdict.reason
+
+
+def test_one_token_is_enough_for_yes() -> None:
+    with serving(lambda request: Reply("Yes", finish_reason="length")) as server:
+        [verdict] = make_judge(server, max_tokens=1).judge_answers([answer(0)])
+        assert server.requests[0].body["max_tokens"] == 1
+    assert verdict.value is True
+
+
+@pytest.mark.parametrize("finish_reason", ["length", "content_filter"])
+@pytest.mark.parametrize("reply", ["Yes at first sight, but", "<think>No", "No. Wait,", "yes\n\nno"])
+def test_a_cut_off_reply_of_several_words_is_no_verdict(reply: str, finish_reason: str) -> None:
+    """It may be reasoning whose opening tag stood in the template."""
+    with serving(lambda request: Reply(reply, finish_reason=finish_reason)) as server:
+        [verdict] = make_judge(server, max_attempts=1).judge_answers([answer(0)])
+    assert verdict.failed
+    assert "max_tokens" in verdict.reason
+
+
+THOUGHTS = [
+    ("<think>\nNo, wait, both name the gate.\n</think>\n\nYes", True),
+    ("No, wait, both name the gate.\n</think>\n\nYes", True),
+    ("Yes at first sight, but left is not right.\n</think>\n\nNo", False),
+    ("Yes at first sight, but left is not right.</thinking>No", False),
+    ("analysisYes? The answer names a gate.assistantfinalno", False),
+]
+
+
+@pytest.mark.parametrize(("reply", "right"), THOUGHTS)
+def test_reasoning_is_not_the_verdict_and_no_wrong_one_is_cached(tmp_path: Path, reply: str, right: bool) -> None:
+    with serving(lambda request: Reply(reply)) as server:
+        for cached in (False, True):
+            [verdict] = make_judge(server, cache_dir=tmp_path).judge_answers([answer(0)])
+            assert (verdict.value, verdict.cached) == (right, cached)
+
+
+@pytest.mark.parametrize("field", ["reasoning_content", "reasoning", "thinking"])
+@pytest.mark.parametrize("content", [None, "", "No"])
+def test_fields_of_reasoning_are_never_read(field: str, content: str | None) -> None:
+    message = {"role": "assistant", "content": content, field: "Yes"}
+    body = json.dumps({"choices": [{"message": message, "finish_reason": "stop"}]})
+    with serving(lambda request: Reply(body=body)) as server:
+        [verdict] = make_judge(server, max_attempts=1).judge_answers([answer(0)])
+    assert verdict.value is (False if content else None)
+
+
+def test_parts_of_reasoning_are_never_read() -> None:
+    parts = [
+        {"type": "reasoning", "text": "Yes"},
+        {"type": "thinking", "thinking": [{"type": "text", "text": "Yes"}]},
+        {"type": "text", "text": "no"},
+    ]
+    with serving(lambda request: Reply(parts)) as server:
+        assert make_judge(server).judge_answers([answer(0)])[0].value is False
+
+
+def test_content_in_parts() -> None:
+    with serving(lambda request: Reply([{"type": "text", "text": "no"}])) as server:
+        assert make_judge(server).judge_answers([answer(0)])[0].value is False

@@ -7,7 +7,6 @@ import math
 import os
 import subprocess
 import sys
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from futurel1.data.collate import Fetched
 from futurel1.data.prompts import PromptCollator
 from futurel1.errors import ConfigError, RecordError
 from futurel1.integrations import lmms_eval as integration
+from futurel1.integrations.lmms_requests import picture_bytes
 from futurel1.models import LatentReasoner
 from futurel1.models.transcript import transcripts
 
@@ -169,10 +169,10 @@ def test_answers_come_in_order_and_do_not_depend_on_the_batch(model: Any, pictur
 def test_visuals_reach_the_model(model: Any, picture: Image.Image, clip: Path, tmp_path: Path) -> None:
     picture.save(tmp_path / "a.png")
     for visuals, expected in (([picture], "pixel_values"), ([str(clip)], "pixel_values_videos")):
-        encoded = model._encode(model._query(_request(0, visuals).args, Counter()))
+        encoded = model._encode(model._reader().query(_request(0, visuals).args))
         assert getattr(encoded, expected) is not None
     opened, path = (
-        model._encode(model._query(_request(0, [visual]).args, Counter()))
+        model._encode(model._reader().query(_request(0, [visual]).args))
         for visual in (picture, str(tmp_path / "a.png"))
     )
     assert torch.equal(opened.pixel_values, path.pixel_values)
@@ -181,35 +181,19 @@ def test_visuals_reach_the_model(model: Any, picture: Image.Image, clip: Path, t
 
 
 def _prompt(model: Any, request: _Instance) -> PromptBatch:
-    sample = model._encode(model._query(request.args, Counter()))
+    sample = model._encode(model._reader().query(request.args))
     return PromptCollator(model.encoder.pad_token_id)([Fetched([sample], [])])
 
 
 def test_responses_are_what_the_reasoner_says(make: Callable[..., Any], picture: Image.Image) -> None:
     reasoner = LatentReasoner.from_pretrained("tiny-random")
     encoder = ChatEncoder(reasoner.processor, strip_text=False)
-    frame = Frame(Path("x"), None, integration.picture_bytes(picture))
+    frame = Frame(Path("x"), None, picture_bytes(picture))
     sample = Sample("x", (Turn("user", (frame, "Question 0?")),), None, {})
     batch = PromptCollator(encoder.pad_token_id)([Fetched([encoder.encode_prompt(sample)], [])])
     expected = transcripts(reasoner.generate(batch, max_new_tokens=12), reasoner.processor.tokenizer)[0].text
     raw = make(response="raw").generate_until([_request(0, [picture], max_new_tokens=12)])
     assert raw == [expected]
-
-
-def test_gen_kwargs_are_respected(model: Any, make: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    kwargs = {"max_new_tokens": 16, "until": ["\n\n"], "do_sample": False}
-    plain = model._generation(kwargs)
-    assert (plain.max_new_tokens, plain.do_sample, plain.until) == (16, False, ())
-    sampled = model._generation({"temperature": 0.7, "top_p": 0.9, "top_k": 5, "until": "</answer>"})
-    assert (sampled.do_sample, sampled.temperature, sampled.top_p, sampled.top_k) == (True, 0.7, 0.9, 5)
-    assert (sampled.until, sampled.max_new_tokens) == (("</answer>",), 2048)
-    assert model._generation({"do_sample": True}).temperature == 1.0
-    assert not model._generation({"temperature": 0, "top_p": None, "do_sample": True}).do_sample
-    assert not model._generation({"temperature": 0.5, "do_sample": False}).do_sample
-    with pytest.raises(ConfigError, match="num_beams=4"):
-        model._generation({"num_beams": 4})
-    monkeypatch.setattr(model, "max_new_tokens", 99)
-    assert model._generation(kwargs).max_new_tokens == 99
 
 
 def test_sampling_repeats_differ_and_can_be_done_again(model: Any) -> None:
@@ -362,7 +346,7 @@ def test_the_installed_package_runs_model_and_tasks(futurebench: Path, tmp_path:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    stored = integration.picture_bytes(Image.new("RGB", (32, 32), (9, 9, 9)))
+    stored = picture_bytes(Image.new("RGB", (32, 32), (9, 9, 9)))
     row = {
         "id": "q1", "question": "<image>What next?", "answer": "It opens.", "reasoning": "<rimage>It moves.",
         "question_images": [stored], "reasoning_images": [stored],
