@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from experiments.miniature.report import write_report
-from experiments.miniature.run import Bench, clock, read_results, run_stages, states
+from experiments.miniature.results import Bench, Places, read_results
+from experiments.miniature.run import clock, run_stages, states
 from experiments.miniature.stages import FOLDER, build_stages, load_plan
-from experiments.miniature.work import Places
 
 
 def main(args: Sequence[str] | None = None) -> None:

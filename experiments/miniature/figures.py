@@ -10,14 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from experiments.miniature.records import SPLITS
-from experiments.miniature.stages import Plan, stages_testing
+from experiments.miniature.results import Results, metrics_of_tests
+from experiments.miniature.stages import Plan
 from experiments.miniature.statistics import seed_mean
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-Results = Mapping[str, Mapping[str, Any]]
 
 COLOURS = ("#2a6fbb", "#d1601f", "#3b8c4d", "#8450a8", "#b3261e", "#1b8a8f", "#8a6d1b", "#555b66")
 INK, MUTED, GRID, PLAIN = "#22262e", "#666d7a", "#e3e6eb", "#9aa3b0"
@@ -66,13 +65,9 @@ def _style(axes: Axes, title: str, x: str, y: str) -> None:
     axes.spines[["left", "bottom"]].set_color(GRID)
 
 
-def _tests(results: Results, plan: Plan, run: str) -> list[Mapping[str, Any]]:
-    return [results[name]["metrics"] for name in stages_testing(run, plan) if name in results]
-
-
 def _accuracy(results: Results, plan: Plan) -> Figure | None:
     """Average accuracy of each row, with its interval and its seeds."""
-    rows = {run: _tests(results, plan, run) for run in plan["rows"]}
+    rows = {run: metrics_of_tests(results, plan, run) for run in plan["rows"]}
     if not any(rows.values()):
         return None
     figure = _figure(8, 0.42 * len(rows) + 1.1)
@@ -141,7 +136,7 @@ def _smooth(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def _spans(results: Results, plan: Plan) -> Figure | None:
     """Spans per response by depth of the question, for rows that imagine."""
-    rows = {run: _tests(results, plan, run) for run in plan["rows"]}
+    rows = {run: metrics_of_tests(results, plan, run) for run in plan["rows"]}
     rows = {run: found for run, found in rows.items() if found and any(test["spans"]["all"] for test in found)}
     if not rows:
         return None

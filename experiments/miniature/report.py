@@ -7,7 +7,7 @@ from typing import Any
 
 from experiments.miniature import figures
 from experiments.miniature.records import MISMATCHED, SPLITS
-from experiments.miniature.run import Bench, read_results
+from experiments.miniature.results import Bench, Results, current_results, metrics_of_tests, read_results
 from experiments.miniature.stages import BACKBONE, Plan, stages_testing
 from experiments.miniature.statistics import Difference, Mean, paired_bootstrap, seed_mean
 
@@ -20,8 +20,6 @@ PUBLISHED = (
     "Future-L1-SFT + DAPO + R_div", "Future-L1-RL",
 )  # fmt: skip
 """The paper's rows of which ours are the like."""
-
-Results = Mapping[str, Mapping[str, Any]]
 
 
 def write_report(bench: Bench, plan: Plan) -> None:
@@ -36,16 +34,6 @@ def write_report(bench: Bench, plan: Plan) -> None:
     drawn = figures.draw_all(results, plan, pictures)
     parts = page(results, plan, bench, {name: f"{document.stem}/{name}.png" for name in drawn})
     document.write_text("\n\n".join([*parts, MARKER]) + (kept or "\n"), encoding="utf-8")
-
-
-def current_results(bench: Bench) -> dict[str, dict[str, Any]]:
-    """Results that were made with the settings of now."""
-    digests = bench.digests
-    return {
-        name: result
-        for name, result in read_results(bench.places).items()
-        if name in digests and result["digest"] == digests[name]
-    }
 
 
 def page(results: Results, plan: Plan, bench: Bench, pictures: Mapping[str, str]) -> list[str]:
@@ -144,16 +132,11 @@ _ACCURACY = (
 # ----------------------------------------------------------------------------------------------------------- tables
 
 
-def tests(results: Results, plan: Plan, run: str) -> list[Mapping[str, Any]]:
-    """Metrics of the tests of a run, one per seed that is there."""
-    return [results[name]["metrics"] for name in stages_testing(run, plan) if name in results]
-
-
 def main_table(results: Results, plan: Plan) -> str:
     """The rows of the plan, each against the one above."""
     rows, above = [], ""
     for run, label in plan["rows"].items():
-        found = tests(results, plan, run)
+        found = metrics_of_tests(results, plan, run)
         difference = compared(results, plan, run, above) if above else None
         cells = [label, str(len(found)), *(_over(found, _accuracy(name)) for name in HEADINGS)]
         cells += _difference(difference)
@@ -196,7 +179,7 @@ def span_table(results: Results, plan: Plan) -> str:
     """Spans per response and split."""
     rows = []
     for run, label in plan["rows"].items():
-        found = tests(results, plan, run)
+        found = metrics_of_tests(results, plan, run)
         rows.append([label, str(len(found)), *(_over(found, _spans(name), 2) for name in HEADINGS)])
     return markdown(["", "seeds", *HEADINGS.values()], rows)
 
@@ -206,7 +189,7 @@ def ablation_table(results: Results, plan: Plan, runs: Mapping[str, str]) -> str
     first, *_ = runs
     rows = []
     for run, label in runs.items():
-        found = tests(results, plan, run)
+        found = metrics_of_tests(results, plan, run)
         difference = None if run == first else compared(results, plan, run, first)
         rows.append([label, str(len(found)), _over(found, _accuracy("all")), *_difference(difference)])
         rows[-1] += [_over(found, _spans("all"), 2), _over(found, lambda test: test["latents"]["all"], 2)]

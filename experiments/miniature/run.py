@@ -6,56 +6,27 @@ import ctypes
 import fcntl
 import json
 import os
-import platform
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from fnmatch import fnmatch
-from functools import cache
 from importlib import import_module
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
-from experiments.miniature.stages import Stage, config_of, digests, with_needs
-from experiments.miniature.work import Command, Places, commands, finish, scaled_steps
-from futurel1.files import write_whole
+from experiments.miniature.results import Bench, Places, commit, machine, read_results, write_json
+from experiments.miniature.stages import Stage, config_of, with_needs
+from experiments.miniature.work import Command, commands, finish, scaled_steps
 
 State = Literal["done", "begun", "stale", "open"]
 NOTE = "stage.json"
 """File in a stage's folder that says what is in it."""
 TAIL = 30
-
-
-@dataclass(frozen=True)
-class Bench:
-    """Stages, their digests, and where they are run.
-
-    Attributes:
-        stages: all of them, each after those that it needs.
-        places: where things are written.
-        in_process: run commands in this process, which saves their imports.
-    """
-
-    stages: Mapping[str, Stage]
-    places: Places
-    in_process: bool = False
-
-    @property
-    def digests(self) -> dict[str, str]:
-        """Digest of each stage as its configuration is now."""
-        return digests(self.stages)
-
-
-def read_results(places: Places) -> dict[str, dict[str, Any]]:
-    """All result files, whatever they were made with."""
-    return {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in sorted(places.results.glob("*.json"))}
 
 
 def states(bench: Bench) -> dict[str, State]:
@@ -124,7 +95,6 @@ def run_stages(
     jobs: int = 1,
     minutes: float | None = None,
     again: bool = False,
-    say: Callable[..., None] = print,
 ) -> bool:
     """Run what is left to do.
 
@@ -134,7 +104,6 @@ def run_stages(
         jobs: stages at once, each with its share of the cores.
         minutes: start no stage after so many.
         again: see :func:`chosen`.
-        say: prints progress.
 
     Returns:
         Whether nothing is left.
@@ -146,11 +115,12 @@ def run_stages(
     if jobs > 1 and bench.in_process:
         raise ValueError(f"{jobs} jobs in one process: their output cannot be told apart")
     began = time.monotonic()
-    with _alone(bench.places.runs, say), ThreadPoolExecutor(jobs) as pool:
+    with _alone(bench.places.runs), ThreadPoolExecutor(jobs) as pool:
         names = chosen(bench, patterns, again=again)
         current = bench.digests
         spent = seconds_by_kind(read_results(bench.places))
         left, running = list(names), dict[Future[float], str]()
+        indent = " " * (2 * len(str(len(names))) + 3)
         while left or running:
             late = minutes is not None and time.monotonic() - began > minutes * 60
             unmade = {*left, *running.values()}
@@ -158,14 +128,14 @@ def run_stages(
             for name in [] if late else ready[: jobs - len(running)]:
                 left.remove(name)
                 expected = clock(spent.get(bench.stages[name].kind))
-                say(f"[{len(names) - len(left)}/{len(names)}] {name:<30} expected {expected:>7}", flush=True)
+                print(f"[{len(names) - len(left)}/{len(names)}] {name:<30} expected {expected:>7}", flush=True)
                 running[pool.submit(run_stage, bench.stages[name], current[name], bench, jobs)] = name
             if not running:
-                say(f"{len(left)} stages are left; the same command goes on")
+                print(f"{len(left)} stages are left; the same command goes on")
                 return False
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 name = running.pop(future)
-                say(f"{'':<{len(str(len(names))) * 2 + 3}} {name:<30} took     {clock(future.result()):>7}", flush=True)
+                print(f"{indent} {name:<30} took     {clock(future.result()):>7}", flush=True)
     return True
 
 
@@ -183,14 +153,14 @@ def clock(seconds: float | None) -> str:
 
 
 @contextmanager
-def _alone(runs: Path, say: Callable[..., None]) -> Iterator[None]:
+def _alone(runs: Path) -> Iterator[None]:
     """Wait until no other process works in the folder; the system forgets the lock of one that dies."""
     runs.mkdir(parents=True, exist_ok=True)
     with (runs / ".lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            say(f"another process works in {runs}: waiting for it", flush=True)
+            print(f"another process works in {runs}: waiting for it", flush=True)
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
@@ -285,40 +255,3 @@ def _run_here(command: Command, log: int) -> bool:
             os.dup2(own, descriptor)
             os.close(own)
     return True
-
-
-def write_json(file: Path, content: Mapping[str, Any]) -> None:
-    """Write a file, whole or not at all."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(file, json.dumps(content, indent=1) + "\n")
-
-
-def commit() -> dict[str, Any]:
-    """The commit that runs, and whether what it runs differs from it; None where there is no git."""
-    code = ["--", "src", "experiments", "configs", ":(exclude)experiments/miniature/results"]
-    try:
-        head = subprocess.check_output(["git", "rev-parse", "--short=12", "HEAD"], text=True, stderr=subprocess.DEVNULL)
-        changed = subprocess.check_output(["git", "status", "--porcelain", *code], text=True)
-    except (OSError, subprocess.CalledProcessError):
-        return {"commit": None, "dirty": None}
-    return {"commit": head.strip(), "dirty": bool(changed.strip())}
-
-
-@cache
-def machine(threads: str | None) -> dict[str, Any]:
-    """What stages run on, with so many threads or as many as PyTorch likes."""
-    cpu = platform.processor() or platform.machine()
-    about = Path("/proc/cpuinfo")
-    if about.is_file():
-        models = [line.split(":", 1)[1] for line in about.read_text().splitlines() if line.startswith("model name")]
-        cpu = models[0].strip() if models else cpu
-    gpu = None
-    if shutil.which("nvidia-smi"):
-        command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
-        names = subprocess.run(command, capture_output=True, text=True, check=False).stdout.splitlines()
-        gpu = names[0].strip() if names else None
-    packages = {name: version(name) for name in ("torch", "transformers", "lightning")}
-    return {
-        "cpu": cpu, "cores": os.cpu_count(), "threads": threads, "gpu": gpu,
-        "python": platform.python_version(), **packages,
-    }  # fmt: skip

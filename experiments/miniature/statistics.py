@@ -60,13 +60,13 @@ def seed_mean(values: Sequence[float]) -> Mean:
 
 
 def paired_bootstrap(first: ArrayLike, second: ArrayLike, *, resamples: int = RESAMPLES, seed: int = 0) -> Difference:
-    """Difference of two means over the same questions, which are drawn anew; seeds are averaged before.
+    """Difference of two means over the same questions, which are resampled; seeds are averaged before.
 
     Args:
         first: (seeds, questions) what each run scored on each question.
         second: the same of the other, with as many questions; its number of seeds may differ.
-        resamples: how often the questions are drawn.
-        seed: seed of the draws.
+        resamples: how often the questions are resampled.
+        seed: seed of the resampling.
 
     Returns:
         The difference with its percentile interval. `p` is twice the smaller share of resamples on one side of zero, a
@@ -81,9 +81,9 @@ def paired_bootstrap(first: ArrayLike, second: ArrayLike, *, resamples: int = RE
     gain = one.mean(axis=0) - other.mean(axis=0)
     number = len(gain)
     counts = np.random.default_rng(seed).multinomial(number, np.full(number, 1 / number), size=resamples)
-    drawn = counts @ gain / number
-    low, high = np.quantile(drawn, [0.025, 0.975])
+    means = counts @ gain / number
+    low, high = np.quantile(means, [0.025, 0.975])
     # Sums of shares such as 1/3 miss zero by rounding.
-    below, above = int((drawn <= 1e-12).sum()), int((drawn >= -1e-12).sum())
+    below, above = int((means <= 1e-12).sum()), int((means >= -1e-12).sum())
     p = min(1.0, 2 * (min(below, above) + 1) / (resamples + 1))
     return Difference(float(gain.mean()), float(low), float(high), p)

@@ -7,12 +7,12 @@ import json
 import math
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from experiments.miniature.records import MISMATCHED, SPLITS, group_of, mean, per_split, read_lines
-from experiments.miniature.stages import BACKBONE, CONFIGS, FOLDER, Stage
+from experiments.miniature.results import Places
+from experiments.miniature.stages import BACKBONE, CONFIGS, Stage
 
 Point = TypeVar("Point")
 Command = tuple[str, list[str]]
@@ -25,34 +25,6 @@ NEEDS_LATENTS = ("mean", "noise", "other")
 CURVE_POINTS = 60
 CURVE = "reward/correct"
 LOWER_IS_BETTER = ("loss", "ce", "latent", "kl", "grad_norm", "gap", "seconds")
-
-
-@dataclass(frozen=True)
-class Places:
-    """Where things are written.
-
-    Attributes:
-        runs: folder with one folder per stage.
-        results: folder with one JSON file per stage.
-        document: the page.
-    """
-
-    runs: Path = Path("runs/miniature")
-    results: Path = FOLDER / "results"
-    document: Path = Path("docs/miniature.md")
-
-    @classmethod
-    def under(cls, root: Path) -> Places:
-        """Everything inside one folder."""
-        return cls(root / "runs", root / "results", root / "docs" / "miniature.md")
-
-    def result(self, name: str) -> Path:
-        """Result file of a stage."""
-        return self.results / f"{name}.json"
-
-    def log(self, name: str) -> Path:
-        """What the commands of a stage printed."""
-        return self.runs / "logs" / f"{name}.log"
 
 
 # --------------------------------------------------------------------------------------------------------- commands

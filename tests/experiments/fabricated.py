@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from experiments.miniature.records import SPLITS
-from experiments.miniature.run import Bench, write_json
+from experiments.miniature.results import Bench, write_json
 from experiments.miniature.stages import Stage
 
 QUESTIONS = 128

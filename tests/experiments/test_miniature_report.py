@@ -1,4 +1,4 @@
-"""The page from result files, whole and in part, and what is run next."""
+"""The page from result files, whole and in part."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ import pytest
 from fabricated import fabricate
 from PIL import Image
 
-from experiments.miniature import work
-from experiments.miniature.records import HINT, MISMATCHED, main, read_lines, without_hints
-from experiments.miniature.report import MARKER, compared, curation_table, current_results, write_report
-from experiments.miniature.run import Bench, chosen, states, write_json
+from experiments.miniature.records import SPLITS
+from experiments.miniature.report import MARKER, compared, curation_table, write_report
+from experiments.miniature.results import Bench, Places, current_results, write_json
+from experiments.miniature.run import states
 from experiments.miniature.stages import build_stages, load_plan
-from experiments.miniature.work import Places, fit_metrics, thinned
 
 ROOT = Path(__file__).parents[2]
 PLAN = load_plan(ROOT / "experiments" / "miniature" / "plan.yaml")
@@ -75,8 +74,8 @@ def test_mean_and_difference_are_those_of_the_results(bench: Bench) -> None:
         for run, marks in (("sft-latent", correct), ("sft-text", "0" * 128)):
             file = bench.places.result(f"test-{run}-s{seed}")
             share = marks.count("1") / 128
-            result = work.json.loads(file.read_text())
-            result["metrics"] |= {"correct": marks, "accuracy": dict.fromkeys((*work.SPLITS, "all"), share)}
+            result = json.loads(file.read_text())
+            result["metrics"] |= {"correct": marks, "accuracy": dict.fromkeys((*SPLITS, "all"), share)}
             write_json(file, result)
     write_report(bench, PLAN)
     cells = row(bench.places.document.read_text(), "latent SFT")
@@ -91,7 +90,7 @@ def test_differences_are_those_of_seeds_that_both_runs_have(bench: Bench) -> Non
     for seed, correct in enumerate(marks):
         file = bench.places.result(f"test-sft-latent-s{seed}")
         result = json.loads(file.read_text())
-        share = {"accuracy": dict.fromkeys((*work.SPLITS, "all"), float(correct[0]))}
+        share = {"accuracy": dict.fromkeys((*SPLITS, "all"), float(correct[0]))}
         write_json(file, {**result, "metrics": {**result["metrics"], "correct": correct, **share}})
     results = current_results(bench)
     found, over_seeds = compared(results, PLAN, "sft-lambda1", "sft-latent") or pytest.fail("nothing to compare")
@@ -139,94 +138,10 @@ def test_hand_written_text_is_kept(bench: Bench) -> None:
 def test_results_of_other_settings_are_left_out(bench: Bench) -> None:
     fabricate(bench, ["test-backbone", "test-sft-latent-s0"])
     file = bench.places.result("test-sft-latent-s0")
-    write_json(file, {**work.json.loads(file.read_text()), "digest": "of another day"})
+    write_json(file, {**json.loads(file.read_text()), "digest": "of another day"})
     write_report(bench, PLAN)
     page = bench.places.document.read_text()
     assert row(page, "latent SFT")[1] == "0"
     assert "Left out, as made with other settings: test-sft-latent-s0." in page
     assert states(bench)["test-sft-latent-s0"] == "stale"
     assert states(bench)["test-backbone"] == "done"
-
-
-def test_only_what_is_missing_is_run(bench: Bench) -> None:
-    assert chosen(bench, []) == list(bench.stages)
-    fabricate(bench)
-    assert chosen(bench, []) == []
-    assert chosen(bench, [], again=True) == list(bench.stages)
-    bench.places.result("test-sft-text-s0").unlink()
-    # Results came with the repository, what was made did not: it is made anew where something starts from it.
-    needed = ["world", "split", "probe", "curate", "records-text", "sft-text-s0", "test-sft-text-s0"]
-    assert chosen(bench, []) == needed
-    for name in needed[:-1]:
-        note = {"digest": bench.digests[name], "finished": True}
-        write_json(bench.places.runs / name / "stage.json", note)
-    assert chosen(bench, []) == ["test-sft-text-s0"]
-    assert chosen(bench, ["test-rl-*"]) == []
-    with pytest.raises(SystemExit, match="no such stage"):
-        chosen(bench, ["nothing"])
-
-
-def test_hints_are_taken_out_of_a_record() -> None:
-    turns = [
-        {"from": "human", "value": "frame_1\n<image>\nWhat next?"},
-        {"from": "gpt", "value": "THOUGHT 0: It moves. <image>\nTHOUGHT 1: It stops."},
-    ]
-    record = {"image": [1], "reasoning_image": [5], "conversations": turns, "answer": "A"}
-    bare = without_hints(record)
-    assert bare["reasoning_image"] == []
-    assert bare["conversations"][1]["value"] == "THOUGHT 0: It moves.\nTHOUGHT 1: It stops."
-    assert bare["conversations"][0] == turns[0]
-    assert HINT.search(turns[1]["value"])  # the record itself is left as it was
-
-
-def test_a_share_of_the_candidates_gets_the_clip_of_another(tmp_path: Path) -> None:
-    lines = [json.dumps({"id": str(n), "video": f"{n}.mp4", "image": [1], "conversations": []}) for n in range(50)]
-    (tmp_path / "train.jsonl").write_text("\n".join(lines))
-    main(["split", "--records", str(tmp_path / "train.jsonl"), "--validation", "10", "--mismatch", "0.25",
-          "--out", str(tmp_path / "split")])  # fmt: skip
-    candidates, validation = (read_lines(tmp_path / "split" / f"{name}.jsonl") for name in ("candidates", "validation"))
-    own = [record["video"].endswith(f"/{record['id']}.mp4") for record in candidates]
-    assert [record.get(MISMATCHED, False) for record in candidates] == [not value for value in own]
-    assert own.count(False) == 10
-    assert sorted(record["video"] for record in candidates) == sorted(f"../{n}.mp4" for n in range(40))
-    assert all(record["video"] == f"../{record['id']}.mp4" for record in validation)
-    wrong = []
-    for seed in range(20):
-        out = tmp_path / f"drawn-{seed}"
-        main(["draw", "--records", str(tmp_path / "split" / "candidates.jsonl"), "--count", "20", "--seed", str(seed),
-              "--out", str(out)])  # fmt: skip
-        wrong.append(sum(MISMATCHED in record for record in read_lines(out / "records.jsonl")))
-        assert json.loads((out / "numbers.json").read_text()) == {"records": 20, MISMATCHED: wrong[-1]}
-    # Every seed draws apart from the choice of wrong clips: of 10 in 40, all 10 in one draw of 20 have p = 0.0002.
-    assert max(wrong) < 10
-    assert 4 < sum(wrong) / 20 < 6
-    main(["draw", "--records", str(tmp_path / "split" / "candidates.jsonl"), "--count", "30", "--seed", "1",
-          "--clean", "true", "--out", str(tmp_path / "clean")])  # fmt: skip
-    assert not any(MISMATCHED in record for record in read_lines(tmp_path / "clean" / "records.jsonl"))
-    with pytest.raises(SystemExit, match="share from 0 to 1"):
-        main(["split", "--records", str(tmp_path / "train.jsonl"), "--validation", "10", "--mismatch", "1.5",
-              "--out", str(tmp_path / "split")])  # fmt: skip
-
-
-def test_logged_values_of_a_run(tmp_path: Path) -> None:
-    file = tmp_path / "metrics.csv"
-    lines = [
-        "step,train/loss,val/ce,val/accuracy,reward/correct",
-        "0,3.0,,,0.1",
-        "1,1.0,2.0,0.5,0.3",
-        "2,2.0,3.0,0.4,nan",
-    ]
-    file.write_text("\n".join(lines) + "\n")
-    found = fit_metrics(file, with_curve=True)
-    assert found["steps"] == 3
-    assert found["last"] == {"train/loss": 2.0, "val/ce": 3.0, "val/accuracy": 0.4, "reward/correct": 0.3}
-    assert found["best"] == {"train/loss": 1.0, "val/ce": 2.0, "val/accuracy": 0.5, "reward/correct": 0.3}
-    assert found["curve"] == [[0, 0.1], [1, 0.3]]
-
-
-def test_curves_keep_their_ends() -> None:
-    points = thinned(list(range(500)), 60)
-    assert len(points) == 60
-    assert (points[0], points[-1]) == (0, 499)
-    assert points == sorted(set(points))
-    assert thinned([1, 2, 3], 60) == [1, 2, 3]

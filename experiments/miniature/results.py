@@ -1,0 +1,139 @@
+"""Result files: where they lie, what they say, and which of them were made with the settings of now."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from experiments.miniature.stages import FOLDER, Plan, Stage, digests, stages_testing
+from futurel1.files import write_whole
+
+Results = Mapping[str, Mapping[str, Any]]
+"""Result files by the name of their stage."""
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where things are written.
+
+    Attributes:
+        runs: folder with one folder per stage.
+        results: folder with one JSON file per stage.
+        document: the page.
+    """
+
+    runs: Path = Path("runs/miniature")
+    results: Path = FOLDER / "results"
+    document: Path = Path("docs/miniature.md")
+
+    @classmethod
+    def under(cls, root: Path) -> Places:
+        """Everything inside one folder."""
+        return cls(root / "runs", root / "results", root / "docs" / "miniature.md")
+
+    def result(self, name: str) -> Path:
+        """Result file of a stage."""
+        return self.results / f"{name}.json"
+
+    def log(self, name: str) -> Path:
+        """What the commands of a stage printed."""
+        return self.runs / "logs" / f"{name}.log"
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Stages, their digests, and where they are run.
+
+    Attributes:
+        stages: all of them, each after those that it needs.
+        places: where things are written.
+        in_process: run commands in this process, which saves their imports.
+    """
+
+    stages: Mapping[str, Stage]
+    places: Places
+    in_process: bool = False
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """Digest of each stage as its configuration is now."""
+        return digests(self.stages)
+
+
+def read_results(places: Places) -> dict[str, dict[str, Any]]:
+    """All result files, whatever they were made with.
+
+    Raises:
+        SystemExit: a file that is cut, or is no result of its stage.
+    """
+    found = {}
+    for file in sorted(places.results.glob("*.json")):
+        try:
+            result = json.loads(file.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise SystemExit(f"{file} is damaged ({error}); remove it, and its stage is run again") from None
+        if not isinstance(result, dict) or result.get("stage") != file.stem or "digest" not in result:
+            raise SystemExit(f"{file} is no result of a stage {file.stem!r}; remove it, and that stage is run again")
+        found[file.stem] = result
+    return found
+
+
+def current_results(bench: Bench) -> dict[str, dict[str, Any]]:
+    """Results that were made with the settings of now."""
+    digests = bench.digests
+    return {
+        name: result
+        for name, result in read_results(bench.places).items()
+        if name in digests and result["digest"] == digests[name]
+    }
+
+
+def metrics_of_tests(results: Results, plan: Plan, run: str) -> list[Mapping[str, Any]]:
+    """Metrics of the tests of a run, one per seed that is there."""
+    return [results[name]["metrics"] for name in stages_testing(run, plan) if name in results]
+
+
+def write_json(file: Path, content: Mapping[str, Any]) -> None:
+    """Write a file, whole or not at all."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(file, json.dumps(content, indent=1) + "\n")
+
+
+def commit() -> dict[str, Any]:
+    """The commit that runs, and whether what it runs differs from it; None where there is no git."""
+    code = ["--", "src", "experiments", "configs", ":(exclude)experiments/miniature/results"]
+    try:
+        head = subprocess.check_output(["git", "rev-parse", "--short=12", "HEAD"], text=True, stderr=subprocess.DEVNULL)
+        changed = subprocess.check_output(["git", "status", "--porcelain", *code], text=True)
+    except (OSError, subprocess.CalledProcessError):
+        return {"commit": None, "dirty": None}
+    return {"commit": head.strip(), "dirty": bool(changed.strip())}
+
+
+@cache
+def machine(threads: str | None) -> dict[str, Any]:
+    """What stages run on, with so many threads or as many as PyTorch likes."""
+    cpu = platform.processor() or platform.machine()
+    about = Path("/proc/cpuinfo")
+    if about.is_file():
+        models = [line.split(":", 1)[1] for line in about.read_text().splitlines() if line.startswith("model name")]
+        cpu = models[0].strip() if models else cpu
+    gpu = None
+    if shutil.which("nvidia-smi"):
+        command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+        names = subprocess.run(command, capture_output=True, text=True, check=False).stdout.splitlines()
+        gpu = names[0].strip() if names else None
+    packages = {name: version(name) for name in ("torch", "transformers", "lightning")}
+    return {
+        "cpu": cpu, "cores": os.cpu_count(), "threads": threads, "gpu": gpu,
+        "python": platform.python_version(), **packages,
+    }  # fmt: skip
