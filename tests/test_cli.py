@@ -356,7 +356,7 @@ def test_two_processes_score_a_benchmark_like_one(world: Path, tmp_path: Path) -
         for number in range(5)
     ]  # fmt: skip
     (tmp_path / "bench.json").write_text(json.dumps(records))
-    model = {"max_new_tokens": 12, "benchmark": "futurebench", "num_branches": 3, "do_sample": True}
+    model = {"sampling": {"max_new_tokens": 12}, "benchmark": "futurebench", "num_branches": 3, "do_sample": True}
     data = {"records": str(tmp_path / "bench.json"), "video_root": str(world), "num_frames": 2, "num_workers": 0}
     config = {
         "model": {"class_path": "LatentPredictor", "init_args": model},

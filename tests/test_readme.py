@@ -59,7 +59,7 @@ def test_commands_of_reinforcement_learning_run(tmp_path: Path, monkeypatch: pyt
         "world": ["--train", "12", "--test", "4", "--rl", "4"],
         "next-sft": steps,
         "next-rl": [*steps, *few, "--model.init_args.rollout.filter_key", "none"],
-        "test": ["--model.init_args.max_new_tokens", "8"],
+        "test": ["--model.init_args.sampling.max_new_tokens", "8"],
     }
     ran = []
     for line in command_blocks()[1].splitlines():

@@ -91,9 +91,9 @@ def answer(options: argparse.Namespace) -> dict[str, Any]:
     from futurel1.data.chat import ChatEncoder
     from futurel1.data.collate import Fetched
     from futurel1.data.prompts import PromptCollator
+    from futurel1.metrics.functional import elect
     from futurel1.models import LatentReasoner, SpanBudget
     from futurel1.models.transcript import transcripts
-    from futurel1.modules.latent_predictor import elect
     from futurel1.modules.start import DTYPES, exported_folder, usable_device
 
     device = usable_device(options.device)
@@ -123,7 +123,8 @@ def answer(options: argparse.Namespace) -> dict[str, Any]:
         )  # fmt: skip
     texts = transcripts(rollout, reasoner.processor.tokenizer)
     choices = dict(zip(LETTERS, options.option, strict=False)) or None
-    told, votes = elect(texts, choices)
+    place, votes = elect([text.text for text in texts], choices)
+    told = texts[place]
     return {
         "response": told.readable,
         "answer": next(iter(votes)),

@@ -15,12 +15,11 @@ from futurel1.cli import main
 from futurel1.datamodules import FutureBenchDataModule, PromptDataModule
 from futurel1.errors import ConfigError, RecordError
 from futurel1.metrics.functional import intervention_effect
-from futurel1.models import LatentBank, LatentReasoner, SpanBudget
+from futurel1.models import LatentBank, SpanBudget
 from futurel1.models.decoding import Rollout
-from futurel1.models.policies import DeterministicLatents
-from futurel1.models.transcript import transcripts
 from futurel1.modules import JSONLinesWriter, LatentPredictor
-from futurel1.modules.latent_predictor import LATENT_PARTS, answer_of, ended_by_budget, expected_of, vote
+from futurel1.modules.latent_predictor import LATENT_PARTS
+from futurel1.rollout import SamplingSettings
 from rounding import assert_same_but_rounding
 
 OPTIONS = {"A": "left", "B": "right", "C": "up", "D": "down"}
@@ -40,68 +39,8 @@ def data(world: Path) -> PromptDataModule:
     )
 
 
-def test_votes_rank_answers_and_put_silence_last() -> None:
-    texts = ["nothing", "none", "nope", "<answer>B</answer>", "<answer> right </answer>", "<answer>A</answer>"]
-    assert vote(texts, OPTIONS) == pytest.approx({"B": 2 / 6, "A": 1 / 6, "": 3 / 6})
-    assert next(iter(vote(texts, OPTIONS))) == "B"
-    assert answer_of("<reason>x</reason><answer> The gate opens. </answer>") == "The gate opens."
-    assert vote(["<answer>Top left.</answer>", "<answer>top left</answer>"]) == {"Top left.": 1.0}
-    assert answer_of("<answer><|latent_start|><|latent_end|> left</answer>") == "left"
-    five = {**OPTIONS, "E": "yellow"}
-    ballots = ["<answer>E</answer>", "<answer>yellow</answer>", "<answer>(E)</answer>", "<answer>A</answer>"]
-    assert vote(ballots, five) == {"E": 0.75, "A": 0.25}
-    ballots = [
-        "<answer>（E）。</answer>",
-        "< answer >“yellow”</ answer >",
-        "<answer>「Ｅ」</answer>",
-        "<answer>答案是E</answer>",
-    ]
-    assert vote(ballots, five) == {"E": 0.75, "": 0.25}
-    assert vote(["<answer>左。</answer>", "<answer>“左”</answer>", "<answer>左!</answer>"]) == {"左。": 1.0}
-    assert vote(["<answer>-5</answer>", "<answer>5</answer>"]) == {"-5": 0.5, "5": 0.5}
-    # no answer is no option, even where an option's text is nothing but punctuation
-    assert vote(["no idea"], {**five, "E": "?"}) == {"": 1.0}
-
-
-def test_the_truth_is_written_as_answers_are() -> None:
-    options = {"A": "the gate opens", "B": "nothing"}
-    assert expected_of({"answer": "The gate opens.", "options": options}) == "A"
-    assert expected_of({"answer": "B", "options": options}) == "B"
-    assert expected_of({"answer": "it rains", "options": options}) == "it rains"
-    assert expected_of({"answer": "it rains"}) == "it rains"
-    assert expected_of({}) is None
-
-
-def test_transcripts_name_imagined_frames() -> None:
-    reasoner = LatentReasoner.from_pretrained("tiny-random")
-    tokenizer, tokens = reasoner.processor.tokenizer, reasoner.tokens
-    start, latent, end = tokens.start_id, tokens.latent_id, tokens.end_id
-    word = tokenizer(" left")["input_ids"]
-    eos = tokenizer.eos_token_id
-    rows = [
-        [*word, start, latent, latent, end, *word, start, end, eos],
-        [latent, end, *word, start, latent],  # START ended the prompt; cut off inside a span
-    ]
-    width = max(map(len, rows))
-    responses = torch.tensor([row + [0] * (width - len(row)) for row in rows])
-    mask = torch.tensor([[True] * len(row) + [False] * (width - len(row)) for row in rows])
-    table = torch.tensor([[0, 1, 2, 4, 1], [0, 6, 0, 7, 0], [1, -1, 1, 1, 0], [1, 3, 1, -1, 0]])
-    blank = torch.zeros(2, width)
-    rollout = Rollout(
-        responses, mask, blank, mask, mask, torch.zeros(2, 2, 4), torch.ones(2, 2).bool(),
-        torch.tensor([[0, 0], [0, 1]]), torch.zeros(2, 2), table, ["eos", "length"], 1, 1.0, DeterministicLatents(),
-    )  # fmt: skip
-    first, second = transcripts(rollout, tokenizer)
-    assert first.readable == "left[imagined frame 1: 2 latents] left[imagined frame 2: 0 latents]"
-    assert second.readable == "[imagined frame 1: 1 latent] left[imagined frame 2: 1 latent]"
-    assert (first.spans, second.spans) == ((2, 0), (1, 1))
-    assert first.text.endswith("<|latent_end|>")
-    assert (first.tokens, second.finish_reason) == (len(rows[0]), "length")
-    assert ended_by_budget(rollout).tolist() == [[True, False], [False, False]]
-
-
 def test_predictions_are_written_and_a_killed_run_goes_on(world: Path, tmp_path: Path, data: PromptDataModule) -> None:
-    module = LatentPredictor(max_new_tokens=8, span_budget="fixed", span_latents=2)
+    module = LatentPredictor(sampling=SamplingSettings(max_new_tokens=8, span_budget="fixed", span_latents=2))
     make_trainer(tmp_path / "whole", callbacks=[JSONLinesWriter()]).predict(module, data)
     whole = (tmp_path / "whole" / "predictions.jsonl").read_text().splitlines()
     records = [json.loads(line) for line in whole]
@@ -122,7 +61,7 @@ def test_predictions_are_written_and_a_killed_run_goes_on(world: Path, tmp_path:
     again = PromptDataModule(
         predict=str(world / "test.jsonl"), batch_size=3, num_workers=0, system_prompt=str(world / "prompt.txt")
     )
-    module = Watched(max_new_tokens=8, span_budget="fixed", span_latents=2)
+    module = Watched(sampling=SamplingSettings(max_new_tokens=8, span_budget="fixed", span_latents=2))
     make_trainer(run, callbacks=[JSONLinesWriter()]).predict(module, again)
     assert seen == [record["id"] for record in records[3:]]
     resumed = [json.loads(line) for line in (run / "predictions.jsonl").read_text().splitlines()]
@@ -135,13 +74,13 @@ def test_predictions_of_other_settings_are_not_continued(world: Path, tmp_path: 
         data = PromptDataModule(
             predict=str(world / "test.jsonl"), num_workers=0, system_prompt=str(world / "prompt.txt")
         )
-        module = LatentPredictor(**{"max_new_tokens": 2, **options})
+        module = LatentPredictor(sampling=SamplingSettings(**{"max_new_tokens": 2, **options}))
         make_trainer(tmp_path, callbacks=[JSONLinesWriter()], limit_predict_batches=2).predict(module, data)
 
     predict()
     predict()  # the next two
     assert len((tmp_path / "predictions.jsonl").read_text().splitlines()) == 4
-    with pytest.raises(ConfigError, match=r"model\.max_new_tokens differ"):
+    with pytest.raises(ConfigError, match=r"model\.sampling\.max_new_tokens differ"):
         predict(max_new_tokens=3)
     (tmp_path / "predictions.jsonl").write_text('{"id": "test.jsonl:1"}\nnot json\n')
     with pytest.raises(RecordError, match="line 2"):
@@ -151,10 +90,10 @@ def test_predictions_of_other_settings_are_not_continued(world: Path, tmp_path: 
 def test_twiffbench_is_judged_after_everything_is_written(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from futurel1.modules import latent_predictor
+    from futurel1.modules import scorers
     from futurel1.rewards import Judge, JudgeError, Verdict
 
-    monkeypatch.setattr(latent_predictor, "read_images", lambda reference: [])
+    monkeypatch.setattr(scorers, "read_images", lambda reference: [])
     judge = Judge("http://127.0.0.1:9/v1", "judge", api_key_env=None)
     asked: list[Any] = []
 
@@ -176,7 +115,7 @@ def test_twiffbench_is_judged_after_everything_is_written(
 
             super().test_step(replace(batch, info=tuple(replace(info, **fields) for info in batch.info)), batch_idx)
 
-    module = Judged(max_new_tokens=3, benchmark="twiffbench", judge=judge)
+    module = Judged(benchmark="twiffbench", judge=judge, sampling=SamplingSettings(max_new_tokens=3))
     results = make_trainer(tmp_path / "run").test(module, data, verbose=False)[0]
     assert (results["test/cot"], results["test/answer"], results["test/failures"]) == (3.0, 4.0, 1.0)
     assert len(asked) == 4  # all at once
@@ -187,7 +126,7 @@ def test_twiffbench_is_judged_after_everything_is_written(
         raise JudgeError("the judge is down")
 
     monkeypatch.setattr(judge, "score_responses", down)
-    module = Judged(max_new_tokens=3, benchmark="twiffbench", judge=judge)
+    module = Judged(benchmark="twiffbench", judge=judge, sampling=SamplingSettings(max_new_tokens=3))
     with pytest.raises(JudgeError):
         make_trainer(tmp_path / "down").test(module, data, verbose=False)
     assert len((tmp_path / "down" / "samples.jsonl").read_text().splitlines()) == 4  # nothing decoded is lost
@@ -216,7 +155,7 @@ def test_every_shape_of_record_keeps_its_own_id(world: Path, tmp_path: Path) -> 
         predict=str(tmp_path / "all.jsonl"), batch_size=5, num_workers=0, system_prompt=str(world / "prompt.txt"),
         video_max_frames=2,
     )  # fmt: skip
-    module = LatentPredictor("tiny-random", max_new_tokens=1)
+    module = LatentPredictor("tiny-random", sampling=SamplingSettings(max_new_tokens=1))
     make_trainer(tmp_path / "run", callbacks=[JSONLinesWriter()]).predict(module, data)
     lines = [json.loads(line) for line in (tmp_path / "run" / "predictions.jsonl").read_text().splitlines()]
     assert [line["record_id"] for line in lines] == [*names[:4], None]
@@ -225,7 +164,9 @@ def test_every_shape_of_record_keeps_its_own_id(world: Path, tmp_path: Path) -> 
 def test_branches_vote(world: Path, tmp_path: Path, data: PromptDataModule) -> None:
     with pytest.raises(ConfigError, match="do_sample"):
         LatentPredictor(num_branches=4)
-    module = LatentPredictor(max_new_tokens=6, num_branches=4, do_sample=True, temperature=1.0)
+    module = LatentPredictor(
+        num_branches=4, do_sample=True, sampling=SamplingSettings(max_new_tokens=6, temperature=1.0)
+    )
     batches = make_trainer(tmp_path, limit_predict_batches=1).predict(module, data)
     assert batches is not None
     assert len(batches[0]) == 3
@@ -254,7 +195,9 @@ def test_futurebench_is_scored_and_tabled(
     data = FutureBenchDataModule(
         str(futurebench_records(world, tmp_path)), video_root=str(world), batch_size=3, num_frames=4, num_workers=0
     )
-    module = LatentPredictor(max_new_tokens=4, benchmark="futurebench", name="tiny, untrained")
+    module = LatentPredictor(
+        benchmark="futurebench", name="tiny, untrained", sampling=SamplingSettings(max_new_tokens=4)
+    )
     # Every response says B: one question in four is right, in hop2 all of them.
     from futurel1.modules import latent_predictor
 
@@ -291,7 +234,7 @@ def test_twiffbench_needs_a_judge() -> None:
 
 
 def test_budget_of_spans_is_kept(world: Path, tmp_path: Path, data: PromptDataModule) -> None:
-    module = LatentPredictor(max_new_tokens=12, span_budget="fixed", span_latents=3)
+    module = LatentPredictor(sampling=SamplingSettings(max_new_tokens=12, span_budget="fixed", span_latents=3))
     module.configure_model()
     batch = None
 
@@ -301,7 +244,7 @@ def test_budget_of_spans_is_kept(world: Path, tmp_path: Path, data: PromptDataMo
             batch = one
             return super().predict_step(one, batch_idx)
 
-    make_trainer(tmp_path, limit_predict_batches=1).predict(First(max_new_tokens=1), data)
+    make_trainer(tmp_path, limit_predict_batches=1).predict(First(sampling=SamplingSettings(max_new_tokens=1)), data)
     assert batch is not None
     rollout = module.reasoner.generate(
         batch, max_new_tokens=12, budget=SpanBudget.fixed(3), force_start=True, eos_token_id=-1
@@ -311,7 +254,7 @@ def test_budget_of_spans_is_kept(world: Path, tmp_path: Path, data: PromptDataMo
 
 # ---------------------------------------------------------------------- interventions
 
-SHORT = {"max_new_tokens": 8, "span_budget": "fixed", "span_latents": 2}
+SHORT = {"sampling": SamplingSettings(max_new_tokens=8, span_budget="fixed", span_latents=2)}
 
 
 class Kept(LatentPredictor):
@@ -345,9 +288,10 @@ def predicted(run: Path, world: Path, module: LatentPredictor, **options: Any) -
         ({"intervention": "zero", "latent_bank": "runs/base"}, "intervention='zero'"),
         ({"intervention": "markers", "latent_bank": "runs/base"}, "intervention='markers'"),
         ({"intervention": "zeros"}, "must be one of"),
+        ({"benchmark": "mmlu"}, "benchmark must be one of none, futurebench, twiffbench, got 'mmlu'"),
     ],
 )
-def test_banks_belong_to_the_interventions_that_need_one(wrong: dict[str, Any], message: str) -> None:
+def test_settings_that_contradict_each_other_are_named(wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         LatentPredictor(**wrong)
 
@@ -497,7 +441,7 @@ def test_commands_of_the_document_run(
     for line in block.splitlines():
         command, *words = shlex.split(line)
         assert command == "futurel1"
-        main([*words, "--model.init_args.max_new_tokens", "12", "--data.init_args.num_workers", "0"])
+        main([*words, "--model.init_args.sampling.max_new_tokens", "12", "--data.init_args.num_workers", "0"])
         run = tmp_path / "runs" / words[-1]
         found[run.name] = [json.loads(text) for text in (run / "predictions.jsonl").read_text().splitlines()]
     assert set(found) == {"base", "zero", "mean", "noise", "other", "markers"}

@@ -12,7 +12,7 @@ from functools import cached_property
 from itertools import chain
 from operator import itemgetter
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import ClassVar, Literal, Self
 
 import torch
 from torch import Tensor
@@ -22,7 +22,20 @@ from futurel1.errors import CheckpointError, ConfigError, MissingFileError
 from futurel1.files import replacing
 from futurel1.models.noise import RowNoise, mix, normal, row_keys
 
-__all__ = ["LatentBank", "LatentIntervention", "MeanLatents", "NoiseLatents", "OtherLatents", "ZeroLatents"]
+__all__ = [
+    "Intervention",
+    "LatentBank",
+    "LatentIntervention",
+    "MeanLatents",
+    "NoiseLatents",
+    "OtherLatents",
+    "ZeroLatents",
+    "make_intervention",
+]
+
+Intervention = Literal["none", "zero", "mean", "noise", "other", "markers"]
+WITH_BANK = ("mean", "noise", "other")
+"""Interventions that take latents from a bank."""
 
 BANK_FILES = "latents*.safetensors"
 """Banks in a run folder, one per rank."""
@@ -355,3 +368,20 @@ class OtherLatents(LatentIntervention):
         given = self._rows[(rows // self.num_branches).cpu()]
         last = self.bank.counts[given] - 1
         return self.bank.latents[given, torch.minimum(numbers.cpu(), last)].to(latents)
+
+
+def make_intervention(kind: Intervention, bank: LatentBank | None, seed: int) -> LatentIntervention | None:
+    """The intervention of a name; None where latents are not replaced.
+
+    Args:
+        kind: name; ``markers`` replaces no latents but removes them, by a budget of 0.
+        bank: for those that need one.
+        seed: seed of the noise.
+    """
+    if kind == "zero":
+        return ZeroLatents()
+    if bank is None:
+        return None
+    if kind == "noise":
+        return NoiseLatents(bank, seed)
+    return MeanLatents(bank) if kind == "mean" else OtherLatents(bank)

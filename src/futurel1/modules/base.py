@@ -2,11 +2,9 @@
 
 import logging
 import time
-from collections.abc import Mapping
-from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 import torch
 from lightning import LightningModule
@@ -20,7 +18,6 @@ from futurel1.modules.optimization import Part, freeze_parts, parameter_groups, 
 from futurel1.modules.start import DTYPES, start_checkpoint, start_folder
 
 logger = logging.getLogger(__name__)
-Settings = TypeVar("Settings")
 
 
 class ReasonerModule(LightningModule):
@@ -44,16 +41,6 @@ class ReasonerModule(LightningModule):
         dtype, compute_dtype = self.hparams["dtype"], self.hparams["compute_dtype"]
         if dtype not in DTYPES or (compute_dtype or dtype) not in DTYPES:
             raise ConfigError(f"dtype and compute_dtype are among {sorted(DTYPES)}, got {dtype!r}, {compute_dtype!r}")
-
-    def settings(self, name: str, given: Any, kind: type[Settings]) -> Settings:
-        """Settings that a constructor got: a dataclass, or its fields as a checkpoint has them.
-
-        Hyper-parameters keep the fields, so that a checkpoint holds plain values.
-        """
-        made: Any = kind(**given) if isinstance(given, Mapping) else given
-        self.hparams[name] = asdict(made)
-        settings: Settings = made
-        return settings
 
     # ------------------------------------------------------------------ the model
 

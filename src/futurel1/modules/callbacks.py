@@ -93,7 +93,9 @@ class JSONLinesWriter(BasePredictionWriter):
             (str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in data.dataset("predict").source.files
         ]
         settings: dict[str, Any] = {"records": files}
-        settings |= {f"model.{name}": value for name, value in module.hparams.items()}
+        for name, value in module.hparams.items():
+            parts = {f".{key}": of for key, of in value.items()} if isinstance(value, dict) else {"": value}
+            settings |= {f"model.{name}{key}": of for key, of in parts.items()}
         for name, value in data.hparams.items():
             if name not in ("batch_size", "num_workers"):  # they change no prediction
                 settings[f"data.{name}"] = value

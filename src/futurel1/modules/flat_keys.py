@@ -23,6 +23,7 @@ NESTED = {
         **_under("objective", PolicyLoss),
         "rollout_batch_size": "rollout.batch_size",
     },
+    "LatentPredictor": _under("sampling", SamplingSettings),
 }
 """Per class, the flat keys of version 0.1 and where their values belong now."""
 

@@ -20,6 +20,7 @@ from futurel1.modules import adapters
 from futurel1.modules.base import ReasonerModule
 from futurel1.modules.optimization import Part, Schedule
 from futurel1.modules.policy_statistics import EvaluationStatistics, StepStatistics
+from futurel1.modules.settings import settings_of
 from futurel1.modules.start import DTYPES, start_checkpoint
 from futurel1.rewards import CompositeReward
 from futurel1.rollout import Experience, GroupSampler, PolicyModels, RolloutSettings, SampleLog, SamplingSettings
@@ -111,9 +112,9 @@ class LADAPOModule(ReasonerModule):
         super().__init__()
         self.save_hyperparameters(ignore=["reward", "latent_policy"])
         self.check_dtypes()
-        self.rollout = self.settings("rollout", rollout, RolloutSettings)
-        self.sampling = self.settings("sampling", sampling, SamplingSettings)
-        self.objective = self.settings("objective", objective, PolicyLoss)
+        self.rollout = settings_of(self.hparams, "rollout", rollout, RolloutSettings)
+        self.sampling = settings_of(self.hparams, "sampling", sampling, SamplingSettings)
+        self.objective = settings_of(self.hparams, "objective", objective, PolicyLoss)
         if log_samples_every < 0:
             raise ConfigError(f"log_samples_every must be at least 0, got {log_samples_every}")
         if lora_dropout and not self.rollout.is_on_policy:

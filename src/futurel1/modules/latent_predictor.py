@@ -3,7 +3,6 @@
 import json
 import math
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
@@ -15,41 +14,22 @@ from lightning import LightningModule
 from torch import nn
 
 from futurel1.data import PromptBatch
-from futurel1.data.benchmarks import read_images
 from futurel1.data.samples import PromptInfo
 from futurel1.errors import ConfigError
 from futurel1.json_lines import json_line
-from futurel1.metrics import FutureBenchAccuracy, LatentUsage, Throughput, TwiFFBenchScore, comparison_table
-from futurel1.metrics.functional import (
-    FUTUREBENCH_SPLITS,
-    OPTION_LETTERS,
-    extract_answer,
-    extract_option,
-    plain_answer,
-    sanitize_response,
-)
-from futurel1.models import (
-    LatentBank,
-    LatentIntervention,
-    LatentReasoner,
-    MeanLatents,
-    NoiseLatents,
-    OtherLatents,
-    SpanBudget,
-    ZeroLatents,
-    load_processor,
-)
-from futurel1.models.decoding import Rollout
-from futurel1.models.interventions import BANK_FILES
+from futurel1.metrics import LatentUsage, Throughput
+from futurel1.metrics.functional import elect, expected_answer
+from futurel1.models import LatentBank, LatentReasoner, SpanBudget, load_processor
+from futurel1.models.decoding.rollout import Rollout, ended_by_budget
+from futurel1.models.interventions import BANK_FILES, WITH_BANK, Intervention, make_intervention
 from futurel1.models.policies import DeterministicLatents, LatentPolicy
 from futurel1.models.transcript import Transcript, transcripts
+from futurel1.modules.scorers import SCORERS
+from futurel1.modules.settings import settings_of
 from futurel1.modules.start import DTYPES, exported_folder
-from futurel1.rewards import Judge, ResponseItem
+from futurel1.rewards import Judge
+from futurel1.rollout import SamplingSettings
 
-Benchmark = Literal["none", "futurebench", "twiffbench"]
-Intervention = Literal["none", "zero", "mean", "noise", "other", "markers"]
-WITH_BANK = ("mean", "noise", "other")
-"""Interventions that take latents from a bank."""
 LATENT_PARTS = "latents.parts"
 """Folder in the run folder with the latents of each batch, until the run has ended."""
 
@@ -69,21 +49,16 @@ class LatentPredictor(LightningModule):
         attn_implementation: attention of `transformers` (sdpa, eager, flash_attention_2).
         num_branches: responses per prompt; with more than one the most frequent answer counts (on FutureBench by the
             strict extraction, whatever the protocol).
-        max_new_tokens: most tokens of a response; latents count.
-        do_sample: draw at random; needed for branches to differ.
-        temperature: divides logits before drawing.
-        top_p: draw among the most likely tokens that together have this probability.
-        span_budget: ``checkpoint``, ``fixed`` (exactly `span_latents`) or ``loose`` (at most `span_latents`).
-        span_latents: latents per span for ``fixed`` and ``loose``.
-        latent_policy: how latents are drawn.
-        seed: seed of the draws, and of the noise of the intervention ``noise``.
+        do_sample: sample at random, as branches need to differ; False: greedy, whatever `temperature` and `top_p`.
+        sampling: how responses are sampled; its seed is also that of the noise of the intervention ``noise``.
+        latent_policy: how latents are sampled.
         benchmark: ``futurebench`` or ``twiffbench`` for `futurel1 test`; the data module has to fit.
         judge: judge of TwiFF-Bench answers.
         name: name of this model in tables.
         intervention: what the model is fed in the place of its latents, to see whether it uses them: ``zero`` zeros,
             ``mean`` the mean latent of `latent_bank`, ``noise`` Gaussian noise with its mean and standard deviations,
             ``other`` the latents of a sample of another video in it; ``markers`` removes them and keeps START and END,
-            whatever `span_budget` says; ``none`` its own.
+            whatever `sampling.span_budget` says; ``none`` its own.
         latent_bank: `latents.safetensors` of an earlier run, or that run's folder; for ``mean``, ``noise`` and
             ``other``, and only for them.
         save_latents: write the latents that the first branch of every prompt was fed to `latents.safetensors` in the
@@ -104,15 +79,10 @@ class LatentPredictor(LightningModule):
         dtype: Literal["float32", "bfloat16", "float16"] = "float32",
         attn_implementation: str = "sdpa",
         num_branches: int = 1,
-        max_new_tokens: int = 2048,
         do_sample: bool = False,
-        temperature: float = 0.9,
-        top_p: float = 0.99,
-        span_budget: Literal["checkpoint", "fixed", "loose"] = "checkpoint",
-        span_latents: int = 8,
+        sampling: SamplingSettings = SamplingSettings(),  # noqa: B008 (frozen)
         latent_policy: LatentPolicy | None = None,
-        seed: int = 0,
-        benchmark: Benchmark = "none",
+        benchmark: str = "none",
         judge: Judge | None = None,
         name: str = "ours",
         intervention: Intervention = "none",
@@ -121,12 +91,13 @@ class LatentPredictor(LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters(ignore=["latent_policy", "judge"])
+        self.sampling = settings_of(self.hparams, "sampling", sampling, SamplingSettings)
         if dtype not in DTYPES:
             raise ConfigError(f"dtype must be one of {sorted(DTYPES)}, got {dtype!r}")
         if num_branches > 1 and not do_sample:
             raise ConfigError(f"num_branches={num_branches} greedy responses would be equal: set do_sample")
-        if benchmark == "twiffbench" and judge is None:
-            raise ConfigError("benchmark 'twiffbench' needs model.init_args.judge, an OpenAI-compatible server")
+        if benchmark not in SCORERS:
+            raise ConfigError(f"benchmark must be one of {', '.join(SCORERS)}, got {benchmark!r}")
         if intervention not in get_args(Intervention):
             raise ConfigError(f"intervention must be one of {get_args(Intervention)}, got {intervention!r}")
         if (intervention in WITH_BANK) != (latent_bank is not None):
@@ -136,13 +107,8 @@ class LatentPredictor(LightningModule):
                 f"latent_bank={latent_bank!r}"
             )
         self.policy = latent_policy or DeterministicLatents()
-        self.judge = judge
-        self.metrics = nn.ModuleDict()
-        if benchmark == "futurebench":
-            self.metrics["accuracy"] = FutureBenchAccuracy()
-        elif benchmark == "twiffbench":
-            self.metrics["score"] = TwiFFBenchScore()
-        self.metrics["throughput"] = Throughput()
+        self.scorer = SCORERS[benchmark](judge, voted=num_branches > 1)
+        self.metrics = nn.ModuleDict({**self.scorer.metrics(), "throughput": Throughput()})
 
     @cached_property
     def processor(self) -> Any:
@@ -155,7 +121,7 @@ class LatentPredictor(LightningModule):
             return
         path = self.hparams["latent_bank"]
         bank = None if path is None else LatentBank.load(path)
-        self._intervention = make_intervention(self.hparams["intervention"], bank, self.hparams["seed"])
+        self._intervention = make_intervention(self.hparams["intervention"], bank, self.sampling.seed)
         self.reasoner = LatentReasoner.from_pretrained(
             exported_folder(self.hparams["backbone"], self.hparams["init_from"]),
             dtype=DTYPES[self.hparams["dtype"]],
@@ -165,30 +131,25 @@ class LatentPredictor(LightningModule):
             raise ConfigError("prediction needs a checkpoint with a tokenizer")
         if bank is not None:
             bank.require_width(self.reasoner.hidden_size)
-        splits = FUTUREBENCH_SPLITS if self.hparams["benchmark"] == "futurebench" else ()
-        self.metrics["usage"] = LatentUsage(self.reasoner.tokens, splits=splits)
+        self.metrics["usage"] = LatentUsage(self.reasoner.tokens, splits=self.scorer.splits)
 
     # ------------------------------------------------------------------ steps
 
     def decode(self, batch: PromptBatch) -> tuple[Rollout, list[Transcript], float]:
         """Decode a batch: the rollout, N transcripts, and the seconds it took."""
         hparams = self.hparams
-        kind, latents = hparams["span_budget"], hparams["span_latents"]
-        budget = None if kind == "checkpoint" else SpanBudget(kind, latents)
+        arguments = self.sampling.arguments()
         if hparams["intervention"] == "markers":
-            budget = SpanBudget.fixed(0)
+            arguments["budget"] = SpanBudget.fixed(0)
         began = time.perf_counter()
         rollout = self.reasoner.generate(
             batch,
             num_branches=hparams["num_branches"],
-            max_new_tokens=hparams["max_new_tokens"],
             do_sample=hparams["do_sample"],
-            temperature=hparams["temperature"],
-            top_p=hparams["top_p"],
-            budget=budget,
             latent_policy=self.policy,
             intervention=self._intervention,
-            seed=hparams["seed"],
+            seed=self.sampling.seed,
+            **arguments,
         )
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
@@ -207,19 +168,20 @@ class LatentPredictor(LightningModule):
         """One record per prompt, and the response that stands for it."""
         branches = self.hparams["num_branches"]
         records, winners = [], []
-        metas = batch.info or (PromptInfo(),) * len(batch)
-        for row, (sample, meta) in enumerate(zip(batch.sample_ids, metas, strict=True)):
+        infos = batch.info or (PromptInfo(),) * len(batch)
+        for row, (sample, info) in enumerate(zip(batch.sample_ids, infos, strict=True)):
             group = texts[row * branches : (row + 1) * branches]
-            winner, votes = elect(group, meta.options)
+            place, votes = elect([text.text for text in group], info.options)
+            winner = group[place]
             winners.append(winner)
             records.append(
                 {
                     "id": sample,
-                    "record_id": meta.id,
+                    "record_id": info.id,
                     "response": winner.readable,
                     "answer": next(iter(votes)),
                     "votes": votes,
-                    "expected": expected_of(meta),
+                    "expected": expected_answer(info.answer, info.options),
                     "spans": list(winner.spans),
                     "tokens": sum(text.tokens for text in group),
                     "finish_reason": winner.finish_reason,
@@ -241,23 +203,18 @@ class LatentPredictor(LightningModule):
                 stale += [*folder.glob(BANK_FILES), *folder.glob(f"{LATENT_PARTS}/*")]
             for file in stale:
                 file.unlink()
-        self._to_judge: list[tuple[dict[str, Any], PromptInfo, str]] = []
+        self.scorer.begin()
 
     def test_step(self, batch: PromptBatch, batch_idx: int) -> None:
         """Decode, score and write every prompt of a batch; a judge is asked at the end."""
         rollout, texts, seconds = self.decode(batch)
         self._keep_latents(batch, rollout)
         records, winners = self._records(batch, texts, seconds)
-        metas = batch.info or (PromptInfo(),) * len(batch)
+        infos = batch.info or (PromptInfo(),) * len(batch)
         throughput: Any = self.metrics["throughput"]
         throughput.update([record["tokens"] for record in records], seconds)
-        self._update_usage(rollout, metas)
-        if self.hparams["benchmark"] == "futurebench":
-            self._score_futurebench(records, texts, metas)
-        elif self.hparams["benchmark"] == "twiffbench":
-            self._to_judge += [
-                (record, meta, winner.text) for record, meta, winner in zip(records, metas, winners, strict=True)
-            ]
+        self._update_usage(rollout, infos)
+        self.scorer.score(dict(self.metrics.items()), records, winners, infos)
         self._write_samples(records, "a" if batch_idx else "w")
 
     # ------------------------------------------------------------------ latents
@@ -310,51 +267,9 @@ class LatentPredictor(LightningModule):
         with file.open(f"{mode}b") as stream:
             stream.writelines(map(json_line, records))
 
-    def _score_futurebench(
-        self, records: list[dict[str, Any]], texts: Sequence[Transcript], metas: Sequence[PromptInfo]
-    ) -> None:
-        branches = self.hparams["num_branches"]
-        responses = [texts[row * branches].text for row in range(len(records))]
-        if branches > 1:
-            responses = [f"<answer>{record['answer']}</answer>" for record in records]
-        accuracy: Any = self.metrics["accuracy"]
-        accuracy.update(
-            responses,
-            [meta.answer for meta in metas],
-            [meta.split for meta in metas],
-            [meta.options for meta in metas],
-        )
-        for record, response, meta in zip(records, responses, metas, strict=True):
-            record["split"] = meta.split
-            record["paper"] = extract_option(response, "paper")
-            record["strict"] = extract_option(response, "strict", options=meta.options)
-
-    def _judge(self) -> None:
-        """Have all TwiFF-Bench responses of this rank scored at once, after they were written."""
-        judge: Any = self.judge
-        items = [
-            ResponseItem(
-                question=str(meta.question),
-                question_images=read_images(meta.question_images),
-                reference_reasoning=str(meta.reference_reasoning),
-                reference_images=read_images(meta.reference_images),
-                ground_truth=str(meta.answer),
-                reasoning=sanitize_response(text).split("\n<answer>")[0],
-                answer=extract_answer(text),
-            )
-            for _, meta, text in self._to_judge
-        ]
-        verdicts = judge.score_responses(items)
-        score: Any = self.metrics["score"]
-        score.update([None if verdict.failed else verdict.value for verdict in verdicts])
-        records = [record for record, _, _ in self._to_judge]
-        for record, verdict in zip(records, verdicts, strict=True):
-            record["score"], record["judge"] = verdict.value, verdict.reason
-        self._write_samples(records, "w")
-
-    def _update_usage(self, rollout: Rollout, metas: Sequence[PromptInfo]) -> None:
+    def _update_usage(self, rollout: Rollout, infos: Sequence[PromptInfo]) -> None:
         usage: Any = self.metrics["usage"]
-        splits = [meta.split for meta in metas for _ in range(rollout.num_branches)] if usage.splits else None
+        splits = [info.split for info in infos for _ in range(rollout.num_branches)] if usage.splits else None
         usage.update(
             rollout.responses.masked_fill(~rollout.response_mask, -1),
             rollout.latents,
@@ -367,8 +282,9 @@ class LatentPredictor(LightningModule):
     def on_test_epoch_end(self) -> None:
         """Log all scores over all ranks; write `results.json`, `results.md` and `results.tex` and print the table."""
         self._save_latents()
-        if self.hparams["benchmark"] == "twiffbench":
-            self._judge()
+        judged = self.scorer.finish(dict(self.metrics.items()))
+        if judged:
+            self._write_samples(judged, "w")
         values: dict[str, float] = {}
         metrics: Any = self.metrics
         for metric in metrics.values():
@@ -381,92 +297,13 @@ class LatentPredictor(LightningModule):
         plain = {name.removeprefix("test/"): value for name, value in values.items()}
         finite = {name: value if math.isfinite(value) else None for name, value in plain.items()}
         (folder / "results.json").write_text(json.dumps(finite, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-        benchmark = self.hparams["benchmark"]
-        if benchmark != "none":
-            label = self.hparams["name"]
-            table = comparison_table(plain, benchmark, "markdown", label)
+        table, latex = (self.scorer.table(plain, form, self.hparams["name"]) for form in ("markdown", "latex"))
+        if table:
             (folder / "results.md").write_text(table, encoding="utf-8")
-            (folder / "results.tex").write_text(comparison_table(plain, benchmark, "latex", label), encoding="utf-8")
+            (folder / "results.tex").write_text(latex, encoding="utf-8")
             print(table)
 
     def _folder(self) -> Path:
         folder = Path(self.trainer.default_root_dir)
         folder.mkdir(parents=True, exist_ok=True)
         return folder
-
-
-def make_intervention(kind: Intervention, bank: LatentBank | None, seed: int) -> LatentIntervention | None:
-    """The intervention of a name; None where latents are not replaced.
-
-    Args:
-        kind: as the argument `intervention` of :class:`LatentPredictor`.
-        bank: for those that need one.
-        seed: seed of the noise.
-    """
-    if kind == "zero":
-        return ZeroLatents()
-    if bank is None:
-        return None
-    if kind == "noise":
-        return NoiseLatents(bank, seed)
-    return MeanLatents(bank) if kind == "mean" else OtherLatents(bank)
-
-
-def answer_of(text: str, options: Mapping[str, str] | None = None) -> str:
-    """The answer of a response; "" for none.
-
-    With options it is a letter: for A to D by the strict protocol of FutureBench, for other sets of letters the letter
-    itself or the exact text of an option. Without, it is the text in `<answer>`, free of latent and chat tokens.
-    """
-    if options and set(options) <= set(OPTION_LETTERS):
-        return extract_option(text, "strict", options=options)
-    answer = extract_answer(sanitize_response(text)).strip()
-    if not options:
-        return answer
-    by_name = {plain_answer(value): letter for letter, value in options.items()}
-    by_name |= {plain_answer(letter): letter for letter in options}
-    plain = plain_answer(answer)
-    # An option of signs alone has no plain form, and neither has a missing answer.
-    return by_name.get(plain, "") if plain else ""
-
-
-def expected_of(meta: PromptInfo) -> str | None:
-    """The ground truth of a prompt as :func:`answer_of` writes answers: a letter, be it given as one or as a text."""
-    answer, options = meta.answer, meta.options
-    return answer if answer is None else answer_of(f"<answer>{answer}</answer>", options) or answer
-
-
-def vote(texts: Sequence[str], options: Mapping[str, str] | None = None) -> dict[str, float]:
-    """Share of responses per answer, most frequent first; no answer comes last, and ties keep their first appearance.
-
-    Args:
-        texts: responses of one prompt.
-        options: letters and texts of a multiple-choice question.
-
-    Returns:
-        Answer, as it was first written, to share; answers with the same `plain_answer` are one.
-    """
-    answers = [answer_of(text, options) for text in texts]
-    first: dict[str, str] = {}
-    for answer in answers:
-        first.setdefault(plain_answer(answer), answer)
-    counts = Counter(plain_answer(answer) for answer in answers)
-    ranked = sorted(counts.items(), key=lambda item: (item[0] == "", -item[1]))
-    return {first[key]: count / len(texts) for key, count in ranked}
-
-
-def elect(texts: Sequence[Transcript], options: Mapping[str, str] | None = None) -> tuple[Transcript, dict[str, float]]:
-    """The response that stands for a prompt, the first one that gave the answer which won, and the votes."""
-    votes = vote([text.text for text in texts], options)
-    best = plain_answer(next(iter(votes)))
-    return next(text for text in texts if plain_answer(answer_of(text.text, options)) == best), votes
-
-
-def ended_by_budget(rollout: Rollout) -> torch.Tensor:
-    """(N, M) bool, whether the budget ended span m of each response."""
-    table = rollout.span_table
-    counts = torch.bincount(table[:, 0], minlength=len(rollout))
-    place = torch.arange(len(table), device=table.device) - (counts.cumsum(0) - counts)[table[:, 0]]
-    ended = torch.zeros(len(rollout), max(1, int(counts.max())), dtype=torch.bool, device=table.device)
-    ended[table[:, 0], place] = table[:, 4].bool()
-    return ended

@@ -13,13 +13,17 @@ from futurel1.metrics.functional.interventions import intervention_effect
 from futurel1.metrics.functional.latent_usage import adjacent_span_cosines
 from futurel1.metrics.functional.responses import extract_answer, plain_answer, sanitize_response
 from futurel1.metrics.functional.twiffbench import coerce_scores, judged_scores
+from futurel1.metrics.functional.votes import answer_of, elect, expected_answer, vote
 
 __all__ = [
     "FUTUREBENCH_SPLITS",
     "OPTION_LETTERS",
     "ExtractionProtocol",
     "adjacent_span_cosines",
+    "answer_of",
     "coerce_scores",
+    "elect",
+    "expected_answer",
     "extract_answer",
     "extract_option",
     "futurebench_prompt",
@@ -28,5 +32,6 @@ __all__ = [
     "judged_scores",
     "plain_answer",
     "sanitize_response",
+    "vote",
     "wilson_interval",
 ]

@@ -7,6 +7,7 @@ prompt's branches stand next to each other.
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from futurel1.errors import FutureL1Error
@@ -96,3 +97,13 @@ class RolloutScores:
     latent_log_probs: Tensor
     entropy: Tensor
     predicted: Tensor
+
+
+def ended_by_budget(rollout: Rollout) -> Tensor:
+    """(N, M) bool, whether the budget ended span m of each response."""
+    table = rollout.span_table
+    counts = torch.bincount(table[:, 0], minlength=len(rollout))
+    place = torch.arange(len(table), device=table.device) - (counts.cumsum(0) - counts)[table[:, 0]]
+    ended = torch.zeros(len(rollout), max(1, int(counts.max())), dtype=torch.bool, device=table.device)
+    ended[table[:, 0], place] = table[:, 4].bool()
+    return ended

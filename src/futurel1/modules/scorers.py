@@ -1,0 +1,174 @@
+"""What `futurel1 test` does for each benchmark: one scorer each, with its metric, its columns and its table."""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from torchmetrics import Metric
+
+from futurel1.data.benchmarks import read_images
+from futurel1.data.samples import PromptInfo
+from futurel1.errors import ConfigError
+from futurel1.metrics import FutureBenchAccuracy, TwiFFBenchScore, comparison_table
+from futurel1.metrics.functional import FUTUREBENCH_SPLITS, extract_answer, extract_option, sanitize_response
+from futurel1.models.transcript import Transcript
+from futurel1.rewards import Judge, ResponseItem
+
+Record = dict[str, Any]
+
+
+class Scorer:
+    """Scores nothing: `futurel1 test` then measures use of latents and throughput alone.
+
+    A scorer of a benchmark derives from this class and is listed in `SCORERS`.
+
+    Args:
+        judge: judge of free answers, for benchmarks that need one.
+        voted: several responses per prompt are decoded, and their vote is scored.
+    """
+
+    splits: ClassVar[tuple[str, ...]] = ()
+    """Parts of the benchmark, by which use of latents is reported too."""
+
+    def __init__(self, judge: Judge | None = None, voted: bool = False) -> None:
+        self.judge = judge
+        self.voted = voted
+
+    def metrics(self) -> dict[str, Metric]:
+        """The benchmark's metrics by name; their module is the one that holds the model."""
+        return {}
+
+    def begin(self) -> None:
+        """Forget what a test that was interrupted left."""
+
+    def score(
+        self,
+        metrics: dict[str, Any],
+        records: Sequence[Record],
+        responses: Sequence[Transcript],
+        infos: Sequence[PromptInfo],
+    ) -> None:
+        """Score a batch, and add what is known of each response to its record.
+
+        Args:
+            metrics: those of :meth:`metrics`, on the model's device.
+            records: one per prompt, as `futurel1 predict` writes them.
+            responses: the one that stands for each prompt.
+            infos: what is known of each prompt.
+        """
+
+    def finish(self, metrics: dict[str, Any]) -> Sequence[Record]:
+        """Score what is better scored all at once; records that have changed since they were written."""
+        return ()
+
+    def table(self, values: dict[str, float], form: Any, label: str) -> str:
+        """Our row below the published ones, as ``markdown`` or ``latex``; "" without a table."""
+        return ""
+
+
+class FutureBenchScorer(Scorer):
+    """FutureBench: accuracy by split and protocol; of several responses the vote counts, by the strict protocol."""
+
+    splits = FUTUREBENCH_SPLITS
+
+    def metrics(self) -> dict[str, Metric]:
+        """Accuracy."""
+        return {"accuracy": FutureBenchAccuracy()}
+
+    def score(
+        self,
+        metrics: dict[str, Any],
+        records: Sequence[Record],
+        responses: Sequence[Transcript],
+        infos: Sequence[PromptInfo],
+    ) -> None:
+        """Score a batch; records get `split`, and the letter by both protocols as `paper` and `strict`."""
+        texts = [
+            f"<answer>{record['answer']}</answer>" if self.voted else response.text
+            for record, response in zip(records, responses, strict=True)
+        ]
+        metrics["accuracy"].update(
+            texts,
+            [info.answer for info in infos],
+            [info.split for info in infos],
+            [info.options for info in infos],
+        )
+        for record, text, info in zip(records, texts, infos, strict=True):
+            record["split"] = info.split
+            record["paper"] = extract_option(text, "paper")
+            record["strict"] = extract_option(text, "strict", options=info.options)
+
+    def table(self, values: dict[str, float], form: Any, label: str) -> str:
+        """The paper's table."""
+        return comparison_table(values, "futurebench", form, label)
+
+
+class TwiFFBenchScorer(Scorer):
+    """TwiFF-Bench: a judge scores reasoning and answer, all at once when the responses are written.
+
+    Args:
+        judge: the judge.
+        voted: see :class:`Scorer`; the response that won the vote is judged.
+
+    Raises:
+        ConfigError: no judge.
+    """
+
+    def __init__(self, judge: Judge | None = None, voted: bool = False) -> None:
+        super().__init__(judge, voted)
+        if judge is None:
+            raise ConfigError("benchmark 'twiffbench' needs model.init_args.judge, an OpenAI-compatible server")
+        self.begin()
+
+    def begin(self) -> None:
+        """Forget responses that wait for the judge."""
+        self._waiting: list[tuple[Record, PromptInfo, str]] = []
+
+    def metrics(self) -> dict[str, Metric]:
+        """Mean scores."""
+        return {"score": TwiFFBenchScore()}
+
+    def score(
+        self,
+        metrics: dict[str, Any],
+        records: Sequence[Record],
+        responses: Sequence[Transcript],
+        infos: Sequence[PromptInfo],
+    ) -> None:
+        """Keep a batch for the judge."""
+        texts = [response.text for response in responses]
+        self._waiting += zip(records, infos, texts, strict=True)
+
+    def finish(self, metrics: dict[str, Any]) -> Sequence[Record]:
+        """Have all responses of this rank judged; records get `score` and `judge`, its reason."""
+        judge: Any = self.judge
+        items = [
+            ResponseItem(
+                question=str(info.question),
+                question_images=read_images(info.question_images),
+                reference_reasoning=str(info.reference_reasoning),
+                reference_images=read_images(info.reference_images),
+                ground_truth=str(info.answer),
+                reasoning=sanitize_response(text).split("\n<answer>")[0],
+                answer=extract_answer(text),
+            )
+            for _, info, text in self._waiting
+        ]
+        verdicts = judge.score_responses(items)
+        metrics["score"].update([None if verdict.failed else verdict.value for verdict in verdicts])
+        records = [record for record, _, _ in self._waiting]
+        for record, verdict in zip(records, verdicts, strict=True):
+            record["score"], record["judge"] = verdict.value, verdict.reason
+        self.begin()
+        return records
+
+    def table(self, values: dict[str, float], form: Any, label: str) -> str:
+        """The paper's table."""
+        return comparison_table(values, "twiffbench", form, label)
+
+
+SCORERS: dict[str, type[Scorer]] = {
+    "none": Scorer,
+    "futurebench": FutureBenchScorer,
+    "twiffbench": TwiFFBenchScorer,
+}
+"""Names of benchmarks, as `model.init_args.benchmark` says them."""
