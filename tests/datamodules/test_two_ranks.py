@@ -13,7 +13,7 @@ from processes import run_ranks
 pytestmark = pytest.mark.slow
 RUNS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "fixed": ({"batch_size": 2}, {"max_epochs": 2}),
-    "budget": ({"tokens_per_batch": 1000}, {"max_epochs": 2}),
+    "budget": ({"tokens_per_batch": 1160}, {"max_epochs": 2}),
     "window": ({"batch_size": 1}, {"max_epochs": 1, "accumulate_grad_batches": 3}),
 }
 """Name to options of the data and of the Trainer."""

@@ -114,7 +114,7 @@ def numbered(file: str | Path, count: int) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("batching", "num_workers"), [({"batch_size": 2}, 2), ({"batch_size": 3}, 0), ({"tokens_per_batch": 700}, 0)]
+    ("batching", "num_workers"), [({"batch_size": 2}, 2), ({"batch_size": 3}, 0), ({"tokens_per_batch": 800}, 0)]
 )
 def test_fit_shows_every_record_once_an_epoch(
     train: str, tmp_path: Path, processor: Any, batching: dict[str, int], num_workers: int
@@ -207,9 +207,9 @@ def test_reloading_loaders_goes_on_with_the_epochs(train: str, tmp_path: Path, p
         ({"batch_size": 2}, {"max_epochs": 3, "limit_train_batches": 3}, "epoch", 6),
         ({"batch_size": 2, "val_fraction": 0.2}, {"max_epochs": 3}, "validation", 3),
         ({"batch_size": 2, "val_fraction": 0.2}, {"max_epochs": 3, "val_check_interval": 2}, "validation", 5),
-        ({"tokens_per_batch": 700}, {"max_epochs": 3}, "batch", 9),
-        ({"tokens_per_batch": 700}, {"max_epochs": 3, "accumulate_grad_batches": 2}, "batch", 2),
-        ({"tokens_per_batch": 700}, {"max_epochs": 3}, "epoch", 4),
+        ({"tokens_per_batch": 800}, {"max_epochs": 3}, "batch", 9),
+        ({"tokens_per_batch": 800}, {"max_epochs": 3, "accumulate_grad_batches": 2}, "batch", 2),
+        ({"tokens_per_batch": 800}, {"max_epochs": 3}, "epoch", 4),
     ],
 )
 def test_a_resumed_run_sees_exactly_what_the_uninterrupted_one_would_have_seen(

@@ -52,7 +52,7 @@ def test_shapes_stay_inside_and_touch_the_walls_they_bounce_off():
         empty = np.rint(look.background(96)).astype(np.uint8)
         changed = (episode.render([1.0])[0] != empty).any(axis=-1)
         columns = np.flatnonzero(changed.any(axis=0))
-        assert columns.max() == 96 - wall - 1
+        assert columns.max() == pytest.approx(96 - wall - 1, abs=1)  # a smooth corner may tint the pixel beyond it
         assert columns.min() == pytest.approx(96 - wall - 2 * arena.radius, abs=1)
         assert 0.4 < changed.sum() / (2 * arena.radius) ** 2 < 1.15
 
