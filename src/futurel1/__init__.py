@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FutureL1Error", "LADAPOModule", "LatentReasoner", "LatentSFTModule", "__version__"]
 
-_ROOMS = {
+_HOMES = {
     "LADAPOModule": "futurel1.modules",
     "LatentReasoner": "futurel1.models",
     "LatentSFTModule": "futurel1.modules",
@@ -37,8 +37,8 @@ _SUBPACKAGES = (
 
 
 def __getattr__(name: str) -> Any:
-    if name in _ROOMS:
-        return getattr(import_module(_ROOMS[name]), name)
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
     if name in _SUBPACKAGES:
         return import_module(f"futurel1.{name}")
     raise AttributeError(f"module 'futurel1' has no attribute {name!r}")

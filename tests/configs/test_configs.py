@@ -37,7 +37,8 @@ def test_config_is_instantiated(path: Path, tmp_path: Path) -> None:
     assert type(cli.model).__name__ == written["model"]["class_path"]
     for key, value in written["model"]["init_args"].items():
         if key not in ("judge", "latent_policy", "reward"):  # objects, not hyper-parameters
-            assert cli.model.hparams[key] == value, key
+            found = cli.model.hparams[key]
+            assert (found | value if isinstance(value, dict) else value) == found, key
     for key, value in written["data"]["init_args"].items():
         assert cli.datamodule.hparams[key] == value, key
     names = {type(callback).__name__ for callback in cli.trainer.callbacks}

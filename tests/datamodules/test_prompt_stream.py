@@ -36,23 +36,23 @@ class Numbered(PromptDataset):
 
 
 def taken(stream, *place):
-    return [(draw, None if sample is None else sample.sample_id) for draw, sample in stream.take(*place)]
+    return [(index, None if sample is None else sample.sample_id) for index, sample in stream.take(*place)]
 
 
-def wanted(stream, draws):
-    return [(draw, f"records:{stream.number(draw)}") for draw in draws]
+def wanted(stream, indices):
+    return [(index, f"records:{stream.number(index)}") for index in indices]
 
 
 def test_every_pass_holds_every_record_once_in_an_order_of_its_own():
     stream = PromptStream(Numbered())
-    orders = [[stream.number(draw) for draw in range(epoch * SIZE, (epoch + 1) * SIZE)] for epoch in range(6)]
+    orders = [[stream.number(index) for index in range(epoch * SIZE, (epoch + 1) * SIZE)] for epoch in range(6)]
     assert all(sorted(order) == list(range(SIZE)) for order in orders)
     assert len({tuple(order) for order in orders}) == 6
     again, other = PromptStream(Numbered()), PromptStream(Numbered(), seed=1)
-    assert [again.number(draw) for draw in range(6 * SIZE)] == [number for order in orders for number in order]
-    assert [other.number(draw) for draw in range(SIZE)] != orders[0]
+    assert [again.number(index) for index in range(6 * SIZE)] == [number for order in orders for number in order]
+    assert [other.number(index) for index in range(SIZE)] != orders[0]
     as_they_stand = PromptStream(Numbered(), shuffle=False)
-    assert [as_they_stand.number(draw) for draw in range(10)] == [0, 1, 2, 3, 4, 5, 6, 0, 1, 2]
+    assert [as_they_stand.number(index) for index in range(10)] == [0, 1, 2, 3, 4, 5, 6, 0, 1, 2]
 
 
 @given(
@@ -66,7 +66,7 @@ def test_a_draw_is_the_same_prompt_in_whatever_order_one_asks(runs, world_size, 
         shares = [taken(stream, first, count, rank, world_size) for rank in range(world_size)]
         assert sorted(pair for share in shares for pair in share) == wanted(stream, range(first, first + count))
         for rank, share in enumerate(shares):
-            assert [draw for draw, _ in share] == list(range(first + rank, first + count, world_size))
+            assert [index for index, _ in share] == list(range(first + rank, first + count, world_size))
 
 
 def test_consecutive_rounds_go_on_in_one_stream(monkeypatch):
@@ -74,7 +74,7 @@ def test_consecutive_rounds_go_on_in_one_stream(monkeypatch):
     starts = []
     start = PromptStream._start
     monkeypatch.setattr(
-        PromptStream, "_start", lambda self, draw, stride: (starts.append((draw, stride)), start(self, draw, stride))
+        PromptStream, "_start", lambda self, index, stride: (starts.append((index, stride)), start(self, index, stride))
     )
     for first in (4, 8, 12):
         assert taken(stream, first, 4, 1, 2) == wanted(stream, (first + 1, first + 3))
@@ -95,8 +95,8 @@ def test_workers_change_nothing(num_workers):
     assert taken(stream, 33, 1, 0, 1) == wanted(stream, (33,))
     assert taken(stream, 6, 6, 0, 2) == wanted(stream, (6, 8, 10))
     assert taken(stream, 2, 3) == wanted(stream, (2, 3, 4))
-    draw, sample = next(stream.take(5, 4))
-    assert [(draw, sample.sample_id)] == wanted(stream, (5,))
+    index, sample = next(stream.take(5, 4))
+    assert [(index, sample.sample_id)] == wanted(stream, (5,))
     assert taken(stream, 6, 2) == wanted(stream, (6, 7))
     assert taken(stream, 5, 2) == wanted(stream, (5, 6))
     assert torch.equal(torch.get_rng_state(), before)
@@ -105,8 +105,8 @@ def test_workers_change_nothing(num_workers):
 def test_a_prompt_alone_is_fetched_alone_and_leaves_the_workers_at_work():
     dataset = Numbered()
     stream = PromptStream(dataset, num_workers=2)
-    for draw in (9, 3, 30):
-        assert taken(stream, draw, 1, 0, 1) == wanted(stream, (draw,))
+    for index in (9, 3, 30):
+        assert taken(stream, index, 1, 0, 1) == wanted(stream, (index,))
     assert sum(dataset.fetched.values()) == 3
     assert taken(stream, 0, 4) == wanted(stream, range(4))
     workers = stream._prompts

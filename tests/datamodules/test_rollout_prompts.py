@@ -48,7 +48,7 @@ ALL = ("problems.jsonl", "rl.jsonl", "bench.json")
 def test_records_of_all_kinds_stand_in_one_list(records: Path) -> None:
     stream = PromptStream(make_data(records, *ALL).dataset("train"), shuffle=False)
     taken = list(stream.take(0, 6))
-    assert [draw for draw, _ in taken] == list(range(6))
+    assert [index for index, _ in taken] == list(range(6))
     infos = [sample.info for _, sample in taken if sample is not None]
     assert [info.answer for info in infos][:2] == ["B", "2"]
     letters = [json.loads(line)["letter"] for line in (records / "rl.jsonl").read_text().splitlines()]
@@ -62,7 +62,7 @@ def test_records_of_all_kinds_stand_in_one_list(records: Path) -> None:
 
 def test_every_pass_has_another_order_and_every_record_once(records: Path) -> None:
     dataset = make_data(records, *ALL).dataset("train")
-    orders = [[PromptStream(dataset, seed=seed).number(draw) for draw in range(24)] for seed in (0, 0, 1)]
+    orders = [[PromptStream(dataset, seed=seed).number(index) for index in range(24)] for seed in (0, 0, 1)]
     assert orders[0] == orders[1] != orders[2]
     passes = [orders[0][start : start + 6] for start in range(0, 24, 6)]
     assert all(sorted(order) == list(range(6)) for order in passes)
@@ -72,7 +72,7 @@ def test_every_pass_has_another_order_and_every_record_once(records: Path) -> No
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_a_draw_is_the_same_prompt_for_every_number_of_ranks(records: Path, num_workers: int) -> None:
     dataset = make_data(records, *ALL).dataset("train")
-    one = {draw: sample.sample_id for draw, sample in PromptStream(dataset).take(2, 9) if sample}
+    one = {index: sample.sample_id for index, sample in PromptStream(dataset).take(2, 9) if sample}
     for world_size in (2, 3):
         shared: dict[int, str] = {}
         for rank in range(world_size):
@@ -80,11 +80,11 @@ def test_a_draw_is_the_same_prompt_for_every_number_of_ranks(records: Path, num_
             # in two bites: the second goes on where the first ended
             for first, count in ((2, 6), (8, 3)):
                 taken = stream.take(first, count, rank, world_size)
-                shared |= {draw: sample.sample_id for draw, sample in taken if sample}
+                shared |= {index: sample.sample_id for index, sample in taken if sample}
         assert shared == one
     again = PromptStream(dataset)
     list(again.take(0, 3))
-    assert [sample.sample_id for _, sample in again.take(2, 1) if sample] == [one[2]]  # back to a draw before
+    assert [sample.sample_id for _, sample in again.take(2, 1) if sample] == [one[2]]  # back to a index before
 
 
 def test_loading_draws_nothing_from_the_global_random_state(records: Path) -> None:

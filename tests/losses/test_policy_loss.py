@@ -240,9 +240,9 @@ def test_the_random_batches_reach_every_bound():
     ("ratio", "advantage", "loss", "slope"),
     [
         (1.25, 2.0, -2.5, -2.5),  # below the upper bound
-        (1.5, 2.0, -2.56, 0.0),  # held back at 1.28
+        (1.5, 2.0, -2.56, 0.0),  # clipped at 1.28
         (0.5, 2.0, -1.0, -1.0),  # a good decision that became unlikely is pulled back
-        (0.5, -2.0, 1.6, 0.0),  # held back at 0.8
+        (0.5, -2.0, 1.6, 0.0),  # clipped at 0.8
         (1.5, -2.0, 3.0, 3.0),  # a bad decision that became likely is pushed down
         (4.0, -2.0, 6.0, 0.0),  # but no harder than 3 times
     ],

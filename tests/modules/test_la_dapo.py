@@ -647,7 +647,7 @@ def test_the_log_of_a_step_is_what_can_be_counted_by_hand(rl_world: Path, tmp_pa
         assert record["id"].startswith("rl.jsonl:")
     groups: dict[int, list[float]] = {}
     for record in records:
-        groups.setdefault(record["draw"], []).append(record["advantage"])
+        groups.setdefault(record["prompt_index"], []).append(record["advantage"])
     assert sorted(groups) == [0, 1, 2, 3]
     assert all(sum(values) == pytest.approx(0.0, abs=1e-5) for values in groups.values())
 
@@ -660,7 +660,7 @@ def test_filtered_groups_are_counted_by_why(rl_world: Path, tmp_path: Path, open
     make_trainer(tmp_path, max_steps=1).fit(module, make_data(rl_world))
     means: dict[int, list[float]] = {}
     for line in (tmp_path / "rollouts.jsonl").read_bytes().splitlines():
-        means.setdefault(json.loads(line)["draw"], []).append(json.loads(line)["toy"])
+        means.setdefault(json.loads(line)["prompt_index"], []).append(json.loads(line)["toy"])
     rates = [sum(values) / 4 for values in means.values()]
     (row,) = module.rows
     assert row["prompts/sampled"] == len(rates) == 4 * row["rollout/rounds"] > 4

@@ -1,4 +1,4 @@
-"""Stand-ins for what a collector works with: prompts, a policy whose answers follow from the draw, several ranks."""
+"""Stand-ins for what a collector works with: prompts, a policy whose answers follow from the index, several ranks."""
 
 import io
 import pickle
@@ -72,16 +72,16 @@ class Prompts:
         self.broken = set(broken)
 
     def take(self, first: int, count: int, rank: int, world_size: int) -> Iterator[tuple[int, EncodedSample | None]]:
-        for draw in range(first + rank, first + count, world_size):
-            number = draw % self.size
-            yield draw, None if number in self.broken else prompt(f"records:{number}", 3 + number % 4)
+        for index in range(first + rank, first + count, world_size):
+            number = index % self.size
+            yield index, None if number in self.broken else prompt(f"records:{number}", 3 + number % 4)
 
 
 class Policy:
-    """Answers follow from the draw and from `version`, which stands for the weights.
+    """Answers follow from the index and from `version`, which stands for the weights.
 
     Args:
-        accuracy: accuracy of the branches of a draw; NaN where the judge fails.
+        accuracy: accuracy of the branches of an index; NaN where the judge fails.
         branches: G.
         reference: whether there is a reference.
         broken: calls that raise, by name.
@@ -92,7 +92,7 @@ class Policy:
 
     def __init__(
         self,
-        accuracy: Callable[[int], Sequence[float]] = lambda draw: (1.0, 0.0),
+        accuracy: Callable[[int], Sequence[float]] = lambda index: (1.0, 0.0),
         *,
         reference: bool = True,
         broken: Sequence[str] = (),
@@ -118,20 +118,22 @@ class Policy:
 
     def sample_groups(self, prompts: Sequence[tuple[int, EncodedSample]]) -> tuple[list[Group], list[dict[str, Any]]]:
         self._note("sample_groups", [sample.sample_id for _, sample in prompts])
-        groups = [self.group(draw, sample) for draw, sample in prompts]
-        return groups, [{"draw": group.draw, "row": row} for group in groups for row in range(len(group.rollout))]
+        groups = [self.group(index, sample) for index, sample in prompts]
+        return groups, [
+            {"prompt_index": group.prompt_index, "row": row} for group in groups for row in range(len(group.rollout))
+        ]
 
-    def group(self, draw: int, sample: EncodedSample | None = None) -> Group:
-        """The group of a draw under the current version."""
-        accuracy = torch.tensor(self._accuracy(draw), dtype=torch.float32)
-        rollout = rollout_of(draw * 1000 + self.version, len(accuracy), self.latent_policy)
+    def group(self, index: int, sample: EncodedSample | None = None) -> Group:
+        """The group of an index under the current version."""
+        accuracy = torch.tensor(self._accuracy(index), dtype=torch.float32)
+        rollout = rollout_of(index * 1000 + self.version, len(accuracy), self.latent_policy)
         parts = {"accuracy": accuracy, "format": torch.arange(len(accuracy)) / 4}
         rewards = 0.9 * parts["accuracy"] + 0.1 * parts["format"]
         valid = rewards.isfinite()
-        features = VisionFeatures(torch.full((2, HIDDEN), float(draw)), (), torch.tensor([[1, 2, 4]]), (2,))
+        features = VisionFeatures(torch.full((2, HIDDEN), float(index)), (), torch.tensor([[1, 2, 4]]), (2,))
         return Group(
-            draw=draw,
-            sample=sample or prompt(f"records:{draw}", 4),
+            prompt_index=index,
+            sample=sample or prompt(f"records:{index}", 4),
             rollout=rollout,
             parts=parts,
             rewards=rewards,

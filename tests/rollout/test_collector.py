@@ -17,9 +17,9 @@ from processes import run_ranks
 WRONG, HALF, RIGHT = (0.0, 0.0), (1.0, 0.0), (1.0, 1.0)
 
 
-def mixed(draw):
-    """Two of five groups are kept: draws 1, 2, 6, 7, 11, 12, ..."""
-    return (WRONG, HALF, HALF, RIGHT, RIGHT)[draw % 5]
+def mixed(index):
+    """Two of five groups are kept: indices 1, 2, 6, 7, 11, 12, ..."""
+    return (WRONG, HALF, HALF, RIGHT, RIGHT)[index % 5]
 
 
 def make(accuracy=mixed, *, source=None, policy=None, settings=None, **options):
@@ -29,9 +29,9 @@ def make(accuracy=mixed, *, source=None, policy=None, settings=None, **options):
     return RolloutCollector(policy or Policy(accuracy), source or Prompts(), settings, **given)
 
 
-def draws(batch):
+def indices(batch):
     """Draws by minibatch and micro-batch."""
-    return [[[group.draw for group in part] for part in parts] for parts in batch.micro_batches]
+    return [[[group.prompt_index for group in part] for part in parts] for parts in batch.micro_batches]
 
 
 def flat(batch):
@@ -45,7 +45,7 @@ def flat(batch):
 def test_the_bounds_themselves_are_outside(branches):
     settings = RolloutSettings()
     for right in range(branches + 1):
-        group = Policy(lambda draw, right=right: [1.0] * right + [0.0] * (branches - right)).group(0)
+        group = Policy(lambda index, right=right: [1.0] * right + [0.0] * (branches - right)).group(0)
         # in whole numbers: 1 of 10 is exactly the lower bound, 9 of 10 exactly the upper one
         expected = (
             "dropped_hard" if 10 * right <= branches else "dropped_easy" if 10 * right >= 9 * branches else "kept"
@@ -54,7 +54,7 @@ def test_the_bounds_themselves_are_outside(branches):
 
 
 def test_any_part_the_total_or_nothing_can_decide():
-    group = Policy(lambda draw: RIGHT).group(0)  # format is 0 and 0.25, the total 0.9 and 0.925
+    group = Policy(lambda index: RIGHT).group(0)  # format is 0 and 0.25, the total 0.9 and 0.925
     assert RolloutSettings(filter_key="accuracy").outcome(group) == "dropped_easy"
     assert RolloutSettings(filter_key="format").outcome(group) == "kept"
     assert RolloutSettings(filter_key="format", filter_low=0.125).outcome(group) == "dropped_hard"
@@ -66,16 +66,16 @@ def test_any_part_the_total_or_nothing_can_decide():
 
 
 def test_a_rollout_without_a_reward_is_neither_wrong_nor_right():
-    assert RolloutSettings().outcome(Policy(lambda draw: (1.0, 1.0, NAN)).group(0)) == "dropped_easy"
-    assert RolloutSettings().outcome(Policy(lambda draw: (0.0, 0.0, NAN)).group(0)) == "dropped_hard"
-    assert RolloutSettings().outcome(Policy(lambda draw: (1.0, 0.0, NAN)).group(0)) == "kept"
+    assert RolloutSettings().outcome(Policy(lambda index: (1.0, 1.0, NAN)).group(0)) == "dropped_easy"
+    assert RolloutSettings().outcome(Policy(lambda index: (0.0, 0.0, NAN)).group(0)) == "dropped_hard"
+    assert RolloutSettings().outcome(Policy(lambda index: (1.0, 0.0, NAN)).group(0)) == "kept"
     for key in ("accuracy", "total", "none"):
-        group = Policy(lambda draw: (1.0, NAN, NAN)).group(0)
+        group = Policy(lambda index: (1.0, NAN, NAN)).group(0)
         assert RolloutSettings(filter_key=key).outcome(group) == "dropped_failed"
 
 
 def test_a_part_without_a_weight_that_failed_keeps_nothing():
-    group = Policy(lambda draw: HALF).group(0)
+    group = Policy(lambda index: HALF).group(0)
     group.parts["judge"] = torch.tensor([NAN, 1.0])
     assert group.valid.all()
     assert RolloutSettings(filter_key="judge").outcome(group) == "dropped_failed"
@@ -109,40 +109,40 @@ def test_impossible_settings_are_errors(options, message):
 def test_rounds_go_on_until_the_batch_is_full_and_what_is_left_over_waits():
     collector = make()
     first = collector.collect()
-    # draws 0..3 keep 1 and 2; 4..7 keep 6 and 7
-    assert draws(first) == [[[1, 2, 6, 7]]]
+    # indices 0..3 keep 1 and 2; 4..7 keep 6 and 7
+    assert indices(first) == [[[1, 2, 6, 7]]]
     assert first.statistics["rollout/rounds"] == 2
     assert collector.collected == 1
     # 8..11 keep 11; 12..15 keep 12; 16..19 keep 16, 17
-    assert draws(collector.collect()) == [[[11, 12, 16, 17]]]
+    assert indices(collector.collect()) == [[[11, 12, 16, 17]]]
     # 20..23 keep 21, 22; 24..27 keep 26, 27
-    assert draws(collector.collect()) == [[[21, 22, 26, 27]]]
+    assert indices(collector.collect()) == [[[21, 22, 26, 27]]]
 
 
 def test_leftovers_come_first_and_can_fill_a_batch_without_sampling():
-    policy = Policy(lambda draw: HALF if draw >= 3 else RIGHT)
+    policy = Policy(lambda index: HALF if index >= 3 else RIGHT)
     collector = make(policy=policy)
     first = collector.collect()  # 3; then 4..7, of which 7 waits
-    assert draws(first) == [[[3, 4, 5, 6]]]
+    assert indices(first) == [[[3, 4, 5, 6]]]
     assert first.statistics["prompts/leftover"] == 1
     second = collector.collect()
-    assert draws(second) == [[[7, 8, 9, 10]]]
+    assert indices(second) == [[[7, 8, 9, 10]]]
     assert second.statistics["prompts/leftover"] == 1
     assert second.statistics["prompts/sampled"] == 4
 
-    collector = make(policy=Policy(lambda draw: HALF), batch_size=4)
+    collector = make(policy=Policy(lambda index: HALF), batch_size=4)
     state = collector.state_dict()
-    state["leftovers"] = [Policy(lambda draw: HALF).group(draw).state_dict() for draw in range(5)]
+    state["leftovers"] = [Policy(lambda index: HALF).group(index).state_dict() for index in range(5)]
     collector.load_state_dict(state)
     third = collector.collect()
-    assert draws(third) == [[[0, 1, 2, 3]]]
+    assert indices(third) == [[[0, 1, 2, 3]]]
     assert collector.sampler.called("sample_groups") == []
     assert third.statistics["rollout/rounds"] == third.statistics["prompts/sampled"] == 0
     assert "reward/total" not in third.statistics
 
 
 def test_leftovers_are_scored_under_the_policy_that_sampled_them():
-    policy = Policy(lambda draw: HALF if draw >= 3 else RIGHT)
+    policy = Policy(lambda index: HALF if index >= 3 else RIGHT)
     collector = make(policy=policy)
     first = collector.collect()
     assert all(group.old_log_probs is None for group in flat(first))
@@ -165,18 +165,18 @@ def test_leftovers_are_scored_under_the_policy_that_sampled_them():
 
 def test_counts_and_means_are_those_of_all_that_was_sampled():
     table = {0: (1.0, 1.0, 1.0), 1: (1.0, 0.0, NAN), 2: (0.0, 0.0, 0.0), 3: (NAN, NAN, 1.0), 5: (1.0, 1.0, 0.0)}
-    policy = Policy(lambda draw: table.get(draw, (0.0, 0.0, 1.0)))
+    policy = Policy(lambda index: table.get(index, (0.0, 0.0, 1.0)))
     written = []
     collector = make(
         policy=policy, source=Prompts(broken=[4]), log_samples=lambda number, records: written.append((number, records))
     )
     batch = collector.collect()
-    assert draws(batch) == [[[1, 5, 6, 7]]]
+    assert indices(batch) == [[[1, 5, 6, 7]]]
     statistics = batch.statistics
     assert {name.removeprefix("prompts/"): statistics[name] for name in statistics if "prompts/" in name} == {
         "sampled": 8, "kept": 4, "dropped_easy": 1, "dropped_hard": 1, "dropped_failed": 1, "skipped": 1, "leftover": 0
     }  # fmt: skip
-    groups = [policy.group(draw) for draw in (0, 1, 2, 3, 5, 6, 7)]
+    groups = [policy.group(index) for index in (0, 1, 2, 3, 5, 6, 7)]
     rollouts = [group.rollout for group in groups]
     accuracy = torch.cat([group.parts["accuracy"] for group in groups])
     totals = torch.cat([group.rewards for group in groups])
@@ -206,18 +206,18 @@ def test_counts_and_means_are_those_of_all_that_was_sampled():
 
 def test_a_part_that_failed_here_and_there_has_the_mean_of_what_is_known():
     class Judged(Policy):
-        def group(self, draw, sample=None):
-            group = super().group(draw, sample)
-            group.parts["judge"] = torch.tensor([NAN if draw == 1 else 0.5, 1.0])
+        def group(self, index, sample=None):
+            group = super().group(index, sample)
+            group.parts["judge"] = torch.tensor([NAN if index == 1 else 0.5, 1.0])
             return group
 
-    batch = make(policy=Judged(lambda draw: HALF)).collect()
+    batch = make(policy=Judged(lambda index: HALF)).collect()
     assert batch.statistics["reward/judge"] == pytest.approx((3 * 0.5 + 4 * 1.0) / 7)
     assert batch.statistics["rollout/failed"] == 0
 
 
 def test_failed_rollouts_are_masked_and_weigh_nothing():
-    collector = make(lambda draw: (1.0, 0.0, NAN, 0.0))
+    collector = make(lambda index: (1.0, 0.0, NAN, 0.0))
     batch = collector.collect()
     assert batch.statistics["rollout/failed"] == 4
     (part,) = batch.micro_batches[0]
@@ -236,31 +236,31 @@ def test_failed_rollouts_are_masked_and_weigh_nothing():
 
 
 def test_a_reward_that_fails_too_often_stops_the_run():
-    assert make(lambda draw: (NAN, NAN, 1.0, 0.0)).collect().statistics["rollout/failed"] == 8
-    collector = make(lambda draw: (NAN, NAN, NAN, 0.0) if draw else (NAN, NAN, 1.0, 0.0), max_failed=0.5)
+    assert make(lambda index: (NAN, NAN, 1.0, 0.0)).collect().statistics["rollout/failed"] == 8
+    collector = make(lambda index: (NAN, NAN, NAN, 0.0) if index else (NAN, NAN, 1.0, 0.0), max_failed=0.5)
     before = collector.state_dict()
     with pytest.raises(RolloutError, match=r"11 of 16 rollouts have no reward.*more than max_failed=0.5.*resume"):
         collector.collect()
     assert_equal(collector.state_dict(), before)
     with pytest.raises(RolloutError, match="1 of 8 rollouts"):
-        make(lambda draw: (NAN, 1.0) if draw == 0 else HALF, max_failed=0.0).collect()
+        make(lambda index: (NAN, 1.0) if index == 0 else HALF, max_failed=0.0).collect()
 
 
 def test_a_batch_that_does_not_fill_is_used_and_said(caplog):
-    collector = make(lambda draw: HALF if draw in (2, 9) else WRONG, max_rounds=3, num_minibatches=2)
+    collector = make(lambda index: HALF if index in (2, 9) else WRONG, max_rounds=3, num_minibatches=2)
     with caplog.at_level(logging.WARNING):
         batch = collector.collect()
-    assert draws(batch) == [[[2]], [[9]]]
+    assert indices(batch) == [[[2]], [[9]]]
     assert batch.statistics["rollout/groups"] == 2
     assert batch.statistics["rollout/rounds"] == 3
     assert "rollout batch 0 has 2 of 4 groups after 3 rounds (max_rounds): 2 kept, 0 dropped easy, 10 dropped hard" in (
         caplog.text
     )
-    assert collector.state_dict()["draw"] == 12
+    assert collector.state_dict()["prompt_index"] == 12
 
 
 def test_a_batch_of_nothing_is_an_error_that_says_why():
-    collector = make(lambda draw: WRONG if draw % 2 else RIGHT, max_rounds=2, source=Prompts(broken=[7]))
+    collector = make(lambda index: WRONG if index % 2 else RIGHT, max_rounds=2, source=Prompts(broken=[7]))
     before = collector.state_dict()
     wanted = (
         r"none of 8 prompts is left after 2 rounds \(filter: 0.1 < mean accuracy < 0.9\): 0 kept, 4 dropped easy, "
@@ -275,9 +275,9 @@ def test_a_batch_of_nothing_is_an_error_that_says_why():
 
 @pytest.mark.parametrize("call", ["on_collect", "sample_groups", "score_behaviour", "score_reference"])
 def test_nothing_changes_when_collecting_fails(call):
-    policy, calm = (Policy(lambda draw: HALF if draw >= 3 else RIGHT) for _ in range(2))
+    policy, calm = (Policy(lambda index: HALF if index >= 3 else RIGHT) for _ in range(2))
     collector, undisturbed = make(policy=policy, num_minibatches=2), make(policy=calm, num_minibatches=2)
-    assert_equal(draws(collector.collect()), draws(undisturbed.collect()))
+    assert_equal(indices(collector.collect()), indices(undisturbed.collect()))
     before = stored(collector.state_dict())
     policy.broken = {call}
     with pytest.raises(RuntimeError, match=f"{call} failed"):
@@ -304,18 +304,18 @@ def test_nothing_changes_when_collecting_fails(call):
     ],
 )
 def test_groups_are_divided_evenly_and_in_order(minibatches, micro_batches, expected):
-    collector = make(lambda draw: HALF, batch_size=6, num_minibatches=minibatches, micro_batches=micro_batches)
+    collector = make(lambda index: HALF, batch_size=6, num_minibatches=minibatches, micro_batches=micro_batches)
     batch = collector.collect()
-    assert draws(batch) == expected
+    assert indices(batch) == expected
     for parts, total in zip(batch.micro_batches, batch.total_tokens, strict=True):
         assert total == sum(group.num_tokens for part in parts for group in part) > 0
-    assert draws(collector.current_batch()) == expected
+    assert indices(collector.current_batch()) == expected
     assert collector.current_batch().total_tokens == batch.total_tokens
 
 
 def test_what_later_updates_train_on_is_scored_while_the_policy_is_the_current_one():
     for settings in ({"num_epochs": 2}, {"num_minibatches": 2}):
-        policy = Policy(lambda draw: HALF)
+        policy = Policy(lambda index: HALF)
         policy.version = 3
         batch = make(policy=policy, **settings).collect()
         for group in flat(batch):
@@ -326,7 +326,7 @@ def test_what_later_updates_train_on_is_scored_while_the_policy_is_the_current_o
 
 
 def test_the_reference_scores_every_micro_batch_once_whatever_the_number_of_passes():
-    policy = Policy(lambda draw: HALF)
+    policy = Policy(lambda index: HALF)
     collector = make(policy=policy, num_minibatches=2, micro_batches=2, num_epochs=3)
     batch = collector.collect()
     for _ in range(3):
@@ -336,15 +336,15 @@ def test_the_reference_scores_every_micro_batch_once_whatever_the_number_of_pass
                 mask = experience.rollout.response_mask
                 assert torch.equal(experience.reference_log_probs[mask], -experience.rollout.responses[mask] / 10)
     assert policy.called("score_reference") == [("records:0",), ("records:1",), ("records:2",), ("records:3",)]
-    without = make(policy=Policy(lambda draw: HALF, reference=False))
+    without = make(policy=Policy(lambda index: HALF, reference=False))
     batch = without.collect()
     assert without.experience(batch.micro_batches[0][0], 9, {}).reference_log_probs is None
 
 
 def test_an_empty_micro_batch_weighs_nothing():
-    collector = make(lambda draw: HALF, num_minibatches=2, micro_batches=3)
+    collector = make(lambda index: HALF, num_minibatches=2, micro_batches=3)
     batch = collector.collect()
-    assert draws(batch) == [[[], [0], [1]], [[], [2], [3]]]
+    assert indices(batch) == [[[], [0], [1]], [[], [2], [3]]]
     experience = collector.experience(batch.micro_batches[1][0], batch.total_tokens[1], {"a": 1.0})
     assert not experience.valid.any()
     assert experience.total_tokens == batch.total_tokens[1]
@@ -366,7 +366,7 @@ def test_an_empty_micro_batch_weighs_nothing():
 
 
 def test_a_step_without_any_token_divides_by_one():
-    collector = make(lambda draw: HALF)
+    collector = make(lambda index: HALF)
     batch = collector.collect()
     assert collector.experience(batch.micro_batches[0][0], 0, {}).total_tokens == 1
 
@@ -383,11 +383,11 @@ def test_a_killed_collector_goes_on_as_if_nothing_had_happened(settings, killed_
             collector.sampler.version = number
             batch = collector.collect()
             timeless = {name: value for name, value in batch.statistics.items() if name != "rollout/seconds"}
-            found.append(([vars(group) for group in flat(batch)], draws(batch), batch.total_tokens, timeless))
+            found.append(([vars(group) for group in flat(batch)], indices(batch), batch.total_tokens, timeless))
         return found
 
     def fresh():
-        return make(lambda draw: HALF if draw % 7 else RIGHT, source=Prompts(size=11), **settings)
+        return make(lambda index: HALF if index % 7 else RIGHT, source=Prompts(size=11), **settings)
 
     whole = fresh()
     wanted = groups_of(whole, range(5))
@@ -399,7 +399,7 @@ def test_a_killed_collector_goes_on_as_if_nothing_had_happened(settings, killed_
     assert_equal(second.state_dict(), state)
     if killed_after:
         again = second.current_batch()
-        assert draws(again) == wanted[killed_after - 1][1]
+        assert indices(again) == wanted[killed_after - 1][1]
         assert again.total_tokens == wanted[killed_after - 1][2]
         assert again.statistics == {}
         for group, other in zip(flat(again), flat(first.current_batch()), strict=True):
@@ -414,7 +414,7 @@ def test_a_killed_collector_goes_on_as_if_nothing_had_happened(settings, killed_
 
 
 def test_a_state_does_not_fit_other_records():
-    policy = Policy(lambda draw: HALF)
+    policy = Policy(lambda index: HALF)
     collector = make(policy=policy)
     collector.collect()
     state = stored(collector.state_dict())
@@ -438,9 +438,9 @@ def ranks(monkeypatch):
     return Ranks(monkeypatch)
 
 
-def uneven(draw):
+def uneven(index):
     """Three of four groups of some stretches are kept, and none of others."""
-    return HALF if draw % 4 and draw // 6 % 3 else WRONG
+    return HALF if index % 4 and index // 6 % 3 else WRONG
 
 
 def story(rank, world_size, *, batches=3, state=None, settings=None, accuracy=uneven, micro_batches=1):
@@ -456,10 +456,10 @@ def story(rank, world_size, *, batches=3, state=None, settings=None, accuracy=un
         batch = collector.collect()
         seen.append(
             {
-                "draws": draws(batch),
+                "indices": indices(batch),
                 "totals": batch.total_tokens,
                 "statistics": {k: v for k, v in batch.statistics.items() if k != "rollout/seconds"},
-                "groups": {group.draw: {**vars(group)} for group in flat(batch)},
+                "groups": {group.prompt_index: {**vars(group)} for group in flat(batch)},
                 "number": number,
             }
         )
@@ -467,9 +467,9 @@ def story(rank, world_size, *, batches=3, state=None, settings=None, accuracy=un
 
 
 def minibatch_draws(results, number):
-    """Sorted draws of every minibatch of a rollout batch, over all ranks."""
-    parts = [result["seen"][number]["draws"] for result in results]
-    return [sorted(draw for part in same for micro in part for draw in micro) for same in zip(*parts, strict=True)]
+    """Sorted indices of every minibatch of a rollout batch, over all ranks."""
+    parts = [result["seen"][number]["indices"] for result in results]
+    return [sorted(index for part in same for micro in part for index in micro) for same in zip(*parts, strict=True)]
 
 
 @pytest.mark.parametrize("world_size", [2, 4, 8])
@@ -483,11 +483,11 @@ def test_a_rollout_batch_is_the_same_whatever_the_number_of_ranks(ranks, world_s
             seen = result["seen"][number]
             assert seen["totals"] == wanted["totals"]
             assert seen["statistics"] == pytest.approx(wanted["statistics"])
-            for draw, group in seen["groups"].items():
-                assert_equal(group, wanted["groups"][draw])  # features included
+            for index, group in seen["groups"].items():
+                assert_equal(group, wanted["groups"][index])  # features included
         # balanced: no rank has two groups more than another
-        for part in range(len(wanted["draws"])):
-            counts = [sum(map(len, result["seen"][number]["draws"][part])) for result in together]
+        for part in range(len(wanted["indices"])):
+            counts = [sum(map(len, result["seen"][number]["indices"][part])) for result in together]
             assert max(counts) - min(counts) <= 1
         counts = [len(result["seen"][number]["groups"]) for result in together]
         assert max(counts) - min(counts) <= 1
@@ -498,7 +498,7 @@ def test_a_rollout_batch_is_the_same_whatever_the_number_of_ranks(ranks, world_s
 def test_ranks_without_a_group_get_one_that_weighs_nothing(ranks):
     # one group in all, sampled by rank 1 of 4 and trained on by rank 0
     def work(rank):
-        policy = Policy(lambda draw: HALF if draw == 5 else WRONG)
+        policy = Policy(lambda index: HALF if index == 5 else WRONG)
         collector = make(policy=policy, rank=rank, world_size=4, batch_size=4, max_rounds=2, micro_batches=2)
         batch = collector.collect()
         parts = [collector.experience(part, batch.total_tokens[0], {}) for part in batch.micro_batches[0]]
@@ -507,14 +507,14 @@ def test_ranks_without_a_group_get_one_that_weighs_nothing(ranks):
         restored.load_state_dict(state)
         again = restored.current_batch()
         parts += [restored.experience(part, again.total_tokens[0], {}) for part in again.micro_batches[0]]
-        return draws(batch), draws(again), parts
+        return indices(batch), indices(again), parts
 
     for rank, (found, again, parts) in enumerate(ranks(4, work)):
         assert found == again == ([[[], [5]]] if rank == 0 else [[[], []]])
         for part, weighs in zip(parts, [False, rank == 0] * 2, strict=True):
             assert part.prompt.sample_ids == ("records:5",)
             assert bool(part.valid.any()) == weighs
-            assert part.total_tokens == Policy(lambda draw: HALF).group(5).num_tokens
+            assert part.total_tokens == Policy(lambda index: HALF).group(5).num_tokens
 
 
 @pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2), (2, 4), (4, 2)])
@@ -529,17 +529,17 @@ def test_a_state_goes_on_with_another_number_of_ranks(ranks, before, after):
         for result in second:
             seen, wanted = result["seen"][number], whole["seen"][number + 2]
             assert seen["totals"] == wanted["totals"]
-            for draw, group in seen["groups"].items():
-                assert_equal({**group, "vision": None}, {**wanted["groups"][draw], "vision": None})
+            for index, group in seen["groups"].items():
+                assert_equal({**group, "vision": None}, {**wanted["groups"][index], "vision": None})
     assert_equal(second[0]["state"], whole["state"])
 
 
 def test_an_error_of_a_reward_stops_all_ranks(ranks):
     def work(rank):
-        collector = make(lambda draw: (NAN, NAN) if draw % 2 else HALF, rank=rank, world_size=2, max_failed=0.4)
+        collector = make(lambda index: (NAN, NAN) if index % 2 else HALF, rank=rank, world_size=2, max_failed=0.4)
         with pytest.raises(RolloutError, match="4 of 8 rollouts have no reward"):
             collector.collect()
-        return collector.state_dict()["draw"]
+        return collector.state_dict()["prompt_index"]
 
     assert ranks(2, work) == [0, 0]  # though all of rank 0's rewards are there
 
@@ -548,7 +548,7 @@ def process(rank, folder):
     """What each process does; writes what it saw to `rank{rank}.json`."""
     seen = story(rank, 2, settings={"num_minibatches": 2})["seen"]
     features = [[float(group["vision"].images.embeds[0, 0]) for group in part["groups"].values()] for part in seen]
-    report = [{name: part[name] for name in ("draws", "totals", "statistics")} for part in seen]
+    report = [{name: part[name] for name in ("indices", "totals", "statistics")} for part in seen]
     Path(folder, f"rank{rank}.json").write_text(json.dumps([report, features]))
 
 
@@ -560,10 +560,10 @@ def test_two_processes_collect_what_two_threads_do(ranks, tmp_path):
     for rank, result in enumerate(wanted):
         report, features = json.loads((tmp_path / f"rank{rank}.json").read_text())
         for found, part, own in zip(report, result["seen"], features, strict=True):
-            assert found["draws"] == part["draws"]
+            assert found["indices"] == part["indices"]
             assert found["totals"] == part["totals"]
             assert found["statistics"] == pytest.approx(part["statistics"])
-            assert own == [float(draw) for draw in part["groups"]]
+            assert own == [float(index) for index in part["groups"]]
             held.update(list(part["groups"]))
     assert set(held.values()) == {1}
     assert len(held) == 3 * 8

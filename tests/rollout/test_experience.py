@@ -120,7 +120,7 @@ def test_text_alone_has_no_features_and_missing_features_are_made_again_for_all(
 
 
 def test_tokens_that_are_trained_on():
-    group = Policy(lambda draw: (1.0, 0.0, 1.0)).group(5)
+    group = Policy(lambda index: (1.0, 0.0, 1.0)).group(5)
     rollout = group.rollout
     rollout.chosen_mask[0] = False  # a latent of a span of fixed length is no decision, but is trained on
     each = (rollout.chosen_mask | rollout.slot_mask).sum(dim=1)
@@ -131,7 +131,7 @@ def test_tokens_that_are_trained_on():
 
 
 def test_a_group_comes_back_from_a_checkpoint_as_it_was():
-    policy = Policy(lambda draw: (1.0, 0.0, NAN))
+    policy = Policy(lambda index: (1.0, 0.0, NAN))
     group = policy.group(3)
     group.old_log_probs = -torch.rand(group.rollout.responses.shape)
     group.reference_log_probs = torch.zeros(group.rollout.responses.shape)
@@ -157,8 +157,8 @@ def test_a_group_is_not_put_on_another_prompt():
 
 
 def test_a_micro_batch_holds_its_groups_one_after_the_other():
-    policy = Policy(lambda draw: (1.0, 0.0, NAN))
-    groups = [policy.group(draw, prompt(f"records:{draw}", 3 + draw)) for draw in (2, 0, 1)]
+    policy = Policy(lambda index: (1.0, 0.0, NAN))
+    groups = [policy.group(index, prompt(f"records:{index}", 3 + index)) for index in (2, 0, 1)]
     groups[1].old_log_probs = -torch.rand(groups[1].rollout.responses.shape)
     groups[1].old_latent_log_probs = torch.rand(groups[1].rollout.latent_mask.shape).double()
     joined = join_groups(groups, pad_token_id=PAD, device=CPU, total_tokens=50, statistics={"a": 1.0})
@@ -242,10 +242,10 @@ def sampled(tiny):
     features = split_vision(Vision(tower.images.detach(), tower.videos.detach()), samples)
     return [
         Group(
-            draw=draw, sample=samples[draw], rollout=part, parts={}, rewards=torch.zeros(3),
-            valid=torch.ones(3, dtype=torch.bool), advantages=torch.zeros(3), vision=features[draw],
+            prompt_index=index, sample=samples[index], rollout=part, parts={}, rewards=torch.zeros(3),
+            valid=torch.ones(3, dtype=torch.bool), advantages=torch.zeros(3), vision=features[index],
         )
-        for draw, part in enumerate(split_rollout(rollout))
+        for index, part in enumerate(split_rollout(rollout))
     ]  # fmt: skip
 
 

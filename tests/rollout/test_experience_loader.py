@@ -17,7 +17,7 @@ BATCHES = 3
 
 def make(*, policy=None, micro_batches=MICRO, batches=BATCHES, position=None, limit=None, **settings):
     chosen = RolloutSettings(**{**SETTINGS, **settings})
-    policy = policy or Policy(lambda draw: (1.0, 0.0) if draw % 3 else (0.0, 0.0))
+    policy = policy or Policy(lambda index: (1.0, 0.0) if index % 3 else (0.0, 0.0))
     collector = RolloutCollector(policy, Prompts(size=9), chosen, micro_batches=micro_batches)
     more = {} if limit is None else {"limit": limit}
     return ExperienceLoader(collector, batches, position, **more)
@@ -61,7 +61,7 @@ def test_a_rollout_batch_is_collected_when_its_first_micro_batch_is_asked_for():
         assert bool(experience.statistics) == (place % PER_ROLLOUT_BATCH == 0)
     # the second one was answered by the weights after four updates
     fresh = loader.collector._current[-1]
-    assert_equal(fresh.rollout, type(policy).group(policy_at(policy, 4), fresh.draw).rollout)
+    assert_equal(fresh.rollout, type(policy).group(policy_at(policy, 4), fresh.prompt_index).rollout)
 
 
 def policy_at(policy, version):

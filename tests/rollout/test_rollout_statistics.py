@@ -9,21 +9,21 @@ from futurel1.rollout.rollout_statistics import means, summary
 
 
 def test_means_weigh_rollouts_and_not_groups():
-    small, large = Policy(lambda draw: (1.0,)).group(0), Policy(lambda draw: (0.0, 0.0, 1.0)).group(1)
+    small, large = Policy(lambda index: (1.0,)).group(0), Policy(lambda index: (0.0, 0.0, 1.0)).group(1)
     logged = means([summary(small), summary(large)])
     assert logged["reward/accuracy"] == logged["reward/correct"] == 0.5
     assert logged == means([summary(large), summary(small)])
 
 
 def test_rollouts_without_a_reward_count_as_failed_only():
-    logged = means([summary(Policy(lambda draw: (1.0, NAN, NAN, 0.0)).group(0))])
+    logged = means([summary(Policy(lambda index: (1.0, NAN, NAN, 0.0)).group(0))])
     assert logged["rollout/failed"] == 2
     assert logged["reward/accuracy"] == 0.5
     assert all(math.isfinite(value) for value in logged.values())
 
 
 def test_without_accuracy_nothing_is_right():
-    group = Policy(lambda draw: (1.0, 0.0)).group(0)
+    group = Policy(lambda index: (1.0, 0.0)).group(0)
     with_accuracy = means([summary(group)])
     del group.parts["accuracy"]
     logged = means([summary(group)])

@@ -1,4 +1,4 @@
-"""Visual-gain curation: keep the records whose future frames help the model to answer (`method.md` 4)."""
+"""Visual-gain curation: keep the records whose future frames help the model to answer (`docs/curation.md`)."""
 
 from futurel1.curation.probes import Candidate, CandidateDataset, Prober, SampledResponses, with_hints
 from futurel1.curation.report import Report

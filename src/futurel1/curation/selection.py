@@ -1,4 +1,4 @@
-"""Which candidates are kept, and in which order (`method.md` 4)."""
+"""Which candidates are kept, and in which order (`docs/curation.md`)."""
 
 from __future__ import annotations
 

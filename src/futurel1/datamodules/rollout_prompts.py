@@ -33,19 +33,19 @@ class _Orders:
         self._size, self._seed = size, seed
         self._epoch, self._order = -1, list(range(size))
 
-    def number(self, draw: int) -> int:
-        epoch, place = divmod(draw, self._size)
+    def number(self, index: int) -> int:
+        epoch, place = divmod(index, self._size)
         if self._seed is not None and epoch != self._epoch:
             self._epoch, self._order = epoch, list(range(self._size))
             random.Random(f"{self._seed}:{epoch}").shuffle(self._order)
         return self._order[place]
 
     def numbers(self, first: int, stride: int) -> Iterator[list[int]]:
-        return ([self.number(draw)] for draw in counted(first, stride))
+        return ([self.number(index)] for index in counted(first, stride))
 
 
 class PromptStream:
-    """All prompts in a new random order every pass, without end; a place in it is a *draw*.
+    """All prompts in a new random order every pass, without end; a place in it is a prompt index.
 
     Prompts that are taken one after the other are decoded ahead by workers.
 
@@ -74,41 +74,41 @@ class PromptStream:
         self._stride = 0
         self._prompts: Iterator[Fetched] = iter(())
 
-    def number(self, draw: int) -> int:
-        """Number of the record at a draw."""
-        return self._orders.number(draw)
+    def number(self, index: int) -> int:
+        """Number of the record at a prompt index."""
+        return self._orders.number(index)
 
     def take(
         self, first: int, count: int, rank: int = 0, world_size: int = 1
     ) -> Iterator[tuple[int, EncodedSample | None]]:
-        """Prompts of the draws `first + rank`, `first + rank + world_size`, ... below `first + count`.
+        """Prompts of the indices `first + rank`, `first + rank + world_size`, ... below `first + count`.
 
         Returns:
-            (draw, prompt); None in place of a record that could not be used, which is reported.
+            (index, prompt); None in place of a record that could not be used, which is reported.
         """
-        for draw in range(first + rank, first + count, world_size):
-            in_line = draw == self._next and world_size == self._stride
+        for index in range(first + rank, first + count, world_size):
+            in_line = index == self._next and world_size == self._stride
             if count == 1 and not in_line:
                 # One prompt alone (a resume asks for many) is not worth starting workers, nor stopping those at work.
-                fetched = self.dataset.__getitems__([self.number(draw)])[0]
+                fetched = self.dataset.__getitems__([self.number(index)])[0]
             else:
                 if not in_line:
-                    self._start(draw, world_size)
+                    self._start(index, world_size)
                 self._next = None  # after an error there is no telling where the workers are
                 fetched = next(self._prompts)
-                self._next = draw + world_size
+                self._next = index + world_size
             if fetched.skipped:
                 self._report(tuple(fetched.skipped))
-            yield draw, fetched.samples[0] if fetched.samples else None
+            yield index, fetched.samples[0] if fetched.samples else None
 
-    def _start(self, draw: int, stride: int) -> None:
+    def _start(self, index: int, stride: int) -> None:
         self._prompts = iter(())  # the workers of before end first
         loader: DataLoader[Any] = DataLoader(
             self.dataset,
-            batch_sampler=self._orders.numbers(draw, stride),
+            batch_sampler=self._orders.numbers(index, stride),
             collate_fn=_only,
             num_workers=self._num_workers,
-            # Of its own: loading must not draw from the global random state.
+            # Of its own: loading must not sample from the global random state.
             generator=torch.Generator(),
         )
         self._prompts, self._stride = iter(loader), stride

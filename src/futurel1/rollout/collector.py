@@ -190,8 +190,10 @@ class RolloutCollector:
             totals.update(part)
         self._check_size(len(indices), sampled.rounds, totals)
         chosen = sorted(indices)[: self.settings.batch_size]
-        leftovers = [group for group in sampled.kept if group.draw > chosen[-1]]
-        current, stand_in = self._exchange([group for group in sampled.kept if group.draw <= chosen[-1]], chosen)
+        leftovers = [group for group in sampled.kept if group.prompt_index > chosen[-1]]
+        current, stand_in = self._exchange(
+            [group for group in sampled.kept if group.prompt_index <= chosen[-1]], chosen
+        )
         batch = self._arrange(current, chosen)
         self._score(batch, leftovers)
         rows = [row for part in gather(sampled.summaries) for row in part]
@@ -213,7 +215,7 @@ class RolloutCollector:
         """Sample rounds of prompts until enough groups are kept; the prompt index of every one, over all ranks."""
         size = self.settings.batch_size
         while True:
-            indices = [index for part in gather([group.draw for group in sampled.kept]) for index in part]
+            indices = [index for part in gather([group.prompt_index for group in sampled.kept]) for index in part]
             if len(indices) >= size or sampled.rounds == self.settings.max_rounds:
                 return indices
             sampled.rounds += 1
@@ -279,16 +281,17 @@ class RolloutCollector:
         own = [index for index in chosen if owner[index] == self.rank]
         wanted = own or [chosen[0]]
         some_idle = len(set(owner.values())) < self.world_size
-        mine = {group.draw: group for group in groups if group.draw in wanted}
-        moving = [group for group in groups if group.draw not in own or (some_idle and group.draw == chosen[0])]
+        mine = {group.prompt_index: group for group in groups if group.prompt_index in wanted}
+        copied = chosen[0] if some_idle else None
+        moving = [group for group in groups if group.prompt_index not in own or group.prompt_index == copied]
         # One group of every rank at a time: they take their pixels and features with them.
         for place in range(max(gather(len(moving)))):
             for parcel in gather(self._packed(moving[place]) if place < len(moving) else None):
-                if parcel is not None and parcel[0]["draw"] in wanted and parcel[0]["draw"] not in mine:
+                if parcel is not None and parcel[0]["prompt_index"] in wanted and parcel[0]["prompt_index"] not in mine:
                     state, sample, vision = parcel
                     group = self._restored(state, sample)
                     group.vision = vision
-                    mine[group.draw] = group
+                    mine[group.prompt_index] = group
         return [mine[index] for index in own], mine[wanted[0]]
 
     @staticmethod
@@ -303,7 +306,7 @@ class RolloutCollector:
         minibatch_of = {index: self._owner(place, len(chosen))[0] for place, index in enumerate(chosen)}
         minibatches: list[list[Group]] = [[] for _ in range(self.settings.num_minibatches)]
         for group in current:
-            minibatches[minibatch_of[group.draw]].append(group)
+            minibatches[minibatch_of[group.prompt_index]].append(group)
         arranged, totals = [], []
         for groups in minibatches:
             totals.append(sum(gather(sum(group.num_tokens for group in groups))))
@@ -374,13 +377,13 @@ class RolloutCollector:
         groups = {
             name: sorted(
                 (state for part in gather([group.state_dict() for group in held]) for state in part),
-                key=lambda state: int(state["draw"]),
+                key=lambda state: int(state["prompt_index"]),
             )
             for name, held in (("current", self._current), ("leftovers", self._leftovers))
         }
         if self._restored_current is not None:
             groups["current"] = list(self._restored_current)
-        return {"draw": self._next_index, "collected": self._collected, **groups}
+        return {"prompt_index": self._next_index, "collected": self._collected, **groups}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a state, whatever the number of ranks that it was taken with.
@@ -388,16 +391,16 @@ class RolloutCollector:
         The prompts of the current batch are encoded when :meth:`current_batch` asks for them: mostly it is used up. One
         of them is at once, to see that the records are the same.
         """
-        self._next_index, self._collected = state["draw"], state["collected"]
+        self._next_index, self._collected = state["prompt_index"], state["collected"]
         self._current, self._restored_current = [], state["current"]
         self._load(state["current"][-1:])
-        leftovers = [item for item in state["leftovers"] if item["draw"] % self.world_size == self.rank]
+        leftovers = [item for item in state["leftovers"] if item["prompt_index"] % self.world_size == self.rank]
         self._leftovers = self._load(leftovers)
 
     def _load(self, states: Sequence[Mapping[str, Any]]) -> list[Group]:
         groups = []
         for state in states:
-            ((_, sample),) = self.source.take(state["draw"], 1, 0, 1)
+            ((_, sample),) = self.source.take(state["prompt_index"], 1, 0, 1)
             if sample is None:
                 raise RolloutError(f"the record of {state['id']} can no longer be used; restore it to resume")
             groups.append(self._restored(state, sample))
@@ -411,7 +414,7 @@ class RolloutCollector:
             self._current = self._load(mine)
             self._stand_in = (self._current or self._load(states[:1]))[0]
             self._restored_current = None
-        chosen = sorted(index for part in gather([group.draw for group in self._current]) for index in part)
+        chosen = sorted(index for part in gather([group.prompt_index for group in self._current]) for index in part)
         batch = self._arrange(self._current, chosen)
         self._remember_reference(batch)
         return batch

@@ -34,7 +34,7 @@ class Group:
     """All rollouts of one prompt with their rewards.
 
     Attributes:
-        draw: place of the prompt in the endless stream of prompts.
+        prompt_index: place of the prompt in the endless stream of prompts.
         sample: the encoded prompt.
         rollout: its G responses.
         parts: (G,) raw reward parts by name.
@@ -48,7 +48,7 @@ class Group:
         reference_log_probs: (G, R) under the frozen reference; None: not computed (yet).
     """
 
-    draw: int
+    prompt_index: int
     sample: EncodedSample
     rollout: Rollout
     parts: dict[str, Tensor]
@@ -75,7 +75,7 @@ class Group:
             "old_log_probs": self.old_log_probs, "old_latent_log_probs": self.old_latent_log_probs,
         }  # fmt: skip
         state = {
-            "draw": self.draw,
+            "prompt_index": self.prompt_index,
             "id": self.sample.sample_id,
             "rollout": rollout,
             "parts": dict(self.parts),
@@ -99,7 +99,7 @@ class Group:
                 f"{sample.sample_id}; resume with the same records and seed, or start a new run with model.init_from"
             )
         on_device = _map_tensors(dict(state), device)
-        names = ("draw", "parts", "rewards", "valid", "advantages", "old_log_probs", "old_latent_log_probs")
+        names = ("prompt_index", "parts", "rewards", "valid", "advantages", "old_log_probs", "old_latent_log_probs")
         return cls(
             sample=sample,
             rollout=Rollout(**on_device["rollout"], policy=policy),

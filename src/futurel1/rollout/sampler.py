@@ -106,11 +106,11 @@ class GroupSampler:
         branches = self.rollout.num_rollouts
         group_ids = torch.arange(len(prompts), device=self.device).repeat_interleave(branches)
         advantages = group_advantages(output.total, group_ids, output.valid, self.rollout.advantage)
-        for place, (draw, sample) in enumerate(prompts):
+        for place, (prompt_index, sample) in enumerate(prompts):
             rows = slice(place * branches, (place + 1) * branches)
             groups.append(
                 Group(
-                    draw=draw,
+                    prompt_index=prompt_index,
                     sample=sample,
                     rollout=rollouts[place],
                     parts={name: values[rows] for name, values in output.parts.items()},
@@ -136,7 +136,7 @@ class GroupSampler:
                 if time.monotonic() - said > SECONDS_OF_SILENCE:
                     said = time.monotonic()
                     logger.info("rollouts: %d of %d prompts of this round are answered", start, len(prompts))
-                draws, samples = zip(*prompts[start : start + size], strict=True)
+                indices, samples = zip(*prompts[start : start + size], strict=True)
                 batch = prompt_batch(samples, self.pad_token_id, self.device)
                 vision = self.models.sampling.encode(batch)
                 rollout = self.models.sampling.generate(
@@ -144,7 +144,7 @@ class GroupSampler:
                     num_branches=self.rollout.num_rollouts,
                     do_sample=True,
                     latent_policy=self.latent_policy,
-                    seed=torch.tensor([self.sampling.seed * SEED_STRIDE + draw for draw in draws]),
+                    seed=torch.tensor([self.sampling.seed * SEED_STRIDE + prompt_index for prompt_index in indices]),
                     vision=vision,
                     **self.sampling.arguments(),
                 )
@@ -219,7 +219,7 @@ def _records(groups: Sequence[Group], texts: Sequence[Transcript]) -> Iterator[d
             numbers = {"reward": group.rewards[row], **numbers, "advantage": group.advantages[row]}
             plain = {name: float(value) for name, value in numbers.items()}
             yield {
-                "draw": group.draw,
+                "prompt_index": group.prompt_index,
                 "id": group.sample.sample_id,
                 "prompt": group.sample.info.question,
                 "response": text.readable,

@@ -10,7 +10,7 @@ HEADROOM = 256
 
 
 class GrowingLayer(DynamicLayer):  # type: ignore[no-untyped-call]
-    """`DynamicLayer` whose keys and values are views of buffers with room to spare, instead of being concatenated anew.
+    """`DynamicLayer` whose keys and values are views of larger buffers, not concatenated anew.
 
     Only for decoding without gradient: buffers are written in place.
     """
