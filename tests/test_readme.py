@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from futurel1.cli import OWN_COMMANDS, TRAINER_COMMANDS, main
+from futurel1.cli import main
+from futurel1.cli.main import OWN_COMMANDS
+from futurel1.cli.trainer import TRAINER_COMMANDS
 from futurel1.models import BACKBONES
 
 ROOT = Path(__file__).parents[1]

@@ -1,0 +1,74 @@
+"""LightningCLI with one folder per run."""
+
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+
+from futurel1.cli.run_folder import RUN_PLACEHOLDER, choose_run_dir
+from futurel1.modules import JSONLinesWriter
+
+
+class ParsedConfig(SaveConfigCallback):
+    """Saves the configuration as it was given: without this run's folders, so that it starts a run of its own."""
+
+    def __init__(self, parser: LightningArgumentParser, config: Any, *, as_given: Any, **options: Any) -> None:
+        super().__init__(parser, as_given, **options)
+
+
+class RunCLI(LightningCLI):
+    """LightningCLI with one folder per run.
+
+    Args:
+        asked: the subcommand of the command line; None: none.
+        made: receives the run folder as soon as it is chosen.
+        arguments: those of `LightningCLI`.
+    """
+
+    def __init__(self, *arguments: Any, asked: str | None, made: list[Path], **options: Any) -> None:
+        self._asked = asked
+        self._made = made
+        super().__init__(*arguments, **options)
+
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]  # static in Lightning, and called as here
+        """The subcommand that is asked for: options of the others take as long to collect as its own."""
+        every = LightningCLI.subcommands()
+        return {name: skipped for name, skipped in every.items() if name == self._asked} or every
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the options that say where a run goes."""
+        parser.add_argument("--runs_dir", type=str, default="runs", help="folder that holds the run folders")
+        parser.add_argument("--run_name", type=str | None, default=None, help="name of the run folder")
+        parser.add_argument("--run_dir", type=str | None, default=None, help="use exactly this run folder")
+
+    def before_instantiate_classes(self) -> None:
+        """Choose the run folder, and name it to the Trainer, the loggers and the callbacks."""
+        config = self.config[self.subcommand] if self.subcommand else self.config
+        as_given = config.clone()
+        for name in ("run_dir", "run_name", "ckpt_path"):
+            if name in as_given:
+                as_given[name] = None
+        self.save_config_kwargs["as_given"] = as_given
+        run_dir = choose_run_dir(config, self.subcommand or "run")
+        self._made.append(run_dir)
+        trainer = config.trainer
+        if trainer.enable_progress_bar is False:
+            self.trainer_defaults["callbacks"] = []
+        if trainer.default_root_dir is None:
+            trainer.default_root_dir = str(run_dir)
+        loggers = trainer.logger if isinstance(trainer.logger, list) else [trainer.logger]
+        for logger in loggers:
+            arguments = getattr(logger, "init_args", None)
+            if arguments is not None and arguments.get("save_dir") == RUN_PLACEHOLDER:
+                arguments["save_dir"] = str(run_dir)
+        for callback in trainer.callbacks or []:
+            arguments = getattr(callback, "init_args", None)
+            if arguments is not None and "dirpath" in arguments and arguments.get("dirpath") is None:
+                arguments["dirpath"] = str(run_dir / "checkpoints")
+        if self.subcommand == "predict":
+            self._write_predictions(trainer)
+
+    def _write_predictions(self, trainer: Any) -> None:
+        given = [getattr(callback, "class_path", "") for callback in trainer.callbacks or []]
+        if not any(str(name).endswith("JSONLinesWriter") for name in given):
+            self.trainer_defaults["callbacks"] = [*self.trainer_defaults["callbacks"], JSONLinesWriter()]

@@ -1,0 +1,114 @@
+"""The folder of a run: chosen once for all its processes, and found again by `--resume`."""
+
+import atexit
+import os
+import time
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from futurel1.errors import ConfigError, MissingFileError
+from futurel1.files import write_whole
+
+RUN_DIR_VARIABLE = "FUTUREL1_RUN_DIR"
+"""Tells processes that a Trainer starts (one per device) which run folder they belong to."""
+RUN_PLACEHOLDER = "RUN_DIR"
+"""Stands for the run folder in a logger's `save_dir`."""
+
+
+def resume_arguments(args: Sequence[str]) -> list[str]:
+    """Replace ``--resume RUN`` by the run's own configuration and folder and, to go on training, its last checkpoint.
+
+    Args:
+        args: command line without the program's name.
+
+    Raises:
+        MissingFileError: RUN is no run folder, or has no checkpoint yet.
+        ConfigError: ``--resume`` without a value, or together with ``--config``.
+    """
+    joined = [part for arg in args for part in (arg.split("=", 1) if arg.startswith("--resume=") else [arg])]
+    if "--resume" not in joined:
+        return list(args)
+    if joined[0] not in ("fit", "predict"):
+        raise ConfigError(
+            "--resume continues training or prediction; to evaluate a run, give --model.init_args.init_from RUN"
+        )
+    place = joined.index("--resume")
+    if place + 1 >= len(joined):
+        raise ConfigError("--resume needs the folder of a run, such as runs/sft-20260101-120000")
+    if any(arg.split("=")[0] in ("--config", "-c", "--ckpt_path") for arg in joined):
+        raise ConfigError(
+            "--resume takes configuration and checkpoint from the run; leave --config and --ckpt_path out"
+        )
+    run = Path(joined[place + 1])
+    config = run / "config.yaml"
+    if not config.is_file():
+        raise MissingFileError(f"--resume: {run} is no run folder (it has no config.yaml)")
+    command, rest = joined[0], joined[1:place] + joined[place + 2 :]
+    again = [command, "--config", str(config), *rest, "--run_dir", str(run)]
+    if command == "predict":
+        return again
+    from futurel1.modules.start import newest_checkpoint
+
+    return [*again, "--ckpt_path", str(newest_checkpoint(run))]
+
+
+def unique_run_dir(runs_dir: Path, name: str) -> Path:
+    """Make a new folder under `runs_dir`; a number is added when the name is taken."""
+    runs_dir.mkdir(parents=True, exist_ok=True)
+    number = 0
+    while True:
+        folder = runs_dir / (name if number == 0 else f"{name}-{number}")
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            number += 1
+        else:
+            return folder
+
+
+def choose_run_dir(config: Any, command: str) -> Path:
+    """The folder of this run, the same one in all its processes.
+
+    Processes that Lightning starts inherit the choice in their environment. Under torchrun all start alike: the first
+    of a machine chooses and leaves the name in a file for the others. Several machines are told by ``--run_dir``.
+
+    Args:
+        config: parsed configuration with `runs_dir`, `run_name`, `run_dir` and `config`.
+        command: name for runs without a configuration file.
+
+    Raises:
+        ConfigError: several machines, and no ``--run_dir``.
+    """
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    if config.run_dir is not None:
+        folder = Path(config.run_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+    elif RUN_DIR_VARIABLE in os.environ and local_rank != 0:
+        return Path(os.environ[RUN_DIR_VARIABLE])
+    else:
+        by_torchrun = "TORCHELASTIC_RUN_ID" in os.environ
+        if by_torchrun and int(os.environ.get("GROUP_WORLD_SIZE", "1")) > 1:
+            raise ConfigError("on several machines give --run_dir, a folder that all of them see")
+        # torchrun is the parent of all its processes on a machine
+        note = Path(config.runs_dir) / f".torchrun-{os.getppid()}-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
+        if by_torchrun and local_rank != 0:
+            return _await_run_dir(note)
+        stem = Path(str(config.config[0])).stem if config.get("config") else command
+        name = config.run_name or f"{stem}-{datetime.now():%Y%m%d-%H%M%S}"
+        folder = unique_run_dir(Path(config.runs_dir), name)
+        if by_torchrun:
+            write_whole(note, str(folder))
+            atexit.register(note.unlink, missing_ok=True)
+    os.environ[RUN_DIR_VARIABLE] = str(folder)
+    return folder
+
+
+def _await_run_dir(note: Path, seconds: float = 120.0) -> Path:
+    deadline = time.monotonic() + seconds
+    while not note.is_file():
+        if time.monotonic() > deadline:
+            raise ConfigError(f"the first process named no run folder within {seconds:.0f} s; give --run_dir")
+        time.sleep(0.05)
+    return Path(note.read_text())

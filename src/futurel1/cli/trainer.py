@@ -1,0 +1,86 @@
+"""`futurel1 fit`, `validate`, `test` and `predict`: Trainer, model and data from a command line."""
+
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+from futurel1.cli.run_folder import RUN_PLACEHOLDER
+
+TRAINER_COMMANDS = {
+    "fit": "train a model: futurel1 fit --config configs/tiny/sft.yaml",
+    "validate": "evaluate on the validation records",
+    "test": "evaluate on the test records",
+    "predict": "write one line per record to predictions.jsonl",
+}
+EPILOG = (
+    "Before these options: futurel1 fit --resume RUN continues the run in folder RUN from its last checkpoint, "
+    "futurel1 predict --resume RUN the predictions in it; --debug shows tracebacks of errors."
+)
+_EXPECTED = (
+    r".*isinstance\(treespec, LeafSpec\).*",  # Lightning asks PyTorch's pytree a question in its old form
+    "LightningCLI's args parameter is intended",
+    "Experiment logs directory .* exists",  # a resumed run keeps its rows
+    "Total length of `list` across ranks is zero",  # no validation split
+    "Couldn't infer the batch indices",  # predictions carry their own ids
+    "It is recommended to use `self.log.*sync_dist=True`",  # what is logged is already summed over ranks
+)
+"""Warnings about what is meant to be so."""
+_LOGGERS = (
+    {"class_path": "ResumableCSVLogger", "init_args": {"save_dir": RUN_PLACEHOLDER}},
+    {"class_path": "TensorBoardLogger", "init_args": {"save_dir": RUN_PLACEHOLDER, "name": "", "version": ""}},
+)
+
+
+def make_cli(args: list[str] | None = None, *, run: bool = True) -> Any:
+    """Build Trainer, model and data from a command line.
+
+    Args:
+        args: ``["fit", "--config", ...]``, or options alone when `run` is False; None: the process's own.
+        run: run the subcommand; False only instantiates.
+
+    Returns:
+        The `LightningCLI`, with `trainer`, `model` and `datamodule`.
+    """
+    # Lightning 2.6 calls jsonargparse by names that 4.49 renamed; they work until jsonargparse 5, which is excluded.
+    os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
+    for message in _EXPECTED:
+        warnings.filterwarnings("ignore", message=message)
+
+    from lightning import LightningDataModule, LightningModule, Trainer
+    from lightning.pytorch.callbacks import RichProgressBar
+
+    # Short class names in YAML are looked up among imported subclasses.
+    import futurel1.datamodules
+    import futurel1.modules  # noqa: F401
+    from futurel1.cli.run_cli import ParsedConfig, RunCLI
+
+    asked = next(iter(sys.argv[1:] if args is None else args), None)
+    shown = [asked] if asked in TRAINER_COMMANDS else list(TRAINER_COMMANDS)
+    made: list[Path] = []
+    try:
+        cli = RunCLI(
+            LightningModule,
+            LightningDataModule,
+            asked=asked,
+            made=made,
+            trainer_class=Trainer,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            seed_everything_default=0,
+            auto_configure_optimizers=False,  # modules make their own; the model is not there when options are read
+            save_config_callback=ParsedConfig,
+            save_config_kwargs={"overwrite": True},
+            trainer_defaults={"logger": list(_LOGGERS), "callbacks": [RichProgressBar()]},
+            parser_kwargs={name: {"epilog": EPILOG} for name in shown} if run else {},
+            args=args,
+            run=run,
+        )
+    finally:
+        for folder in made:
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()  # nothing came of this run
+    if run and cli.trainer.is_global_zero:
+        print(f"run folder: {cli.trainer.default_root_dir}")
+    return cli
