@@ -1,6 +1,7 @@
 """TwiFF-Bench: prompts from embedded images, what the judge is told, streaming, every kind of bad record."""
 
 import gc
+import time
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
@@ -183,8 +184,10 @@ def test_row_groups_are_not_all_in_memory(tmp_path: Path) -> None:
     before = pa.total_allocated_bytes()
 
     def held() -> int:
-        if pa.total_allocated_bytes() - before >= 6 * size:
-            gc.collect()  # what only waits for the garbage collector is not held
+        deadline = time.monotonic() + 10
+        while pa.total_allocated_bytes() - before >= 6 * size and time.monotonic() < deadline:
+            gc.collect()  # what waits for the garbage collector, or for a thread of Arrow's to end, is not held
+            time.sleep(0.05)
         return int(pa.total_allocated_bytes() - before)
 
     source = make(file).dataset("test").source
