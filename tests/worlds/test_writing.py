@@ -2,6 +2,7 @@
 
 import json
 import re
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import ClassVar
@@ -182,20 +183,26 @@ class Killed(BaseException):
     """Stands for a process that dies."""
 
 
-def test_a_killed_write_is_taken_up_where_it_stopped(tmp_path, monkeypatch):
-    out = tmp_path / "world"
-    render, calls = Episode.render, []
+@contextmanager
+def dying_at_the_fourth_clip(monkeypatch, episode):
+    """A process that dies while it renders its fourth `episode`."""
+    render, calls = episode.render, []
 
-    def dies_at_the_fourth_clip(self, steps):
+    def dies(self, steps):
         calls.append(self.id)
         if len(calls) == 4:
             raise Killed
         return render(self, steps)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Episode, "render", dies_at_the_fourth_clip)
-        with pytest.raises(Killed):
-            write_world(out, train=5, test=2, task="next_zone", progress=False)
+        patch.setattr(episode, "render", dies)
+        yield
+
+
+def test_a_killed_write_is_taken_up_where_it_stopped(tmp_path, monkeypatch):
+    out = tmp_path / "world"
+    with dying_at_the_fourth_clip(monkeypatch, Episode), pytest.raises(Killed):
+        write_world(out, train=5, test=2, task="next_zone", progress=False)
     assert sorted(path.name for path in (out / "videos").iterdir()) == [f"train-0000{n}.mp4" for n in range(3)]
     assert not (out / "train.jsonl").exists()
 
@@ -217,18 +224,8 @@ def test_a_killed_write_is_taken_up_where_it_stopped(tmp_path, monkeypatch):
 
 
 def test_a_killed_write_of_events_is_taken_up_too_and_unchanged_records_are_left_alone(tmp_path, monkeypatch, files):
-    render, calls = EventEpisode.render, []
-
-    def dies_at_the_fourth_clip(self, steps):
-        calls.append(self.id)
-        if len(calls) == 4:
-            raise Killed
-        return render(self, steps)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(EventEpisode, "render", dies_at_the_fourth_clip)
-        with pytest.raises(Killed):
-            write_world(tmp_path, train=8, test=5, rl=2, progress=False)
+    with dying_at_the_fourth_clip(monkeypatch, EventEpisode), pytest.raises(Killed):
+        write_world(tmp_path, train=8, test=5, rl=2, progress=False)
     assert not (tmp_path / "train.jsonl").exists()
     (tmp_path / "videos" / "train-00002.mp4").write_bytes(b"")
     again = write_world(tmp_path, train=8, test=5, rl=2, progress=False)

@@ -64,9 +64,9 @@ def _keys_of(file: Path) -> tuple[str, list[str]]:
     """Class and keys of the model that a configuration file names; what cannot be read is left to jsonargparse."""
     try:
         config: Any = yaml.safe_load(file.read_text(encoding="utf-8"))
-        model = config.get("model", {})
-        if isinstance(model, str):
-            return model, []
-        return str(model.get("class_path", "")), [str(key) for key in model.get("init_args", {})]
-    except (OSError, ValueError, AttributeError, yaml.YAMLError):
+    except (OSError, ValueError, yaml.YAMLError):
         return "", []
+    model = config.get("model") if isinstance(config, dict) else None
+    if not isinstance(model, dict):
+        return str(model or ""), []
+    return str(model.get("class_path") or ""), [str(key) for key in model.get("init_args") or ()]

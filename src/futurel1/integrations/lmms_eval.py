@@ -130,8 +130,9 @@ class FutureL1(_BASE):
         import torch
 
         from futurel1.data.chat import ChatEncoder
-        from futurel1.models import LatentReasoner, SpanBudget
+        from futurel1.models import LatentReasoner
         from futurel1.modules.start import usable_device
+        from futurel1.rollout import SamplingSettings
 
         if dtype not in _DTYPES:
             raise ConfigError(f"dtype must be one of {', '.join(_DTYPES)}, got {dtype!r}")
@@ -146,7 +147,7 @@ class FutureL1(_BASE):
         self.max_new_tokens = max_new_tokens
         self.seed = seed
         self.response: ResponseForm = response
-        self.budget = None if span_budget == "checkpoint" else SpanBudget(span_budget, span_latents)
+        self.budget = SamplingSettings(span_budget=span_budget, span_latents=span_latents).budget()
         self.reasoner: LatentReasoner = LatentReasoner.from_pretrained(
             pretrained, dtype=getattr(torch, dtype), attn_implementation=attn_implementation
         ).to(self._device)

@@ -27,10 +27,6 @@ class StepStatistics:
         self._sums: dict[str, Tensor] = {}
         self._maxima: dict[str, Tensor] = {}
 
-    def __bool__(self) -> bool:
-        """Whether a micro-batch was added."""
-        return bool(self._sums)
-
     @torch.no_grad()
     def add(self, batch: Experience, scores: RolloutScores, output: PolicyLossOutput, mask: Tensor) -> None:
         """Add a micro-batch.

@@ -10,6 +10,7 @@ from futurel1.data.samples import PromptInfo
 from futurel1.errors import ConfigError
 from futurel1.metrics import FutureBenchAccuracy, TwiFFBenchScore, comparison_table
 from futurel1.metrics.functional import FUTUREBENCH_SPLITS, extract_answer, extract_option, sanitize_response
+from futurel1.metrics.published import Benchmark as PublishedBenchmark
 from futurel1.models.transcript import Transcript
 from futurel1.rewards import Judge, ResponseItem
 
@@ -28,6 +29,8 @@ class Scorer:
 
     splits: ClassVar[tuple[str, ...]] = ()
     """Parts of the benchmark, by which use of latents is reported too."""
+    published: ClassVar[PublishedBenchmark | None] = None
+    """The benchmark's table of published rows; None: none."""
 
     def __init__(self, judge: Judge | None = None, voted: bool = False) -> None:
         self.judge = judge
@@ -62,13 +65,14 @@ class Scorer:
 
     def table(self, values: dict[str, float], form: Any, label: str) -> str:
         """Our row below the published ones, as ``markdown`` or ``latex``; "" without a table."""
-        return ""
+        return "" if self.published is None else comparison_table(values, self.published, form, label)
 
 
 class FutureBenchScorer(Scorer):
     """FutureBench: accuracy by split and protocol; of several responses the vote counts, by the strict protocol."""
 
     splits = FUTUREBENCH_SPLITS
+    published = "futurebench"
 
     def metrics(self) -> dict[str, Metric]:
         """Accuracy."""
@@ -97,10 +101,6 @@ class FutureBenchScorer(Scorer):
             record["paper"] = extract_option(text, "paper")
             record["strict"] = extract_option(text, "strict", options=info.options)
 
-    def table(self, values: dict[str, float], form: Any, label: str) -> str:
-        """The paper's table."""
-        return comparison_table(values, "futurebench", form, label)
-
 
 class TwiFFBenchScorer(Scorer):
     """TwiFF-Bench: a judge scores reasoning and answer, all at once when the responses are written.
@@ -112,6 +112,8 @@ class TwiFFBenchScorer(Scorer):
     Raises:
         ConfigError: no judge.
     """
+
+    published = "twiffbench"
 
     def __init__(self, judge: Judge | None = None, voted: bool = False) -> None:
         super().__init__(judge, voted)
@@ -160,10 +162,6 @@ class TwiFFBenchScorer(Scorer):
             record["score"], record["judge"] = verdict.value, verdict.reason
         self.begin()
         return records
-
-    def table(self, values: dict[str, float], form: Any, label: str) -> str:
-        """The paper's table."""
-        return comparison_table(values, "twiffbench", form, label)
 
 
 SCORERS: dict[str, type[Scorer]] = {

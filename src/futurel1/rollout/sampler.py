@@ -100,8 +100,8 @@ class GroupSampler:
         if not prompts:
             return [], []
         rollouts, visions, texts = self._answer(prompts)
-        metas = [sample.info for _, sample in prompts]
-        output = self.rewarded(join_rollouts(rollouts, self.pad_token_id), texts, metas)
+        infos = [sample.info for _, sample in prompts]
+        output = self.rewarded(join_rollouts(rollouts, self.pad_token_id), texts, infos)
         groups = []
         branches = self.rollout.num_rollouts
         group_ids = torch.arange(len(prompts), device=self.device).repeat_interleave(branches)
@@ -174,18 +174,18 @@ class GroupSampler:
             "spans": torch.tensor([float(len(text.spans)) for text in texts], device=self.device),
         }
 
-    def rewarded(self, rollout: Rollout, texts: Sequence[Transcript], metas: Sequence[PromptInfo]) -> RewardOutput:
+    def rewarded(self, rollout: Rollout, texts: Sequence[Transcript], infos: Sequence[PromptInfo]) -> RewardOutput:
         """Rewards of all rollouts of some prompts at once: a judge is asked about all of them together."""
         branches = rollout.num_branches
-        rows = [meta for meta in metas for _ in range(branches)]
-        lengths = [-1 if meta.reference_length is None else meta.reference_length for meta in rows]
+        rows = [info for info in infos for _ in range(branches)]
+        lengths = [-1 if info.reference_length is None else info.reference_length for info in rows]
         table = rollout.span_table
         return self.reward(
             RewardInputs(
                 responses=[text.text for text in texts],
-                answers=[str(meta.answer) for meta in rows],
-                problems=[str(meta.question) for meta in rows],
-                group_ids=torch.arange(len(metas), device=rollout.responses.device).repeat_interleave(branches),
+                answers=[str(info.answer) for info in rows],
+                problems=[str(info.question) for info in rows],
+                group_ids=torch.arange(len(infos), device=rollout.responses.device).repeat_interleave(branches),
                 response_lengths=rollout.response_mask.sum(dim=1),
                 reference_lengths=torch.tensor(lengths, device=rollout.responses.device),
                 latents=rollout.latents,
