@@ -1,5 +1,7 @@
 """When too many failed calls stop a run."""
 
+import re
+
 import pytest
 from judge_server import Reply, Request, answer, make_judge, serving, tell_truth
 
@@ -18,10 +20,14 @@ def test_too_many_failures_stop_the_run() -> None:
             judge.judge_answers([answer(i) for i in range(500)])
         assert len(server.requests) < 100
     message = str(error.value)
-    stats = judge.stats
-    assert stats.calls >= 20
-    assert stats.failed > 0.3 * stats.calls
-    assert f"failed {stats.failed} of the latest {stats.calls} calls" in message
+    said = re.search(r"failed (\d+) of the latest (\d+) calls", message)
+    assert said is not None, message
+    failed, calls = map(int, said.groups())
+    assert calls >= 20
+    assert failed > 0.3 * calls
+    # Of the four in flight, those that ended meanwhile count as well.
+    assert calls <= judge.stats.calls <= calls + 4
+    assert failed <= judge.stats.failed <= failed + 4
     assert "max_failure_rate=0.3" in message
     assert "x HTTP 500: out of memory" in message
     assert "x unparseable reply: neither yes nor no" in message
