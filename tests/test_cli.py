@@ -18,7 +18,7 @@ from futurel1.cli import main, make_cli
 from futurel1.cli.errors import one_line
 from futurel1.cli.run_folder import resume_arguments, unique_run_dir
 from futurel1.errors import CheckpointError, ConfigError, MissingFileError, RecordError
-from futurel1.modules.start import newest_checkpoint
+from futurel1.runs import newest_checkpoint
 from futurel1.worlds import write_world
 from processes import Command, run_ranks
 from rounding import assert_same_after_training

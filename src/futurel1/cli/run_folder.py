@@ -49,7 +49,7 @@ def resume_arguments(args: Sequence[str]) -> list[str]:
     again = [command, "--config", str(config), *rest, "--run_dir", str(run)]
     if command == "predict":
         return again
-    from futurel1.modules.start import newest_checkpoint
+    from futurel1.runs import newest_checkpoint
 
     return [*again, "--ckpt_path", str(newest_checkpoint(run))]
 

@@ -310,7 +310,7 @@ def _finish(source: RecordSource, folder: ProbeFolder, table: ProbeTable, thresh
 
 def _load(model: str, dtype: str, device: str) -> LatentReasoner:
     """Load any reasoner or stock model onto its device; under torchrun each rank has its own."""
-    from futurel1.modules.start import DTYPES, exported_folder, usable_device
+    from futurel1.runs import DTYPES, exported_folder, usable_device
 
     device = usable_device(device, f"cuda:{os.environ.get('LOCAL_RANK', '0')}")
     name = ("bfloat16" if device.startswith("cuda") else "float32") if dtype == "auto" else dtype

@@ -130,9 +130,8 @@ class FutureL1(_BASE):
         import torch
 
         from futurel1.data.chat import ChatEncoder
-        from futurel1.models import LatentReasoner
-        from futurel1.modules.start import usable_device
         from futurel1.rollout import SamplingSettings
+        from futurel1.runs import usable_device
 
         if dtype not in _DTYPES:
             raise ConfigError(f"dtype must be one of {', '.join(_DTYPES)}, got {dtype!r}")
