@@ -4,27 +4,30 @@ import logging
 import os
 import zipfile
 from pathlib import Path
+from typing import Literal
 
 import torch
 
 from futurel1.errors import CheckpointError, ConfigError, MissingFileError
 from futurel1.models import LatentReasoner
+from futurel1.models.checkpoints import TINY, TINY_RANDOM
 
 logger = logging.getLogger(__name__)
 
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 EXPORT_FOLDER = "huggingface"
 """Folder inside a run folder that holds the Hugging Face export."""
 
 
 def load_reasoner(
-    model: str, *, dtype: str = "auto", device: str = "auto", attn_implementation: str = "sdpa"
+    model: str, *, dtype: Dtype = "auto", device: str = "auto", attn_implementation: str = "sdpa"
 ) -> LatentReasoner:
     """Load a model that decodes onto its device, in eval mode; each process of a launcher has a GPU of its own.
 
     Args:
         model: run folder, checkpoint folder, hub name, ``tiny`` or ``tiny-random``.
-        dtype: a name in `DTYPES`; ``auto``: bfloat16 on a GPU, float32 on a CPU.
+        dtype: ``float32``, ``bfloat16``, ``float16`` or ``auto``: bfloat16 on a GPU, float32 on a CPU.
         device: ``cpu``, ``cuda``, another device, or ``auto``: a GPU where there is one.
         attn_implementation: attention of `transformers`.
 
