@@ -69,7 +69,7 @@ def _curate(stage: Stage, places: Places) -> list[Command]:
     # The choice is written where the probes are, and kept in a folder of its own at the same depth.
     records = str(places.runs / "split" / "candidates.jsonl")
     thresholds = {f"thresholds.{name}": value for name, value in stage.options.items()}
-    options = {"out": str(places.runs / "probe"), "merge": "true", **thresholds}
+    options = {"out": str(places.runs / "probe"), "mode": "merge", **thresholds}
     return [(CLI, ["curate", records, *_options(options)])]
 
 

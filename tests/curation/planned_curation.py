@@ -97,7 +97,7 @@ class Bench:
         prober = Prober(self.respond, self.encoder.pad_token_id, AccuracyReward(judge))
         candidates = CandidateDataset(self.source, self.encoder, on_error=on_error)
         share = Share.parse(shard, {})
-        return probe(candidates, prober, self.folder, share, **{"batch_size": 3, "progress": False, **options})
+        return probe(candidates, prober, self.folder, share, **{"batch_size": 3, **options})
 
     def merge(self, **thresholds: Any) -> Report:
         return choose(self.source, self.folder, Thresholds(**thresholds))

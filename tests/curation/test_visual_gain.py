@@ -17,7 +17,7 @@ def options(world: Path, out: Path, *more: str, records: Path | None = None) -> 
     return [
         "curate", str(records or world / "train.jsonl"), "--out", str(out), "--prompts.system_prompt",
         str(world / "prompt.txt"), "--rollouts", "2", "--sampling.max_new_tokens", "12", "--batch_size", "1",
-        "--num_workers", "0", "--device", "cpu", *more,
+        "--prompts.num_workers", "0", "--device", "cpu", *more,
     ]  # fmt: skip
 
 
@@ -42,7 +42,7 @@ def test_shards_and_ranks_from_the_command_line(
     main(options(clips_world, out, "--shard", "1/2"))
     assert "4 of 8 candidates are left to others" in capsys.readouterr().out
     with pytest.raises(SystemExit):
-        main(options(clips_world, out, "--merge", "true"))
+        main(options(clips_world, out, "--mode", "merge"))
     assert "4 of 8 candidates are not probed yet" in capsys.readouterr().err
     monkeypatch.setenv("WORLD_SIZE", "2")
     for rank in ("1", "0"):  # as torchrun tells its processes
@@ -54,7 +54,7 @@ def test_shards_and_ranks_from_the_command_line(
     assert files == ["probes-00000-of-00004.jsonl", "probes-00001-of-00002.jsonl", "probes-00001-of-00004.jsonl"]
     assert (out / "curated.jsonl").read_text() == ""  # nothing gains 2 of 2 from random weights
 
-    main(["curate", str(clips_world / "train.jsonl"), "--out", str(out), "--merge=true", "--thresholds.min_gain=0"])
+    main(["curate", str(clips_world / "train.jsonl"), "--out", str(out), "--mode=merge", "--thresholds.min_gain=0"])
     for name in ("curated.jsonl", "report.txt", "report.png"):
         assert (out / name).read_bytes() == (whole / name).read_bytes()
     assert "8  candidates" in capsys.readouterr().out
@@ -72,12 +72,12 @@ def test_refusals_of_the_command_line(clips_world: Path, tmp_path: Path, capsys:
             main(options(clips_world, out, *more, records=records))
         return capsys.readouterr().err
 
-    assert "holds no probes" in refused("--merge", "true")
+    assert "holds no probes" in refused("--mode", "merge")
     assert "--shard is i/n" in refused("--shard", "2/2")
     assert "no such folder" in refused("--prompts.data_root", str(tmp_path / "gone"))
     assert "outside data_root" in refused("--prompts.data_root", str(tmp_path))
     assert "batch_size is at least 1" in refused("--batch_size", "0")
-    assert "leave --shard 1/2 out" in refused("--merge", "true", "--shard", "1/2")
+    assert "leave --shard 1/2 out" in refused("--mode", "merge", "--shard", "1/2")
     assert "temperature must be above 0" in refused("--sampling.temperature", "0")
     assert "max_new_tokens must be at least 1" in refused("--sampling.max_new_tokens", "0")
     assert "--device tpu-x" in refused("--device", "tpu-x")
@@ -93,7 +93,7 @@ def test_refusals_of_the_command_line(clips_world: Path, tmp_path: Path, capsys:
     assert "repetition_limit must be between 0 and 1" in refused("--repetition_limit", "1.5")
     (clips_world / "fewer.jsonl").write_text((clips_world / "train.jsonl").read_text().splitlines()[0])
     assert "(records differ)" in refused(records=clips_world / "fewer.jsonl")
-    assert "holds probes of other records" in refused("--merge", "true", records=clips_world / "fewer.jsonl")
+    assert "holds probes of other records" in refused("--mode", "merge", records=clips_world / "fewer.jsonl")
 
 
 @pytest.mark.slow

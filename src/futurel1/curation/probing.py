@@ -58,7 +58,6 @@ def probe(
     batch_size: int = 4,
     num_workers: int = 0,
     retry_failed: bool = False,
-    progress: bool = True,
 ) -> ProbeTable:
     """Probe what is left of one share, and append the results to its file batch by batch.
 
@@ -70,7 +69,6 @@ def probe(
         batch_size: candidates that are decoded together.
         num_workers: processes that decode video.
         retry_failed: also what failed before, or was skipped.
-        progress: show a progress bar.
 
     Returns:
         The results of all shares, as they are now.
@@ -81,7 +79,7 @@ def probe(
         batches = fetch(candidates, _blocks(numbers, batch_size), list, num_workers=num_workers)
         bar = Progress(
             TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-            TimeRemainingColumn(), console=Console(stderr=True), disable=not progress,
+            TimeRemainingColumn(), console=Console(stderr=True), disable=os.environ.get("LOCAL_RANK", "0") != "0",
         )  # fmt: skip
         with bar:
             line = bar.add_task(f"probing {share.index}/{share.count}", total=len(numbers))

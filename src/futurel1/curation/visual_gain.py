@@ -5,10 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -46,8 +45,10 @@ class PromptSettings:
         on_error: ``raise`` stops at a record that cannot be read; ``skip`` counts it and goes on.
         system_prompt: text file with the system turn; None: the paper's.
         max_length: most tokens of a prompt.
+        num_workers: processes that decode video.
 
     Raises:
+        ConfigError: `num_workers` is negative.
         MissingFileError: `data_root` is no folder.
     """
 
@@ -55,13 +56,17 @@ class PromptSettings:
     on_error: OnError = "raise"
     system_prompt: str | None = None
     max_length: int = 16384
+    num_workers: int = 2
 
     def __post_init__(self) -> None:
         if self.data_root is not None and not Path(self.data_root).is_dir():
             raise MissingFileError(f"data_root {self.data_root}: no such folder; name the folder that holds the media")
+        if self.num_workers < 0:
+            raise ConfigError(f"num_workers is at least 0, got {self.num_workers}")
 
-    def candidates(self, source: RecordSource, encoder: ChatEncoder) -> CandidateDataset:
+    def candidates(self, source: RecordSource, processor: Any) -> CandidateDataset:
         """The records as candidates."""
+        encoder = ChatEncoder(processor, system_prompt=self.system_prompt, max_length=self.max_length)
         root = None if self.data_root is None else Path(self.data_root)
         return CandidateDataset(source, encoder, data_root=root, on_error=self.on_error)
 
@@ -90,7 +95,7 @@ class Curation:
             return f"{part}; {self.left} of {self.candidates} candidates are left to others"
         lines = [self.report.text()]
         if self.report.outcomes["failed"] or self.report.outcomes["skipped"]:
-            lines.append("probe what failed or was skipped again by --retry_failed true")
+            lines.append("probe what failed or was skipped again by --mode retry")
         lines.append(f"chosen records: {self.folder / CURATED}")
         return "\n".join([*lines, f"report: {self.folder / REPORT}, {self.folder / PICTURE}"])
 
@@ -106,11 +111,9 @@ def curate(
     prompts: PromptSettings = PromptSettings(),
     judge: Judge | None = None,
     repetition_limit: float = REPETITION_LIMIT,
+    mode: Literal["probe", "retry", "merge"] = "probe",
     shard: str = "0/1",
-    merge: bool = False,
-    retry_failed: bool = False,
     batch_size: int = 4,
-    num_workers: int = 2,
     dtype: Dtype = "auto",
     device: str = "auto",
 ) -> Curation:
@@ -129,13 +132,10 @@ def curate(
         thresholds: Which candidates are chosen.
         prompts: How records become prompts.
         judge: Judge of answers that differ from the right one; null: they are wrong.
-        repetition_limit: Share of repeated 4-grams or lines above which a response is wrong whatever it answers; 1:
-            none is, for reasoning that has good reasons to repeat itself.
+        repetition_limit: Share of repeated 4-grams or lines above which a response is wrong; 1: none is.
+        mode: probe: what is left; retry: also what failed or was skipped; merge: nothing, choose by new thresholds.
         shard: Probe the part i of n, written i/n, from 0/n on. Under torchrun its ranks share that part.
-        merge: Probe nothing; choose from the results that are in OUT, by the thresholds given now.
-        retry_failed: Also probe again what the judge gave no verdict on, and records that could not be read.
         batch_size: Candidates that are decoded together; the same for all shards.
-        num_workers: Processes that decode video.
         dtype: Dtype of the weights; auto is bfloat16 on a GPU and float32 on a CPU.
         device: cpu, cuda or auto.
 
@@ -144,31 +144,19 @@ def curate(
         MissingFileError: No such records or model.
         RecordError: A record that cannot be used.
     """
-    share = Share.parse(shard)
-    if merge and share.count > 1:
-        raise ConfigError(f"--merge true probes nothing: leave --shard {shard} out, and start one process")
-    if batch_size < 1 or num_workers < 0:
-        raise ConfigError(f"batch_size is at least 1 and num_workers at least 0, got {batch_size} and {num_workers}")
-    reward = AccuracyReward(judge, repetition_limit)
-    require_matplotlib()
-    _refuse_inside(out, records)
-    source = open_records(records)
-    folder = ProbeFolder(out, source.id, len(source))
-    contents = _contents(source)
-    left = 0
-    if not merge:
-        reasoner = load_reasoner(model, dtype=dtype, device=device)
-        encoder = ChatEncoder(reasoner.processor, system_prompt=prompts.system_prompt, max_length=prompts.max_length)
-        respond = SampledResponses(reasoner, sampling, rollouts=rollouts)
-        folder.settle(_settings(contents, respond, encoder, judge, repetition_limit))
-        left = probe(
-            prompts.candidates(source, encoder), Prober(respond, encoder.pad_token_id, reward), folder, share,
-            batch_size=batch_size, num_workers=num_workers, retry_failed=retry_failed,
-            progress=os.environ.get("LOCAL_RANK", "0") == "0",
-        ).num_open  # fmt: skip
-    elif folder.settings()["records"] != contents:
-        raise ConfigError(f"{out} holds probes of other records, or they have changed since; give those")
-    report = None if left else choose(source, folder, thresholds)
+    share, reward = _share(mode, shard, batch_size), AccuracyReward(judge, repetition_limit)
+    source, folder = _open(records, out)
+    if mode == "merge":
+        _check_records(source, folder)
+    else:
+        respond = SampledResponses(load_reasoner(model, dtype=dtype, device=device), sampling, rollouts=rollouts)
+        candidates = prompts.candidates(source, respond.reasoner.processor)
+        prober = Prober(respond, candidates.encoder.pad_token_id, reward)
+        folder.settle(_settings(source, candidates.encoder, respond, reward))
+        loading = {"batch_size": batch_size, "num_workers": prompts.num_workers}
+        probe(candidates, prober, folder, share, **loading, retry_failed=mode == "retry")
+    left = folder.table().num_open
+    report = None if left and mode != "merge" else choose(source, folder, thresholds)
     return Curation(folder.path, share, len(source), left, report)
 
 
@@ -202,29 +190,41 @@ def choose(source: RecordSource, folder: ProbeFolder, thresholds: Thresholds) ->
     return report
 
 
-def _refuse_inside(out: str, records: str | list[str]) -> None:
-    """Refuse results among the records: they would be read as records the next time."""
+def _share(mode: str, shard: str, batch_size: int) -> Share:
+    share = Share.parse(shard)
+    if mode == "merge" and share.count > 1:
+        raise ConfigError(f"--mode merge probes nothing: leave --shard {shard} out, and start one process")
+    if batch_size < 1:
+        raise ConfigError(f"batch_size is at least 1, got {batch_size}")
+    return share
+
+
+def _open(records: str | list[str], out: str) -> tuple[RecordSource, ProbeFolder]:
+    """Records, and the folder of their results; results among the records would be read as records the next time."""
+    require_matplotlib()
     target = Path(out).resolve()
     for given in [records] if isinstance(records, str) else records:
         if Path(given).is_dir() and target.is_relative_to(Path(given).resolve()):
             raise ConfigError(
-                f"--out {out} lies in --records {given}, and what is written there would be read as records; choose "
-                "another one"
+                f"--out {out} lies in {given}, and what is written there would be read as records; choose another one"
             )
+    source = open_records(records)
+    return source, ProbeFolder(out, source.id, len(source))
+
+
+def _check_records(source: RecordSource, folder: ProbeFolder) -> None:
+    if folder.settings()["records"] != _contents(source):
+        raise ConfigError(f"{folder.path} holds probes of other records, or they have changed since; give those")
 
 
 def _settings(
-    contents: list[list[str]],
-    respond: SampledResponses,
-    encoder: ChatEncoder,
-    judge: Judge | None,
-    repetition_limit: float,
+    source: RecordSource, encoder: ChatEncoder, respond: SampledResponses, reward: AccuracyReward
 ) -> dict[str, Any]:
     """What decides the results of a probe."""
-    reasoner, sampling = respond.reasoner, respond.sampling
+    reasoner, sampling, judge = respond.reasoner, respond.sampling, reward.judge
     images = reasoner.processor.image_processor.to_json_string()
     return {
-        "records": contents,
+        "records": _contents(source),
         "model": _fingerprint(reasoner),
         "latents": [str(sampling.budget() or reasoner.settings.budget()), reasoner.settings.force_initial_latent_mode],
         "images": hashlib.sha256(images.encode()).hexdigest(),
@@ -233,7 +233,7 @@ def _settings(
         "rollouts": respond.rollouts,
         **{name: getattr(sampling, name) for name in ("max_new_tokens", "temperature", "top_p", "seed")},
         "judge": None if judge is None else _judge_settings(judge),
-        "repetition_limit": repetition_limit,
+        "repetition_limit": reward.repetition_limit,
     }
 
 
