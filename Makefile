@@ -27,9 +27,9 @@ $(VENV)/.installed: pyproject.toml
 
 demo: install
 	$(BIN)/futurel1 world --kinds '[zone]' --out runs/world --train 256 --test 64 --size 64 --footage true
-	$(BIN)/futurel1 ask runs/world/videos/test-00002.mp4 "Imagine the zones after 2 steps." --pool-frames 1 2 3 4
+	$(BIN)/futurel1 ask runs/world/videos/test-00002.mp4 "Imagine the zones after 2 steps."
 	$(BIN)/futurel1 fit --config configs/tiny/sft.yaml --run_name $(RUN)
-	$(BIN)/futurel1 curves --run runs/$(RUN)
+	$(BIN)/futurel1 curves runs/$(RUN)
 	@echo
 	@echo "Trained the tiny latent reasoner on clips of the world of events and real footage (runs/world)."
 	@echo "  curves       runs/$(RUN)/curves.png"

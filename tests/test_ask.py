@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 from pathlib import Path
 
@@ -24,11 +25,11 @@ def said(capsys: pytest.CaptureFixture[str], *args: str) -> str:
 
 
 def test_answers_in_words_and_for_machines(video: str, capsys: pytest.CaptureFixture[str]) -> None:
-    text = said(capsys, video, "What happens next?", "--max-new-tokens", "2")
+    text = said(capsys, video, "What happens next?", "--sampling.max_new_tokens", "2")
     assert "answer: (none)" in text  # no answer has only two tokens
     assert "time: " in text
-    record = json.loads(said(capsys, video, "What happens next?", "--max-new-tokens", "2", "--json"))
-    assert set(record) == {"response", "answer", "votes", "spans", "tokens", "finish_reason", "seconds"}
+    record = json.loads(said(capsys, video, "What happens next?", "--sampling.max_new_tokens", "2", "--json"))
+    assert set(record) == {"response", "answer", "options", "votes", "spans", "tokens", "finish_reason", "seconds"}
     assert record["tokens"] == 2
     assert record["finish_reason"] == "length"
 
@@ -47,31 +48,31 @@ def test_the_shipped_backbone_imagines_and_answers(tmp_path: Path, capsys: pytes
         assert all(re.fullmatch(r"\w+ (circle|square|triangle) (top|bottom) (left|right)", shape) for shape in told)
 
 
-def test_what_the_shipped_backbone_is_shown_is_told(video: str, capsys: pytest.CaptureFixture[str]) -> None:
-    short = ("--max-new-tokens", "2", "--json")
-    record = json.loads(said(capsys, video, "What happens next?", *short, "--pool-frames", "1", "2", "3", "4"))
-    capsys.readouterr()
-    main(["ask", video, "What happens next?", *short])
-    printed = capsys.readouterr()
-    assert json.loads(printed.out)["response"] == record["response"]
-    assert "--pool-frames 1 2 3 4" in printed.err
-    assert "Imagine the zones after 2 steps." in printed.err  # there is no answer
+def test_what_the_shipped_backbone_is_shown_is_told(
+    video: str, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    short = ("--sampling.max_new_tokens", "2", "--json")
+    record = json.loads(said(capsys, video, "What happens next?", *short, "--pool_frames", "[1, 2, 3, 4]"))
+    caplog.set_level(logging.INFO)
+    assert json.loads(said(capsys, video, "What happens next?", *short))["response"] == record["response"]
+    assert "pool_frames=[1, 2, 3, 4]" in caplog.text
+    assert "Imagine the zones after 2 steps." in caplog.text  # there is no answer
 
 
 def test_branches_and_options_and_pool_frames(video: str, capsys: pytest.CaptureFixture[str]) -> None:
-    options = ["--option", "left", "--option", "right", "--pool-frames", "1", "2", "--branches", "3", "--json"]
-    record = json.loads(said(capsys, video, "Where?", *options, "--max-new-tokens", "4"))
+    options = ["--options", "[left, right]", "--pool_frames", "[1, 2]", "--branches", "3", "--json"]
+    record = json.loads(said(capsys, video, "Where?", *options, "--sampling.max_new_tokens", "4"))
     assert sum(record["votes"].values()) == pytest.approx(1)
-    again = json.loads(said(capsys, video, "Where?", *options, "--max-new-tokens", "4"))
+    again = json.loads(said(capsys, video, "Where?", *options, "--sampling.max_new_tokens", "4"))
     assert again["response"] == record["response"]  # seeded
 
 
 @pytest.mark.parametrize(("args", "message"), [
     (["nowhere.mp4", "What?"], "nowhere.mp4"),
     (["VIDEO", "  "], "the question is empty"),
-    (["VIDEO", "What?", "--option", "only one"], "2 to 4 times"),
-    (["VIDEO", "What?", "--pool-frames", "9"], "1 to 8"),
-    (["VIDEO", "What?", "--max-length", "10"], "more than --max-length 10"),
+    (["VIDEO", "What?", "--options", "[only one]"], "2 to 4"),
+    (["VIDEO", "What?", "--pool_frames", "[9]"], "1 to 8"),
+    (["VIDEO", "What?", "--max_length", "10"], "more than max_length=10"),
     (["VIDEO", "What?", "--model", "no/such"], "no/such"),
     (["VIDEO", "What?", "--device", "cuda:7"], "no usable GPU"),
     (["VIDEO", "What?", "--device", "tpu-x"], "--device tpu-x"),

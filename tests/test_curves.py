@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from futurel1.curves import _draw, _find_metrics, _read_families, _running_mean, curves, plot_curves
+from futurel1.curves import _draw, _find_metrics, _read_families, _running_mean, curves
 from futurel1.errors import ConfigError, MissingFileError
 
 COLUMNS = ["epoch", "step", "train/loss", "train/ce", "val/loss", "val/retrieval"]
@@ -54,7 +54,7 @@ def figure_of(monkeypatch):
 
         with monkeypatch.context() as patch:
             patch.setattr(Figure, "savefig", keep_and_save)
-            plot_curves(run)
+            curves(run)
         return seen[0]
 
     return draw
@@ -117,7 +117,7 @@ def test_values_that_are_not_finite_are_left_out_and_counted(tmp_path, figure_of
 
 def test_a_run_of_nothing_but_nan_still_draws(tmp_path):
     write_metrics(tmp_path, [{"step": 0, "train/loss": "nan"}])
-    assert plot_curves(tmp_path).stat().st_size > 0
+    assert curves(tmp_path).picture.stat().st_size > 0
 
 
 def test_running_mean_keeps_constants_and_averages_the_middle():
@@ -128,12 +128,13 @@ def test_running_mean_keeps_constants_and_averages_the_middle():
     assert _running_mean(noise).std() < noise.std() / 5
 
 
-def test_newest_file_wins_and_out_is_honoured(run, tmp_path, capsys):
+def test_newest_file_wins_and_out_is_honoured(run, tmp_path):
     newer = write_metrics(run / "version_1", sparse_rows(30))
     os.utime(run / "version_0" / "metrics.csv", (1, 1))
     assert _find_metrics(run) == newer
-    curves(str(run), str(tmp_path / "new" / "picture.png"))
-    printed = capsys.readouterr().out.splitlines()
+    made = curves(str(run), str(tmp_path / "new" / "picture.png"))
+    assert made.values["train/loss"] == pytest.approx((3, 3 * 0.95**29))
+    printed = str(made).splitlines()
     assert printed[-1] == str(tmp_path / "new" / "picture.png")
     assert printed[0].split() == ["metric", "first", "last"]
     assert any(line.startswith("train/loss ") for line in printed)
@@ -143,31 +144,31 @@ def test_newest_file_wins_and_out_is_honoured(run, tmp_path, capsys):
 
 def test_errors_say_what_is_missing(tmp_path):
     with pytest.raises(MissingFileError, match="no such folder"):
-        plot_curves(tmp_path / "nowhere")
+        curves(tmp_path / "nowhere")
     with pytest.raises(MissingFileError, match=r"no metrics\.csv .* CSVLogger"):
-        plot_curves(tmp_path)
+        curves(tmp_path)
     path = write_metrics(tmp_path, [])
     with pytest.raises(ConfigError, match="no rows yet"):
-        plot_curves(tmp_path)
+        curves(tmp_path)
     path.write_text("")
     with pytest.raises(ConfigError, match="no rows yet"):
-        plot_curves(tmp_path)
+        curves(tmp_path)
     path.write_text("epoch,train/loss\n0,1.0\n")
     with pytest.raises(ConfigError, match="no `step` column"):
-        plot_curves(tmp_path)
+        curves(tmp_path)
     path.write_text("step,train/loss\n0,\n")
     with pytest.raises(ConfigError, match="no metric has a value"):
-        plot_curves(tmp_path)
+        curves(tmp_path)
     path.write_text("step,train/loss\n0,1.0\n1,oops\n")
     with pytest.raises(ConfigError, match=r"line 3, column train/loss: 'oops'"):
-        plot_curves(tmp_path)
+        curves(tmp_path)
 
 
 def test_missing_matplotlib_names_the_extra(run, monkeypatch):
     for module in ("matplotlib", "matplotlib.backends.backend_agg", "matplotlib.figure"):
         monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ConfigError, match=r"pip install 'futurel1\[demo\]'"):
-        plot_curves(run)
+        curves(run)
     with pytest.raises(ConfigError, match="matplotlib"):
         _draw(_read_families(_find_metrics(run)), "title", run / "never.png")
     assert not (run / "never.png").exists()

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from futurel1.cli import main
-from futurel1.cli.main import OWN_COMMANDS
+from futurel1.cli.tools import TOOLS
 from futurel1.cli.trainer import TRAINER_COMMANDS
 from futurel1.models import BACKBONES
 
@@ -88,7 +88,7 @@ def test_commands_of_the_readme_run(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         "fit": ["--trainer.max_steps", "2", "--trainer.val_check_interval", "1", "--data.init_args.num_workers", "0"],
     }
     shorter["validate"] = shorter["test"] = shorter["predict"] = ["--data.init_args.num_workers", "0"]
-    shorter["curate"] = ["--rollouts", "2", "--max_new_tokens", "8", "--num_workers", "0"]
+    shorter["curate"] = ["--rollouts", "2", "--sampling.max_new_tokens", "8", "--prompts.num_workers", "0"]
     ran = []
     for line in block.splitlines():
         words = shlex.split(line, comments=True)
@@ -115,7 +115,7 @@ def test_commands_of_the_readme_run(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_commands_and_files_of_the_readme_exist() -> None:
     text = DOCUMENTS[0].read_text()
     commands = re.findall(r"^futurel1 (\w+)", text, re.MULTILINE)
-    assert set(commands) <= {*TRAINER_COMMANDS, *OWN_COMMANDS}
+    assert set(commands) <= {*TRAINER_COMMANDS, *TOOLS}
     for target in re.findall(r"\]\(([\w./]+)\)", text) + re.findall(r"(configs/[\w/]+\.yaml)", text):
         assert (ROOT / target).is_file(), target
     makefile = (ROOT / "Makefile").read_text()

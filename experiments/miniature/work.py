@@ -60,24 +60,17 @@ def _split(stage: Stage, places: Places) -> list[Command]:
 
 def _probe(stage: Stage, places: Places) -> list[Command]:
     model = stage.options["backbone"] if stage.options["model"] == BACKBONE else str(places.runs / stage.needs[1])
-    options = {
-        "records": str(places.runs / "split" / "candidates.jsonl"),
-        "out": str(places.runs / stage.name),
-        "model": model,
-        **stage.options["set"],
-    }
-    return [(CLI, ["curate", *_options(options)])]
+    records = str(places.runs / "split" / "candidates.jsonl")
+    options = {"out": str(places.runs / stage.name), "model": model, **stage.options["set"]}
+    return [(CLI, ["curate", records, *_options(options)])]
 
 
 def _curate(stage: Stage, places: Places) -> list[Command]:
     # The choice is written where the probes are, and kept in a folder of its own at the same depth.
-    options = {
-        "records": str(places.runs / "split" / "candidates.jsonl"),
-        "out": str(places.runs / "probe"),
-        "merge": "true",
-        **stage.options,
-    }
-    return [(CLI, ["curate", *_options(options)])]
+    records = str(places.runs / "split" / "candidates.jsonl")
+    thresholds = {f"thresholds.{name}": value for name, value in stage.options.items()}
+    options = {"out": str(places.runs / "probe"), "mode": "merge", **thresholds}
+    return [(CLI, ["curate", records, *_options(options)])]
 
 
 def _records(stage: Stage, places: Places) -> list[Command]:

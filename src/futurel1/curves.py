@@ -16,7 +16,7 @@ from futurel1.errors import ConfigError, MissingFileError
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["curves", "plot_curves"]
+__all__ = ["Curves", "curves"]
 
 METRICS_FILE = "metrics.csv"
 STAGES = ("train", "val", "test")
@@ -54,52 +54,54 @@ class Curve:
     values: list[float] = field(default_factory=list)
 
 
-def plot_curves(run: str | Path, out: str | Path | None = None) -> Path:
-    """Draw the curves of a run: one panel per metric, with training and validation together.
+@dataclass(frozen=True)
+class Curves:
+    """What came of drawing the curves of a run.
+
+    Attributes:
+        picture: the PNG.
+        values: metric to its first and its last value.
+    """
+
+    picture: Path
+    values: dict[str, tuple[float, float]]
+
+    def __str__(self) -> str:
+        lines = [f"{'metric':<28}{'first':>12}{'last':>12}"]
+        lines += [f"{name:<28}{first:>12.4g}{last:>12.4g}" for name, (first, last) in self.values.items()]
+        return "\n".join([*lines, str(self.picture)])
+
+
+def curves(run: str | Path, out: str | Path | None = None) -> Curves:
+    """Draw the training curves of a run as a PNG: one panel per metric, training and validation together.
 
     Values that are not finite are left out and counted in the panel. Loss-like metrics get a logarithmic axis where
     their values span enough. Long training curves are drawn faintly under their running mean.
 
     Args:
-        run: a run folder, searched for `metrics.csv` (the newest, if there are several), or such a file.
-        out: the PNG to write; by default `curves.png` in the run folder.
+        run: Run folder, searched for metrics.csv (the newest, if there are several), or such a file.
+        out: PNG to write; by default curves.png in the run folder.
 
     Returns:
-        The PNG.
+        The picture, and the first and last value of each metric.
 
     Raises:
-        MissingFileError: the run folder is not there, or nothing in it is named `metrics.csv`.
-        ConfigError: the file has no rows, no `step` column, no metrics or an unreadable value; or matplotlib is not
+        MissingFileError: The run folder is not there, or nothing in it is named `metrics.csv`.
+        ConfigError: The file has no rows, no `step` column, no metrics or an unreadable value; or matplotlib is not
             installed.
     """
     run = Path(run)
-    metrics = _find_metrics(run)
-    families = _read_families(metrics)
+    families = _read_families(_find_metrics(run))
     folder = run if run.is_dir() else run.parent
     target = Path(out) if out is not None else folder / "curves.png"
     target.parent.mkdir(parents=True, exist_ok=True)
     _draw(families, folder.resolve().name, target)
-    return target
-
-
-def curves(run: str, out: str | None = None) -> None:
-    """Draw the training curves of a run as a PNG; print the first and last value of each and where the PNG is.
-
-    Args:
-        run: Run folder, searched for metrics.csv (the newest, if there are several), or such a file.
-        out: PNG to write; by default curves.png in the run folder.
-
-    Raises:
-        MissingFileError: The run folder is not there, or nothing in it is named metrics.csv.
-        ConfigError: The file holds no metrics, or matplotlib is not installed.
-    """
-    families = _read_families(_find_metrics(Path(run)))
-    print(f"{'metric':<28}{'first':>12}{'last':>12}")
-    for family, stages in families.items():
-        for stage, curve in stages.items():
-            name = f"{stage}/{family}" if stage else family
-            print(f"{name:<28}{curve.values[0]:>12.4g}{curve.values[-1]:>12.4g}")
-    print(plot_curves(run, out))
+    values = {
+        f"{stage}/{family}" if stage else family: (curve.values[0], curve.values[-1])
+        for family, stages in families.items()
+        for stage, curve in stages.items()
+    }
+    return Curves(target, values)
 
 
 def _find_metrics(run: Path) -> Path:

@@ -26,11 +26,21 @@ def replacing(file: Path) -> Iterator[Path]:
         file: the file to replace or to make; its folder has to be there.
     """
     with _beside(file) as partial:
-        mode = stat.S_IMODE((file if file.is_file() else partial).stat().st_mode)
+        mode = (file if file.is_file() else partial).stat().st_mode
         yield partial
-        with suppress(OSError):  # file systems without permissions
-            partial.chmod(mode)  # safetensors lets nobody else read what it writes
+        set_mode(partial, mode)
         os.replace(partial, file)
+
+
+def set_mode(file: Path, mode: int) -> None:
+    """Set permissions, where the file system has them; safetensors lets nobody else read what it writes.
+
+    Args:
+        file: the file.
+        mode: permission bits; others are left out.
+    """
+    with suppress(OSError):
+        file.chmod(stat.S_IMODE(mode))
 
 
 def write_whole(file: Path, data: bytes | str) -> None:

@@ -12,8 +12,17 @@ from typing import Any
 
 from PIL import Image
 
-from futurel1.curation import CandidateDataset, ProbeFolder, Prober, ProbeTable, Report, Thresholds
-from futurel1.curation.command import Share, merge, probe
+from futurel1.curation import (
+    CandidateDataset,
+    ProbeFolder,
+    Prober,
+    ProbeTable,
+    Report,
+    Share,
+    Thresholds,
+    choose,
+    probe,
+)
 from futurel1.data import PromptBatch, RecordSource, open_records
 from futurel1.data.chat import ChatEncoder
 from futurel1.rewards import AccuracyReward
@@ -88,10 +97,10 @@ class Bench:
         prober = Prober(self.respond, self.encoder.pad_token_id, AccuracyReward(judge))
         candidates = CandidateDataset(self.source, self.encoder, on_error=on_error)
         share = Share.parse(shard, {})
-        return probe(candidates, prober, self.folder, share, **{"batch_size": 3, "progress": False, **options})
+        return probe(candidates, prober, self.folder, share, **{"batch_size": 3, **options})
 
     def merge(self, **thresholds: Any) -> Report:
-        return merge(self.source, self.folder, self.folder.table(), Thresholds(**thresholds))
+        return choose(self.source, self.folder, Thresholds(**thresholds))
 
     def lines(self) -> list[dict[str, Any]]:
         return [

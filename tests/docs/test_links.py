@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -46,7 +47,7 @@ def test_pages_are_linked_from_the_readme_or_a_page():
 
 
 def test_a_broken_link_is_found(tmp_path, monkeypatch):
-    monkeypatch.setattr("test_links.ROOT", tmp_path)
+    monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path)
     page = tmp_path / "page.md"
     other = tmp_path / "other.md"
     other.write_text("# The `one` title!\n\n## Twice\n\n## Twice\n\n```bash\n# no title\n```\n")

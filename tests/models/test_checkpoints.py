@@ -98,6 +98,15 @@ def test_tiny_with_a_new_head():
     assert (reasoner.settings.projection_head_type, reasoner.settings.projection_hidden_dim) == ("swiglu", 12)
 
 
+def test_weights_have_the_permissions_of_the_other_files(tmp_path):
+    reasoner = LatentReasoner.from_pretrained("tiny-random", projection_head="swiglu", projection_hidden_dim=12)
+    folder = reasoner.save_pretrained(tmp_path / "saved")
+    weights = sorted(folder.glob("*.safetensors"))
+    assert len(weights) == 2  # backbone and head
+    modes = {file.name: file.stat().st_mode for file in folder.iterdir()}
+    assert set(modes.values()) == {modes["config.json"]}, modes
+
+
 # ---------------------------------------------------------------------- latent tokens and the embedding table
 
 

@@ -17,39 +17,34 @@ RUN_PLACEHOLDER = "RUN_DIR"
 """Stands for the run folder in a logger's `save_dir`."""
 
 
-def resume_arguments(args: Sequence[str]) -> list[str]:
-    """Replace ``--resume RUN`` by the run's own configuration and folder and, to go on training, its last checkpoint.
+def resume_arguments(command: str, args: Sequence[str], resume: str) -> list[str]:
+    """Options that go on with a run: its own configuration and folder and, to go on training, its last checkpoint.
 
     Args:
-        args: command line without the program's name.
+        command: ``fit`` or ``predict``.
+        args: further options; they replace the run's.
+        resume: the run folder.
 
     Raises:
-        MissingFileError: RUN is no run folder, or has no checkpoint yet.
-        ConfigError: ``--resume`` without a value, or together with ``--config``.
+        MissingFileError: `resume` is no run folder, or has no checkpoint yet.
+        ConfigError: another command, or options that name a configuration or a checkpoint.
     """
-    joined = [part for arg in args for part in (arg.split("=", 1) if arg.startswith("--resume=") else [arg])]
-    if "--resume" not in joined:
-        return list(args)
-    if joined[0] not in ("fit", "predict"):
+    if command not in ("fit", "predict"):
         raise ConfigError(
             "--resume continues training or prediction; to evaluate a run, give --model.init_args.init_from RUN"
         )
-    place = joined.index("--resume")
-    if place + 1 >= len(joined):
-        raise ConfigError("--resume needs the folder of a run, such as runs/sft-20260101-120000")
-    if any(arg.split("=")[0] in ("--config", "-c", "--ckpt_path") for arg in joined):
+    if any(arg.split("=")[0] in ("--config", "-c", "--ckpt_path") for arg in args):
         raise ConfigError(
             "--resume takes configuration and checkpoint from the run; leave --config and --ckpt_path out"
         )
-    run = Path(joined[place + 1])
+    run = Path(resume)
     config = run / "config.yaml"
     if not config.is_file():
         raise MissingFileError(f"--resume: {run} is no run folder (it has no config.yaml)")
-    command, rest = joined[0], joined[1:place] + joined[place + 2 :]
-    again = [command, "--config", str(config), *rest, "--run_dir", str(run)]
+    again = ["--config", str(config), *args, "--run_dir", str(run)]
     if command == "predict":
         return again
-    from futurel1.modules.start import newest_checkpoint
+    from futurel1.runs import newest_checkpoint
 
     return [*again, "--ckpt_path", str(newest_checkpoint(run))]
 

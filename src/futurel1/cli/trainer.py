@@ -3,20 +3,27 @@
 import os
 import sys
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from futurel1.cli.run_folder import RUN_PLACEHOLDER
+from futurel1.cli.run_folder import RUN_PLACEHOLDER, resume_arguments
 
 TRAINER_COMMANDS = {
-    "fit": "train a model: futurel1 fit --config configs/tiny/sft.yaml",
+    "fit": "train a model",
     "validate": "evaluate on the validation records",
     "test": "evaluate on the test records",
     "predict": "write one line per record to predictions.jsonl",
 }
-EPILOG = (
-    "Before these options: futurel1 fit --resume RUN continues the run in folder RUN from its last checkpoint, "
-    "futurel1 predict --resume RUN the predictions in it; --debug shows tracebacks of errors."
+_EXAMPLES = {
+    "fit": "futurel1 fit --config configs/tiny/sft.yaml --run_name first; futurel1 fit --resume runs/first",
+    "validate": "futurel1 validate --config configs/tiny/sft.yaml --model.init_args.init_from runs/first",
+    "test": "futurel1 test --config configs/tiny/sft.yaml --model.init_args.init_from runs/first",
+    "predict": "futurel1 predict --config configs/tiny/sft.yaml --model.init_args.init_from runs/first",
+}
+_EPILOG = (
+    "--resume RUN continues the training (fit) or the predictions (predict) of the run in folder RUN; --debug shows "
+    "tracebacks of errors."
 )
 _EXPECTED = (
     r".*isinstance\(treespec, LeafSpec\).*",  # Lightning asks PyTorch's pytree a question in its old form
@@ -31,6 +38,25 @@ _LOGGERS = (
     {"class_path": "ResumableCSVLogger", "init_args": {"save_dir": RUN_PLACEHOLDER}},
     {"class_path": "TensorBoardLogger", "init_args": {"save_dir": RUN_PLACEHOLDER, "name": "", "version": ""}},
 )
+
+
+def run_trainer(command: str, args: Sequence[str], *, resume: str | None = None, own_process: bool = False) -> None:
+    """Run a command that runs a Trainer.
+
+    Args:
+        command: key of `TRAINER_COMMANDS`.
+        args: its options.
+        resume: run folder to go on with.
+        own_process: this is the command of the process, and processes that a Trainer starts for other devices repeat
+            it.
+    """
+    from futurel1.cli.flat_keys import refuse_flat_keys
+
+    arguments = [command, *(args if resume is None else resume_arguments(command, args, resume))]
+    refuse_flat_keys(arguments)
+    if own_process:
+        sys.argv[1:] = arguments
+    make_cli(arguments)
 
 
 def make_cli(args: list[str] | None = None, *, run: bool = True) -> Any:
@@ -58,6 +84,7 @@ def make_cli(args: list[str] | None = None, *, run: bool = True) -> Any:
 
     asked = next(iter(sys.argv[1:] if args is None else args), None)
     shown = [asked] if asked in TRAINER_COMMANDS else list(TRAINER_COMMANDS)
+    epilogs = {name: {"epilog": f"{_EPILOG} Example: {_EXAMPLES[name]}"} for name in shown}
     made: list[Path] = []
     try:
         cli = RunCLI(
@@ -73,7 +100,7 @@ def make_cli(args: list[str] | None = None, *, run: bool = True) -> Any:
             save_config_callback=ParsedConfig,
             save_config_kwargs={"overwrite": True},
             trainer_defaults={"logger": list(_LOGGERS), "callbacks": [RichProgressBar()]},
-            parser_kwargs={name: {"epilog": EPILOG} for name in shown} if run else {},
+            parser_kwargs=epilogs if run else {},
             args=args,
             run=run,
         )

@@ -6,7 +6,6 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch.utils.data import Dataset
@@ -19,9 +18,9 @@ from futurel1.data.encoded import EncodedSample
 from futurel1.data.prompts import PromptCollator, parse_prompt
 from futurel1.errors import ConfigError, FutureL1Error
 from futurel1.models import LatentReasoner
-from futurel1.models.decoding import Sampling
 from futurel1.models.transcript import transcripts
 from futurel1.rewards import AccuracyReward, RewardInputs
+from futurel1.rollout import SamplingSettings
 
 __all__ = ["Candidate", "CandidateDataset", "Prober", "Respond", "SampledResponses", "with_hints"]
 
@@ -125,48 +124,36 @@ class CandidateDataset(Dataset[Candidate | ProbeResult]):
 
 
 class SampledResponses:
-    """Draws responses from a reasoner; they depend on the seed and the record, not on the batch or the shard.
+    """Samples responses of a reasoner; they depend on the seed and the record, not on the batch or the shard.
 
-    The two prompts of a record have one name and so draw from the same random numbers, which takes noise out of the
-    gain.
+    The two prompts of a record have one name and so share their random numbers, which takes noise out of the gain.
 
     Args:
         reasoner: any model that :meth:`LatentReasoner.from_pretrained` loads.
+        sampling: how responses are sampled.
         rollouts: responses per prompt.
-        max_new_tokens: most tokens of a response; latents count.
-        temperature: divides logits before drawing.
-        top_p: draw among the most likely tokens that together have this probability.
-        seed: seed of the draws.
+
+    Raises:
+        ConfigError: no rollouts, or more than a result can count.
     """
 
-    def __init__(
-        self,
-        reasoner: LatentReasoner,
-        *,
-        rollouts: int = 8,
-        max_new_tokens: int = 2048,
-        temperature: float = 0.9,
-        top_p: float = 0.99,
-        seed: int = 0,
-    ) -> None:
+    def __init__(self, reasoner: LatentReasoner, sampling: SamplingSettings, *, rollouts: int = 8) -> None:
         if not 1 <= rollouts <= MAX_ROLLOUTS:
             raise ConfigError(f"rollouts must be from 1 to {MAX_ROLLOUTS}, got {rollouts}")
-        if max_new_tokens < 1:
-            raise ConfigError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
-        Sampling(True, temperature, top_p=top_p)  # refuses what cannot work before settings are written down
         self.reasoner = reasoner
-        self._options: dict[str, Any] = {
-            "num_branches": rollouts,
-            "max_new_tokens": max_new_tokens,
-            "temperature": temperature,
-            "top_p": top_p,
-            "seed": seed,
-        }
+        self.sampling = sampling
+        self.rollouts = rollouts
 
     def __call__(self, prompt: PromptBatch) -> list[str]:
         """Answer every prompt `rollouts` times."""
         device = self.reasoner.backbone.lm_head.weight.device
-        rollout = self.reasoner.generate(prompt.to(device), do_sample=True, **self._options)
+        rollout = self.reasoner.generate(
+            prompt.to(device),
+            num_branches=self.rollouts,
+            do_sample=True,
+            seed=self.sampling.seed,
+            **self.sampling.arguments(),
+        )
         return [text.text for text in transcripts(rollout, self.reasoner.processor.tokenizer)]
 
 

@@ -2,14 +2,16 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from lightning import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
+from futurel1.data.fetching import fetch
 from futurel1.errors import ConfigError
 from futurel1.worlds import make_event_scenes, scene_code
 from futurel1.worlds.collisions import NUM_STATES
@@ -142,11 +144,8 @@ class BatchesFrom:
     def __iter__(self) -> Iterator[Any]:
         # A generator: a Trainer that resumes makes its iterator before it has put its counts in order, and after an
         # epoch's end makes no other.
-        numbers = range(self.first(), self.count)
-        # Its own generator: a pass must not draw from the global random state, which a resumed run has put back.
-        yield from DataLoader(
-            self.batches, sampler=numbers, batch_size=None, num_workers=self.num_workers, generator=torch.Generator()
-        )
+        numbers = ([number] for number in range(self.first(), self.count))
+        yield from fetch(self.batches, numbers, itemgetter(0), num_workers=self.num_workers)
 
     def state_dict(self) -> dict[str, Any]:
         """Nothing: the Trainer counts batches. It tells Lightning that the loader can resume."""

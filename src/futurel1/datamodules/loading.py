@@ -9,10 +9,10 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader
 
 from futurel1.data import SFTBatch
 from futurel1.data.collate import SFTCollator, SFTDataset
+from futurel1.data.fetching import fetch
 from futurel1.errors import ConfigError
 from futurel1.models import IGNORE, LatentTokens, find_spans, learned_latents
 
@@ -207,16 +207,9 @@ class PlannedLoader:
         self._enter_epoch()
         end = int(min(len(self._steps), self._limit()))
         numbers = [step[self._rank] for step in self._steps[self._done : end]]
-        loader: DataLoader[Any] = DataLoader(
-            self.dataset,
-            batch_sampler=numbers,
-            collate_fn=self._collate,
-            num_workers=self._num_workers,
-            pin_memory=torch.cuda.is_available(),
-            # Of its own: a pass must not draw from the global random state, which a resumed run has put back.
-            generator=torch.Generator().manual_seed(self._epoch),
-        )
-        batches = map(_without_stand_ins, numbers, loader)
+        pin_memory = torch.cuda.is_available()
+        fetched = fetch(self.dataset, numbers, self._collate, num_workers=self._num_workers, pin_memory=pin_memory)
+        batches = map(_without_stand_ins, numbers, fetched)
         while self._done < end:
             # Windows are aligned to the epoch, as the Trainer's accumulation is.
             window = self._window()

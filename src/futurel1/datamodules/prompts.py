@@ -5,14 +5,14 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypedDict
+from typing import Literal, TypedDict
 
 import torch
-from torch.utils.data import DataLoader
 
 from futurel1.data import PromptBatch, RecordSource, SkippedRecord, open_records
 from futurel1.data.chat import ChatEncoder
 from futurel1.data.collate import OnError
+from futurel1.data.fetching import fetch
 from futurel1.data.prompts import PromptCollator, PromptDataset, parse_prompt
 from futurel1.data.video import VideoBackend
 from futurel1.datamodules.base import RecordDataModule
@@ -79,17 +79,15 @@ class PromptLoader:
 
     def __iter__(self) -> Iterator[PromptBatch]:
         starts = range(0, len(self.numbers), self._batch_size)
-        loader: DataLoader[Any] = DataLoader(
+        batches: Iterator[PromptBatch] = fetch(
             self.dataset,
-            batch_sampler=[self.numbers[start : start + self._batch_size] for start in starts],
-            collate_fn=PromptCollator(self.dataset.encoder.pad_token_id),
+            [self.numbers[start : start + self._batch_size] for start in starts],
+            PromptCollator(self.dataset.encoder.pad_token_id),
             num_workers=self._num_workers,
             pin_memory=torch.cuda.is_available(),
-            # Of its own: loading must not draw from the global random state.
-            generator=torch.Generator(),
         )
         usable = False
-        for batch in loader:
+        for batch in batches:
             if batch.skipped:
                 self._report(batch.skipped)
             if len(batch):

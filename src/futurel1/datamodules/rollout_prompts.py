@@ -4,14 +4,13 @@ import random
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import count as counted
+from operator import itemgetter
 from typing import Any
-
-import torch
-from torch.utils.data import DataLoader
 
 from futurel1.data import RecordSource, SkippedRecord, open_records
 from futurel1.data.collate import Fetched, OnError
 from futurel1.data.encoded import EncodedSample
+from futurel1.data.fetching import fetch
 from futurel1.data.prompts import PromptDataset
 from futurel1.data.rl_prompts import parse_rl_prompt
 from futurel1.data.video import VideoBackend
@@ -103,19 +102,9 @@ class PromptStream:
 
     def _start(self, index: int, stride: int) -> None:
         self._prompts = iter(())  # the workers of before end first
-        loader: DataLoader[Any] = DataLoader(
-            self.dataset,
-            batch_sampler=self._orders.numbers(index, stride),
-            collate_fn=_only,
-            num_workers=self._num_workers,
-            # Of its own: loading must not sample from the global random state.
-            generator=torch.Generator(),
-        )
-        self._prompts, self._stride = iter(loader), stride
-
-
-def _only(fetched: list[Fetched]) -> Fetched:
-    return fetched[0]
+        numbers = self._orders.numbers(index, stride)
+        self._prompts = fetch(self.dataset, numbers, itemgetter(0), num_workers=self._num_workers)
+        self._stride = stride
 
 
 class RolloutPromptDataModule(BasePromptDataModule):

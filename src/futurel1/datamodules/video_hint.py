@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from lightning import Trainer
 from lightning.pytorch.trainer.states import TrainerFn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from futurel1.data import SFTBatch, open_records
 from futurel1.data.chat import ENCODING, ChatEncoder
 from futurel1.data.collate import OnError, SFTDataset
+from futurel1.data.fetching import fetch
 from futurel1.data.records import RecordSource
 from futurel1.data.video import VideoBackend
 from futurel1.datamodules.base import RecordDataModule
@@ -354,16 +354,12 @@ def _plan(epoch: int, *, size: int, **options: Any) -> list[list[list[int]]]:
 class _Lengths(Dataset[int]):
     """Lengths by number, for measuring in parallel; UNKNOWN for a record that cannot be used under `on_error: skip`."""
 
-    def __init__(self, dataset: SFTDataset, numbers: list[int]) -> None:
+    def __init__(self, dataset: SFTDataset) -> None:
         self.dataset = dataset
-        self.numbers = numbers
 
-    def __len__(self) -> int:
-        return len(self.numbers)
-
-    def __getitem__(self, index: int) -> int:
+    def __getitem__(self, number: int) -> int:
         try:
-            return self.dataset.length(self.numbers[index])
+            return self.dataset.length(number)
         except FutureL1Error:
             if self.dataset.on_error == "raise":
                 raise
@@ -373,12 +369,11 @@ class _Lengths(Dataset[int]):
 def _measure(dataset: SFTDataset, numbers: list[int], num_workers: int) -> list[int]:
     from rich.progress import track
 
-    generator = torch.Generator()  # of its own, so that measuring leaves the global random state alone
-    loader = DataLoader(
-        _Lengths(dataset, numbers), batch_size=64, num_workers=num_workers, collate_fn=list, generator=generator
-    )
+    size = 64
+    batches = [numbers[start : start + size] for start in range(0, len(numbers), size)]
+    parts = fetch(_Lengths(dataset), batches, list, num_workers=num_workers)
     lengths: list[int] = []
-    for part in track(loader, description="measuring record lengths", total=len(loader)):
+    for part in track(parts, description="measuring record lengths", total=len(batches)):
         lengths.extend(part)
     return lengths
 

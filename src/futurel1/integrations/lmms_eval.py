@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     import torch
 
     from futurel1.data.encoded import EncodedSample
+    from futurel1.runs import Dtype
 
 __all__ = ["FutureL1", "FutureL1Chat", "manifest", "task_folder"]
 
 MODEL_ID = "futurel1"
 ResponseForm = Literal["tagged", "answer", "raw"]
-_DTYPES = ("float32", "bfloat16", "float16")
 
 
 def _find_base() -> tuple[Any, ImportError | None]:
@@ -77,9 +77,9 @@ class FutureL1(_BASE):
     blank line in `until` is left out: lmms-eval puts it there for tasks that name no stop string.
 
     Args:
-        pretrained: checkpoint folder, hub name, or ``tiny``.
+        pretrained: run folder, checkpoint folder, hub name or ``tiny``.
         device: where to run; None: the GPU of this process, or the CPU.
-        dtype: ``float32``, ``bfloat16`` or ``float16``.
+        dtype: ``float32``, ``bfloat16``, ``float16`` or ``auto``: bfloat16 on a GPU, float32 on a CPU.
         batch_size: prompts decoded together.
         max_batch_size: lmms-eval passes it; not used.
         attn_implementation: attention of `transformers`.
@@ -109,7 +109,7 @@ class FutureL1(_BASE):
         self,
         pretrained: str,
         device: str | None = None,
-        dtype: str = "bfloat16",
+        dtype: "Dtype" = "auto",
         batch_size: int | str = 1,
         max_batch_size: int | None = None,
         attn_implementation: str = "sdpa",
@@ -127,32 +127,24 @@ class FutureL1(_BASE):
         if _MISSING is not None:
             raise _not_installed(_MISSING) from _MISSING
         super().__init__()
-        import torch
-
         from futurel1.data.chat import ChatEncoder
-        from futurel1.models import LatentReasoner
-        from futurel1.modules.start import usable_device
         from futurel1.rollout import SamplingSettings
+        from futurel1.runs import load_reasoner
 
-        if dtype not in _DTYPES:
-            raise ConfigError(f"dtype must be one of {', '.join(_DTYPES)}, got {dtype!r}")
         if response not in get_args(ResponseForm):
             raise ConfigError(f"response must be one of {', '.join(get_args(ResponseForm))}, got {response!r}")
         if not str(batch_size).isdecimal() or int(batch_size) < 1:
             raise ConfigError(f"batch_size must be a number of at least 1, got {batch_size!r}")
         self._rank = int(os.environ.get("RANK", "0"))
         self._world_size = int(os.environ.get("WORLD_SIZE", "1"))
-        self._device = torch.device(usable_device(device or "auto", f"cuda:{os.environ.get('LOCAL_RANK', '0')}"))
         self.batch_size_per_gpu = int(batch_size)
         self.max_new_tokens = max_new_tokens
         self.seed = seed
         self.response: ResponseForm = response
         self.budget = SamplingSettings(span_budget=span_budget, span_latents=span_latents).budget()
-        self.reasoner: LatentReasoner = LatentReasoner.from_pretrained(
-            pretrained, dtype=getattr(torch, dtype), attn_implementation=attn_implementation
-        ).to(self._device)
-        if self.reasoner.processor is None:
-            raise ConfigError(f"{pretrained} has no tokenizer: lmms-eval needs a checkpoint with one")
+        self.reasoner = load_reasoner(
+            pretrained, dtype=dtype, device=device or "auto", attn_implementation=attn_implementation
+        )
         self.encoder = ChatEncoder(
             self.reasoner.processor,
             system_prompt=system_prompt,
@@ -167,7 +159,7 @@ class FutureL1(_BASE):
     @property
     def device(self) -> "torch.device":
         """Where the model runs."""
-        return self._device
+        return self.reasoner.backbone.lm_head.weight.device
 
     @property
     def batch_size(self) -> int:
@@ -270,7 +262,7 @@ class FutureL1(_BASE):
         from futurel1.models.transcript import transcripts
 
         samples = [self._encode(query) for query in queries]
-        prompt = PromptCollator(self.encoder.pad_token_id)([Fetched(samples, [])]).to(self._device)
+        prompt = PromptCollator(self.encoder.pad_token_id)([Fetched(samples, [])]).to(self.device)
         rollout = self.reasoner.generate(
             prompt,
             max_new_tokens=generation.max_new_tokens,
@@ -298,9 +290,9 @@ class FutureL1(_BASE):
         from futurel1.data.prompts import PromptCollator
 
         query, target = self._reader().continuation(args)
-        prompt = PromptCollator(self.encoder.pad_token_id)([Fetched([self._encode(query)], [])]).to(self._device)
+        prompt = PromptCollator(self.encoder.pad_token_id)([Fetched([self._encode(query)], [])]).to(self.device)
         tokens = self.tokenizer(target, add_special_tokens=False, return_tensors="pt")["input_ids"]
-        wanted = tokens[0].long().to(self._device)
+        wanted = tokens[0].long().to(self.device)
         if not len(wanted):
             raise RecordError(f"{query.name}: the continuation {target!r} has no tokens, so it has no likelihood")
         ids = torch.cat([prompt.input_ids, wanted[None]], dim=1)

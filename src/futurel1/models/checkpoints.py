@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from futurel1.errors import CheckpointError, MissingFileError
+from futurel1.files import set_mode
 from futurel1.models.backbones import Backbone, backbone_class
 from futurel1.models.heads import HeadKind
 from futurel1.models.settings import LatentSettings
@@ -379,6 +380,8 @@ def save_checkpoint(
     (folder / HEAD_FILE).unlink(missing_ok=True)
     if head:
         save_file(head, folder / HEAD_FILE, metadata={"format": "pt"})
+    for file in folder.glob("*.safetensors"):
+        set_mode(file, (folder / "config.json").stat().st_mode)
     if processor is not None:
         processor.save_pretrained(folder)
         prompt = getattr(processor, "system_prompt", None)

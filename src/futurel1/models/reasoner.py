@@ -199,8 +199,7 @@ class LatentReasoner(nn.Module):
     ) -> tuple[Tensor, VisualRows | None]:
         """Input embeddings: table rows, visual tokens at placeholders, latents at LATENT slots inside spans.
 
-        This is the one place where latent vectors enter, for training (hint features), RL (recorded latents) and
-        decoding (fed-back latents) alike.
+        Latents of a whole sequence enter here: hint features in training, recorded latents in RL and scoring.
 
         Args:
             input_ids: (B, T) token ids.

@@ -15,7 +15,7 @@ from futurel1.errors import CheckpointError, ConfigError, MissingFileError
 from futurel1.models import LatentReasoner, load_processor
 from futurel1.modules import adapters
 from futurel1.modules.optimization import Part, freeze_parts, parameter_groups, schedule_factor
-from futurel1.modules.start import DTYPES, start_checkpoint, start_folder
+from futurel1.runs import DTYPES, start_checkpoint, start_folder
 
 logger = logging.getLogger(__name__)
 

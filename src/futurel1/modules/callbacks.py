@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import BasePredictionWriter, Callback
 from futurel1.errors import ConfigError
 from futurel1.files import write_whole
 from futurel1.json_lines import drop_cut_line, json_line, written_ids
-from futurel1.modules.start import EXPORT_FOLDER
+from futurel1.runs import EXPORT_FOLDER
 
 logger = logging.getLogger(__name__)
 

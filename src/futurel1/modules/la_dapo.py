@@ -21,10 +21,10 @@ from futurel1.modules.base import ReasonerModule
 from futurel1.modules.optimization import Part, Schedule
 from futurel1.modules.policy_statistics import EvaluationStatistics, StepStatistics
 from futurel1.modules.settings import settings_of
-from futurel1.modules.start import DTYPES, start_checkpoint
 from futurel1.rewards import CompositeReward
 from futurel1.rollout import Experience, GroupSampler, PolicyModels, RolloutSettings, SampleLog, SamplingSettings
 from futurel1.rollout.policy_models import rollout_scores
+from futurel1.runs import DTYPES, start_checkpoint
 
 logger = logging.getLogger(__name__)
 

@@ -26,9 +26,9 @@ from futurel1.models.policies import DeterministicLatents, LatentPolicy
 from futurel1.models.transcript import Transcript, transcripts
 from futurel1.modules.scorers import SCORERS
 from futurel1.modules.settings import settings_of
-from futurel1.modules.start import DTYPES, exported_folder
 from futurel1.rewards import Judge
 from futurel1.rollout import SamplingSettings
+from futurel1.runs import DTYPES, exported_folder
 
 LATENT_PARTS = "latents.parts"
 """Folder in the run folder with the latents of each batch, until the run has ended."""

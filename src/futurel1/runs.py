@@ -1,18 +1,52 @@
-"""Where a module's start weights come from."""
+"""What a run folder, a checkpoint or a name means as a model: where its weights come from, and how they are loaded."""
 
 import logging
+import os
 import zipfile
 from pathlib import Path
+from typing import Literal
 
 import torch
 
 from futurel1.errors import CheckpointError, ConfigError, MissingFileError
+from futurel1.models import LatentReasoner
+from futurel1.models.checkpoints import TINY, TINY_RANDOM
 
 logger = logging.getLogger(__name__)
 
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 EXPORT_FOLDER = "huggingface"
 """Folder inside a run folder that holds the Hugging Face export."""
+
+
+def load_reasoner(
+    model: str, *, dtype: Dtype = "auto", device: str = "auto", attn_implementation: str = "sdpa"
+) -> LatentReasoner:
+    """Load a model that decodes onto its device, in eval mode; each process of a launcher has a GPU of its own.
+
+    Args:
+        model: run folder, checkpoint folder, hub name, ``tiny`` or ``tiny-random``.
+        dtype: ``float32``, ``bfloat16``, ``float16`` or ``auto``: bfloat16 on a GPU, float32 on a CPU.
+        device: ``cpu``, ``cuda``, another device, or ``auto``: a GPU where there is one.
+        attn_implementation: attention of `transformers`.
+
+    Raises:
+        ConfigError: an unknown dtype, a device that does not work, or a model without a tokenizer.
+        CheckpointError: a run that has no Hugging Face export, or a damaged checkpoint.
+        MissingFileError: no such model.
+    """
+    place = usable_device(device, f"cuda:{os.environ.get('LOCAL_RANK', '0')}")
+    name = ("bfloat16" if place.startswith("cuda") else "float32") if dtype == "auto" else dtype
+    if name not in DTYPES:
+        raise ConfigError(f"dtype is auto or one of {', '.join(DTYPES)}, got {dtype!r}")
+    own = model in (TINY, TINY_RANDOM)
+    reasoner = LatentReasoner.from_pretrained(
+        exported_folder(model, None if own else model), dtype=DTYPES[name], attn_implementation=attn_implementation
+    )
+    if reasoner.processor is None:
+        raise ConfigError(f"{model} has no tokenizer; give a folder that has one")
+    return reasoner.to(place)
 
 
 def usable_device(device: str, cuda: str = "cuda") -> str:

@@ -1,0 +1,99 @@
+"""Probing the candidates of one share of the work."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from itertools import groupby
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from futurel1.curation.probes import CandidateDataset, Prober
+from futurel1.curation.results import ProbeFolder, ProbeTable
+from futurel1.data.fetching import fetch
+from futurel1.errors import ConfigError
+
+__all__ = ["Share", "probe"]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Share:
+    """One of several equal parts of the work: number `index` of `count`, from 0."""
+
+    index: int
+    count: int
+
+    @classmethod
+    def parse(cls, shard: str, environment: Mapping[str, str] = os.environ) -> Share:
+        """The share of this process: its shard, cut into as many parts as torchrun (RANK, WORLD_SIZE) has ranks.
+
+        Raises:
+            ConfigError: not of the form ``i/n`` with i below n, or a rank that is none.
+        """
+        found = re.fullmatch(r"(\d+)/(\d+)", shard.strip())
+        if found is None or int(found[1]) >= int(found[2]):
+            raise ConfigError(f"--shard is i/n with i from 0 to n - 1, such as 0/4; got {shard!r}")
+        ranks = {name: environment.get(name, default) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1"))}
+        numbers = [int(value) if value.isdecimal() else -1 for value in ranks.values()]
+        if not 0 <= numbers[0] < numbers[1]:
+            raise ConfigError(f"{ranks} in the environment is no rank of so many; start it by torchrun, or unset them")
+        rank, world_size = numbers
+        return cls(int(found[1]) * world_size + rank, int(found[2]) * world_size)
+
+
+def probe(
+    candidates: CandidateDataset,
+    prober: Prober,
+    folder: ProbeFolder,
+    share: Share,
+    *,
+    batch_size: int = 4,
+    num_workers: int = 0,
+    retry_failed: bool = False,
+) -> ProbeTable:
+    """Probe what is left of one share, and append the results to its file batch by batch.
+
+    Args:
+        candidates: the records.
+        prober: probes them.
+        folder: where results go.
+        share: the part of the work.
+        batch_size: candidates that are decoded together.
+        num_workers: processes that decode video.
+        retry_failed: also what failed before, or was skipped.
+
+    Returns:
+        The results of all shares, as they are now.
+    """
+    with folder.shard_file(share.index, share.count) as stream:
+        table = folder.table()
+        numbers = table.todo(share.index, share.count, block=batch_size, retry_failed=retry_failed)
+        batches = fetch(candidates, _blocks(numbers, batch_size), list, num_workers=num_workers)
+        bar = Progress(
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+            TimeRemainingColumn(), console=Console(stderr=True), disable=os.environ.get("LOCAL_RANK", "0") != "0",
+        )  # fmt: skip
+        with bar:
+            line = bar.add_task(f"probing {share.index}/{share.count}", total=len(numbers))
+            for batch in batches:
+                results = prober(batch)
+                for place, result in enumerate(results):
+                    results[place] = replace(result, attempt=int(table.attempt[result.number]) + 1)
+                    if result.reason:
+                        logger.warning("%s %s: %s", result.status, result.id, result.reason)
+                folder.append(stream, results)
+                bar.advance(line, len(results))
+    return folder.table()
+
+
+def _blocks(numbers: NDArray[np.int64], size: int) -> list[list[int]]:
+    """Batches of record numbers: those of a block of `size` records, however the work is shared."""
+    return [list(block) for _, block in groupby(map(int, numbers), key=lambda number: number // size)]

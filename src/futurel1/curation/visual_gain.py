@@ -1,0 +1,265 @@
+"""Visual-gain curation: probe candidates, in shards, and choose the ones whose hints help."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from futurel1.curation.curated import write_curated
+from futurel1.curation.probes import CandidateDataset, Prober, SampledResponses
+from futurel1.curation.probing import Share, probe
+from futurel1.curation.report import Report, require_matplotlib
+from futurel1.curation.results import ProbeFolder
+from futurel1.curation.selection import Thresholds, select
+from futurel1.data import RecordSource, open_records
+from futurel1.data.chat import ChatEncoder
+from futurel1.data.collate import OnError
+from futurel1.errors import ConfigError, MissingFileError
+from futurel1.files import replacing, write_whole
+from futurel1.models import LatentReasoner
+from futurel1.rewards import AccuracyReward, Judge
+from futurel1.rewards.judge_replies import READING
+from futurel1.rewards.repetition import REPETITION_LIMIT
+from futurel1.rollout import SamplingSettings
+from futurel1.runs import Dtype, load_reasoner
+
+__all__ = ["Curation", "PromptSettings", "choose", "curate"]
+
+logger = logging.getLogger(__name__)
+CURATED, REPORT, PICTURE = "curated.jsonl", "report.txt", "report.png"
+_BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+@dataclass(frozen=True)
+class PromptSettings:
+    """How records become prompts.
+
+    Args:
+        data_root: folder that no record's path may leave; None: any path will do.
+        on_error: ``raise`` stops at a record that cannot be read; ``skip`` counts it and goes on.
+        system_prompt: text file with the system turn; None: the paper's.
+        max_length: most tokens of a prompt.
+        num_workers: processes that decode video.
+
+    Raises:
+        ConfigError: `num_workers` is negative.
+        MissingFileError: `data_root` is no folder.
+    """
+
+    data_root: str | None = None
+    on_error: OnError = "raise"
+    system_prompt: str | None = None
+    max_length: int = 16384
+    num_workers: int = 2
+
+    def __post_init__(self) -> None:
+        if self.data_root is not None and not Path(self.data_root).is_dir():
+            raise MissingFileError(f"data_root {self.data_root}: no such folder; name the folder that holds the media")
+        if self.num_workers < 0:
+            raise ConfigError(f"num_workers is at least 0, got {self.num_workers}")
+
+    def candidates(self, source: RecordSource, processor: Any) -> CandidateDataset:
+        """The records as candidates."""
+        encoder = ChatEncoder(processor, system_prompt=self.system_prompt, max_length=self.max_length)
+        root = None if self.data_root is None else Path(self.data_root)
+        return CandidateDataset(source, encoder, data_root=root, on_error=self.on_error)
+
+
+@dataclass(frozen=True)
+class Curation:
+    """What a call of :func:`curate` came to.
+
+    Attributes:
+        folder: folder of the results.
+        share: the part of the work that was done.
+        candidates: number of records.
+        left: candidates that other shards have to probe; nothing is chosen before they have.
+        report: what was chosen; None while candidates are left.
+    """
+
+    folder: Path
+    share: Share
+    candidates: int
+    left: int
+    report: Report | None
+
+    def __str__(self) -> str:
+        if self.report is None:
+            part = f"shard {self.share.index}/{self.share.count} is done"
+            return f"{part}; {self.left} of {self.candidates} candidates are left to others"
+        lines = [self.report.text()]
+        if self.report.outcomes["failed"] or self.report.outcomes["skipped"]:
+            lines.append("probe what failed or was skipped again by --mode retry")
+        lines.append(f"chosen records: {self.folder / CURATED}")
+        return "\n".join([*lines, f"report: {self.folder / REPORT}, {self.folder / PICTURE}"])
+
+
+def curate(
+    records: str | list[str],
+    out: str = "runs/curated",
+    *,
+    model: str = "tiny",
+    rollouts: int = 8,
+    sampling: SamplingSettings = SamplingSettings(),  # noqa: B008 (frozen)
+    thresholds: Thresholds = Thresholds(),  # noqa: B008 (frozen)
+    prompts: PromptSettings = PromptSettings(),
+    judge: Judge | None = None,
+    repetition_limit: float = REPETITION_LIMIT,
+    mode: Literal["probe", "retry", "merge"] = "probe",
+    shard: str = "0/1",
+    batch_size: int = 4,
+    dtype: Dtype = "auto",
+    device: str = "auto",
+) -> Curation:
+    """Choose the records whose future frames help a model to answer.
+
+    Every record with hint frames is asked twice, several times each: with its observed frames, and with its hint frames
+    added. Results are appended to OUT line by line; a call that was killed goes on where it stopped. When no candidate
+    is left, the chosen records are written to curated.jsonl, and the counts to report.txt and report.png.
+
+    Args:
+        records: Training records: file, folder or list of them (.json, .jsonl, .parquet, .arrow).
+        out: Folder of the results; shared by all shards.
+        model: Any reasoner or stock model: run folder, checkpoint folder, hub name or tiny.
+        rollouts: Responses per probe.
+        sampling: How responses are sampled.
+        thresholds: Which candidates are chosen.
+        prompts: How records become prompts.
+        judge: Judge of answers that differ from the right one; null: they are wrong.
+        repetition_limit: Share of repeated 4-grams or lines above which a response is wrong; 1: none is.
+        mode: probe: what is left; retry: also what failed or was skipped; merge: nothing, choose by new thresholds.
+        shard: Probe the part i of n, written i/n, from 0/n on. Under torchrun its ranks share that part.
+        batch_size: Candidates that are decoded together; the same for all shards.
+        dtype: Dtype of the weights; auto is bfloat16 on a GPU and float32 on a CPU.
+        device: cpu, cuda or auto.
+
+    Raises:
+        ConfigError: Settings that cannot work, or other ones than those of the results in OUT.
+        MissingFileError: No such records or model.
+        RecordError: A record that cannot be used.
+    """
+    share, reward = _share(mode, shard, batch_size), AccuracyReward(judge, repetition_limit)
+    source, folder = _open(records, out)
+    if mode == "merge":
+        _check_records(source, folder)
+    else:
+        respond = SampledResponses(load_reasoner(model, dtype=dtype, device=device), sampling, rollouts=rollouts)
+        candidates = prompts.candidates(source, respond.reasoner.processor)
+        prober = Prober(respond, candidates.encoder.pad_token_id, reward)
+        folder.settle(_settings(source, candidates.encoder, respond, reward))
+        loading = {"batch_size": batch_size, "num_workers": prompts.num_workers}
+        probe(candidates, prober, folder, share, **loading, retry_failed=mode == "retry")
+    left = folder.table().num_open
+    report = None if left and mode != "merge" else choose(source, folder, thresholds)
+    return Curation(folder.path, share, len(source), left, report)
+
+
+def choose(source: RecordSource, folder: ProbeFolder, thresholds: Thresholds) -> Report:
+    """Choose, and write `curated.jsonl`, `report.txt` and `report.png` into the folder.
+
+    Args:
+        source: the records.
+        folder: the results; every candidate has one.
+        thresholds: the limits, and how many to keep.
+
+    Raises:
+        ConfigError: candidates are left to be probed.
+    """
+    table = folder.table()
+    if table.num_open:
+        raise ConfigError(
+            f"{folder.path}: {table.num_open} of {len(table)} candidates are not probed yet; run their shards, or all "
+            "that is left without --shard, first"
+        )
+    rollouts = int(folder.settings()["rollouts"])
+    if thresholds.max_base >= rollouts:
+        logger.warning("max_base=%d of %d responses: no candidate counts as too easy", thresholds.max_base, rollouts)
+    selection = select(table, thresholds)
+    report = Report.of(table, selection, thresholds, rollouts)
+    with replacing(folder.path / CURATED) as partial, partial.open("wb") as stream:
+        write_curated(source, table, selection, rollouts=rollouts, folder=folder.path, stream=stream)
+    write_whole(folder.path / REPORT, report.text())
+    with replacing(folder.path / PICTURE) as partial, partial.open("wb") as stream:
+        report.draw(stream)
+    return report
+
+
+def _share(mode: str, shard: str, batch_size: int) -> Share:
+    share = Share.parse(shard)
+    if mode == "merge" and share.count > 1:
+        raise ConfigError(f"--mode merge probes nothing: leave --shard {shard} out, and start one process")
+    if batch_size < 1:
+        raise ConfigError(f"batch_size is at least 1, got {batch_size}")
+    return share
+
+
+def _open(records: str | list[str], out: str) -> tuple[RecordSource, ProbeFolder]:
+    """Records, and the folder of their results; results among the records would be read as records the next time."""
+    require_matplotlib()
+    target = Path(out).resolve()
+    for given in [records] if isinstance(records, str) else records:
+        if Path(given).is_dir() and target.is_relative_to(Path(given).resolve()):
+            raise ConfigError(
+                f"--out {out} lies in {given}, and what is written there would be read as records; choose another one"
+            )
+    source = open_records(records)
+    return source, ProbeFolder(out, source.id, len(source))
+
+
+def _check_records(source: RecordSource, folder: ProbeFolder) -> None:
+    if folder.settings()["records"] != _contents(source):
+        raise ConfigError(f"{folder.path} holds probes of other records, or they have changed since; give those")
+
+
+def _settings(
+    source: RecordSource, encoder: ChatEncoder, respond: SampledResponses, reward: AccuracyReward
+) -> dict[str, Any]:
+    """What decides the results of a probe."""
+    reasoner, sampling, judge = respond.reasoner, respond.sampling, reward.judge
+    images = reasoner.processor.image_processor.to_json_string()
+    return {
+        "records": _contents(source),
+        "model": _fingerprint(reasoner),
+        "latents": [str(sampling.budget() or reasoner.settings.budget()), reasoner.settings.force_initial_latent_mode],
+        "images": hashlib.sha256(images.encode()).hexdigest(),
+        "system_prompt": encoder.system_prompt,
+        "max_length": encoder.max_length,
+        "rollouts": respond.rollouts,
+        **{name: getattr(sampling, name) for name in ("max_new_tokens", "temperature", "top_p", "seed")},
+        "judge": None if judge is None else _judge_settings(judge),
+        "repetition_limit": reward.repetition_limit,
+    }
+
+
+def _contents(source: RecordSource) -> list[list[str]]:
+    """Name and digest of every record file: numbers of records mean nothing without them."""
+    found = []
+    for file in source.files:
+        with file.open("rb") as stream:
+            found.append([file.name, hashlib.file_digest(stream, "sha256").hexdigest()])
+    return found
+
+
+def _fingerprint(reasoner: LatentReasoner) -> str:
+    """A digest of the weights in memory, wherever they came from: of sums of bits, as integers, along both sides."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(reasoner.state_dict().items()):
+        bits = tensor.detach().contiguous().view(_BITS[tensor.element_size()])
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        table = bits.flatten(1) if bits.ndim > 1 else bits.reshape(1, -1)
+        for side in (0, 1):
+            digest.update(table.sum(side, dtype=torch.int64).cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _judge_settings(judge: Judge) -> dict[str, Any]:
+    """What decides a judge's verdicts; not its address, nor how often it is asked."""
+    settings = vars(judge.request)
+    prompt = judge.system_texts["answer"]
+    return {**json.loads(json.dumps(settings, default=str)), "prompt": prompt, "reading": READING}

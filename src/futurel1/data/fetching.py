@@ -1,0 +1,67 @@
+"""Batches of a data set by record numbers, made in worker processes or in this one."""
+
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset, get_worker_info
+
+from futurel1.errors import FutureL1Error
+
+Numbers = Sequence[int]
+Collate = Callable[[list[Any]], Any]
+
+
+def fetch(
+    dataset: Dataset[Any], batches: Iterable[Numbers], collate: Collate, *, num_workers: int, pin_memory: bool = False
+) -> Iterator[Any]:
+    """Yield one batch after the other; the global random state stays as it is.
+
+    A `DataLoader` alone would raise a worker's error with a traceback in place of its message. Here an error of the
+    library arrives as it was raised, with the worker's traceback as a note.
+
+    Args:
+        dataset: items by number, or lists of them (`__getitems__`).
+        batches: the numbers of each batch.
+        collate: makes a batch of a list of items, in the worker.
+        num_workers: worker processes; 0: this process does the work.
+        pin_memory: copy tensors to page-locked memory.
+
+    Raises:
+        FutureL1Error: what `dataset` or `collate` raised of this kind, when its batch is due.
+    """
+    loader: DataLoader[Any] = DataLoader(
+        _Batches(dataset, collate),
+        sampler=batches,
+        batch_size=None,
+        num_workers=num_workers,
+        collate_fn=_unchanged,
+        pin_memory=pin_memory,
+        generator=torch.Generator(),
+    )
+    for batch in loader:
+        if isinstance(batch, FutureL1Error):
+            raise batch
+        yield batch
+
+
+class _Batches(Dataset[Any]):
+    """Batches by their numbers; an error of the library takes the place of its batch."""
+
+    def __init__(self, dataset: Dataset[Any], collate: Collate) -> None:
+        self.dataset = dataset
+        self.collate = collate
+
+    def __getitem__(self, numbers: Any) -> Any:
+        fetch_all = getattr(self.dataset, "__getitems__", None)
+        try:
+            return self.collate(fetch_all(numbers) if fetch_all else [self.dataset[number] for number in numbers])
+        except FutureL1Error as error:
+            if get_worker_info() is not None:
+                error.add_note("".join(traceback.format_exception(error)))
+            return error
+
+
+def _unchanged(batch: Any) -> Any:
+    return batch

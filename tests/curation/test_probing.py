@@ -1,0 +1,105 @@
+"""Shares of the work, and processes that are interrupted."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import time
+from collections.abc import Callable
+
+import pytest
+from planned_curation import Bench, planned
+
+from futurel1.curation import Share, results
+from futurel1.errors import ConfigError
+
+
+def test_shares() -> None:
+    assert Share.parse("1/3", {}) == Share(1, 3)
+    assert Share.parse("1/3", {"RANK": "2", "WORLD_SIZE": "4"}) == Share(6, 12)
+    for odd in ({"RANK": "x"}, {"RANK": "1"}, {"RANK": "0", "WORLD_SIZE": "0"}):
+        with pytest.raises(ConfigError, match="no rank of so many"):
+            Share.parse("0/1", odd)
+    for wrong in ("3/3", "1", "-1/2", "a/b", "0/0"):
+        with pytest.raises(ConfigError, match="--shard is i/n"):
+            Share.parse(wrong, {})
+
+
+def test_any_number_of_shards_gives_the_same_bytes(bench: Callable[..., Bench]) -> None:
+    outputs = []
+    for count in (1, 2, 3, 7):
+        made = bench(f"of-{count}")
+        order = list(range(count))
+        random.Random(count).shuffle(order)
+        for index in order:
+            made.run(f"{index}/{count}", batch_size=2)
+        assert set(made.respond.asked.values()) == {1}
+        assert sorted(line["number"] for line in made.lines()) == list(range(len(made.source)))
+        made.merge()
+        outputs.append(made.outputs())
+    assert outputs[1:] == outputs[:1] * 3
+    chosen = [json.loads(line) for line in outputs[0]["curated.jsonl"].splitlines()]
+    ids = [made.source.id(number) for number in range(len(made.source)) if made.folder.table().hints[number]]
+    ranked = sorted(ids, key=lambda name: planned(name)[0] - planned(name)[1])
+    good = [name for name in ranked if planned(name)[0] <= 6 and planned(name)[1] - planned(name)[0] >= 2]
+    assert len(chosen) == len(good) > 3
+    for record, name in zip(chosen, good, strict=True):
+        base, hint = planned(name)
+        assert (record["gain"], record["correct_in_8_base"], record["correct_in_8_hint"]) == (hint - base, base, hint)
+        assert record["note"] == f"größer \N{SNOWMAN} {int(name.split(':')[1]) - 1}"
+
+
+def test_number_of_shards_may_change_on_the_way(bench: Callable[..., Bench]) -> None:
+    whole = bench("whole")
+    whole.run()
+    whole.merge()
+    made = bench()
+    made.run("1/3")
+    with pytest.raises(ConfigError, match=r"17 of 26 candidates are not probed yet"):
+        made.merge()
+    made.run("0/2")
+    made.run()
+    made.merge()
+    assert made.outputs() == whole.outputs()
+    assert set(made.respond.asked.values()) == {1}
+    assert len(made.lines()) == len(made.source)
+
+
+def test_an_interrupted_shard_goes_on_behind_its_last_whole_line(bench: Callable[..., Bench]) -> None:
+    whole = bench("whole")
+    whole.run()
+    whole.merge()
+    made = bench()
+    for stop in (4, 9, 16):
+        made.respond = made.responses(fail_after=stop)
+        with pytest.raises(KeyboardInterrupt):
+            made.run(batch_size=2)
+        file = next(made.out.glob("probes-*.jsonl"))
+        lines = file.read_bytes().splitlines(keepends=True)
+        file.write_bytes(b"".join(lines) + lines[0][: stop % 7 * 9 + 1])  # killed within a line
+        assert made.folder.table().num_open == len(made.source) - len(lines)
+    made.respond = made.responses()
+    made.run(batch_size=2)
+    assert [line["number"] for line in made.lines()] == list(range(len(made.source)))
+    made.merge()
+    assert made.outputs() == whole.outputs()
+
+
+def test_two_processes_on_one_shard_are_refused(bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(results, "LOCK_SECONDS", 0.0)
+    made = bench()
+    with made.folder.shard_file(0, 1), pytest.raises(ConfigError, match="another process is probing shard 0/1"):
+        made.run()
+
+
+def test_what_a_killed_process_left_behind_is_waited_for(bench: Callable[..., Bench]) -> None:
+    made = bench()
+    with made.folder.shard_file(0, 1) as held:
+        # As a data loader's worker does, which outlives its process for seconds.
+        worker = subprocess.Popen(["sleep", "1"], pass_fds=[held.fileno()])
+    began = time.monotonic()
+    made.run()
+    assert time.monotonic() - began > 0.5
+    assert worker.wait() == 0
+    assert made.folder.table().num_open == 0

@@ -1,0 +1,101 @@
+"""Which weights a run folder, a checkpoint or a name means."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from futurel1.errors import CheckpointError, ConfigError, MissingFileError
+from futurel1.runs import (
+    exported_folder,
+    load_reasoner,
+    newest_checkpoint,
+    start_checkpoint,
+    start_folder,
+    usable_device,
+)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A run folder with three checkpoints; the one in the middle was written last."""
+    folder = tmp_path / "run" / "checkpoints"
+    folder.mkdir(parents=True)
+    for age, name in ((20, "last.ckpt"), (10, "step=8.ckpt"), (30, "step=4.ckpt")):
+        torch.save({"state_dict": {}}, folder / name)
+        os.utime(folder / name, (time.time() - age, time.time() - age))
+    return tmp_path / "run"
+
+
+def test_the_checkpoint_that_was_written_last_counts(run: Path, tmp_path: Path) -> None:
+    assert newest_checkpoint(run).name == "step=8.ckpt"
+    (tmp_path / "other" / "checkpoints").mkdir(parents=True)
+    with pytest.raises(MissingFileError, match="before its first checkpoint"):
+        newest_checkpoint(tmp_path / "other")
+
+
+def test_a_damaged_checkpoint_gives_way_to_an_older_one(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = tmp_path / "run" / "checkpoints"
+    folder.mkdir(parents=True)
+    torch.save({"state_dict": {}}, folder / "step=4.ckpt")
+    whole = (folder / "step=4.ckpt").read_bytes()
+    (folder / "last.ckpt").write_bytes(whole[: len(whole) // 2])
+    os.utime(folder / "step=4.ckpt", (1, 1))
+    (folder / "sharded.ckpt").mkdir()  # killed before its metadata was written
+    assert newest_checkpoint(tmp_path / "run").name == "step=4.ckpt"
+    assert "last.ckpt is damaged" in caplog.text
+    (folder / "step=4.ckpt").unlink()
+    with pytest.raises(CheckpointError, match="all checkpoints"):
+        newest_checkpoint(tmp_path / "run")
+
+
+def test_a_run_means_its_export_or_else_its_newest_checkpoint(run: Path) -> None:
+    assert start_checkpoint(str(run)) == run / "checkpoints" / "step=8.ckpt"
+    assert start_folder("base", str(run)) == "base"
+    with pytest.raises(CheckpointError, match=r"no Hugging Face export, only step=8\.ckpt"):
+        exported_folder("base", str(run))
+    with pytest.raises(CheckpointError, match="futurel1 fit --resume"):
+        load_reasoner(str(run))
+    (run / "huggingface").mkdir()
+    assert start_checkpoint(str(run)) is None
+    assert start_folder("base", str(run)) == exported_folder("base", str(run)) == str(run / "huggingface")
+
+
+def test_a_name_means_itself() -> None:
+    assert start_checkpoint(None) is None
+    assert start_folder("base", None) == "base"
+    assert start_folder("base", "organisation/model") == "organisation/model"
+
+
+def test_the_shipped_models_load(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny-random" / "huggingface").mkdir(parents=True)  # no folder takes their names
+    reasoner = load_reasoner("tiny-random", dtype="float16", device="cpu")
+    weight = reasoner.backbone.lm_head.weight
+    assert (weight.dtype, weight.device.type, reasoner.training) == (torch.float16, "cpu", False)
+    assert load_reasoner("tiny-random", device="cpu").backbone.lm_head.weight.dtype == torch.float32
+
+
+def test_what_cannot_be_loaded_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="dtype is auto or one of float32"):
+        load_reasoner("tiny-random", dtype="int8")  # type: ignore[arg-type]
+    with pytest.raises(MissingFileError, match="nowhere"):
+        load_reasoner(str(tmp_path / "nowhere"))
+    load_reasoner("tiny-random", device="cpu").save_pretrained(tmp_path / "bare")
+    for file in (tmp_path / "bare").glob("*token*"):
+        file.unlink()
+    with pytest.raises(ConfigError, match="has no tokenizer"):
+        load_reasoner(str(tmp_path / "bare"), device="cpu")
+
+
+def test_devices_are_tried_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert usable_device("auto") == usable_device("cpu") == "cpu"
+    with pytest.raises(ConfigError, match="no usable GPU"):
+        usable_device("cuda")
+    with pytest.raises(ConfigError, match="--device tpu-x"):
+        usable_device("tpu-x")
