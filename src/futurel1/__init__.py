@@ -1,6 +1,6 @@
 """Video event prediction by interleaved latent visual reasoning (Future-L1), as PyTorch Lightning components.
 
-`import futurel1` is light; torch, transformers and Lightning load when one of the names below is first used.
+`import futurel1` is light; torch, transformers and Lightning are imported when one of the names below is first used.
 """
 
 from importlib import import_module

@@ -24,7 +24,7 @@ __all__ = ["Answer", "ask"]
 
 LETTERS = "ABCD"
 TINY_FRAMES = (1, 2, 3, 4)
-"""Pool frames that the tiny backbone was shown before it imagined the next ones; it never saw a whole video."""
+"""Pool frames that the tiny backbone saw in training before it imagined the next ones; it never saw a whole video."""
 TINY_QUESTION = "Imagine the zones after 2 steps."
 INSTRUCTION = "Please provide only the single option letter within the <answer> </answer> tags."
 
@@ -36,14 +36,14 @@ class Answer:
     """What a model answered.
 
     Attributes:
-        response: what the model wrote, spans as `[imagined frame 1: 4 latents]`.
-        answer: the answer, or the letter of an option; "" for none.
-        options: what could be chosen.
-        votes: answer to its share of the branches.
-        spans: latents of each span of the response.
+        response: the model's text, with spans as `[imagined frame 1: 4 latents]`.
+        answer: the answer, or the letter of an option; "" if there is none.
+        options: the options to choose from.
+        votes: share of the branches for each answer.
+        spans: number of latents of each span of the response.
         tokens: tokens of the response, latents included.
         finish_reason: why decoding ended.
-        seconds: from the loaded model to the answer.
+        seconds: time from the loaded model to the answer.
     """
 
     response: str
@@ -89,7 +89,7 @@ def ask(
         model: Run folder, checkpoint folder, hub name or ``tiny``.
         branches: Responses to sample and vote over; 1 decodes greedily.
         pool_frames: Show only these frames of the 8-frame pool, 1 to 8, as training records do; null for the whole
-            video, or for ``tiny`` the four frames it was trained to go on from.
+            video, or for ``tiny`` the four frames that it was trained to continue.
         max_frames: Most frames taken from the video.
         max_length: Most tokens of the prompt.
         sampling: How the response is sampled; temperature and top_p matter with more than one branch.
@@ -98,7 +98,7 @@ def ask(
         device: ``cpu``, ``cuda`` or ``auto``.
 
     Raises:
-        ConfigError: An empty question, a bad option or frame number, or a model without tokenizer.
+        ConfigError: An empty question, an invalid option or frame number, or a model without a tokenizer.
         MissingFileError: No such video or model.
         MediaError: A video that cannot be read.
         RecordError: A prompt that is too long.
@@ -149,7 +149,7 @@ def _sample(video: Path, question: str, options: Sequence[str], pool_frames: Seq
         raise ConfigError("the question is empty; ask something, e.g. 'What happens next?'")
     if not all(1 <= number <= POOL_SIZE for number in pool_frames or ()):
         raise ConfigError(f"pool_frames are numbers from 1 to {POOL_SIZE}, got {list(pool_frames or ())}")
-    probe_video(video)  # a clear error before the model is loaded
+    probe_video(video)  # report an unreadable video before the model is loaded
     lines = [question]
     if options:
         lines += [f"{letter}. {choice}" for letter, choice in zip(LETTERS, options, strict=False)]

@@ -1,4 +1,4 @@
-"""The command `futurel1`: a Trainer's `fit`, `validate`, `test`, `predict`, and the library's own tools."""
+"""The command `futurel1`: a Trainer's `fit`, `validate`, `test` and `predict`, and the library's own tools."""
 
 import argparse
 import logging
@@ -33,7 +33,7 @@ def _overview() -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    """What is read before a command is known; its own parser needs imports of seconds."""
+    """Light parser that finds the command; the command's own parser needs imports that take seconds."""
     parser = argparse.ArgumentParser(
         "futurel1",
         usage="futurel1 COMMAND [options]      futurel1 COMMAND --help",
@@ -64,11 +64,11 @@ def main(args: Sequence[str] | None = None) -> None:
     """Run a command.
 
     Args:
-        args: command line without the program's name; None: the process's own.
+        args: command line without the program's name; None: that of the process.
 
     Raises:
-        SystemExit: 1 for an error that a user can act on, after one line on standard error; 2 for a command line that
-            cannot be read.
+        SystemExit: 1 for an error that a user can act on, after one line on standard error; 2 for an invalid command
+            line.
     """
     options, rest = _parser().parse_known_args(args)
     _show_own_log()

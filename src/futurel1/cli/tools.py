@@ -1,4 +1,4 @@
-"""The commands beside the Trainer's: functions of the library, called from a command line."""
+"""The commands besides the Trainer's: functions of the library, called from the command line."""
 
 import json
 from collections.abc import Sequence
@@ -9,14 +9,14 @@ from importlib import import_module
 
 @dataclass(frozen=True)
 class Tool:
-    """A function as a command: jsonargparse reads its options from its signature and its docstring.
+    """A function as a command: jsonargparse derives the options from its signature and docstring.
 
     Args:
-        function: where it is, as `module:name`; nothing is imported before the command is called. It returns a
-            dataclass, which is printed.
-        summary: what it does, for the overview of commands.
-        example: a command line.
-        waiting: shown while the function works, if it has no progress bar of its own.
+        function: its location, as `module:name`; nothing is imported before the command is called. The function returns
+            a dataclass, which is printed.
+        summary: what the command does, for the overview of commands.
+        example: an example command line.
+        waiting: status shown while the function works, if it has no progress bar.
     """
 
     function: str
@@ -49,7 +49,7 @@ TOOLS = {
 
 
 def run_tool(name: str, args: Sequence[str]) -> None:
-    """Call a tool with options of the command line, and print what it returns.
+    """Call a tool with command-line options, and print its result.
 
     Args:
         name: key of `TOOLS`.
