@@ -1,4 +1,4 @@
-"""The latent reasoner and its parts, in plain PyTorch; nothing here knows of Lightning."""
+"""The latent reasoner and its parts, in plain PyTorch without Lightning."""
 
 from futurel1.models.backbones import BACKBONES, Backbone, Vision, VisionFeatures, VisualRows
 from futurel1.models.checkpoints import load_processor
