@@ -12,7 +12,7 @@ from functools import cached_property
 from itertools import chain
 from operator import itemgetter
 from pathlib import Path
-from typing import ClassVar, Literal, Self
+from typing import ClassVar, Literal, Self, get_args
 
 import torch
 from torch import Tensor
@@ -376,11 +376,18 @@ def make_intervention(kind: Intervention, bank: LatentBank | None, seed: int) ->
         kind: name; ``markers`` does not replace latents but removes them, by a budget of 0.
         bank: latents for ``mean``, ``noise`` and ``other``.
         seed: seed of the noise.
+
+    Raises:
+        ConfigError: an unknown name, or a missing bank.
     """
+    if kind not in get_args(Intervention):
+        raise ConfigError(f"intervention must be one of {get_args(Intervention)}, got {kind!r}")
     if kind == "zero":
         return ZeroLatents()
-    if bank is None:
+    if kind not in WITH_BANK:
         return None
+    if bank is None:
+        raise ConfigError(f"the intervention {kind!r} needs a bank of latents (latents.safetensors of an earlier run)")
     if kind == "noise":
         return NoiseLatents(bank, seed)
     return MeanLatents(bank) if kind == "mean" else OtherLatents(bank)

@@ -152,5 +152,5 @@ class RolloutSettings:
         if self.filter_key not in (NO_FILTER, *known):
             raise ConfigError(
                 f"filter_key={self.filter_key!r} is no reward part; there are {', '.join(known)} "
-                "({NO_FILTER}: keep all groups)"
+                f"({NO_FILTER}: keep all groups)"
             )

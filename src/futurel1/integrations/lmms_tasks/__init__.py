@@ -45,10 +45,10 @@ def dataset_source(variable: str) -> tuple[str, dict[str, dict[str, list[str]]]]
         MissingFileError: there is no such file or folder.
     """
     path = dataset_file(variable)
-    found = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.suffix in _BUILDERS)
-    if path.is_dir() and any(file.suffix == ".arrow" for file in found):
+    found = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.suffix.lower() in _BUILDERS)
+    if path.is_dir() and any(file.suffix.lower() == ".arrow" for file in found):
         # Beside the data, `save_to_disk` writes JSON files about them, and `map` leaves cached copies.
-        found = [file for file in found if file.suffix == ".arrow" and not file.name.startswith("cache-")]
+        found = [file for file in found if file.suffix.lower() == ".arrow" and not file.name.startswith("cache-")]
     builders = {_BUILDERS.get(file.suffix.lower(), "") for file in found}
     if len(builders) != 1 or "" in builders:
         kinds = ", ".join(sorted({file.suffix for file in found})) or "no files"
