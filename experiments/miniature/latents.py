@@ -57,7 +57,7 @@ def future_frames(reasoner: LatentReasoner, records: Path, most: int | None = No
     encoder = ChatEncoder(reasoner.processor, max_latent_tokens=FRAME_TOKENS)
     source = open_records(str(records))
     number = len(source) if most is None else min(most, len(source))
-    device = reasoner.backbone.lm_head.weight.device
+    device = reasoner.device
     features: list[Tensor] = []
     record: list[int] = []
     hint: list[int] = []

@@ -182,7 +182,7 @@ def test_visuals_reach_the_model(model: Any, picture: Image.Image, clip: Path, t
 
 def _prompt(model: Any, request: _Instance) -> PromptBatch:
     sample = model._encode(model._reader().query(request.args))
-    return PromptCollator(model.encoder.pad_token_id)([Fetched([sample], [])])
+    return PromptCollator(model.predictor.encoder.pad_token_id)([Fetched([sample], [])])
 
 
 def test_responses_are_what_the_reasoner_says(make: Callable[..., Any], picture: Image.Image) -> None:
@@ -292,15 +292,15 @@ def test_loglikelihood_is_the_loss_of_the_continuation(model: Any, picture: Imag
     ids, expected = prompt.input_ids, []
     for token in model.tokenizer(" zebra crossing", add_special_tokens=False)["input_ids"]:
         with torch.no_grad():
-            hidden = model.reasoner(ids, torch.ones_like(ids), model.reasoner.encode(prompt))
-            expected.append(-float(model.reasoner.logits(hidden[0, -1]).log_softmax(dim=-1)[token]))
+            hidden = model.predictor.reasoner(ids, torch.ones_like(ids), model.predictor.reasoner.encode(prompt))
+            expected.append(-float(model.predictor.reasoner.logits(hidden[0, -1]).log_softmax(dim=-1)[token]))
         ids = torch.cat([ids, torch.tensor([[token]])], dim=1)
     assert len(expected) > 1
     assert losses[2][0] == pytest.approx(sum(expected) / len(expected), abs=1e-4)
 
 
 def test_loglikelihood_knows_what_greedy_decoding_writes(model: Any) -> None:
-    rollout = model.reasoner.generate(_prompt(model, _request(0, None)), max_new_tokens=1)
+    rollout = model.predictor.reasoner.generate(_prompt(model, _request(0, None)), max_new_tokens=1)
     text = model.tokenizer.decode(rollout.responses[0])
     (loss, is_greedy), (_, other) = model.loglikelihood(
         [_Instance(("Question 0?", text)), _Instance(("Question 0?", " zebra"))]

@@ -13,7 +13,7 @@ class Tool:
 
     Args:
         function: its location, as `module:name`; nothing is imported before the command is called. The function returns
-            a dataclass, which is printed.
+            a dataclass, which is printed; `--json` prints its fields, or what its `to_dict` returns.
         summary: what the command does, for the overview of commands.
         example: an example command line.
         waiting: status shown while the function works, if it has no progress bar.
@@ -71,4 +71,8 @@ def run_tool(name: str, args: Sequence[str]) -> None:
     config.pop("config", None)
     with Console(stderr=True).status(tool.waiting) if tool.waiting else nullcontext():
         result = function(**config)
-    print(json.dumps(asdict(result), default=str, ensure_ascii=False) if as_json else result)
+    if as_json:
+        fields = result.to_dict() if hasattr(result, "to_dict") else asdict(result)
+        print(json.dumps(fields, default=str, ensure_ascii=False))
+    else:
+        print(result)

@@ -145,15 +145,14 @@ class SampledResponses:
 
     def __call__(self, prompt: PromptBatch) -> list[str]:
         """Answer every prompt `rollouts` times."""
-        device = self.reasoner.backbone.lm_head.weight.device
         rollout = self.reasoner.generate(
-            prompt.to(device),
+            prompt.to(self.reasoner.device),
             num_branches=self.rollouts,
             do_sample=True,
             seed=self.sampling.seed,
             **self.sampling.arguments(),
         )
-        return [text.text for text in transcripts(rollout, self.reasoner.processor.tokenizer)]
+        return [text.text for text in transcripts(rollout, self.reasoner.tokenizer)]
 
 
 class Prober:

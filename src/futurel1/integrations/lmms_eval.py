@@ -19,7 +19,7 @@ from futurel1.integrations.lmms_requests import Generation, Query, RequestReader
 if TYPE_CHECKING:
     import torch
 
-    from futurel1.data.encoded import EncodedSample
+    from futurel1.data import Sample
     from futurel1.runs import Dtype
 
 __all__ = ["FutureL1", "FutureL1Chat", "manifest", "task_folder"]
@@ -129,6 +129,7 @@ class FutureL1(_BASE):
             raise _not_installed(_MISSING) from _MISSING
         super().__init__()
         from futurel1.data.chat import ChatEncoder
+        from futurel1.predictor import EventPredictor
         from futurel1.rollout import SamplingSettings
         from futurel1.runs import load_reasoner
 
@@ -143,11 +144,11 @@ class FutureL1(_BASE):
         self.seed = seed
         self.response: ResponseForm = response
         self.budget = SamplingSettings(span_budget=span_budget, span_latents=span_latents).budget()
-        self.reasoner = load_reasoner(
+        reasoner = load_reasoner(
             pretrained, dtype=dtype, device=device or "auto", attn_implementation=attn_implementation
         )
-        self.encoder = ChatEncoder(
-            self.reasoner.processor,
+        encoder = ChatEncoder(
+            reasoner.processor,
             system_prompt=system_prompt,
             max_length=max_length,
             video_fps=2.0 if fps is None else fps,
@@ -156,11 +157,12 @@ class FutureL1(_BASE):
             video_num_frames=max_num_frames if fps is None else None,
             strip_text=False,
         )
+        self.predictor = EventPredictor(reasoner, encoder=encoder)
 
     @property
     def device(self) -> "torch.device":
         """Device of the model."""
-        return self.reasoner.backbone.lm_head.weight.device
+        return self.predictor.reasoner.device
 
     @property
     def batch_size(self) -> int:
@@ -170,7 +172,7 @@ class FutureL1(_BASE):
     @property
     def tokenizer(self) -> Any:
         """The checkpoint's tokenizer."""
-        return self.reasoner.processor.tokenizer
+        return self.predictor.reasoner.tokenizer
 
     # ------------------------------------------------------------------ methods that lmms-eval calls
 
@@ -258,14 +260,8 @@ class FutureL1(_BASE):
         return [answers[number] for number in range(len(queries))]
 
     def _decode(self, queries: Sequence[Query], generation: Generation) -> list[str]:
-        from futurel1.data.collate import Fetched
-        from futurel1.data.prompts import PromptCollator
-        from futurel1.models.transcript import transcripts
-
-        samples = [self._encode(query) for query in queries]
-        prompt = PromptCollator(self.encoder.pad_token_id)([Fetched(samples, [])]).to(self.device)
-        rollout = self.reasoner.generate(
-            prompt,
+        _, transcripts = self.predictor.decode(
+            [_sample(query) for query in queries],
             max_new_tokens=generation.max_new_tokens,
             do_sample=generation.do_sample,
             temperature=generation.temperature,
@@ -276,13 +272,7 @@ class FutureL1(_BASE):
             seed=self.seed,
             stop_strings=generation.until,
         )
-        texts = [transcript.text for transcript in transcripts(rollout, self.tokenizer)]
-        return [_form(_cut(text, generation.until), self.response) for text in texts]
-
-    def _encode(self, query: Query) -> "EncodedSample":
-        from futurel1.data import Sample
-
-        return self.encoder.encode_prompt(Sample(query.name, query.turns, None, {}))
+        return [_form(_cut(transcript.text, generation.until), self.response) for transcript in transcripts]
 
     def _loss(self, args: Sequence[Any]) -> tuple[float, bool]:
         import torch
@@ -291,15 +281,17 @@ class FutureL1(_BASE):
         from futurel1.data.prompts import PromptCollator
 
         query, target = self._reader().continuation(args)
-        prompt = PromptCollator(self.encoder.pad_token_id)([Fetched([self._encode(query)], [])]).to(self.device)
+        encoder, reasoner = self.predictor.encoder, self.predictor.reasoner
+        encoded = encoder.encode_prompt(_sample(query))
+        prompt = PromptCollator(encoder.pad_token_id)([Fetched([encoded], [])]).to(self.device)
         tokens = self.tokenizer(target, add_special_tokens=False, return_tensors="pt")["input_ids"]
         wanted = tokens[0].long().to(self.device)
         if not len(wanted):
             raise RecordError(f"{query.name}: the continuation {target!r} has no tokens, so it has no likelihood")
         ids = torch.cat([prompt.input_ids, wanted[None]], dim=1)
         with torch.no_grad():
-            hidden = self.reasoner(ids, torch.ones_like(ids), self.reasoner.encode(prompt))
-            logits = self.reasoner.logits(hidden[0, -1 - len(wanted) : -1]).float()
+            hidden = reasoner(ids, torch.ones_like(ids), reasoner.encode(prompt))
+            logits = reasoner.logits(hidden[0, -1 - len(wanted) : -1]).float()
         loss = torch.nn.functional.cross_entropy(logits, wanted)
         return float(loss), bool((logits.argmax(dim=-1) == wanted).all())
 
@@ -314,6 +306,12 @@ class FutureL1Chat(FutureL1):
     """
 
     is_simple = False
+
+
+def _sample(query: Query) -> "Sample":
+    from futurel1.data import Sample
+
+    return Sample(query.name, query.turns, None, {})
 
 
 def _cut(text: str, until: Sequence[str]) -> str:

@@ -161,6 +161,32 @@ class LatentReasoner(nn.Module):
         """H, width of the language model and of a latent."""
         return self.backbone.hidden_size
 
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.backbone.lm_head.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Dtype of the weights in memory."""
+        return self.backbone.lm_head.weight.dtype
+
+    @property
+    def config(self) -> Any:
+        """The `transformers` configuration of the model."""
+        return self.backbone.config
+
+    @property
+    def tokenizer(self) -> Any:
+        """The tokenizer of the processor.
+
+        Raises:
+            ConfigError: the checkpoint has no tokenizer.
+        """
+        if self.processor is None:
+            raise ConfigError("the model has no tokenizer; load it from a folder that has one")
+        return self.processor.tokenizer
+
     def encode(self, batch: VisualBatch) -> Vision:
         """Run the vision tower on a batch's images and videos; without gradient when the tower is frozen.
 

@@ -18,7 +18,7 @@ from futurel1.data.samples import PromptInfo
 from futurel1.errors import ConfigError
 from futurel1.json_lines import json_line
 from futurel1.metrics import LatentUsage, Throughput
-from futurel1.metrics.functional import elect, expected_answer
+from futurel1.metrics.functional import expected_answer
 from futurel1.models import LatentBank, LatentReasoner, SpanBudget, load_processor
 from futurel1.models.decoding.rollout import Rollout, ended_by_budget
 from futurel1.models.interventions import BANK_FILES, WITH_BANK, Intervention, make_intervention
@@ -26,6 +26,7 @@ from futurel1.models.policies import DeterministicLatents, LatentPolicy
 from futurel1.models.transcript import Transcript, transcripts
 from futurel1.modules.scorers import SCORERS
 from futurel1.modules.settings import settings_of
+from futurel1.predictor import elect_responses
 from futurel1.rewards import Judge
 from futurel1.rollout import SamplingSettings
 from futurel1.runs import DTYPES, exported_folder
@@ -154,7 +155,7 @@ class LatentPredictor(LightningModule):
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         seconds = time.perf_counter() - began
-        return rollout, transcripts(rollout, self.reasoner.processor.tokenizer), seconds
+        return rollout, transcripts(rollout, self.reasoner.tokenizer), seconds
 
     def predict_step(self, batch: PromptBatch, batch_idx: int) -> list[dict[str, Any]]:
         """Decode and describe every prompt of a batch."""
@@ -169,10 +170,10 @@ class LatentPredictor(LightningModule):
         branches = self.hparams["num_branches"]
         records, winners = [], []
         infos = batch.info or (PromptInfo(),) * len(batch)
-        for row, (sample, info) in enumerate(zip(batch.sample_ids, infos, strict=True)):
-            group = texts[row * branches : (row + 1) * branches]
-            place, votes = elect([text.text for text in group], info.options)
-            winner = group[place]
+        elected = elect_responses(texts, branches, [info.options for info in infos])
+        for prompt, (sample, info, (row, votes)) in enumerate(zip(batch.sample_ids, infos, elected, strict=True)):
+            group = texts[prompt * branches : (prompt + 1) * branches]
+            winner = texts[row]
             winners.append(winner)
             records.append(
                 {

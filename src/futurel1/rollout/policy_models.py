@@ -47,7 +47,7 @@ class PolicyModels:
     @property
     def device(self) -> torch.device:
         """Device of the policy."""
-        return self.policy.backbone.lm_head.weight.device
+        return self.policy.device
 
     @property
     def sampling(self) -> LatentReasoner:
@@ -75,7 +75,7 @@ class PolicyModels:
 
     def _placed(self, copied: LatentReasoner) -> LatentReasoner:
         """A frozen copy on the policy's device, in its compute dtype."""
-        return copied.to(self.device, self.sampling_dtype or self.policy.backbone.lm_head.weight.dtype)
+        return copied.to(self.device, self.sampling_dtype or self.policy.dtype)
 
 
 def rollout_scores(reasoner: LatentReasoner, experience: Experience) -> RolloutScores:
