@@ -29,7 +29,17 @@ def test_answers_in_words_and_for_machines(video: str, capsys: pytest.CaptureFix
     assert "answer: (none)" in text  # no answer has only two tokens
     assert "time: " in text
     record = json.loads(said(capsys, video, "What happens next?", "--sampling.max_new_tokens", "2", "--json"))
-    assert set(record) == {"question", "options", "answer", "text", "votes", "spans", "tokens", "finish_reason", "seconds"}
+    assert set(record) == {
+        "question",
+        "options",
+        "answer",
+        "text",
+        "votes",
+        "spans",
+        "tokens",
+        "finish_reason",
+        "seconds",
+    }
     assert record["tokens"] == 2
     assert record["finish_reason"] == "length"
 
@@ -70,7 +80,7 @@ def test_branches_and_options_and_pool_frames(video: str, capsys: pytest.Capture
 @pytest.mark.parametrize(("args", "message"), [
     (["nowhere.mp4", "What?"], "nowhere.mp4"),
     (["VIDEO", "  "], "the question is empty"),
-    (["VIDEO", "What?", "--options", "[only one]"], "2 to 4"),
+    (["VIDEO", "What?", "--options", "[only one]"], "2 to 26"),
     (["VIDEO", "What?", "--pool_frames", "[9]"], "1 to 8"),
     (["VIDEO", "What?", "--max_length", "10"], "more than max_length=10"),
     (["VIDEO", "What?", "--model", "no/such"], "no/such"),

@@ -53,7 +53,7 @@ Asked = tuple[VideoInput, str] | tuple[VideoInput, str, Sequence[str]]
 """A video, a question and, for multiple choice, the options."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Span:
     """One imagined frame of a response.
 
@@ -69,7 +69,7 @@ class Span:
         return len(self.latents)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Answer:
     """What a model answered to one question.
 
@@ -95,7 +95,7 @@ class Answer:
     tokens: int
     finish_reason: str
     seconds: float
-    _shown: Callable[[], tuple[Image.Image, ...]] = field(repr=False, compare=False)
+    _shown: Callable[[], tuple[Image.Image, ...]] = field(repr=False)
 
     @cached_property
     def frames(self) -> tuple[Image.Image, ...]:

@@ -20,6 +20,7 @@ from PIL import Image
 from futurel1.data import Frame, PromptBatch, Sample, Turn
 from futurel1.data.chat import ChatEncoder
 from futurel1.data.collate import Fetched
+from futurel1.data.encoded import EncodedSample
 from futurel1.data.prompts import PromptCollator
 from futurel1.errors import ConfigError, RecordError
 from futurel1.integrations import lmms_eval as integration
@@ -169,19 +170,21 @@ def test_answers_come_in_order_and_do_not_depend_on_the_batch(model: Any, pictur
 def test_visuals_reach_the_model(model: Any, picture: Image.Image, clip: Path, tmp_path: Path) -> None:
     picture.save(tmp_path / "a.png")
     for visuals, expected in (([picture], "pixel_values"), ([str(clip)], "pixel_values_videos")):
-        encoded = model._encode(model._reader().query(_request(0, visuals).args))
+        encoded = _encoded(model, _request(0, visuals))
         assert getattr(encoded, expected) is not None
-    opened, path = (
-        model._encode(model._reader().query(_request(0, [visual]).args))
-        for visual in (picture, str(tmp_path / "a.png"))
-    )
+    opened, path = (_encoded(model, _request(0, [visual])) for visual in (picture, str(tmp_path / "a.png")))
     assert torch.equal(opened.pixel_values, path.pixel_values)
     with pytest.raises(RecordError, match="task/test:0: dict"):
         model.generate_until([_request(0, [{"type": "video", "path": str(clip), "video_start": 1}])])
 
 
+def _encoded(model: Any, request: _Instance) -> EncodedSample:
+    query = model._reader().query(request.args)
+    return model.predictor.encoder.encode_prompt(Sample(query.name, query.turns, None, {}))
+
+
 def _prompt(model: Any, request: _Instance) -> PromptBatch:
-    sample = model._encode(model._reader().query(request.args))
+    sample = _encoded(model, request)
     return PromptCollator(model.predictor.encoder.pad_token_id)([Fetched([sample], [])])
 
 
