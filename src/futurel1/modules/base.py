@@ -7,27 +7,26 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from lightning import LightningModule
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from futurel1.errors import CheckpointError, ConfigError, MissingFileError
 from futurel1.models import LatentReasoner, load_processor
 from futurel1.modules import adapters
+from futurel1.modules.lazy_reasoner import LazyReasonerModule
 from futurel1.modules.optimization import Part, freeze_parts, parameter_groups, schedule_factor
 from futurel1.runs import DTYPES, start_checkpoint, start_folder
 
 logger = logging.getLogger(__name__)
 
 
-class ReasonerModule(LightningModule):
+class ReasonerModule(LazyReasonerModule):
     """Base of the training modules.
 
     The constructor of a subclass has the hyper-parameters of :class:`LatentSFTModule` for start weights, frozen parts,
     LoRA and the optimizer.
     """
 
-    reasoner: LatentReasoner
     sharded_steps: ClassVar[tuple[str, ...]] = adapters.STEPS
     """Steps that compute with sharded weights, so all ranks have to call them equally often."""
 
@@ -47,6 +46,8 @@ class ReasonerModule(LightningModule):
     @cached_property
     def processor(self) -> Any:
         """The processor of the checkpoint, loaded without its weights."""
+        if self._given:
+            return self._given[0].processor
         return load_processor(start_folder(self.hparams["backbone"], self.hparams["init_from"]))
 
     def configure_model(self) -> None:
@@ -54,7 +55,7 @@ class ReasonerModule(LightningModule):
         if hasattr(self, "reasoner"):
             return
         hparams = self.hparams
-        reasoner = LatentReasoner.from_pretrained(
+        reasoner = self._given_reasoner() or LatentReasoner.from_pretrained(
             start_folder(hparams["backbone"], hparams["init_from"]),
             dtype=DTYPES[hparams["dtype"]],
             attn_implementation=hparams["attn_implementation"],
@@ -94,6 +95,19 @@ class ReasonerModule(LightningModule):
         if sharded:
             compute_dtype = DTYPES[hparams["compute_dtype"] or hparams["dtype"]]
             adapters.shard(self, reasoner, mesh["data_parallel"], compute_dtype, self.sharded_steps)
+
+    def _given_reasoner(self) -> LatentReasoner | None:
+        """The reasoner that the caller loaded, in the dtype of the settings.
+
+        Raises:
+            ConfigError: settings that only loading can follow.
+        """
+        if not self._given:
+            return None
+        loaded = [name for name in ("projection_head", "projection_hidden_dim", "init_from") if self.hparams[name]]
+        if loaded:
+            raise ConfigError(f"backbone is a loaded reasoner, which keeps its weights and head: leave out {loaded}")
+        return self._given[0].to(DTYPES[self.hparams["dtype"]])
 
     def adjust_settings(self, reasoner: LatentReasoner) -> None:
         """Change the settings that exports store; by default those of the start checkpoint stay."""

@@ -14,7 +14,7 @@ from torch import Tensor
 from futurel1.data import PromptBatch
 from futurel1.errors import ConfigError
 from futurel1.losses import PolicyLoss
-from futurel1.models import HeadKind
+from futurel1.models import HeadKind, LatentReasoner
 from futurel1.models.policies import LatentPolicy, VonMisesFisherLatents
 from futurel1.modules import adapters
 from futurel1.modules.base import ReasonerModule
@@ -38,7 +38,7 @@ class LADAPOModule(ReasonerModule):
     in each. Defaults are the paper's; ``futurel1 fit --config configs/tiny/la_dapo.yaml`` shows a small run.
 
     Args:
-        backbone: checkpoint folder, hub name, or ``tiny``.
+        backbone: checkpoint folder, hub name, or ``tiny``; from Python also a loaded :class:`LatentReasoner`.
         init_from: start weights instead of `backbone`'s, and the reference of the KL: an SFT run's folder, its Hugging
             Face export, or a .ckpt file. To continue a run exactly, use ``--resume`` instead.
         dtype: dtype of the weights in memory, whatever the stored dtype.
@@ -80,7 +80,7 @@ class LADAPOModule(ReasonerModule):
 
     def __init__(
         self,
-        backbone: str = "tiny",
+        backbone: str | LatentReasoner = "tiny",
         init_from: str | None = None,
         dtype: Literal["float32", "bfloat16", "float16"] = "float32",
         compute_dtype: Literal["float32", "bfloat16", "float16"] | None = None,
@@ -109,6 +109,7 @@ class LADAPOModule(ReasonerModule):
         liger_kernel: bool = False,
     ) -> None:
         super().__init__()
+        backbone = self.take(backbone)
         self.save_hyperparameters(ignore=["reward", "latent_policy"])
         self.check_dtypes()
         self.rollout = settings_of(self.hparams, "rollout", rollout, RolloutSettings)

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
-from lightning import LightningModule
 from torch import nn
 
 from futurel1.data import PromptBatch
@@ -24,6 +23,7 @@ from futurel1.models.decoding.rollout import Rollout, ended_by_budget
 from futurel1.models.interventions import BANK_FILES, WITH_BANK, Intervention, make_intervention
 from futurel1.models.policies import DeterministicLatents, LatentPolicy
 from futurel1.models.transcript import Transcript, transcripts
+from futurel1.modules.lazy_reasoner import LazyReasonerModule
 from futurel1.modules.scorers import SCORERS
 from futurel1.modules.settings import settings_of
 from futurel1.predictor import elect_responses
@@ -35,7 +35,7 @@ LATENT_PARTS = "latents.parts"
 """Subfolder of the run folder for the latents of each batch, until the run ends."""
 
 
-class LatentPredictor(LightningModule):
+class LatentPredictor(LazyReasonerModule):
     """Decodes prompts with a trained reasoner.
 
     `predict_step` returns one record per prompt: `id` (file and number), `record_id` (the record's own `id`),
@@ -44,7 +44,7 @@ class LatentPredictor(LightningModule):
     at the end.
 
     Args:
-        backbone: checkpoint folder, hub name, or ``tiny``.
+        backbone: checkpoint folder, hub name, or ``tiny``; from Python also a loaded :class:`LatentReasoner`.
         init_from: weights instead of `backbone`'s: a run folder, or its Hugging Face export.
         dtype: dtype of the weights in memory.
         attn_implementation: attention of `transformers` (sdpa, eager, flash_attention_2).
@@ -71,11 +71,9 @@ class LatentPredictor(LightningModule):
         ConfigError: settings that contradict each other.
     """
 
-    reasoner: LatentReasoner
-
     def __init__(
         self,
-        backbone: str = "tiny",
+        backbone: str | LatentReasoner = "tiny",
         init_from: str | None = None,
         dtype: Literal["float32", "bfloat16", "float16"] = "float32",
         attn_implementation: str = "sdpa",
@@ -91,6 +89,7 @@ class LatentPredictor(LightningModule):
         save_latents: bool = False,
     ) -> None:
         super().__init__()
+        backbone = self.take(backbone)
         self.save_hyperparameters(ignore=["latent_policy", "judge"])
         self.sampling = settings_of(self.hparams, "sampling", sampling, SamplingSettings)
         if dtype not in DTYPES:
@@ -114,6 +113,8 @@ class LatentPredictor(LightningModule):
     @cached_property
     def processor(self) -> Any:
         """The processor of the checkpoint, loaded without its weights."""
+        if self._given:
+            return self._given[0].processor
         return load_processor(exported_folder(self.hparams["backbone"], self.hparams["init_from"]))
 
     def configure_model(self) -> None:
@@ -123,11 +124,14 @@ class LatentPredictor(LightningModule):
         path = self.hparams["latent_bank"]
         bank = None if path is None else LatentBank.load(path)
         self._intervention = make_intervention(self.hparams["intervention"], bank, self.sampling.seed)
-        self.reasoner = LatentReasoner.from_pretrained(
-            exported_folder(self.hparams["backbone"], self.hparams["init_from"]),
-            dtype=DTYPES[self.hparams["dtype"]],
-            attn_implementation=self.hparams["attn_implementation"],
-        )
+        if self._given:
+            self.reasoner = self._given[0]
+        else:
+            self.reasoner = LatentReasoner.from_pretrained(
+                exported_folder(self.hparams["backbone"], self.hparams["init_from"]),
+                dtype=DTYPES[self.hparams["dtype"]],
+                attn_implementation=self.hparams["attn_implementation"],
+            )
         if self.reasoner.processor is None:
             raise ConfigError("prediction needs a checkpoint with a tokenizer")
         if bank is not None:

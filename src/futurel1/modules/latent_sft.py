@@ -32,7 +32,7 @@ class LatentSFTModule(ReasonerModule):
     Defaults are the paper's; ``futurel1 fit --config configs/tiny/sft.yaml`` shows a small run.
 
     Args:
-        backbone: checkpoint folder, hub name, or ``tiny``.
+        backbone: checkpoint folder, hub name, or ``tiny``; from Python also a loaded :class:`LatentReasoner`.
         init_from: start weights instead of `backbone`'s: a run folder, its Hugging Face export, or a .ckpt file. To
             continue a run exactly, use ``--resume`` instead.
         dtype: dtype of the weights in memory, whatever the stored dtype.
@@ -75,7 +75,7 @@ class LatentSFTModule(ReasonerModule):
 
     def __init__(
         self,
-        backbone: str = "tiny",
+        backbone: str | LatentReasoner = "tiny",
         init_from: str | None = None,
         dtype: Literal["float32", "bfloat16", "float16"] = "float32",
         compute_dtype: Literal["float32", "bfloat16", "float16"] | None = None,
@@ -109,6 +109,7 @@ class LatentSFTModule(ReasonerModule):
         fixed_latents: bool | None = None,
     ) -> None:
         super().__init__()
+        backbone = self.take(backbone)
         self.save_hyperparameters()
         if not 0 <= feedback_share <= 1:
             raise ConfigError(f"feedback_share must be between 0 and 1, got {feedback_share}")
