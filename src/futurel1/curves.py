@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import csv
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +17,7 @@ from futurel1.errors import ConfigError, MissingFileError
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["Curves", "curves"]
+__all__ = ["Curves", "Ends", "curves"]
 
 METRICS_FILE = "metrics.csv"
 STAGES = ("train", "val", "test")
@@ -54,21 +55,43 @@ class Curve:
     values: list[float] = field(default_factory=list)
 
 
+class Ends(NamedTuple):
+    """How a curve began and ended: means over its first and its last twentieth, if it is long.
+
+    Attributes:
+        first: mean of the first values.
+        last: mean of the last values.
+        points: number of values that each is the mean of.
+    """
+
+    first: float
+    last: float
+    points: int
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Self:
+        """Summarize a curve; of a short one, the first and the last value."""
+        points = max(1, len(values) // 20) if len(values) >= SMOOTH_FROM else 1
+        return cls(float(np.mean(values[:points])), float(np.mean(values[-points:])), points)
+
+
 @dataclass(frozen=True)
 class Curves:
     """Result of drawing the curves of a run.
 
     Attributes:
         picture: the PNG.
-        values: the first and the last value of each metric.
+        values: metric to how it began and ended.
     """
 
     picture: Path
-    values: dict[str, tuple[float, float]]
+    values: dict[str, Ends]
 
     def __str__(self) -> str:
-        lines = [f"{'metric':<28}{'first':>12}{'last':>12}"]
-        lines += [f"{name:<28}{first:>12.4g}{last:>12.4g}" for name, (first, last) in self.values.items()]
+        lines = [f"{'metric':<28}{'first':>12}{'last':>12}  each is"]
+        for name, (first, last, points) in self.values.items():
+            each = "one value" if points == 1 else f"the mean of {points} batches"
+            lines.append(f"{name:<28}{first:>12.4g}{last:>12.4g}  {each}")
         return "\n".join([*lines, str(self.picture)])
 
 
@@ -97,7 +120,7 @@ def curves(run: str | Path, out: str | Path | None = None) -> Curves:
     target.parent.mkdir(parents=True, exist_ok=True)
     _draw(families, folder.resolve().name, target)
     values = {
-        f"{stage}/{family}" if stage else family: (curve.values[0], curve.values[-1])
+        f"{stage}/{family}" if stage else family: Ends.of(curve.values)
         for family, stages in families.items()
         for stage, curve in stages.items()
     }

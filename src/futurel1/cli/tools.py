@@ -40,6 +40,11 @@ TOOLS = {
     "curves": Tool(
         "futurel1.curves:curves", "draw the curves of a run as a PNG", "futurel1 curves runs/sft", "drawing ..."
     ),
+    "scores": Tool(
+        "futurel1.scores:scores",
+        "count right answers of a run, before and after",
+        "futurel1 scores runs/after --baseline runs/before",
+    ),
     "curate": Tool(
         "futurel1.curation:curate",
         "choose the records whose future frames help a model to answer",
