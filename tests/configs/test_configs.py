@@ -12,7 +12,7 @@ from futurel1.cli import main, make_cli
 from futurel1.worlds import write_world
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").rglob("*.yaml"))
-README = Path(__file__).parents[2] / "README.md"
+PAGE = Path(__file__).parents[2] / "docs" / "configurations.md"
 
 
 def name(path: Path) -> str:
@@ -25,7 +25,7 @@ def test_there_are_configs() -> None:
 
 @pytest.mark.parametrize("path", CONFIGS, ids=name)
 def test_config_is_in_the_readme_table(path: Path) -> None:
-    assert f"configs/{name(path)}" in README.read_text()
+    assert f"configs/{name(path)}" in PAGE.read_text()
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=name)
