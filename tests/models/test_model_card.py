@@ -11,7 +11,7 @@ import torch
 import yaml
 from huggingface_hub import ModelCard
 
-from futurel1.models import LatentReasoner, Training
+from futurel1.models import LatentReasoner, TrainingRun
 from futurel1.models.model_card import (
     ANY_FOLDER,
     Described,
@@ -22,7 +22,7 @@ from futurel1.models.model_card import (
     renamed,
 )
 
-TRAINING = Training(
+TRAINING = TrainingRun(
     module="LatentSFTModule",
     steps=1200,
     settings={"init_from": "/home/me/runs/first", "betas": (0.9, 0.95), "freeze": ["vision"], "dtype": torch.float32},
@@ -77,7 +77,7 @@ def test_a_card_without_a_run_says_nothing_of_training(reasoner: LatentReasoner)
     assert "## Training" not in text
     assert "## Metrics" not in text
     assert "It started from `tiny-random`" in text
-    assert "The run logged none." in model_card(describe(reasoner, Training("LatentSFTModule", 0)))
+    assert "The run logged none." in model_card(describe(reasoner, TrainingRun("LatentSFTModule", 0)))
 
 
 def test_the_examples_of_a_saved_card_run(reasoner: LatentReasoner, tmp_path: Path) -> None:

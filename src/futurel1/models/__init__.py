@@ -12,7 +12,7 @@ from futurel1.models.interventions import (
     OtherLatents,
     ZeroLatents,
 )
-from futurel1.models.model_card import Training
+from futurel1.models.model_card import TrainingRun
 from futurel1.models.reasoner import LatentReasoner, put_latents
 from futurel1.models.settings import LatentSettings
 from futurel1.models.spans import IGNORE, Spans, find_spans, learned_latents, longest_chain, previous
@@ -37,7 +37,7 @@ __all__ = [
     "OtherLatents",
     "SpanBudget",
     "Spans",
-    "Training",
+    "TrainingRun",
     "Vision",
     "VisionFeatures",
     "VisualRows",

@@ -23,7 +23,7 @@ _SIGNATURE = re.compile(r"\n<!-- futurel1 wrote this card, sha256 ([0-9a-f]{64})
 
 
 @dataclass(frozen=True)
-class Training:
+class TrainingRun:
     """What a model card says about the run that a checkpoint comes from.
 
     Attributes:
@@ -61,10 +61,10 @@ class Described:
     settings: LatentSettings
     has_processor: bool
     base_model: str | None = None
-    training: Training | None = None
+    training: TrainingRun | None = None
 
 
-def describe(reasoner: Any, training: Training | None) -> Described:
+def describe(reasoner: Any, training: TrainingRun | None) -> Described:
     """What the card of a reasoner says.
 
     Args:
@@ -227,7 +227,7 @@ model = {stock}.from_pretrained("{name}"){processor}
 {lost}"""
 
 
-def _training(training: Training) -> str:
+def _training(training: TrainingRun) -> str:
     import yaml
 
     parts = {"model": dict(training.settings), "data": dict(training.data)}
@@ -242,7 +242,7 @@ def _training(training: Training) -> str:
 {fence}"""
 
 
-def _metrics(training: Training) -> str:
+def _metrics(training: TrainingRun) -> str:
     if not training.metrics:
         return "## Metrics\n\nThe run logged none."
     rows = "\n".join(f"| `{name}` | {value:.6g} |" for name, value in sorted(training.metrics.items()))

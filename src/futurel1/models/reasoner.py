@@ -27,7 +27,7 @@ from futurel1.models.decoding import (
 from futurel1.models.heads import HeadKind, build_head
 from futurel1.models.hub import push_folder, require_online
 from futurel1.models.interventions import LatentIntervention
-from futurel1.models.model_card import Training, base_model_of, describe, write_card
+from futurel1.models.model_card import TrainingRun, base_model_of, describe, write_card
 from futurel1.models.policies import DeterministicLatents, LatentPolicy
 from futurel1.models.settings import LatentSettings
 from futurel1.models.spans import find_spans
@@ -140,7 +140,7 @@ class LatentReasoner(nn.Module):
         return reasoner.to(dtype).eval()
 
     def save_pretrained(
-        self, path: str | Path, *, state_dict: dict[str, Tensor] | None = None, training: Training | None = None
+        self, path: str | Path, *, state_dict: dict[str, Tensor] | None = None, training: TrainingRun | None = None
     ) -> Path:
         """Save so that `transformers` loads the folder as the stock class, with the head in a file of its own.
 
@@ -174,7 +174,7 @@ class LatentReasoner(nn.Module):
         token: str | bool | None = None,
         revision: str | None = None,
         commit_message: str = "Upload a latent reasoner",
-        training: Training | None = None,
+        training: TrainingRun | None = None,
     ) -> str:
         """Save into a temporary folder and push it; see :func:`futurel1.models.hub.push_folder`.
 

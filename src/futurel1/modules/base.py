@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from futurel1.errors import CheckpointError, ConfigError, MissingFileError
-from futurel1.models import LatentReasoner, Training, load_processor
+from futurel1.models import LatentReasoner, TrainingRun, load_processor
 from futurel1.modules import adapters
 from futurel1.modules.optimization import Part, freeze_parts, parameter_groups, schedule_factor
 from futurel1.runs import DTYPES, start_checkpoint, start_folder
@@ -203,7 +203,7 @@ class ReasonerModule(LightningModule):
 
     # ------------------------------------------------------------------ export
 
-    def export(self, folder: str | Path, *, training: Training | None = None) -> Path:
+    def export(self, folder: str | Path, *, training: TrainingRun | None = None) -> Path:
         """Write the model so that `transformers` and :meth:`LatentReasoner.from_pretrained` read it.
 
         LoRA adapters are merged into the weights and also written alone, in `adapter/`. Sharded weights are gathered;

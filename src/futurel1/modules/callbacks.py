@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import BasePredictionWriter, Callback
 from futurel1.errors import ConfigError
 from futurel1.files import write_whole
 from futurel1.json_lines import drop_cut_line, json_line, written_ids
-from futurel1.models import Training
+from futurel1.models import TrainingRun
 from futurel1.runs import EXPORT_FOLDER
 
 logger = logging.getLogger(__name__)
@@ -58,10 +58,10 @@ class HuggingFaceExport(Callback):
         pl_module.export(Path(trainer.default_root_dir) / EXPORT_FOLDER, training=_training(trainer, pl_module))
 
 
-def _training(trainer: Any, module: LightningModule) -> Training:
+def _training(trainer: Any, module: LightningModule) -> TrainingRun:
     """A run as its model card tells it."""
     data = getattr(trainer, "datamodule", None)
-    return Training(
+    return TrainingRun(
         module=type(module).__name__,
         steps=trainer.global_step,
         settings=module.hparams,

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from futurel1.datamodules.event_frames import FrameBatch
 from futurel1.errors import ConfigError
-from futurel1.models import LatentReasoner, LatentTokens, Training, load_processor
+from futurel1.models import LatentReasoner, LatentTokens, TrainingRun, load_processor
 from futurel1.models.backbones import Qwen3VLBackbone
 from futurel1.models.backbones.tiny import tiny_model
 from futurel1.models.checkpoints import TINY_RANDOM
@@ -157,7 +157,7 @@ class TowerPretrainModule(LightningModule):
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
-    def export(self, folder: str | Path, *, training: Training | None = None) -> Path:
+    def export(self, folder: str | Path, *, training: TrainingRun | None = None) -> Path:
         """Write the model in Hugging Face format.
 
         Args:
