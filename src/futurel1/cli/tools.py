@@ -17,12 +17,15 @@ class Tool:
         summary: what the command does, for the overview of commands.
         example: an example command line.
         waiting: status shown while the function works, if it has no progress bar.
+        leading: option that may be given without its name, as the first value; jsonargparse has no optional positional
+            argument.
     """
 
     function: str
     summary: str
     example: str
     waiting: str = ""
+    leading: str = ""
 
 
 TOOLS = {
@@ -50,6 +53,12 @@ TOOLS = {
         "choose the records whose future frames help a model to answer",
         "futurel1 curate train.jsonl --out runs/curated --model runs/sft --thresholds.min_gain 3",
     ),
+    "configs": Tool(
+        "futurel1.shipped_configs:configs",
+        "list the configurations that come with futurel1, print or copy one",
+        "futurel1 configs tiny/sft --out my.yaml",
+        leading="name",
+    ),
 }
 
 
@@ -71,6 +80,8 @@ def run_tool(name: str, args: Sequence[str]) -> None:
     parser.add_argument("--config", action="config", help="YAML file with options; --print_config prints one")
     parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
     parser.add_function_arguments(function, as_group=False, as_positional=True)
+    if tool.leading and args and not args[0].startswith("-"):
+        args = [f"--{tool.leading}", *args]
     config = parser.instantiate(parser.parse_args(list(args)))
     as_json = config.pop("json")
     config.pop("config", None)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from futurel1.cli.run_folder import RUN_PLACEHOLDER, resume_arguments
+from futurel1.shipped_configs import resolve_config_options
 
 TRAINER_COMMANDS = {
     "fit": "train a model",
@@ -52,7 +53,8 @@ def run_trainer(command: str, args: Sequence[str], *, resume: str | None = None,
     """
     from futurel1.cli.flat_keys import refuse_flat_keys
 
-    arguments = [command, *(args if resume is None else resume_arguments(command, args, resume))]
+    given = args if resume is None else resume_arguments(command, args, resume)
+    arguments = [command, *resolve_config_options(given)]
     refuse_flat_keys(arguments)
     if own_process:
         sys.argv[1:] = arguments

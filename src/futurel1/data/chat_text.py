@@ -14,6 +14,7 @@ from typing import Any
 from futurel1.data.samples import Frame, Part, Sample, Turn
 from futurel1.errors import ConfigError, MissingFileError, RecordError
 from futurel1.models import LATENT, LATENT_END, LATENT_START, LATENT_TOKENS
+from futurel1.shipped_configs import shipped_file
 
 __all__ = [
     "ASSISTANT_HEADER",
@@ -111,7 +112,8 @@ def system_prompt_of(path: str | Path | None, processor: Any) -> str:
         if prompt is None:
             return default_system_prompt()
     else:
-        file = Path(path).expanduser()
+        given = Path(path).expanduser()
+        file = given if given.is_file() else shipped_file(path) or given  # as shipped configurations name it
         if not file.is_file():
             raise MissingFileError(f"no system prompt file {file}; leave system_prompt out for the usual wording")
         place = f"system prompt file {file}"

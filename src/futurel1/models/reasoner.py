@@ -6,6 +6,7 @@ Shapes: B batch, T sequence length, H hidden size, V vocabulary, N latents of a 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Self
 
 import torch
@@ -24,7 +25,9 @@ from futurel1.models.decoding import (
     VisualBatch,
 )
 from futurel1.models.heads import HeadKind, build_head
+from futurel1.models.hub import push_folder, require_online
 from futurel1.models.interventions import LatentIntervention
+from futurel1.models.model_card import TrainingRun, base_model_of, describe, write_card
 from futurel1.models.policies import DeterministicLatents, LatentPolicy
 from futurel1.models.settings import LatentSettings
 from futurel1.models.spans import find_spans
@@ -59,6 +62,7 @@ class LatentReasoner(nn.Module):
         self.tokens = tokens
         self.settings = settings or LatentSettings()
         self.processor = processor
+        self.base_model: str | None = None  # for the model card
         self.projection_head = build_head(
             self.settings.projection_head_type, backbone.hidden_size, self.settings.projection_hidden_dim
         )
@@ -132,15 +136,21 @@ class LatentReasoner(nn.Module):
         backbone = backbone_class(found.model.config.model_type)(found.model)
         reasoner = cls(backbone, found.tokens, found.settings, found.processor)
         checkpoints.load_head(reasoner.projection_head, found, str(path), replaced=projection_head is not None)
+        reasoner.base_model = base_model_of(path)
         return reasoner.to(dtype).eval()
 
-    def save_pretrained(self, path: str | Path, *, state_dict: dict[str, Tensor] | None = None) -> Path:
+    def save_pretrained(
+        self, path: str | Path, *, state_dict: dict[str, Tensor] | None = None, training: TrainingRun | None = None
+    ) -> Path:
         """Save a folder that `transformers` loads as the stock class; the projection head gets its own file.
+
+        A model card is written to `README.md`, unless the folder has one that somebody wrote or edited.
 
         Args:
             path: folder to write; created if missing.
             state_dict: full (unsharded) weights of this module to write instead of those in memory, for sharded
                 training.
+            training: the run that the weights come from, for the model card.
 
         Returns:
             The folder.
@@ -152,7 +162,44 @@ class LatentReasoner(nn.Module):
         if state_dict is not None:
             checkpoints.require_names(state_dict, state)
             state = state_dict
-        return checkpoints.save_checkpoint(path, state, self.backbone, self.tokens, self.settings, self.processor)
+        folder = checkpoints.save_checkpoint(path, state, self.backbone, self.tokens, self.settings, self.processor)
+        write_card(folder, describe(self, training))
+        return folder
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool | None = None,
+        token: str | bool | None = None,
+        revision: str | None = None,
+        commit_message: str = "Upload a latent reasoner",
+        training: TrainingRun | None = None,
+    ) -> str:
+        """Save into a temporary folder and push it; see :func:`futurel1.models.hub.push_folder`.
+
+        To push the export of a run with its card (data, settings, metrics), give `push_folder` its folder.
+
+        Args:
+            repo_id: repository on the hub, such as ``me/my-model``; made if it is not there.
+            private: whether a new repository is private; None: as the account says.
+            token: access token; None: that of `hf auth login` or of HF_TOKEN.
+            revision: branch, made if it is not there; None: the main one.
+            commit_message: first line of the commit.
+            training: the run that the weights come from, for the model card.
+
+        Returns:
+            Address of the repository.
+
+        Raises:
+            ConfigError: offline mode, a name that the hub does not allow, or a request that it refuses.
+        """
+        require_online(repo_id)
+        with TemporaryDirectory() as folder:
+            return push_folder(
+                self.save_pretrained(folder, training=training),
+                repo_id, private=private, token=token, revision=revision, commit_message=commit_message,
+            )  # fmt: skip
 
     # ------------------------------------------------------------------ running
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from futurel1.errors import CheckpointError, ConfigError, MissingFileError
-from futurel1.models import LatentReasoner, load_processor
+from futurel1.models import LatentReasoner, TrainingRun, load_processor
 from futurel1.modules import adapters
 from futurel1.modules.lazy_reasoner import LazyReasonerModule
 from futurel1.modules.optimization import Part, freeze_parts, parameter_groups, schedule_factor
@@ -217,7 +217,7 @@ class ReasonerModule(LazyReasonerModule):
 
     # ------------------------------------------------------------------ export
 
-    def export(self, folder: str | Path) -> Path:
+    def export(self, folder: str | Path, *, training: TrainingRun | None = None) -> Path:
         """Write the model in the format of `transformers` and :meth:`LatentReasoner.from_pretrained`.
 
         LoRA adapters are merged into the weights and also written separately, to `adapter/`. Sharded weights are
@@ -225,6 +225,7 @@ class ReasonerModule(LazyReasonerModule):
 
         Args:
             folder: folder to write.
+            training: the run, for the model card.
 
         Returns:
             The folder.
@@ -235,7 +236,7 @@ class ReasonerModule(LazyReasonerModule):
         if self.global_rank == 0:
             for adapted in self._adapted:
                 adapters.save_adapter(adapted, folder / "adapter")
-                adapters.merged(adapted, self.reasoner).save_pretrained(folder)
+                adapters.merged(adapted, self.reasoner).save_pretrained(folder, training=training)
             if not self._adapted:
-                self.reasoner.save_pretrained(folder, state_dict=state)
+                self.reasoner.save_pretrained(folder, state_dict=state, training=training)
         return folder

@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks import BasePredictionWriter, Callback
 from futurel1.errors import ConfigError
 from futurel1.files import write_whole
 from futurel1.json_lines import drop_cut_line, json_line, written_ids
+from futurel1.models import TrainingRun
 from futurel1.runs import EXPORT_FOLDER
 
 logger = logging.getLogger(__name__)
@@ -20,6 +21,8 @@ logger = logging.getLogger(__name__)
 
 class HuggingFaceExport(Callback):
     """Writes the model in Hugging Face format beside the Lightning checkpoints when training ends.
+
+    The model card (`README.md`) lists the run's settings, its data and the metrics that were logged last.
 
     A run that was killed between its last checkpoint and the export is only exported when resumed, not trained.
 
@@ -52,7 +55,19 @@ class HuggingFaceExport(Callback):
 
     def _export(self, trainer: Trainer, pl_module: Any) -> None:
         self._exported = trainer.global_step
-        pl_module.export(Path(trainer.default_root_dir) / EXPORT_FOLDER)
+        pl_module.export(Path(trainer.default_root_dir) / EXPORT_FOLDER, training=_training(trainer, pl_module))
+
+
+def _training(trainer: Any, module: LightningModule) -> TrainingRun:
+    """A run as its model card tells it."""
+    data = getattr(trainer, "datamodule", None)
+    return TrainingRun(
+        module=type(module).__name__,
+        steps=trainer.global_step,
+        settings=module.hparams,
+        data={} if data is None else {"class": type(data).__name__, **data.hparams},
+        metrics={name: float(value) for name, value in trainer.callback_metrics.items()},
+    )
 
 
 class JSONLinesWriter(BasePredictionWriter):

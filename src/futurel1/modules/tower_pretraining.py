@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from futurel1.datamodules.event_frames import FrameBatch
 from futurel1.errors import ConfigError
-from futurel1.models import LatentReasoner, LatentTokens, load_processor
+from futurel1.models import LatentReasoner, LatentTokens, TrainingRun, load_processor
 from futurel1.models.backbones import Qwen3VLBackbone
 from futurel1.models.backbones.tiny import tiny_model
 from futurel1.models.checkpoints import TINY_RANDOM
@@ -157,15 +157,16 @@ class TowerPretrainModule(LightningModule):
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
-    def export(self, folder: str | Path) -> Path:
+    def export(self, folder: str | Path, *, training: TrainingRun | None = None) -> Path:
         """Write the model in Hugging Face format.
 
         Args:
             folder: folder to write.
+            training: the run, for the model card.
 
         Returns:
             The folder.
         """
         if self.global_rank == 0:
-            self.reasoner.save_pretrained(folder)
+            self.reasoner.save_pretrained(folder, training=training)
         return Path(folder)
