@@ -13,7 +13,7 @@ class Tool:
 
     Args:
         function: where it is, as `module:name`; nothing is imported before the command is called. It returns a
-            dataclass, which is printed.
+            dataclass, which is printed; if that has an `ok` that is False, the exit status is 1.
         summary: what it does, for the overview of commands.
         example: a command line.
         waiting: shown while the function works, if it has no progress bar of its own.
@@ -31,6 +31,11 @@ TOOLS = {
         "ask a question about one video",
         "futurel1 ask clip.mp4 'Where is the ball next?' --options '[left, right]' --model runs/sft --branches 8",
         "imagining and answering ...",
+    ),
+    "check": Tool(
+        "futurel1.checking:check",
+        "read the records of a run and their media, and say what is wrong with them",
+        "futurel1 check configs/tiny/sft.yaml --sample 1000",
     ),
     "world": Tool(
         "futurel1.worlds:world",
@@ -72,3 +77,5 @@ def run_tool(name: str, args: Sequence[str]) -> None:
     with Console(stderr=True).status(tool.waiting) if tool.waiting else nullcontext():
         result = function(**config)
     print(json.dumps(asdict(result), default=str, ensure_ascii=False) if as_json else result)
+    if not getattr(result, "ok", True):
+        raise SystemExit(1)
