@@ -101,13 +101,15 @@ def test_a_run_of_prompts_leaves_out_what_is_reported(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     odd = [RL | {"answer": "C"}, RL | {"videos": ["cut.mp4"]}, RL | {"options": ["up", 3]}, BENCH | {"qa": 3}]
+    odd.append(RL | {"problem": "word " * 300})
     training = [each for each, *_ in DAMAGE.values()]
     file = write(RL, *odd, *training, GOOD["unlabelled video"], PATHS | {"reasoning_image": ["none.png"]})
-    data = RolloutPromptDataModule(val=file, processor="tiny-random", max_length=99, on_error="skip", num_workers=0)
+    data = RolloutPromptDataModule(val=file, processor="tiny-random", max_length=300, on_error="skip", num_workers=0)
     kept = [name for batch in data.val_dataloader() for name in batch.sample_ids]
-    report = quick(file, kind="rl", max_length=99)
+    report = quick(file, kind="rl", max_length=300)
     assert [f"{each.file}:{each.record}" for each in report.problems] == list(data.skipped)
     assert len(kept) == report.checked - len(report.problems)
+    assert report.too_long == 1
     assert kept[-1] == f"some.jsonl:{report.checked}"  # hints of a prompt need not be there
 
 

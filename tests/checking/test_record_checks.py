@@ -31,8 +31,8 @@ def test_what_looks_wrong_is_a_warning(write: Write) -> None:
         PATHS | {"reasoning_image": ["a.png"]},
         INDEXED | CHOICE | {"answer": "sideways"},
         INDEXED | CHOICE | {"answer": "down"},
-        upstream,
         upstream | {"answer": "s <rimage> t <ans>up</ans>"},
+        upstream | {"answer": "s <rimage> t <ans>left</ans>"},
         INDEXED | {"options": ["up", "Up "], "answer": "B"},
         INDEXED | {"options": ["up", 3]},
         INDEXED | {"id": "x"},
@@ -42,7 +42,7 @@ def test_what_looks_wrong_is_a_warning(write: Write) -> None:
         (1, "hint that is observed", "video"),
         (2, "hint that is observed", "reasoning_image"),
         (3, "answer that is no option", "answer"),
-        (5, "answer that is no option", "answer"),
+        (6, "answer that is no option", "answer"),
         (7, "repeated option", "options"),
         (8, "unreadable options", "options"),
         (10, "repeated id", "id"),
@@ -60,7 +60,8 @@ def test_a_short_video_repeats_its_last_frame_as_a_hint(write: Write, media: Any
         output.mux(stream.encode(None))
     turns = [INDEXED["conversations"][0], {"from": "gpt", "value": "<image>t<image>"}]
     record = INDEXED | {"video": "short.mp4", "conversations": turns}
-    found = warnings(write(record | {"reasoning_image": [2, 3]}, record | {"image": [4], "reasoning_image": [7, 8]}))
+    late = record | {"image": [4], "reasoning_image": [7, 8]}
+    found = warnings(write(INDEXED | {"video": "short.mp4", "reasoning_image": [3]}, late))
     assert found == [(2, "hint that is observed", "video"), (2, "repeated hint", "video")]
 
 

@@ -77,8 +77,8 @@ class RecordFacts:
         shape: its shape.
         own_id: its own `id`.
         tokens: tokens in all.
-        latents: latents among them.
-        spans: spans of latents.
+        latents: latents in what it teaches.
+        spans: spans of latents in that.
         observed: observed frames.
         hints: future frames.
         videos: paths of its videos.

@@ -71,6 +71,7 @@ class RecordChecks(Dataset[Finding]):
 
     def _facts(self, split: Split, sample: Sample, encoded: EncodedSample) -> RecordFacts:
         tokens = split.dataset.encoder.tokens
+        response = encoded.input_ids[encoded.prompt_length :]  # a system turn may show what a span looks like
         media = [part for turn in sample.turns for part in turn.parts if not isinstance(part, str)]
         videos = dict.fromkeys(part.path for part in media if _is_video(part))
         for path in videos:
@@ -82,8 +83,8 @@ class RecordChecks(Dataset[Finding]):
             shape=sample.shape,
             own_id=encoded.info.id,
             tokens=len(encoded),
-            latents=int((encoded.input_ids == tokens.latent_id).sum()),
-            spans=int((encoded.input_ids == tokens.start_id).sum()),
+            latents=int((response == tokens.latent_id).sum()),
+            spans=int((response == tokens.start_id).sum()),
             observed=len(sample.observed),
             hints=len(sample.hints),
             videos=tuple(map(str, videos)),
@@ -102,7 +103,7 @@ class RecordChecks(Dataset[Finding]):
         if any(count > 1 for count in hints.values()):
             found.append(("repeated hint", f"{len(sample.hints)} hints show {len(hints)} different frames"))
         remedy = (
-            "a video of fewer than 8 frames repeats its last one in the pool; list other frames, or drop the record"
+            "list frames that come later, or drop the record (the pool of a video of fewer than 8 frames repeats some)"
         )
         return [
             Problem.warning(split.name, sample.id, about, f"{sample.place}: {message}; {remedy}", field=field)

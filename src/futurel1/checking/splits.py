@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
@@ -67,14 +68,14 @@ def data_module(
         name, setting = DATA_MODULES[kind or "sft"]
         config = {"data": {"class_path": name, "init_args": {setting: data}}}
         model = model or TINY
+    accepted = _parsed("data", config["data"], instantiate=False)
+    _check_settings(accepted, settings)
     chosen = dict(config["data"].get("init_args") or {}) | dict(settings)
     if model is None and chosen.get("processor") is None:
         model = _model_folder(config.get("model"), data)
     if model is not None:
         chosen["processor"] = model
-    made = _parsed("data", {**config["data"], "init_args": chosen}, instantiate=True)
-    if not isinstance(made, RecordDataModule):
-        raise ConfigError(f"{type(made).__name__} draws its data in memory: there are no records to check")
+    made: RecordDataModule = _parsed("data", {**config["data"], "init_args": chosen}, instantiate=True)
     return made
 
 
@@ -105,6 +106,22 @@ def open_splits(module: RecordDataModule) -> tuple[list[Split], list[Problem]]:
         except (RecordError, MissingFileError) as error:
             problems.append(Problem.of(name, "", error))
     return splits, problems
+
+
+def _check_settings(accepted: Any, settings: Mapping[str, Any]) -> None:
+    """Refuse a data module without records, and settings that a data module lacks.
+
+    Args:
+        accepted: the data module's configuration, with defaults.
+        settings: the settings.
+    """
+    module, _, name = str(accepted["class_path"]).rpartition(".")
+    kind = getattr(import_module(module), name)
+    if not (isinstance(kind, type) and issubclass(kind, RecordDataModule)):
+        raise ConfigError(f"{name} is no RecordDataModule: it reads no record files that could be checked")
+    lacking = [setting for setting in settings if setting not in accepted["init_args"]]
+    if lacking:
+        raise ConfigError(f"{name} has no setting {lacking[0]!r}: leave --{lacking[0]} out")
 
 
 def _read_config(file: Path) -> dict[str, Any]:
@@ -148,5 +165,5 @@ def _parsed(section: Literal["data", "model"], given: Any, *, instantiate: bool)
     try:
         config = parser.parse_object({section: given})
     except ArgumentError as error:
-        raise ConfigError(f"{section}: {error}") from error
+        raise ConfigError(f"{section}: {' '.join(str(error).split())}") from error
     return parser.instantiate(config)[section] if instantiate else config[section]
