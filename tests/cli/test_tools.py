@@ -66,3 +66,22 @@ def test_results_as_json_and_options_from_a_file(tmp_path: Path, capsys: pytest.
     assert (tmp_path / "drawn.png").read_bytes().startswith(b"\x89PNG")
     main(["curves", str(tmp_path)])
     assert capsys.readouterr().out.splitlines()[-1] == f"{tmp_path}/curves.png"
+
+
+def test_problems_of_records_are_told_and_make_the_exit_status_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "r"}]}
+    (tmp_path / "good.jsonl").write_text(json.dumps(good))
+    (tmp_path / "bad.jsonl").write_text(json.dumps(good) + "\n" + json.dumps(good | {"images": ["none.png"]}))
+    options = ["--model", "tiny-random", "--num_workers", "0"]
+    main(["check", str(tmp_path / "good.jsonl"), *options])
+    assert "no problems" in capsys.readouterr().out
+    for more in ([], ["--json"]):
+        with pytest.raises(SystemExit) as caught:
+            main(["check", f"[{tmp_path}/bad.jsonl, {tmp_path}/good.jsonl]", *options, *more])
+        assert caught.value.code == 1
+    *text, told = capsys.readouterr().out.splitlines()
+    assert text[-1] == "1 problem, 0 warnings"
+    (problem,) = json.loads(told)["problems"]
+    assert (problem["file"], problem["record"], problem["error"]) == ("bad.jsonl", 2, "RecordFileError")

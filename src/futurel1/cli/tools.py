@@ -13,7 +13,8 @@ class Tool:
 
     Args:
         function: its location, as `module:name`; nothing is imported before the command is called. The function returns
-            a dataclass, which is printed; `--json` prints its fields, or what its `to_dict` returns.
+            a dataclass, which is printed; `--json` prints its fields, or what its `to_dict` returns. If it has an
+            `ok` that is False, the exit status is 1.
         summary: what the command does, for the overview of commands.
         example: an example command line.
         waiting: status shown while the function works, if it has no progress bar.
@@ -34,6 +35,11 @@ TOOLS = {
         "ask a question about one video",
         "futurel1 ask clip.mp4 'Where is the ball next?' --options '[left, right]' --model runs/sft --branches 8",
         "imagining and answering ...",
+    ),
+    "check": Tool(
+        "futurel1.checking:check",
+        "read the records of a run and their media, and say what is wrong with them",
+        "futurel1 check configs/tiny/sft.yaml --sample 1000",
     ),
     "world": Tool(
         "futurel1.worlds:world",
@@ -92,3 +98,5 @@ def run_tool(name: str, args: Sequence[str]) -> None:
         print(json.dumps(fields, default=str, ensure_ascii=False))
     else:
         print(result)
+    if not getattr(result, "ok", True):
+        raise SystemExit(1)

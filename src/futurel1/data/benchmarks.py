@@ -64,7 +64,7 @@ def parse_futurebench(record: RawRecord, *, video_root: Path | None = None, data
     )
     video = Video(fields.media_path("video_path", fields.take("video_path")), "video_path")
     asked = Turn("user", (video, futurebench_prompt(qa)), field="qa")
-    return Sample(fields.id, (*fields.system_turns(), asked), None, {}, info)
+    return Sample(fields.id, (*fields.system_turns(), asked), None, {}, info, "FutureBench")
 
 
 # ------------------------------------------------------------------------------------------------- TwiFF-Bench
@@ -113,7 +113,7 @@ def parse_twiffbench(record: RawRecord) -> Sample:
         reference_images=stored("reasoning_images"),
     )
     asked = Turn("user", (*shown, f"{twiffbench_instruction()}\n\n{text}"), field="question")
-    return Sample(fields.id, (*fields.system_turns(), asked), None, {}, info)
+    return Sample(fields.id, (*fields.system_turns(), asked), None, {}, info, "TwiFF-Bench")
 
 
 def _reasoning_and_answer(fields: RecordFields) -> tuple[str, str]:

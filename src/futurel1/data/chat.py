@@ -18,10 +18,10 @@ from futurel1.data.encoded import EncodedSample
 from futurel1.data.media import RecordMedia, media_sources
 from futurel1.data.picture_sizes import MIN_VIDEO_FRAME_TOKENS, RESAMPLING, check_aspect, hint_size
 from futurel1.data.pictures import Pictures, PixelScale
-from futurel1.data.samples import Frame, PromptInfo, RecordFileError, Sample, Video
+from futurel1.data.samples import Frame, PromptInfo, RecordFileError, RecordTooLongError, Sample, Video
 from futurel1.data.video import VideoBackend, check_backend
 from futurel1.data.whole_videos import VideoSampling, WholeVideos
-from futurel1.errors import CheckpointError, ConfigError, MediaError, RecordError
+from futurel1.errors import CheckpointError, ConfigError, MediaError
 from futurel1.models import IGNORE, LATENT_TOKENS, LatentTokens
 
 __all__ = ["ENCODING", "ChatEncoder"]
@@ -197,9 +197,9 @@ class ChatEncoder:
         with _media_of(sample), RecordMedia(self.video_backend) as media:
             yield media
 
-    def _too_long(self, sample: Sample, tokens: str) -> RecordError:
+    def _too_long(self, sample: Sample, tokens: str) -> RecordTooLongError:
         fields = _fields_of(sample)
-        return RecordError(
+        return RecordTooLongError(
             f"{sample.id}: {tokens} tokens, more than max_length={self.max_length}; raise max_length, "
             f"shorten the text, or show fewer or smaller frames {f'({fields})' if fields else ''}".rstrip()
         )

@@ -107,7 +107,7 @@ def parse_prompt(record: RawRecord, *, data_root: Path | None = None) -> Sample:
         options=read_options(fields),
         question_type=None if question_type is None else fields.text("question_type"),
     )
-    return Sample(sample.id, turns, None, {}, info)
+    return Sample(sample.id, turns, None, {}, info, sample.shape)
 
 
 def _check_answer(fields: RecordFields, sample: Sample) -> None:

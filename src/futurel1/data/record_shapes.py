@@ -135,7 +135,8 @@ def _parse_conversations(fields: RecordFields) -> Sample:
     shown: dict[str, tuple[str, Sequence[Part]]] = {"<image>": (image_field, observed)}
     if videos:
         shown["<video>"] = ("videos", videos)
-    return _hinted_sample(fields, "conversations", turns, shown, "reasoning_image", hints)
+    sample = _hinted_sample(fields, "conversations", turns, shown, "reasoning_image", hints)
+    return replace(sample, shape="frame-indexed" if "video" in fields.values else "path-based")
 
 
 def _image_files(fields: RecordFields, field: str) -> list[Frame]:
@@ -175,7 +176,7 @@ def _parse_upstream(fields: RecordFields) -> Sample:
     check_question(fields, "question", [asked])
     _check_stray_markers(fields, "question", [asked])
     _check_stray_markers(fields, reasoning_field, [replied])
-    return _hinted_sample(
+    sample = _hinted_sample(
         fields,
         reasoning_field,
         [asked, replied],
@@ -183,6 +184,7 @@ def _parse_upstream(fields: RecordFields) -> Sample:
         "reasoning_images_index",
         [Frame(video, index, field="video") for index in hint_indices],
     )
+    return replace(sample, shape="upstream TwiFF-2.7M")
 
 
 def _parse_chat(fields: RecordFields, field: str, turns: Sequence[Said]) -> Sample:
@@ -211,7 +213,7 @@ def _parse_chat(fields: RecordFields, field: str, turns: Sequence[Said]) -> Samp
             elif piece:
                 parts.append(piece)
         parsed.append(Turn(turn.role, tuple(parts), turn.loss, field))
-    return Sample(fields.id, tuple(parsed), None, fields.meta)
+    return Sample(fields.id, tuple(parsed), None, fields.meta, shape="chat")
 
 
 def _parse_unlabelled(fields: RecordFields) -> Sample:
@@ -236,7 +238,7 @@ def _parse_unlabelled(fields: RecordFields) -> Sample:
     shown = [part for index in observed for part in (f"frame_{index}", Frame(video, index, field="video"))]
     imagined = [Frame(video, index, field="video") for index in hints]
     turns = (Turn("user", (*shown, IMAGINE_NEXT)), Turn("assistant", tuple(imagined)))
-    return Sample(fields.id, turns, None, fields.meta)
+    return Sample(fields.id, turns, None, fields.meta, shape="unlabelled video")
 
 
 def _check_stray_markers(fields: RecordFields, field: str, turns: Sequence[Said], videos: bool = False) -> None:

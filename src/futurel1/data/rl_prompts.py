@@ -100,7 +100,7 @@ def _parse_problem(fields: RecordFields) -> Sample:
         id=fields.identity(), question=question, answer=answer, options=options, question_type=question_type
     )
     asked = Turn("user", _with_media(fields, problem), field="problem")
-    return Sample(fields.id, (*fields.system_turns(), asked), None, {}, info)
+    return Sample(fields.id, (*fields.system_turns(), asked), None, {}, info, "RL record")
 
 
 def _with_media(fields: RecordFields, problem: str) -> tuple[Part, ...]:

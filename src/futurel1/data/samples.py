@@ -20,6 +20,7 @@ __all__ = [
     "PromptInfo",
     "RawRecord",
     "RecordFileError",
+    "RecordTooLongError",
     "Role",
     "Sample",
     "SkippedRecord",
@@ -132,6 +133,7 @@ class Sample:
             are used as they are, and for unlabelled video, whose assistant turn consists of hints only.
         meta: the remaining fields of a training record (`id`, `meta_data`, `gain`, `cot`, ...).
         info: what is known about a prompt.
+        shape: the shape of the record, as `docs/data.md` names it; "" for a sample that was not made from a record.
     """
 
     id: str
@@ -139,6 +141,7 @@ class Sample:
     answer: str | None
     meta: Mapping[str, Any]
     info: PromptInfo = dataclasses.field(default_factory=PromptInfo)
+    shape: str = dataclasses.field(default="", compare=False)
 
     @property
     def place(self) -> str:
@@ -191,3 +194,7 @@ class SkippedRecord:
 
 class RecordFileError(RecordError, MissingFileError):
     """A record names an image or video file that is not there."""
+
+
+class RecordTooLongError(RecordError):
+    """A record has more tokens than `max_length`."""

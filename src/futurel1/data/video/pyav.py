@@ -17,7 +17,7 @@ import math
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -43,13 +43,18 @@ MAX_PIXELS = 2**26
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """Properties of a video: number of frames, average frames per second, displayed size in pixels, total seconds."""
+    """Properties of a video: number of frames, average frames per second, displayed size in pixels, total seconds.
+
+    Container and codec, by the names of FFmpeg's demuxer and decoder, are left out of comparisons.
+    """
 
     num_frames: int
     fps: float
     height: int
     width: int
     duration: float
+    container: str = field(default="", compare=False)
+    codec: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True)
@@ -157,7 +162,13 @@ class PyAVReader:
         shape = (self._height, self._width) if self._turn is None or not self._turn[0] else (self._width, self._height)
         fps = len(self.times) / self._duration if self._duration > 0 else self._rate()
         self.info = VideoInfo(
-            num_frames=len(self.times), fps=fps, height=shape[0], width=shape[1], duration=self._duration
+            num_frames=len(self.times),
+            fps=fps,
+            height=shape[0],
+            width=shape[1],
+            duration=self._duration,
+            container=self.family,
+            codec=self._stream.codec_context.name,
         )
         self.upright = self._turn is None
 
