@@ -16,7 +16,7 @@ from futurel1.errors import ConfigError, MissingFileError
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["Curves", "curves"]
+__all__ = ["Curve", "Curves", "curves", "read_curves"]
 
 METRICS_FILE = "metrics.csv"
 STAGES = ("train", "val", "test")
@@ -91,7 +91,7 @@ def curves(run: str | Path, out: str | Path | None = None) -> Curves:
             installed.
     """
     run = Path(run)
-    families = _read_families(_find_metrics(run))
+    families = read_curves(run)
     folder = run if run.is_dir() else run.parent
     target = Path(out) if out is not None else folder / "curves.png"
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -102,6 +102,22 @@ def curves(run: str | Path, out: str | Path | None = None) -> Curves:
         for stage, curve in stages.items()
     }
     return Curves(target, values)
+
+
+def read_curves(run: Path) -> dict[str, dict[str, Curve]]:
+    """Read the metrics of a run.
+
+    Args:
+        run: run folder, searched for metrics.csv (the newest, if there are several), or such a file.
+
+    Returns:
+        Family (such as `loss`) to stage (`train`, `val`, `test` or none) to curve.
+
+    Raises:
+        MissingFileError: there is no such folder, or nothing in it is named `metrics.csv`.
+        ConfigError: the file has no rows, no `step` column, no metrics or an unreadable value.
+    """
+    return _read_families(_find_metrics(run))
 
 
 def _find_metrics(run: Path) -> Path:

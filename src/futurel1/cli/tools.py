@@ -40,6 +40,11 @@ TOOLS = {
     "curves": Tool(
         "futurel1.curves:curves", "draw the curves of a run as a PNG", "futurel1 curves runs/sft", "drawing ..."
     ),
+    "report": Tool(
+        "futurel1.report:report",
+        "write a page about a run: curves, scores, and what it imagined, sample by sample",
+        "futurel1 report runs/base --interventions '[runs/zero, runs/other]'",
+    ),
     "curate": Tool(
         "futurel1.curation:curate",
         "choose the records whose future frames help a model to answer",
