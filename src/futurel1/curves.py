@@ -16,7 +16,7 @@ from futurel1.errors import ConfigError, MissingFileError
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["Curve", "Curves", "curves", "read_curves"]
+__all__ = ["Curve", "Curves", "curves", "read_curves", "running_mean"]
 
 METRICS_FILE = "metrics.csv"
 STAGES = ("train", "val", "test")
@@ -225,7 +225,7 @@ def _draw_panel(panel: Axes, name: str, stages: dict[str, Curve]) -> None:
         marker = "o" if (stage != "train" and len(values) <= MARK_UP_TO) or len(values) == 1 else ""
         if smooth:
             panel.plot(steps, values, color=colour, linewidth=0.8, alpha=0.25)
-            values = _running_mean(values)
+            values = running_mean(values)
         panel.plot(steps, values, color=colour, linewidth=1.8, marker=marker, markersize=3.5, label=stage or None)
 
     everything = np.concatenate(finite_values)
@@ -249,7 +249,7 @@ def _draw_panel(panel: Axes, name: str, stages: dict[str, Curve]) -> None:
         )
 
 
-def _running_mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
+def running_mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Centred mean over a twentieth of the curve; the window is cut off at both ends."""
     reach = max(1, len(values) // 40)
     total = np.concatenate([[0.0], np.cumsum(values)])

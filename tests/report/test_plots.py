@@ -46,4 +46,19 @@ def test_long_curves_become_means() -> None:
     drawn = points(panel.lines[0].points)
     assert len(drawn) == MOST_POINTS
     assert panel.lines[0].last == "0.5"
+    assert len(points(panel.lines[0].smooth)) == MOST_POINTS
     assert not panel.lines[0].dots
+
+
+def test_noisy_training_curves_have_a_running_mean_and_others_do_not() -> None:
+    steps = [float(step) for step in range(100)]
+    noisy = Curve(steps, [5.0 + (-1) ** step for step in range(100)])
+    (panel,) = panels_of({"entropy": {"train": noisy, "val": noisy}})
+    train, val = panel.lines
+
+    def reach(text: str) -> float:
+        heights = [y for _, y in points(text)]
+        return max(heights) - min(heights)
+
+    assert reach(train.smooth) < 0.5 * reach(train.points)
+    assert val.smooth == ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -253,9 +254,14 @@ def _group(lines: Sequence[Mapping[str, Any]]) -> RolloutGroup:
 
 def _rollouts(lines: Sequence[Mapping[str, Any]]) -> Iterator[Rollout]:
     for line in lines:
-        numbers = {name: value for name, value in line.items() if name not in _ROLLOUT_FIELDS}
+        numbers = {name: _finite(value) for name, value in line.items() if name not in _ROLLOUT_FIELDS}
         yield Rollout(
             pieces=pieces_of(str(line.get("response") or ""), None),
             finish_reason=str(line.get("finish_reason") or ""),
             numbers={name: value for name, value in numbers.items() if value is None or isinstance(value, int | float)},
         )
+
+
+def _finite(value: Any) -> Any:
+    """A number that JSON can hold; a reward that failed is logged as none."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -95,7 +95,7 @@ class Gallery:
         self._reasoner = reasoner
         self._encoder: ChatEncoder | None = None
         if reasoner is not None:
-            self._encoder = ChatEncoder(reasoner.processor, max_hint_tokens=FRAME_TOKENS)
+            self._encoder = ChatEncoder(reasoner.processor, max_latent_tokens=FRAME_TOKENS)
         self._features: list[Tensor] = []
         self._places: dict[str, int] = {}
 

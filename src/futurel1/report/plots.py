@@ -7,13 +7,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from futurel1.curves import LOG_FAMILIES, LOG_RATIO, PANEL_ORDER, Curve
+import numpy as np
+
+from futurel1.curves import LOG_FAMILIES, LOG_RATIO, PANEL_ORDER, SMOOTH_FROM, Curve, running_mean
 
 __all__ = ["Panel", "panels_of"]
 
 WIDTH, HEIGHT = 300.0, 150.0
 LEFT, RIGHT, TOP, BOTTOM = 46.0, 8.0, 8.0, 22.0
 MOST_POINTS = 240
+MOST_DOTS = 12
 TICKS = 4
 
 
@@ -24,12 +27,14 @@ class Line:
     Attributes:
         stage: `train`, `val`, `test` or "".
         points: `x,y` pairs of an SVG polyline.
+        smooth: the same for the running mean of a long training curve; "" for others.
         dots: centres that are marked, where there are few points.
-        last: the last finite value, as text.
+        last: the last value that is drawn strongly, as text.
     """
 
     stage: str
     points: str
+    smooth: str
     dots: tuple[tuple[str, str], ...]
     last: str
 
@@ -85,15 +90,14 @@ def _panel(name: str, stages: Mapping[str, Curve]) -> Panel | None:
         share = ((math.log10(value) if log else value) - low) / (high - low)
         return f"{HEIGHT - BOTTOM - share * (HEIGHT - TOP - BOTTOM):.1f}"
 
-    lines = tuple(
-        Line(
-            stage,
-            " ".join(f"{x(step)},{y(value)}" for step, value in points),
-            tuple((x(step), y(value)) for step, value in points) if len(points) <= 12 else (),
-            f"{points[-1][1]:.4g}",
-        )
-        for stage, points in curves.items()
-    )
+    def drawn(points: Sequence[tuple[float, float]]) -> str:
+        return " ".join(f"{x(step)},{y(value)}" for step, value in points)
+
+    lines = []
+    for stage, points in curves.items():
+        smooth = _smoothed(points) if stage == "train" and len(points) >= SMOOTH_FROM else []
+        dots = tuple((x(step), y(value)) for step, value in points) if len(points) <= MOST_DOTS else ()
+        lines.append(Line(stage, drawn(points), drawn(smooth), dots, f"{(smooth or points)[-1][1]:.4g}"))
     ticks = [low + margin + (high - low - 2 * margin) * place / (TICKS - 1) for place in range(TICKS)]
     values = [10**tick if log else tick for tick in ticks]
     total = sum(len(curve.values) for curve in stages.values())
@@ -101,8 +105,8 @@ def _panel(name: str, stages: Mapping[str, Curve]) -> Panel | None:
     told = [f"{stage or name} from {points[0][1]:.4g} to {points[-1][1]:.4g}" for stage, points in curves.items()]
     return Panel(
         name,
-        lines,
-        tuple((y(value), f"{value:.3g}") for value in values),
+        tuple(lines),
+        tuple((y(value), f"{value:.2g}") for value in values),
         tuple((x(step), f"{step:g}") for step in dict.fromkeys((first, last))),
         log,
         total - finite,
@@ -121,3 +125,8 @@ def _thinned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]
     edges = [place * len(points) // MOST_POINTS for place in range(MOST_POINTS + 1)]
     parts = [points[start:end] for start, end in pairwise(edges)]
     return [(sum(s for s, _ in part) / len(part), sum(v for _, v in part) / len(part)) for part in parts]
+
+
+def _smoothed(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    means = running_mean(np.array([value for _, value in points]))
+    return [(step, float(value)) for (step, _), value in zip(points, means, strict=True)]

@@ -88,11 +88,14 @@ function spanFacts(near) {
     near.other_mean === null ? "" : `, to other videos ${number(near.other_mean)} on average`));
   return el("div", { class: "facts" }, facts);
 }
-function neighbours(title, frames, alt) {
+function nearPicture(near, alt, own) {
+  return picture(near.frame, `${alt}: ${near.label} of ${near.video}`,
+    [el("b", {}, number(near.cosine)), el("br"), near.label, own ? null : [el("br"), near.video]].flat());
+}
+function neighbours(title, frames, own) {
   if (!frames.length) return null;
-  return el("div", {}, el("h5", {}, title), el("div", { class: "strip" }, frames.map((near, place) => picture(
-    near.frame, `${alt}, number ${place + 1}: ${near.label} of ${near.video}`,
-    [el("b", {}, number(near.cosine)), ` ${near.label}`, el("br"), near.video]))));
+  return el("div", {}, el("h5", {}, title), el("div", { class: "strip" },
+    frames.map((near, place) => nearPicture(near, `${title}, number ${place + 1}`, own))));
 }
 function spanBox(place, span, kind) {
   const many = `${span.latents} latent${span.latents === 1 ? "" : "s"}`;
@@ -103,13 +106,11 @@ function spanBox(place, span, kind) {
   box.append(...[spanFacts(near)].filter(Boolean));
   const groups = [];
   if (near.true) {
-    const found = near.true;
-    groups.push(el("div", { class: "true" }, el("h5", {}, "True future"), el("div", { class: "strip" }, picture(
-      found.near.frame, `True future frame: ${found.near.label} of ${found.near.video}`,
-      [el("b", {}, number(found.near.cosine)), ` ${found.near.label}`, el("br"), found.near.video]))));
+    groups.push(el("div", { class: "true" }, el("h5", {}, "True future"),
+      el("div", { class: "strip" }, nearPicture(near.true.near, "True future frame", true))));
   }
   const own = near.observed ? "Nearest observed frames of this video" : "Nearest later frames of this video";
-  groups.push(neighbours(own, near.own, own), neighbours("Nearest frames of other videos", near.others, "Nearest frame of another video"));
+  groups.push(neighbours(own, near.own, true), neighbours("Nearest frames of other videos", near.others, false));
   if (span.scene) {
     groups.push(el("div", {}, el("h5", {}, "A decoder's reading"), el("div", { class: "strip" },
       scene(span.scene, "of the latent"), span.true_scene ? scene(span.true_scene, "of the true frame") : null)));
@@ -124,12 +125,19 @@ function spanBox(place, span, kind) {
 }
 function response(told, kind, spans) {
   const box = el("div", { class: "told", "data-told": "" });
+  let line = null; // text and tags between two spans are one paragraph
   for (const piece of told.pieces) {
-    if (piece.kind === "tag") box.append(el("code", { class: "tag" }, piece.text));
-    else if (piece.kind === "answer") box.append(words("p", piece.text.trim(), `answer ${verdictOf(told)}`));
-    else if (piece.kind === "text") box.append(words("p", piece.text.trim()));
-    else if (!spans) box.append(el("p", {}, el("span", { class: "chip" }, piece.text.slice(1, -1))));
-    else box.append(spanBox(piece.span, kind === "none" ? spans[piece.span] : { latents: piece.latents }, kind));
+    if (piece.kind === "span" && spans) {
+      box.append(spanBox(piece.span, kind === "none" ? spans[piece.span] : { latents: piece.latents }, kind));
+      line = null;
+      continue;
+    }
+    if (!line) box.append(line = el("p", { class: "words", dir: "auto" }));
+    const last = line.lastChild && line.lastChild.textContent;
+    if (piece.kind === "tag") line.append(el("code", { class: "tag" }, piece.text));
+    else if (piece.kind === "answer") line.append(words("b", piece.text.trim(), `answer ${verdictOf(told)}`));
+    else if (piece.kind === "span") line.append(el("span", { class: "chip" }, piece.text.slice(1, -1)));
+    else line.append(last ? piece.text : piece.text.trimStart());
   }
   return box;
 }
@@ -225,6 +233,11 @@ function facts(one) {
   const parts = [`${one.tokens} tokens`, one.finish_reason ? `ended by ${one.finish_reason}` : "", one.seconds === null ? "" : `${number(one.seconds, 2)} s`];
   return el("p", { class: "facts" }, parts.filter(Boolean).map((part) => el("span", {}, part)));
 }
+function flipsOf(sample) {
+  const others = Object.keys(sample.told).length - 1;
+  return sample.flipped.length > 2 ? `flipped by ${sample.flipped.length} of ${others} replacements`
+    : `flipped by ${sample.flipped.map(named).join(", ")}`;
+}
 function draw() {
   const sample = shown.samples[current];
   const one = told(sample);
@@ -237,10 +250,11 @@ function draw() {
   byId("sample").replaceChildren(...[
     el("div", { class: "bar" }, el("h2", { dir: "auto" }, sample.record_id || sample.id),
       el("span", { class: "badge" }, sample.split), el("span", { class: `badge ${verdict}`, "data-verdict": verdict }, says),
-      sample.flipped.length ? el("span", { class: "badge flip" }, `flipped by ${sample.flipped.map(named).join(", ")}`) : null,
+      sample.flipped.length ? el("span", { class: "badge flip" }, flipsOf(sample)) : null,
       el("span", { class: "grow" }), el("span", { class: "keys" }, el("kbd", {}, "j"), " ", el("kbd", {}, "k"), " next, previous"),
-      el("button", { type: "button", id: "before", disabled: place <= 0, onclick: () => step(-1) }, "Previous"),
-      el("button", { type: "button", id: "after", disabled: place < 0 || place >= visible.length - 1, onclick: () => step(1) }, "Next")),
+      el("span", { class: "steps" },
+        el("button", { type: "button", id: "before", disabled: place <= 0, onclick: () => step(-1) }, "Previous"),
+        el("button", { type: "button", id: "after", disabled: place < 0 || place >= visible.length - 1, onclick: () => step(1) }, "Next"))),
     el("div", { class: "block ask-grid" },
       el("div", {}, el("h3", {}, `Observed${sample.note ? ` (${sample.note})` : ""}`), observed),
       el("div", {}, el("h3", {}, "Question"), words("p", sample.question || "(no question)"), optionList(sample),
