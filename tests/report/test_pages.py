@@ -334,6 +334,7 @@ def test_hostile_text_in_a_browser_and_on_a_phone(browser: Any, folder: Path) ->
     assert LONG in visit.text("#sample").replace("\n", "")
     # Nothing is wider than the phone, long words included.
     assert visit.page.evaluate("document.documentElement.scrollWidth") == 390
+    assert visit.page.evaluate("document.getElementById('sample').scrollWidth") == 390
     visit.close()
 
 

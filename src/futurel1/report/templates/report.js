@@ -88,14 +88,15 @@ function spanFacts(near) {
     near.other_mean === null ? "" : `, to other videos ${number(near.other_mean)} on average`));
   return el("div", { class: "facts" }, facts);
 }
-function nearPicture(near, alt, own) {
+function nearPicture(near, alt, own, truth) {
   return picture(near.frame, `${alt}: ${near.label} of ${near.video}`,
-    [el("b", {}, number(near.cosine)), el("br"), near.label, own ? null : [el("br"), near.video]].flat());
+    [el("b", {}, number(near.cosine)), el("br"), near.label, own ? null : [el("br"), near.video]].flat(),
+    truth && truth.near.frame === near.frame ? "is-true" : null);
 }
-function neighbours(title, frames, own) {
+function neighbours(title, frames, own, truth) {
   if (!frames.length) return null;
   return el("div", {}, el("h5", {}, title), el("div", { class: "strip" },
-    frames.map((near, place) => nearPicture(near, `${title}, number ${place + 1}`, own))));
+    frames.map((near, place) => nearPicture(near, `${title}, number ${place + 1}`, own, truth))));
 }
 function spanBox(place, span, kind) {
   const many = `${span.latents} latent${span.latents === 1 ? "" : "s"}`;
@@ -106,11 +107,11 @@ function spanBox(place, span, kind) {
   box.append(...[spanFacts(near)].filter(Boolean));
   const groups = [];
   if (near.true) {
-    groups.push(el("div", { class: "true" }, el("h5", {}, "True future"),
-      el("div", { class: "strip" }, nearPicture(near.true.near, "True future frame", true))));
+    groups.push(el("div", {}, el("h5", {}, "True future"),
+      el("div", { class: "strip" }, nearPicture(near.true.near, "True future frame", true, near.true))));
   }
   const own = near.observed ? "Nearest observed frames of this video" : "Nearest later frames of this video";
-  groups.push(neighbours(own, near.own, true), neighbours("Nearest frames of other videos", near.others, false));
+  groups.push(neighbours(own, near.own, true, near.true), neighbours("Nearest frames of other videos", near.others, false, near.true));
   if (span.scene) {
     groups.push(el("div", {}, el("h5", {}, "A decoder's reading"), el("div", { class: "strip" },
       scene(span.scene, "of the latent"), span.true_scene ? scene(span.true_scene, "of the true frame") : null)));
