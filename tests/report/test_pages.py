@@ -38,7 +38,7 @@ RIGHT_TO_LEFT = "\u202eevil\u202c מה קורה אחר כך?"
 
 def told(answer: str, right: bool | None, text: str = "It moves.") -> Told:
     response = f"<reason>{text}</reason>[imagined frame 1: 2 latents]<answer>{answer}</answer>"
-    return Told(answer, right, pieces_of(response, [2]), {answer: 0.75, "D": 0.25}, 20, "eos", 0.5)
+    return Told(answer, right, pieces_of(response, [2]), {answer: 0.75, "D": 0.25}, 20, "eos", 0.5, "")
 
 
 def sample(number: int, right: bool, zero_right: bool) -> SampleView:
@@ -335,6 +335,29 @@ def test_hostile_text_in_a_browser_and_on_a_phone(browser: Any, folder: Path) ->
     # Nothing is wider than the phone, long words included.
     assert visit.page.evaluate("document.documentElement.scrollWidth") == 390
     assert visit.page.evaluate("document.getElementById('sample').scrollWidth") == 390
+    visit.close()
+
+
+def test_the_focus_stays_on_the_button(visit: Visit) -> None:
+    visit.page.focus("#after")
+    visit.page.keyboard.press("Enter")
+    assert visit.page.evaluate("document.activeElement.id") == "after"
+    visit.page.keyboard.press("Enter")
+    assert visit.text("#sample h2") == "clip 3"
+    assert visit.page.evaluate("document.activeElement.id") == "before"  # there is no next one
+
+
+def test_answers_named_like_parts_of_javascript(browser: Any, folder: Path) -> None:
+    made = replace(sample(1, True, False), told={"none": told("constructor", None)}, expected="toString", options={})
+    judged = replace(made.told["none"], judge="[3, 4]: <b>good</b>")
+    file = folder / "report.html"
+    file.write_bytes(page_of(folder, [made, replace(made, told={"none": judged})]))
+    visit = Visit(browser, file)
+    assert "counted answer: constructor" in visit.text("#sample")
+    assert "true answer: toString" in visit.text("#sample")
+    assert "votes: constructor 75%, D 25%" in visit.text("#sample")
+    visit.page.keyboard.press("j")
+    assert "judge: [3, 4]: <b>good</b>" in visit.text("#sample")
     visit.close()
 
 

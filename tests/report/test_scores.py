@@ -32,6 +32,7 @@ def test_one_split_is_everything_and_no_truth_is_no_score() -> None:
     known = {"1": {"answer": "up.", "expected": "Up"}}
     assert [(score.split, score.right) for score in scores_of(known, {"1": "hop1"})] == [("all", 1)]
     assert scores_of({"1": {"answer": "A", "expected": None}}, {"1": "hop1"}) == []
+    assert verdict_of({"answer": "A", "expected": "A", "score": [3, 4]}) is None  # a judge scores it
 
 
 def test_what_an_intervention_changes(run: RunContents, zeros: RunContents) -> None:

@@ -27,7 +27,7 @@ _ROLLOUT_FIELDS = ("rollout_batch", "prompt_index", "id", "prompt", "response", 
 
 @dataclass(frozen=True)
 class Told:
-    """One response: what it says, and whether its answer is right; None where nobody knows."""
+    """One response: what it says, whether its answer is right (None where nobody knows), and what a judge said."""
 
     answer: str
     right: bool | None
@@ -36,6 +36,7 @@ class Told:
     tokens: int
     finish_reason: str
     seconds: float | None
+    judge: str
 
 
 @dataclass(frozen=True)
@@ -164,8 +165,7 @@ class _SpanViews:
         prediction, bank = self._run.predictions[name], self._run.latents
         lengths = [int(length) for length in prediction["spans"]]
         # Of several branches the first one's latents are saved, and the one that won the vote is shown.
-        voted = int(self._run.setting("model.init_args.num_branches") or 1) > 1
-        if bank is None or voted or name not in self._rows:
+        if bank is None or self._run.branches > 1 or name not in self._rows:
             return [SpanView(length, None, None, None) for length in lengths]
         row = self._rows[name]
         latents = spans_of(name, bank.latents[row, : int(bank.counts[row])], lengths)
@@ -222,6 +222,7 @@ def _told(prediction: Prediction) -> Told:
         tokens=int(prediction.get("tokens") or 0),
         finish_reason=str(prediction.get("finish_reason") or ""),
         seconds=None if seconds is None else float(seconds),
+        judge=f"{prediction['score']}: {prediction.get('judge') or ''}" if "score" in prediction else "",
     )
 
 

@@ -88,6 +88,11 @@ class RunContents:
         """What the run put in the place of its latents; `none`: nothing."""
         return str(self.setting("model.init_args.intervention") or "none")
 
+    @property
+    def branches(self) -> int:
+        """Responses per prompt."""
+        return int(self.setting("model.init_args.num_branches") or 1)
+
     # ------------------------------------------------------------------ what it wrote
 
     @cached_property

@@ -74,8 +74,8 @@ class Effect:
 
 
 def verdict_of(prediction: Prediction) -> bool | None:
-    """Whether a prediction is right; None where its record does not say what is."""
-    return None if prediction.get("expected") is None else is_right(prediction)
+    """Whether a prediction is right; None where its record does not say what is, or a judge scores it."""
+    return None if prediction.get("expected") is None or "score" in prediction else is_right(prediction)
 
 
 def scores_of(predictions: Mapping[str, Prediction], splits: Mapping[str, str]) -> list[Score]:

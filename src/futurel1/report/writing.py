@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,8 @@ from futurel1.report.scores import Effect, Score, by_intervention
 from futurel1.runs import Dtype, load_reasoner
 
 __all__ = ["Report", "report"]
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -124,12 +127,13 @@ def report(
         )
     records = RunRecords(contents_of, list(data)) if contents_of.predictions else None
     reasoner = None
-    if records is not None and neighbours and contents_of.latents is not None:
+    if records is not None and neighbours and _has_latents(contents_of):
         chosen = model or contents_of.model
         if chosen is None:
             raise ConfigError(f"{run}/config.yaml names no model; give --model, or --neighbours 0")
         reasoner = load_reasoner(chosen, dtype=dtype, device=device)
-        contents_of.latents.require_width(reasoner.hidden_size)
+        if contents_of.latents is not None:
+            contents_of.latents.require_width(reasoner.hidden_size)
     contents = assemble(
         contents_of,
         others,
@@ -141,6 +145,18 @@ def report(
         progress=_progress,
     )
     return _written(contents_of, contents, Path(out) if out is not None else contents_of.folder / "report.html")
+
+
+def _has_latents(run: RunContents) -> bool:
+    """Whether there are latents of the responses that are shown; says why not."""
+    if run.latents is None:
+        logger.info("%s has no latents*.safetensors: imagined frames are not compared (save_latents)", run.folder)
+    elif run.branches > 1:
+        logger.info(
+            "%s saved the latents of first branches, and shows those that won the vote: imagined frames are not "
+            "compared (num_branches: 1)", run.folder,
+        )  # fmt: skip
+    return run.latents is not None and run.branches == 1
 
 
 def _progress(names: Sequence[str]) -> Iterable[str]:

@@ -25,7 +25,9 @@ const words = (tag, text, kind) => el(tag, { class: `words ${kind || ""}`.trim()
 const number = (value, digits) => value.toFixed(digits === undefined ? 3 : digits);
 const verdictOf = (told) => (told.right === null ? "unknown" : told.right ? "right" : "wrong");
 const mark = (verdict) => ({ right: "✓", wrong: "✗", unknown: "·" })[verdict];
-const named = (kind) => KINDS[kind] || kind;
+const own = (object, key) => (Object.hasOwn(object, key) ? object[key] : undefined);
+const named = (kind) => own(KINDS, kind) || kind;
+const phone = matchMedia("(max-width: 800px)");
 
 // ---------------------------------------------------------------- theme and tabs
 
@@ -88,19 +90,19 @@ function spanFacts(near) {
     near.other_mean === null ? "" : `, to other videos ${number(near.other_mean)} on average`));
   return el("div", { class: "facts" }, facts);
 }
-function nearPicture(near, alt, own, truth) {
+function nearPicture(near, alt, ofOwn, truth) {
   return picture(near.frame, `${alt}: ${near.label} of ${near.video}`,
-    [el("b", {}, number(near.cosine)), el("br"), near.label, own ? null : [el("br"), near.video]].flat(),
+    [el("b", {}, number(near.cosine)), el("br"), near.label, ofOwn ? null : [el("br"), near.video]].flat(),
     truth && truth.near.frame === near.frame ? "is-true" : null);
 }
-function neighbours(title, frames, own, truth) {
+function neighbours(title, frames, ofOwn, truth) {
   if (!frames.length) return null;
   return el("div", {}, el("h5", {}, title), el("div", { class: "strip" },
-    frames.map((near, place) => nearPicture(near, `${title}, number ${place + 1}`, own, truth))));
+    frames.map((near, place) => nearPicture(near, `${title}, number ${place + 1}`, ofOwn, truth))));
 }
 function spanBox(place, span, kind) {
   const many = `${span.latents} latent${span.latents === 1 ? "" : "s"}`;
-  const title = kind === "none" ? many : FED[kind] || `fed: ${kind}`;
+  const title = kind === "none" ? many : own(FED, kind) || `fed: ${kind}`;
   const box = el("div", { class: "span" }, el("h4", {}, `Imagined frame ${place + 1}: ${title}`));
   const near = kind === "none" ? span.near : null;
   if (!near) return box;
@@ -110,8 +112,8 @@ function spanBox(place, span, kind) {
     groups.push(el("div", {}, el("h5", {}, "True future"),
       el("div", { class: "strip" }, nearPicture(near.true.near, "True future frame", true, near.true))));
   }
-  const own = near.observed ? "Nearest observed frames of this video" : "Nearest later frames of this video";
-  groups.push(neighbours(own, near.own, true, near.true), neighbours("Nearest frames of other videos", near.others, false, near.true));
+  const later = near.observed ? "Nearest observed frames of this video" : "Nearest later frames of this video";
+  groups.push(neighbours(later, near.own, true, near.true), neighbours("Nearest frames of other videos", near.others, false, near.true));
   if (span.scene) {
     groups.push(el("div", {}, el("h5", {}, "A decoder's reading"), el("div", { class: "strip" },
       scene(span.scene, "of the latent"), span.true_scene ? scene(span.true_scene, "of the true frame") : null)));
@@ -148,7 +150,7 @@ function response(told, kind, spans) {
 let visible = [];
 let current = 0;
 let kind = "none";
-const told = (sample) => sample.told[kind] || sample.told.none;
+const told = (sample) => own(sample.told, kind) || sample.told.none;
 const haystacks = shown.samples.map((sample) => [
   sample.id, sample.record_id, sample.split, sample.question, sample.expected, ...Object.values(sample.options),
   ...Object.values(sample.told).flatMap((one) => [one.answer, ...one.pieces.map((piece) => piece.text)]),
@@ -196,12 +198,13 @@ function show(place) {
   history.replaceState(null, "", `#sample-${place}`);
   draw();
   byId("sample").scrollTop = 0;
+  if (phone.matches) byId("sample").scrollIntoView();
   highlight();
 }
 function optionList(sample) {
   const answer = told(sample);
   return el("ul", { class: "options" }, Object.entries(sample.options).map(([letter, text]) => {
-    const share = answer.votes[letter];
+    const share = own(answer.votes, letter);
     const tags = [];
     if (letter === sample.expected) tags.push(el("span", { class: "badge right" }, "true"));
     if (letter === answer.answer) tags.push(el("span", { class: `badge ${verdictOf(answer)}` }, "answered"));
@@ -211,10 +214,11 @@ function optionList(sample) {
   }));
 }
 function answerText(sample, one) {
-  return one.answer ? (sample.options[one.answer] ? `${one.answer}. ${sample.options[one.answer]}` : one.answer) : "no answer";
+  const option = own(sample.options, one.answer);
+  return option ? `${one.answer}. ${option}` : one.answer || "no answer";
 }
 function latentSwitch(sample) {
-  const kinds = shown.kinds.filter((name) => name in sample.told);
+  const kinds = shown.kinds.filter((name) => Object.hasOwn(sample.told, name));
   if (kinds.length < 2) return null;
   return el("fieldset", { class: "block" }, el("legend", { class: "sr" }, "Latents that the model is fed"),
     el("h3", { "aria-hidden": "true" }, "Latents that the model is fed"),
@@ -223,7 +227,6 @@ function latentSwitch(sample) {
       const radio = el("input", { type: "radio", name: "latents", value: name, checked: name === kind, onchange: () => {
         kind = name;
         draw();
-        document.querySelector("input[name=latents]:checked").focus();
       } });
       return el("label", { class: sample.flipped.includes(name) ? "flipped" : null }, radio,
         el("span", { class: "face" }, el("small", {}, named(name)),
@@ -239,10 +242,27 @@ function flipsOf(sample) {
   return sample.flipped.length > 2 ? `flipped by ${sample.flipped.length} of ${others} replacements`
     : `flipped by ${sample.flipped.map(named).join(", ")}`;
 }
+function votesOf(sample, one) {
+  const votes = Object.entries(one.votes);
+  if (votes.length < 2 || Object.keys(sample.options).length) return null;
+  return el("p", { class: "small" }, el("span", { class: "muted" }, "votes: "),
+    words("span", votes.map(([answer, share]) => `${answer || "no answer"} ${number(100 * share, 0)}%`).join(", ")));
+}
+/* What is drawn anew keeps the focus: the button, or the chosen latents. */
+function keepFocus(redraw) {
+  const before = document.activeElement;
+  const was = before && (before.name === "latents" ? "latents" : before.id);
+  redraw();
+  if (was === "latents") document.querySelector("input[name=latents]:checked").focus();
+  else if (was === "before" || was === "after") [byId(was), byId("before"), byId("after")].find((button) => !button.disabled)?.focus();
+}
 function draw() {
+  keepFocus(drawSample);
+}
+function drawSample() {
   const sample = shown.samples[current];
   const one = told(sample);
-  const fed = kind in sample.told ? kind : "none";
+  const fed = Object.hasOwn(sample.told, kind) ? kind : "none";
   const place = visible.indexOf(current);
   const verdict = verdictOf(one);
   const says = { right: "✓ right", wrong: "✗ wrong", unknown: "no truth known" }[verdict];
@@ -259,16 +279,18 @@ function draw() {
     el("div", { class: "block ask-grid" },
       el("div", {}, el("h3", {}, `Observed${sample.note ? ` (${sample.note})` : ""}`), observed),
       el("div", {}, el("h3", {}, "Question"), words("p", sample.question || "(no question)"), optionList(sample),
-        sample.expected && !(sample.expected in sample.options) ? el("p", { class: "small" }, "true answer: ", words("b", sample.expected)) : null)),
+        sample.expected && own(sample.options, sample.expected) === undefined ? el("p", { class: "small" }, "true answer: ", words("b", sample.expected)) : null)),
     latentSwitch(sample),
     el("div", { class: "block" }, el("h3", {}, fed === "none" ? "Reasoning" : `Reasoning, fed ${named(fed)}`),
       response(one, fed, sample.spans),
-      el("p", { class: "small" }, el("span", { class: "muted" }, "counted answer: "), words("b", answerText(sample, one), verdict)), facts(one)),
+      el("p", { class: "small" }, el("span", { class: "muted" }, "counted answer: "), words("b", answerText(sample, one), verdict)),
+      votesOf(sample, one), one.judge ? el("p", { class: "small" }, el("span", { class: "muted" }, "judge: "), words("span", one.judge)) : null,
+      facts(one)),
     el("p", { class: "small muted" }, `record ${sample.id}`),
   ].filter(Boolean));
 }
 function closePicker() {
-  if (matchMedia("(max-width: 800px)").matches) document.querySelector(".picker").open = false;
+  if (phone.matches) document.querySelector(".picker").open = false;
 }
 
 // ---------------------------------------------------------------- rollouts
