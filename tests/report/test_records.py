@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from report_runs import write_run
+from report_runs import plain_picture, write_run
 
 from futurel1.errors import ConfigError, MissingFileError
 from futurel1.report.records import RunRecords
@@ -50,8 +50,6 @@ def test_data_modules_that_open_no_records(run: RunContents, tmp_path: Path, kin
 
 
 def test_hints_whose_files_are_gone_are_no_true_frames(world: Path, tmp_path: Path) -> None:
-    from report_runs import plain_picture
-
     plain_picture("red").save(tmp_path / "seen.png")
     plain_picture("blue").save(tmp_path / "next.png")
     record = {
@@ -67,3 +65,36 @@ def test_hints_whose_files_are_gone_are_no_true_frames(world: Path, tmp_path: Pa
     view = RunRecords(RunContents(tmp_path), [str(tmp_path / "own.jsonl")]).view("own.jsonl:1")
     assert [frame.path.name for frame in view.future] == ["next.png"]
     assert view.later == ()
+
+
+def test_a_tested_benchmark_of_whole_videos(world: Path, tmp_path: Path) -> None:
+    options = {"records": str(world / "futurebench.jsonl"), "num_frames": 6}
+    config = {"data": {"class_path": "futurel1.datamodules.FutureBenchDataModule", "init_args": options}}
+    (tmp_path / "config.yaml").write_text(json.dumps(config))
+    records = RunRecords(RunContents(tmp_path))
+    view = records.view("futurebench.jsonl:1")
+    assert len(view.videos) == 1
+    assert (view.shown, view.future, view.later) == ((), (), ())
+    assert view.info.split == records.split("futurebench.jsonl:1")
+    assert records.sampling.num_frames == 6
+
+
+def test_references_of_a_benchmark_are_its_future(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    images = []
+    for colour in ("red", "blue"):
+        plain_picture(colour).save(tmp_path / f"{colour}.png")
+        images.append({"bytes": (tmp_path / f"{colour}.png").read_bytes(), "path": None})
+    row = {
+        "question": "<image>\nWhat next?", "answer": "It falls.", "reasoning": "It tilts. <rimage>",
+        "question_images": images[:1], "reasoning_images": images[1:],
+    }  # fmt: skip
+    pq.write_table(pa.Table.from_pylist([row]), tmp_path / "bench.parquet")
+    options = {"records": str(tmp_path / "bench.parquet")}
+    config = {"data": {"class_path": "futurel1.datamodules.TwiFFBenchDataModule", "init_args": options}}
+    (tmp_path / "config.yaml").write_text(json.dumps(config))
+    view = RunRecords(RunContents(tmp_path)).view("bench.parquet:1")
+    assert [frame.data for frame in (*view.shown, *view.future)] == [image["bytes"] for image in images]
+    assert len(view.sources) == 2

@@ -102,7 +102,9 @@ class Gallery:
     @property
     def features(self) -> Tensor | None:
         """(F, H) float32 mean features of the frames; None without a model or a frame."""
-        return torch.cat(self._features) if self._features else None
+        if len(self._features) > 1:
+            self._features = [torch.cat(self._features)]
+        return self._features[0] if self._features else None
 
     def add(self, view: RecordView) -> RecordFrames:
         """Read the pictures of a record, each video opened once.
