@@ -17,7 +17,7 @@ from futurel1.errors import ConfigError, MissingFileError
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["Curves", "Ends", "curves"]
+__all__ = ["Curve", "Curves", "Ends", "curves", "read_curves", "running_mean"]
 
 METRICS_FILE = "metrics.csv"
 STAGES = ("train", "val", "test")
@@ -114,7 +114,7 @@ def curves(run: str | Path, out: str | Path | None = None) -> Curves:
             installed.
     """
     run = Path(run)
-    families = _read_families(_find_metrics(run))
+    families = read_curves(run)
     folder = run if run.is_dir() else run.parent
     target = Path(out) if out is not None else folder / "curves.png"
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -125,6 +125,22 @@ def curves(run: str | Path, out: str | Path | None = None) -> Curves:
         for stage, curve in stages.items()
     }
     return Curves(target, values)
+
+
+def read_curves(run: Path) -> dict[str, dict[str, Curve]]:
+    """Read the metrics of a run.
+
+    Args:
+        run: run folder, searched for metrics.csv (the newest, if there are several), or such a file.
+
+    Returns:
+        Family (such as `loss`) to stage (`train`, `val`, `test` or none) to curve.
+
+    Raises:
+        MissingFileError: there is no such folder, or nothing in it is named `metrics.csv`.
+        ConfigError: the file has no rows, no `step` column, no metrics or an unreadable value.
+    """
+    return _read_families(_find_metrics(run))
 
 
 def _find_metrics(run: Path) -> Path:
@@ -232,7 +248,7 @@ def _draw_panel(panel: Axes, name: str, stages: dict[str, Curve]) -> None:
         marker = "o" if (stage != "train" and len(values) <= MARK_UP_TO) or len(values) == 1 else ""
         if smooth:
             panel.plot(steps, values, color=colour, linewidth=0.8, alpha=0.25)
-            values = _running_mean(values)
+            values = running_mean(values)
         panel.plot(steps, values, color=colour, linewidth=1.8, marker=marker, markersize=3.5, label=stage or None)
 
     everything = np.concatenate(finite_values)
@@ -256,7 +272,7 @@ def _draw_panel(panel: Axes, name: str, stages: dict[str, Curve]) -> None:
         )
 
 
-def _running_mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
+def running_mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Centred mean over a twentieth of the curve; the window is truncated at both ends."""
     reach = max(1, len(values) // 40)
     total = np.concatenate([[0.0], np.cumsum(values)])

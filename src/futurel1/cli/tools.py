@@ -54,6 +54,11 @@ TOOLS = {
         "count right answers of a run, before and after",
         "futurel1 scores runs/after --baseline runs/before",
     ),
+    "report": Tool(
+        "futurel1.report:report",
+        "write a page about a run: curves, scores, and what it imagined, sample by sample",
+        "futurel1 report runs/base --interventions '[runs/zero, runs/other]'",
+    ),
     "curate": Tool(
         "futurel1.curation:curate",
         "choose the records whose future frames help a model to answer",

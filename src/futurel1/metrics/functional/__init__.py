@@ -9,7 +9,7 @@ from futurel1.metrics.functional.futurebench import (
     gold_option,
     wilson_interval,
 )
-from futurel1.metrics.functional.interventions import intervention_effect
+from futurel1.metrics.functional.interventions import intervention_effect, is_right
 from futurel1.metrics.functional.latent_usage import adjacent_span_cosines
 from futurel1.metrics.functional.responses import extract_answer, plain_answer, sanitize_response
 from futurel1.metrics.functional.twiffbench import coerce_scores, judged_scores
@@ -29,6 +29,7 @@ __all__ = [
     "futurebench_prompt",
     "gold_option",
     "intervention_effect",
+    "is_right",
     "judged_scores",
     "plain_answer",
     "sanitize_response",

@@ -7,7 +7,7 @@ from typing import Any
 from futurel1.errors import RecordError
 from futurel1.metrics.functional.responses import plain_answer
 
-__all__ = ["intervention_effect"]
+__all__ = ["intervention_effect", "is_right"]
 
 FRAME = re.compile(r"\[imagined frame (\d+): \d+ latents?\]")
 
@@ -50,7 +50,7 @@ def intervention_effect(
             raise RecordError(
                 f"{name!r} is expected to be {record['expected']!r} in base and {other[name]['expected']!r} in changed"
             )
-    right = [(_is_right(record), _is_right(other[name])) for name, record in one.items()]
+    right = [(is_right(record), is_right(other[name])) for name, record in one.items()]
     texts = [_text(record) != _text(other[name]) for name, record in one.items()]
     n = len(right)
     lost, won = right.count((True, False)), right.count((False, True))
@@ -77,7 +77,8 @@ def _by_id(records: Sequence[Mapping[str, Any]], name: str) -> dict[str, Mapping
     return found
 
 
-def _is_right(record: Mapping[str, Any]) -> bool:
+def is_right(record: Mapping[str, Any]) -> bool:
+    """Whether a prediction's `answer` is the `expected` one: their `plain_answer` is the same, and not empty."""
     answer = plain_answer(str(record["answer"]))
     return bool(answer) and answer == plain_answer(str(record["expected"]))
 
