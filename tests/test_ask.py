@@ -44,6 +44,13 @@ def test_answers_in_words_and_for_machines(video: str, capsys: pytest.CaptureFix
     assert record["finish_reason"] == "length"
 
 
+def test_a_page_of_the_answer(video: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said(capsys, video, "What happens next?", "--sampling.max_new_tokens", "2", "--html", str(tmp_path / "out.html"))
+    page = (tmp_path / "out.html").read_text()
+    assert "What happens next?" in page
+    assert "<img" in page
+
+
 @pytest.mark.slow
 def test_the_shipped_backbone_imagines_and_answers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     world = ["--out", str(tmp_path), "--train", "0", "--test", "3", "--size", "64", "--footage", "false"]

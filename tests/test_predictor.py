@@ -168,9 +168,14 @@ def test_errors_name_what_was_given(predictor: EventPredictor, videos: list[Path
 
 
 def test_a_notebook_shows_text_as_text(predictor: EventPredictor, videos: list[Path]) -> None:
-    page = predictor(videos[0], "<script>alert(1)</script> & 'what'?", sampling=SHORT)._repr_html_()
-    assert "<script>" not in page
+    answer = predictor(videos[0], "<script>alert(1)</script> & 'what'?", sampling=SHORT)
+    page = answer.to_html()
+    assert "<script>alert(1)" not in page
     assert "&lt;script&gt;alert(1)&lt;/script&gt; &amp;" in page
+    assert page.count("<img") >= 4  # the frames that it was shown
+    shown = answer._repr_html_()
+    assert shown.startswith('<iframe srcdoc="')
+    assert shown.count('"') == 6  # nothing of the page ends the attribute
 
 
 def test_grayscale_and_transparent_pictures_become_rgb(predictor: EventPredictor) -> None:

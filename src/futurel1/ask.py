@@ -4,6 +4,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+from futurel1.files import write_whole
 from futurel1.models.checkpoints import TINY
 from futurel1.predictor import DEFAULT_SAMPLING, Answer, EventPredictor, prompt_of
 from futurel1.rollout import SamplingSettings
@@ -30,6 +31,7 @@ def ask(
     system_prompt: str | None = None,
     dtype: Dtype = "auto",
     device: str = "auto",
+    html: str | Path | None = None,
 ) -> Answer:
     """Ask what happens next in a video.
 
@@ -47,6 +49,7 @@ def ask(
         system_prompt: Text file with the system turn; null for the model's own, or the paper's.
         dtype: Dtype of the weights; auto is bfloat16 on a GPU and float32 on a CPU.
         device: ``cpu``, ``cuda`` or ``auto``.
+        html: Also write the answer as a page to this file.
 
     Raises:
         ConfigError: An empty question, a bad option or frame number, or a model without tokenizer.
@@ -62,4 +65,6 @@ def ask(
     answer = predictor(video, question, options=options, branches=branches, sampling=sampling)
     if model == TINY and not answer.answer:
         logger.info("no answer; the tiny backbone knows requests such as %r", TINY_QUESTION)
+    if html is not None:
+        write_whole(Path(html), answer.to_html())
     return answer

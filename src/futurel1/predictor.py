@@ -121,9 +121,20 @@ class Answer:
         lines.append(f"time: {self.seconds:.1f} s for {self.tokens} tokens, {latents} of them latents")
         return "\n".join(lines)
 
+    def to_html(self) -> str:
+        """A page about the answer that needs no network: frames, response with its spans, votes.
+
+        Raises:
+            MediaError: a video that can no longer be read.
+            MissingFileError: a video that is no longer there.
+        """
+        from futurel1.report import card_page
+
+        return card_page(self)
+
     def _repr_html_(self) -> str:
-        lines = "<br>".join(map(html.escape, str(self).splitlines()))
-        return f"<p><b>{html.escape(self.question)}</b></p><p>{lines}</p>"
+        page = html.escape(self.to_html())
+        return f'<iframe srcdoc="{page}" title="answer" style="width: 100%; height: 32em; border: 0"></iframe>'
 
 
 class EventPredictor:
