@@ -120,7 +120,7 @@ def _block(text: str) -> str:
 
 
 def _printed(cache: Path) -> dict[str, str]:
-    file = cache / f"commands-{_digest()}.json"
+    file = cache / f"commands-{digest()}.json"
     if not file.is_file():
         environment = {**os.environ, "COLUMNS": COLUMNS, "HF_HUB_OFFLINE": "1"}
         command = [sys.executable, "-m", "website.commands"]
@@ -135,17 +135,17 @@ def _printed(cache: Path) -> dict[str, str]:
     return found
 
 
-def _digest() -> str:
+def digest() -> str:
     """What the printed help depends on."""
-    digest = hashlib.sha256()
+    read = hashlib.sha256()
     for name in ("lightning", "jsonargparse", "torch", "transformers"):
-        digest.update(f"{name} {version(name)}\n".encode())
+        read.update(f"{name} {version(name)}\n".encode())
     for file in sorted([*(ROOT / "src").rglob("*.py"), Path(__file__)]):
-        digest.update(file.read_bytes())
-    return digest.hexdigest()[:16]
+        read.update(file.read_bytes())
+    return read.hexdigest()[:16]
 
 
-def _help(*args: str) -> str:
+def help_of(*args: str) -> str:
     from futurel1.cli import main
 
     text = io.StringIO()
@@ -156,7 +156,7 @@ def _help(*args: str) -> str:
 
 def print_help() -> None:
     """Print the help of all commands, and of the classes they run, as one JSON object."""
-    printed = {"futurel1": _help("--help"), **{name: _help(name, "--help") for name in command_names()}}
+    printed = {"futurel1": help_of("--help"), **{name: help_of(name, "--help") for name in command_names()}}
     from lightning import LightningDataModule, LightningModule
 
     for option, package in SETTINGS.items():
@@ -164,7 +164,7 @@ def print_help() -> None:
         module = import_module(package)
         for name in module.__all__:
             if isinstance(getattr(module, name), type) and issubclass(getattr(module, name), base):
-                printed[f"{package}.{name}"] = _help("fit", f"--{option}.help", f"{package}.{name}")
+                printed[f"{package}.{name}"] = help_of("fit", f"--{option}.help", f"{package}.{name}")
     print(json.dumps(printed, indent=1))
 
 
