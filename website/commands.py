@@ -146,6 +146,7 @@ def digest() -> str:
 
 
 def help_of(*args: str) -> str:
+    """What a command line with ``--help`` prints."""
     from futurel1.cli import main
 
     text = io.StringIO()

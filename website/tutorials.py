@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from pathlib import Path
@@ -29,7 +30,7 @@ def run_tutorial(file: Path, folder: Path) -> nbformat.NotebookNode:
     Raises:
         CellExecutionError: a cell failed.
     """
-    notebook = nbformat.read(file, as_version=4)
+    notebook: nbformat.NotebookNode = nbformat.reads(file.read_text(encoding="utf-8"), as_version=4)
     for cell in notebook.cells:
         cell.metadata = {}
     NotebookClient(
@@ -49,7 +50,7 @@ def main() -> None:
         began = time.perf_counter()
         with TemporaryDirectory() as folder:
             notebook = run_tutorial(file, Path(folder))
-        nbformat.write(notebook, file)
+        file.write_text(json.dumps(notebook, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         print(f"{file.relative_to(ROOT)}: {time.perf_counter() - began:.0f} s", file=sys.stderr)
 
 

@@ -28,9 +28,9 @@ def test_files_have_pages(path, page):
         ("README.md", "docs/data.md#videos-and-images", "data.md#videos-and-images"),
         ("README.md", "configs/tiny/sft.yaml", "files/configs/tiny/sft.yaml.md"),
         ("docs/data.md", "../README.md", "index.md"),
-        ("docs/data.md", "method.md", "method.md"),
+        ("docs/data.md", "rewards.md", "rewards.md"),
         ("docs/recipes/README.md", "../../configs/tiny/sft.yaml", "../files/configs/tiny/sft.yaml.md"),
-        ("tests/golden/README.md", "../../docs/method.md", "../../../method.md"),
+        ("tests/golden/README.md", "../../docs/data.md", "../../../data.md"),
         ("docs/data.md", "#here", "#here"),
         ("docs/data.md", "https://arxiv.org/abs/2606.05769", "https://arxiv.org/abs/2606.05769"),
         ("docs/data.md", "missing.md", "missing.md"),  # MkDocs reports it
