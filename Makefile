@@ -14,7 +14,7 @@ help:
 	@echo "make docs   the documentation as a site, in build/site; a broken link or reference fails"
 	@echo "make proof  the paper's table in small: all runs, docs/miniature.md; hours, and the same command goes on"
 	@echo "make proof-quick  the same in a minute, to see that everything works; its numbers mean nothing"
-	@echo "make clean  remove $(VENV) and runs/"
+	@echo "make clean  remove $(VENV), runs/ and build/"
 
 install: $(VENV)/.installed
 
@@ -52,7 +52,7 @@ lint: install
 
 docs: install
 	HF_HUB_OFFLINE=1 NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
-	@echo "documentation: build/site/index.html"
+	@echo "documentation: build/site/index.html (with search: $(BIN)/python -m http.server --directory build/site)"
 
 proof: install
 	HF_HUB_OFFLINE=1 $(BIN)/python -m experiments.miniature --jobs 2 $(ARGS)
@@ -62,4 +62,4 @@ proof-quick: install
 	HF_HUB_OFFLINE=1 $(BIN)/python -m experiments.miniature --quick --root runs/miniature-quick
 
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) runs build
