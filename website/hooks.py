@@ -60,9 +60,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Give a document of the repository the links, formulas and diagrams of the site."""
+    """Give a page the formulas and diagrams of the site, and a document of the repository its links."""
     origin = _ORIGINS.get(page.file.src_uri)
-    return markdown if origin is None else for_mkdocs(with_site_links(markdown, origin))
+    return for_mkdocs(markdown if origin is None else with_site_links(markdown, origin))
 
 
 def _add(files: Files, config: MkDocsConfig, name: str, text: str) -> None:
