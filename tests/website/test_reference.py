@@ -59,9 +59,10 @@ def test_summaries_fit_a_cell():
     assert plain_summary("One of\n``a`` | :class:`~b.C`.") == "One of `a` \\| `b.C`."
 
 
-def test_docstrings_are_markdown():
+def test_docstrings_are_markdown(tmp_path):
     code = 'def f():\n    """See :func:`g`.\n\n    Example:\n        >>> [1][0]\n        1\n    """\n'
-    module = griffe.visit("m", Path("m.py"), code, extensions=griffe.load_extensions(Roles))
+    (tmp_path / "m.py").write_text(code)
+    module = griffe.load("m", search_paths=[tmp_path], extensions=griffe.load_extensions(Roles))
     assert module["f"].docstring.value == "See `g`.\n\nExamples:\n    >>> [1][0]\n    1"
 
 
