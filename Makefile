@@ -7,7 +7,7 @@ RUN := demo-$(shell date +%Y%m%d-%H%M%S)
 .PHONY: help install demo test test-numerics lint docs proof proof-quick clean
 
 help:
-	@echo "make demo   install into $(VENV), train the tiny model on real video files, show where the results are"
+	@echo "make demo   install into $(VENV), train the tiny model on video files, show right answers before and after"
 	@echo "make test   install into $(VENV), run the whole test suite in two processes"
 	@echo "make test-numerics  the tests that compare numbers of models, with the kernels of a CPU without AVX"
 	@echo "make lint   ruff and mypy"
@@ -29,11 +29,16 @@ $(VENV)/.installed: pyproject.toml
 demo: install
 	$(BIN)/futurel1 world --kinds '[zone]' --out runs/world --train 256 --test 64 --size 64 --footage true
 	$(BIN)/futurel1 ask runs/world/videos/test-00002.mp4 "Imagine the zones after 2 steps."
+	$(BIN)/futurel1 predict --config configs/tiny/predict.yaml --run_name $(RUN)-before
 	$(BIN)/futurel1 fit --config configs/tiny/sft.yaml --run_name $(RUN)
+	$(BIN)/futurel1 predict --config configs/tiny/predict.yaml --model.init_args.init_from runs/$(RUN) --run_name $(RUN)-after
 	$(BIN)/futurel1 curves runs/$(RUN)
 	@echo
 	@echo "Trained the tiny latent reasoner on clips of the world of events and real footage (runs/world)."
+	@echo "Right answers to its 64 held-out questions (chance 16), before and after:"
+	@$(BIN)/futurel1 scores runs/$(RUN)-after --baseline runs/$(RUN)-before
 	@echo "  curves       runs/$(RUN)/curves.png"
+	@echo "  answers      runs/$(RUN)-after/predictions.jsonl"
 	@echo "  metrics      runs/$(RUN)/metrics.csv   (TensorBoard: $(BIN)/tensorboard --logdir runs)"
 	@echo "  checkpoint   runs/$(RUN)/checkpoints/last.ckpt"
 	@echo "  transformers runs/$(RUN)/huggingface"

@@ -1,1 +1,1 @@
-"""Experiments with the library; nothing in it depends on them."""
+"""Experiments with the library, which does not depend on them."""

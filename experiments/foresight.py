@@ -1,10 +1,11 @@
-"""How well a small transformer can foresee the world of events at all: the ceiling of what a tiny backbone can imagine.
+"""How well a small transformer can predict the world of events: an upper bound for what a tiny backbone can imagine.
 
     python -m experiments.foresight --scenes 40000 --steps 800
     python -m experiments.foresight --scenes 40000 --steps 800 --faster 2
 
-It is given what a perfect tower would see of four frames, learns nothing but the next frame, and goes on from its own
-frames, as a model does from its own latents. Prints how far from the truth shapes are after one, two and three steps.
+The transformer gets what a perfect vision tower would see in four frames, is trained only to predict the next frame,
+and continues from its own frames, as a model does from its own latents. The script prints how far shapes are from the
+truth after one, two and three steps.
 """
 
 import argparse
@@ -18,9 +19,9 @@ from torch.nn import functional as F
 from futurel1.worlds import CODE_SIZE, event_scenes, make_event_scenes, read_code, scene_code
 
 OBSERVED, FRAMES = 4, 8
-WIDTH, LAYERS, HEADS = 128, 4, 4  # the tiny backbone's
+WIDTH, LAYERS, HEADS = 128, 4, 4  # as in the tiny backbone
 BATCH, LEARNING_RATE = 256, 2e-3
-NOISE = 0.3  # root mean square of a tower's error, where features have 1
+NOISE = 0.3  # root mean square of a tower's error, relative to features with a root mean square of 1
 
 
 def scene_codes(count: int, seed: int) -> Tensor:
@@ -30,7 +31,7 @@ def scene_codes(count: int, seed: int) -> Tensor:
 
 
 class Foresight(nn.Module):
-    """Causal transformer from frames to the next frames, (B, T, CODE_SIZE) to the same."""
+    """Causal transformer that predicts the next frame from each frame, (B, T, CODE_SIZE) to the same shape."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -43,7 +44,7 @@ class Foresight(nn.Module):
         self.write = nn.Linear(WIDTH, CODE_SIZE)
 
     def forward(self, frames: Tensor) -> Tensor:
-        """The next frame after each."""
+        """Predict the frame after each frame."""
         length = frames.shape[1]
         mask = nn.Transformer.generate_square_subsequent_mask(length)
         embedded = self.read(frames) + self.place[:length]
@@ -51,7 +52,7 @@ class Foresight(nn.Module):
 
 
 def train(model: Foresight, frames: Tensor, steps: int) -> None:
-    """Mean squared error of the next frame, from noisy ones, cosine schedule."""
+    """Minimize the mean squared error of the next frame, given noisy frames, with a cosine schedule."""
     optimizer = torch.optim.AdamW(model.parameters(), LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min(1, (step + 1) / 100) * 0.5 * (1 + math.cos(math.pi * step / steps))
@@ -71,7 +72,7 @@ def train(model: Foresight, frames: Tensor, steps: int) -> None:
 
 @torch.no_grad()
 def go_on(model: Foresight, frames: Tensor) -> Tensor:
-    """(B, FRAMES, CODE_SIZE): the first OBSERVED frames, and what the model makes of them."""
+    """(B, FRAMES, CODE_SIZE): the first OBSERVED frames, then the model's continuation."""
     seen = frames[:, :OBSERVED]
     while seen.shape[1] < FRAMES:
         seen = torch.cat((seen, model(seen)[:, -1:]), dim=1)
@@ -79,7 +80,7 @@ def go_on(model: Foresight, frames: Tensor) -> Tensor:
 
 
 def main() -> None:
-    """Train, and print the errors on other scenes."""
+    """Train, and print the errors on unseen scenes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scenes", type=int, default=40000, help="scenes to learn from (default: 40000)")
     parser.add_argument("--steps", type=int, default=800, help=f"updates of {BATCH} scenes (default: 800)")

@@ -1,8 +1,8 @@
-"""Put a pretrained tiny backbone where the package keeps it, in fp16, with its system turn and its model card.
+"""Install a pretrained tiny backbone into the package, in fp16, with its system prompt and model card.
 
     python -m experiments.tiny_backbone runs/tiny-pretrain
 
-The run is that of `configs/tiny/pretrain.yaml`; the runs that it started from are told by their configurations.
+RUN is a run of `configs/tiny/pretrain.yaml`; the earlier runs that it started from are found by the configurations.
 """
 
 import argparse
@@ -32,13 +32,13 @@ def last_values(run: Path) -> dict[str, float]:
 
 
 def configuration(run: Path) -> dict[str, Any]:
-    """What a run was started with."""
+    """The configuration of a run."""
     settings: dict[str, Any] = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
     return settings
 
 
 def pack(run: Path, out: Path) -> None:
-    """Write the weights, the processor, the system turn, the licence and the model card to `out`."""
+    """Write the weights, the processor, the system prompt, the licence and the model card to `out`."""
     config = configuration(run)
     imagine = Path(config["model"]["init_args"]["init_from"])
     tower = Path(configuration(imagine)["model"]["init_args"]["init_from"])

@@ -29,7 +29,17 @@ def test_answers_in_words_and_for_machines(video: str, capsys: pytest.CaptureFix
     assert "answer: (none)" in text  # no answer has only two tokens
     assert "time: " in text
     record = json.loads(said(capsys, video, "What happens next?", "--sampling.max_new_tokens", "2", "--json"))
-    assert set(record) == {"response", "answer", "options", "votes", "spans", "tokens", "finish_reason", "seconds"}
+    assert set(record) == {
+        "question",
+        "options",
+        "answer",
+        "text",
+        "votes",
+        "spans",
+        "tokens",
+        "finish_reason",
+        "seconds",
+    }
     assert record["tokens"] == 2
     assert record["finish_reason"] == "length"
 
@@ -54,7 +64,7 @@ def test_what_the_shipped_backbone_is_shown_is_told(
     short = ("--sampling.max_new_tokens", "2", "--json")
     record = json.loads(said(capsys, video, "What happens next?", *short, "--pool_frames", "[1, 2, 3, 4]"))
     caplog.set_level(logging.INFO)
-    assert json.loads(said(capsys, video, "What happens next?", *short))["response"] == record["response"]
+    assert json.loads(said(capsys, video, "What happens next?", *short))["text"] == record["text"]
     assert "pool_frames=[1, 2, 3, 4]" in caplog.text
     assert "Imagine the zones after 2 steps." in caplog.text  # there is no answer
 
@@ -64,13 +74,13 @@ def test_branches_and_options_and_pool_frames(video: str, capsys: pytest.Capture
     record = json.loads(said(capsys, video, "Where?", *options, "--sampling.max_new_tokens", "4"))
     assert sum(record["votes"].values()) == pytest.approx(1)
     again = json.loads(said(capsys, video, "Where?", *options, "--sampling.max_new_tokens", "4"))
-    assert again["response"] == record["response"]  # seeded
+    assert again["text"] == record["text"]  # seeded
 
 
 @pytest.mark.parametrize(("args", "message"), [
     (["nowhere.mp4", "What?"], "nowhere.mp4"),
     (["VIDEO", "  "], "the question is empty"),
-    (["VIDEO", "What?", "--options", "[only one]"], "2 to 4"),
+    (["VIDEO", "What?", "--options", "[only one]"], "2 to 26"),
     (["VIDEO", "What?", "--pool_frames", "[9]"], "1 to 8"),
     (["VIDEO", "What?", "--max_length", "10"], "more than max_length=10"),
     (["VIDEO", "What?", "--model", "no/such"], "no/such"),

@@ -133,13 +133,22 @@ def test_newest_file_wins_and_out_is_honoured(run, tmp_path):
     os.utime(run / "version_0" / "metrics.csv", (1, 1))
     assert _find_metrics(run) == newer
     made = curves(str(run), str(tmp_path / "new" / "picture.png"))
-    assert made.values["train/loss"] == pytest.approx((3, 3 * 0.95**29))
+    assert made.values["train/loss"] == pytest.approx((3, 3 * 0.95**29, 1))
     printed = str(made).splitlines()
     assert printed[-1] == str(tmp_path / "new" / "picture.png")
-    assert printed[0].split() == ["metric", "first", "last"]
+    assert printed[0].split() == ["metric", "first", "last", "each", "is"]
     assert any(line.startswith("train/loss ") for line in printed)
     assert (tmp_path / "new" / "picture.png").exists()
     assert not (run / "curves.png").exists()
+
+
+def test_ends_of_a_long_curve_are_means(run):
+    made = curves(run)
+    assert made.values["train/loss"] == pytest.approx(
+        (np.mean(3 * 0.95 ** np.arange(5)), np.mean(3 * 0.95 ** np.arange(95, 100)), 5)
+    )
+    assert made.values["val/loss"].points == 1
+    assert next(line for line in str(made).splitlines() if line.startswith("train/loss ")).endswith("mean of 5 batches")
 
 
 def test_errors_say_what_is_missing(tmp_path):

@@ -1,9 +1,23 @@
+"""What pip installs: a wheel, and an editable installation, each in an environment of its own."""
+
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tarfile
 import tomllib
+import venv
 from pathlib import Path
+from zipfile import ZipFile
+
+import pytest
+import yaml
 
 ROOT = Path(__file__).parents[1]
+CONFIGS = sorted(file.relative_to(ROOT) for file in (ROOT / "configs").rglob("*") if file.is_file())
 
 
 def test_a_built_package_holds_every_data_file() -> None:
@@ -14,3 +28,90 @@ def test_a_built_package_holds_every_data_file() -> None:
     files = {file for file in package.rglob("*") if file.is_file() and file.suffix not in (".py", ".pyc")}
     assert sorted(files - declared) == []
     assert package / "models" / "backbones" / "tiny_weights" / "model.safetensors" in declared
+
+
+def run(*command: str | Path, folder: Path) -> str:
+    """Output of a process that knows nothing of this repository's path."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(
+        [str(part) for part in command], cwd=folder, env=environment, text=True, capture_output=True, timeout=300
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def environment(folder: Path) -> Path:
+    """Python of a fresh environment without futurel1 that finds the packages of this one."""
+    venv.create(folder, with_pip=False, symlinks=os.name != "nt")
+    paths = sysconfig.get_paths(vars={"base": str(folder), "platbase": str(folder)})
+    places = [place for place in sys.path if place.endswith(("site-packages", "dist-packages"))]
+    (Path(paths["purelib"]) / "packages.pth").write_text("\n".join(places) + "\n")
+    return Path(paths["scripts"]) / "python"
+
+
+def pip(python: Path, *options: str | Path, folder: Path) -> None:
+    offline = ["--no-deps", "--no-index", "--no-build-isolation", "--disable-pip-version-check"]
+    run(sys.executable, "-m", "pip", "--python", python, "install", *offline, *options, folder=folder)
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of what is built, so that builds leave nothing in the repository and find nothing of older builds."""
+    folder = tmp_path_factory.mktemp("sources")
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, folder)
+    for name in ("src", "configs"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+    return folder
+
+
+@pytest.mark.slow
+def test_a_wheel_runs_shipped_configurations_from_an_empty_folder(sources: Path, tmp_path: Path) -> None:
+    build = "import sys; from setuptools.build_meta import build_sdist; build_sdist(sys.argv[1])"
+    run(sys.executable, "-c", build, tmp_path / "sdist", folder=sources)
+    (archive,) = (tmp_path / "sdist").glob("*.tar.gz")
+    with tarfile.open(archive) as stream:
+        stream.extractall(tmp_path / "sdist", filter="data")
+    (unpacked,) = (path for path in (tmp_path / "sdist").iterdir() if path.is_dir())
+    build = "import sys; from setuptools.build_meta import build_wheel; build_wheel(sys.argv[1])"
+    run(sys.executable, "-c", build, tmp_path, folder=unpacked)
+    (wheel,) = tmp_path.glob("*.whl")
+    with ZipFile(wheel) as built:
+        shipped = sorted(name for name in built.namelist() if name.startswith("futurel1/configs/"))
+    assert shipped == [f"futurel1/{file.as_posix()}" for file in CONFIGS]
+
+    python = environment(tmp_path / "fresh")
+    pip(python, wheel, folder=tmp_path)
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    code = """
+from futurel1.shipped_configs import shipped_file
+print(shipped_file("configs/tiny/brief.txt"))  # named so by configurations
+"""
+    prompt = Path(run(python, "-c", code, folder=empty).strip())
+    assert prompt.is_relative_to(tmp_path / "fresh")
+    assert prompt.read_bytes() == (ROOT / "configs" / "tiny" / "brief.txt").read_bytes()
+    listed = run(python, "-m", "futurel1.cli", "configs", folder=empty).splitlines()
+    assert len(listed) == sum(file.suffix == ".yaml" for file in CONFIGS)
+    run(python, "-m", "futurel1.cli", "configs", "tiny/sft", "--out", "my.yaml", folder=empty)
+    assert (empty / "my.yaml").read_bytes() == (ROOT / "configs" / "tiny" / "sft.yaml").read_bytes()
+    printed = run(python, "-m", "futurel1.cli", "fit", "--config", "tiny/rl_sft", "--print_config", folder=empty)
+    given = yaml.safe_load((ROOT / "configs" / "tiny" / "rl_sft.yaml").read_text())
+    found = yaml.safe_load(printed)["data"]["init_args"]
+    assert found | given["data"]["init_args"] == found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["lenient", "strict"])
+def test_an_editable_installation_reads_the_configurations_of_the_repository(
+    sources: Path, tmp_path: Path, mode: str
+) -> None:
+    python = environment(tmp_path / "fresh")
+    pip(python, "--config-settings", f"editable_mode={mode}", "--editable", sources, folder=tmp_path)
+    edited = sources / "configs" / "tiny" / "grpo.yaml"
+    edited.write_text(f"# Edited after the {mode} installation.\nmodel:\n")
+    listed = run(python, "-m", "futurel1.cli", "configs", folder=tmp_path).splitlines()
+    assert [line.split() for line in listed if line.startswith("tiny/grpo ")] == [
+        ["tiny/grpo", "Edited", "after", "the", mode, "installation."]
+    ]
+    assert len(listed) == sum(file.suffix == ".yaml" for file in CONFIGS)

@@ -13,6 +13,7 @@ from futurel1.cli import main
 from futurel1.cli.tools import TOOLS
 from futurel1.cli.trainer import TRAINER_COMMANDS
 from futurel1.models import BACKBONES
+from futurel1.worlds import write_world
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -26,12 +27,23 @@ BLOCKS = [
 def test_readme_has_a_short_example() -> None:
     code = next(code for name, _, code in BLOCKS if name == "README.md")
     statements = [line for line in code.splitlines() if line.strip() and not line.startswith(("import", "from"))]
-    assert "LatentReasoner" in code
-    assert len(statements) <= 10
+    assert "EventPredictor" in code
+    assert len(statements) == 3
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the clips that blocks ask about."""
+    folder = tmp_path_factory.mktemp("blocks")
+    write_world(folder / "runs" / "world", train=0, test=3, size=64, kinds=["zone"], progress=False)
+    return folder
 
 
 @pytest.mark.parametrize(("name", "number", "code"), BLOCKS, ids=[f"{name}-{number}" for name, number, _ in BLOCKS])
-def test_python_blocks_run(name: str, number: int, code: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_python_blocks_run(
+    name: str, number: int, code: str, folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
     space: dict[str, object] = {}
     known = dict(BACKBONES)
     try:
@@ -41,13 +53,12 @@ def test_python_blocks_run(name: str, number: int, code: str, capsys: pytest.Cap
         BACKBONES.update(known)
     expected = re.findall(r"print\(.*\)  # (.*)", code)
     assert capsys.readouterr().out.splitlines() == expected
-    if "logits" in space:
-        assert space["logits"].shape == (1, space["reasoner"].backbone.vocab_size)  # type: ignore[attr-defined]
 
 
-def command_blocks() -> list[str]:
-    """The README's blocks of commands that train: first supervised, then with reinforcement learning."""
-    return [b for b in re.findall(r"```bash\n(.*?)```", DOCUMENTS[0].read_text(), re.DOTALL) if "futurel1 fit" in b]
+def command_block(document: str) -> str:
+    """The first block of commands of a document that train."""
+    blocks = re.findall(r"```bash\n(.*?)```", (ROOT / document).read_text(), re.DOTALL)
+    return next(block for block in blocks if "futurel1 fit" in block)
 
 
 @pytest.mark.slow
@@ -64,7 +75,7 @@ def test_commands_of_reinforcement_learning_run(tmp_path: Path, monkeypatch: pyt
         "test": ["--model.init_args.sampling.max_new_tokens", "8"],
     }
     ran = []
-    for line in command_blocks()[1].splitlines():
+    for line in command_block("docs/reinforcement.md").splitlines():
         words = shlex.split(line, comments=True)
         assert words[0] == "futurel1"
         main([*words[1:], *shorter.get(words[-1] if words[1] == "fit" else words[1], [])])
@@ -82,7 +93,7 @@ def test_commands_of_the_readme_run(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     """Every command as it stands, only shorter: fewer clips and steps."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "configs").symlink_to(ROOT / "configs")
-    block = command_blocks()[0]
+    block = command_block("README.md")
     shorter = {
         "world": ["--train", "12", "--test", "4", "--footage", "false"],
         "fit": ["--trainer.max_steps", "2", "--trainer.val_check_interval", "1", "--data.init_args.num_workers", "0"],
@@ -106,8 +117,8 @@ def test_commands_of_the_readme_run(tmp_path: Path, monkeypatch: pytest.MonkeyPa
             options = []
         main([*words[1:], *options])
         ran.append(words[1])
-    assert ran.count("fit") == 3
-    assert {"world", "validate", "test", "predict", "ask", "curves", "curate"} <= set(ran)
+    assert ran.count("fit") == 2
+    assert {"world", "validate", "predict", "ask", "curves", "curate", "scores"} <= set(ran)
     assert (tmp_path / "runs" / "first" / "curves.png").is_file()
     assert len((tmp_path / "runs" / "answers" / "predictions.jsonl").read_text().splitlines()) == 4
 

@@ -1,1 +1,1 @@
-"""The paper's table in small: `python -m experiments.miniature`, see README.md in this folder."""
+"""A small replica of the paper's table: `python -m experiments.miniature`, see README.md in this folder."""

@@ -13,7 +13,7 @@ from experiments.miniature.stages import FOLDER, build_stages, load_plan
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Run stages, or show how far they are; then write the page."""
+    """Run stages or show their state, then write the page."""
     parser = argparse.ArgumentParser(prog="python -m experiments.miniature", description=__doc__)
     add = parser.add_argument
     add("--only", nargs="+", default=[], metavar="GLOB", help="stages to run, such as 'test-*', with what they need")

@@ -1,4 +1,4 @@
-"""The pictures of the miniature, from result files alone: frames of the world are drawn anew."""
+"""The figures of the miniature, made from result files only: frames of the world are rendered again."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ COLOURS = ("#2a6fbb", "#d1601f", "#3b8c4d", "#8450a8", "#b3261e", "#1b8a8f", "#8
 INK, MUTED, GRID, PLAIN = "#22262e", "#666d7a", "#e3e6eb", "#9aa3b0"
 CHANCE = 25.0
 SMOOTH = 5
-"""Points over which a reward curve is averaged."""
+"""Number of points that a reward curve is averaged over."""
 
 
 def draw_all(results: Results, plan: Plan, folder: Path) -> list[str]:
-    """Draw every picture that there are numbers for.
+    """Draw every figure that has results.
 
     Returns:
-        Names of the PNG files in `folder`, without their ending.
+        Names of the PNG files in `folder`, without their extension.
     """
     drawers = {"accuracy": _accuracy, "rewards": _rewards, "spans": _spans, "imagined": _imagined}
     drawn = []
@@ -39,7 +39,7 @@ def draw_all(results: Results, plan: Plan, folder: Path) -> list[str]:
             figure.savefig(folder / f"{name}.png", format="png")
             drawn.append(name)
         else:
-            (folder / f"{name}.png").unlink(missing_ok=True)  # of results that are no longer current
+            (folder / f"{name}.png").unlink(missing_ok=True)  # its results are no longer current
     return drawn
 
 
@@ -66,7 +66,7 @@ def _style(axes: Axes, title: str, x: str, y: str) -> None:
 
 
 def _accuracy(results: Results, plan: Plan) -> Figure | None:
-    """Average accuracy of each row, with its interval and its seeds."""
+    """Average accuracy of each row, with its interval and the value of each seed."""
     rows = {run: metrics_of_tests(results, plan, run) for run in plan["rows"]}
     if not any(rows.values()):
         return None
@@ -97,7 +97,7 @@ def _accuracy(results: Results, plan: Plan) -> Figure | None:
 
 
 def _rewards(results: Results, plan: Plan) -> Figure | None:
-    """Share of right rollouts while training, every run of reinforcement learning among the rows."""
+    """Share of correct rollouts during training, for every row that is a run of reinforcement learning."""
     runs = {run: label for run, label in plan["rows"].items() if run.startswith("rl-")}
     curves = {run: [results[name]["metrics"]["curve"] for name in _fits(run, plan) if name in results] for run in runs}
     curves = {run: [curve for curve in found if curve] for run, found in curves.items()}
@@ -135,7 +135,7 @@ def _smooth(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _spans(results: Results, plan: Plan) -> Figure | None:
-    """Spans per response by depth of the question, for rows that imagine."""
+    """Spans per response by depth of the question, for rows with spans."""
     rows = {run: metrics_of_tests(results, plan, run) for run in plan["rows"]}
     rows = {run: found for run, found in rows.items() if found and any(test["spans"]["all"] for test in found)}
     if not rows:
@@ -163,7 +163,7 @@ def _spans(results: Results, plan: Plan) -> Figure | None:
 
 
 def _imagined(results: Results, plan: Plan) -> Figure | None:
-    """Six questions: observed frames, the training frame nearest to each imagined one, true future frames."""
+    """Six questions: observed frames, the training frame nearest to each imagined one, and true future frames."""
     names = [f"retrieval-{run}-s{seed}" for run in reversed(plan["controls"]) for seed in plan["seeds"]]
     name = next((name for name in names if name in results and results[name]["metrics"]["strip"]), None)
     if name is None:
@@ -172,7 +172,7 @@ def _imagined(results: Results, plan: Plan) -> Figure | None:
     groups = {"observed": 4, "imagined: nearest training frames": 3, "true future": 3}
     widths = [1.0] * 4 + [0.25] + [1.0] * 3 + [0.25] + [1.0] * 3
     firsts = (0, 5, 9)
-    figure = _figure(10.4, len(samples) + 0.4, by_hand=True)  # else titles would widen their columns
+    figure = _figure(10.4, len(samples) + 0.4, by_hand=True)  # a layout engine would widen columns for their titles
     grid = figure.subplots(len(samples), len(widths), squeeze=False, gridspec_kw={"width_ratios": widths})
     top = 1 - 0.38 / (len(samples) + 0.4)
     figure.subplots_adjust(left=0.075, right=0.997, bottom=0.01, top=top, wspace=0.06, hspace=0.08)
@@ -198,7 +198,7 @@ def _imagined(results: Results, plan: Plan) -> Figure | None:
 
 
 def _frame(episode: str, frame: int, world: Mapping[str, Any]) -> NDArray[np.uint8]:
-    """A frame of a clip, by its number in the 8-frame pool, drawn as it was for the clip."""
+    """Render a frame of a clip, given its number in the 8-frame pool, as it was rendered for the clip."""
     from futurel1.worlds import make_event_episode
 
     split, _, number = episode.rpartition("-")

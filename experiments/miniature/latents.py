@@ -1,9 +1,9 @@
-"""What imagined latents look like: `python -m experiments.miniature.latents --run RUN ...`.
+"""Analysis of imagined latents: `python -m experiments.miniature.latents --model MODEL --test RUN ...`.
 
 Latents that a model was fed while it answered the test questions are compared with features of true frames, by the
-cosine of span means: with the future frames of all test questions, to see how often the own one is the nearest, and
-with those of training clips, to see what was imagined. And they are read by the inverse of the code that the tiny
-backbone's tower was trained on, to see how many answers they hold.
+cosine of span means: with the future frames of all test questions, to see how often a span is nearest to its own frame,
+and with those of training clips, to see what was imagined. They are also decoded by the inverse of the code that the
+tiny backbone's tower was trained on, to see how many of them contain the answer.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from futurel1.worlds.look import COLOURS, ZONES
 
 BATCH = 32
 FRAME_TOKENS = 64
-"""Most visual tokens of a frame: more than a frame of the world has."""
+"""Most visual tokens of a frame; a frame of the world has fewer."""
 SHOWN = ("hop2", "hop3", "hop5")
-"""Splits from which the first two samples each are shown."""
+"""Splits from which the first two samples are shown."""
 
 
 @dataclass(frozen=True)
 class Frames:
-    """Future frames of a file of records.
+    """Future frames in a file of records.
 
     Attributes:
         features: (F, H) mean feature of each frame.
@@ -53,11 +53,11 @@ class Frames:
 
 @torch.no_grad()
 def future_frames(reasoner: LatentReasoner, records: Path, most: int | None = None) -> Frames:
-    """Encode the hint frames of records in their own size, as the targets of latents are."""
+    """Encode the hint frames of records at their own size, as for the targets of latents."""
     encoder = ChatEncoder(reasoner.processor, max_latent_tokens=FRAME_TOKENS)
     source = open_records(str(records))
     number = len(source) if most is None else min(most, len(source))
-    device = reasoner.backbone.lm_head.weight.device
+    device = reasoner.device
     features: list[Tensor] = []
     record: list[int] = []
     hint: list[int] = []
@@ -80,7 +80,7 @@ def future_frames(reasoner: LatentReasoner, records: Path, most: int | None = No
 
 @dataclass(frozen=True)
 class ImaginedSpans:
-    """Spans of a set of responses, those without latents left out.
+    """Non-empty spans of a set of responses.
 
     Attributes:
         means: (S, H) mean latent of each span.
@@ -115,14 +115,14 @@ def imagined_spans(bank: LatentBank, predictions: Sequence[Mapping[str, Any]]) -
 
 
 def cosines(spans: Tensor, frames: Tensor) -> Tensor:
-    """(S, H) and (F, H) to (S, F) cosines."""
+    """Cosines (S, F) of spans (S, H) and frames (F, H)."""
     return F.normalize(spans, dim=-1) @ F.normalize(frames, dim=-1).T
 
 
 def retrieval(spans: ImaginedSpans, frames: Frames) -> dict[str, float | int | None]:
-    """How often a span is nearest to its own true frame among all of them.
+    """Compute how often a span is nearest to its own true frame among all frames.
 
-    Spans beyond the number of true frames have none of their own and are left out.
+    Spans beyond the number of true frames have no frame of their own and are left out.
     """
     places = {(int(r), int(h)): place for place, (r, h) in enumerate(zip(frames.record, frames.hint, strict=True))}
     pairs = [
@@ -173,7 +173,7 @@ def strip(
 
 
 def asked_about(question: Mapping[str, Any]) -> tuple[int, int]:
-    """What answers a question about a zone: the number of a hint frame, from 0, and the pair of the shape's colour."""
+    """What a zone question asks about: the number of a hint frame, from 0, and the colour pair of the shape."""
     said = str(question["conversations"][0]["value"]).rpartition("<image>\n")[2]
     asked = re.match(r"In which zone is the (.+) after (\d) steps?\?", said)
     if asked:
@@ -193,11 +193,11 @@ def _pair(name: str) -> int:
 def answers_held(
     codes: Tensor, of: ImaginedSpans | Frames, questions: Sequence[Mapping[str, Any]]
 ) -> list[bool | None]:
-    """Whether what shows the frame that a question asks about has the shape in the right zone; None where nothing does.
+    """Whether the shape is in the right zone in the frame that each question asks about; None if that frame is missing.
 
     Args:
         codes: (S, CODE_SIZE) scene codes of spans or frames.
-        of: those spans or frames.
+        of: the spans or frames that the codes belong to.
         questions: the questions.
     """
     positions = read_code(codes.numpy())[0]
@@ -249,7 +249,7 @@ def main(args: Sequence[str] | None = None) -> None:
 
 
 def read_predictions(file: Path) -> list[dict[str, Any]]:
-    """Predictions of one file of questions, in its order."""
+    """Predictions for one file of questions, in the order of the questions."""
     return sorted(read_lines(file), key=lambda line: int(str(line["id"]).rpartition(":")[2]))
 
 

@@ -1,4 +1,4 @@
-"""A backbone for quick runs: random weights, but every response begins with a span."""
+"""A backbone for quick runs: random weights, with a span at the beginning of every response."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def write_opening(folder: Path) -> str:
-    """Write it, unless it is there.
+    """Write the backbone unless it exists.
 
     Returns:
         The folder.

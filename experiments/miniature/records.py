@@ -1,4 +1,4 @@
-"""Sets of records for the miniature: `python -m experiments.miniature.records split|draw|text ...`."""
+"""Record sets of the miniature: `python -m experiments.miniature.records split|draw|text ...`."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ import yaml
 SPLITS = ("hop1", "hop2", "hop3", "hop5")
 HINT = re.compile(r"\s*<image>")
 MISMATCHED = "mismatched"
-"""Field of records whose clip is not the one that they are about."""
+"""Field of records that were given the clip of another record."""
 
 
 def read_lines(file: Path) -> list[dict[str, Any]]:
-    """The records of a JSON Lines file."""
+    """Read the records of a JSON Lines file."""
     with file.open(encoding="utf-8") as stream:
         return [json.loads(line) for line in stream if line.strip()]
 
 
 def mean(values: Iterable[float]) -> float:
-    """Mean of one value or more."""
+    """Mean of at least one value."""
     numbers = list(values)
     return sum(numbers) / len(numbers)
 
 
 def per_split(values: Sequence[float], splits: Sequence[str], names: Sequence[str] = SPLITS) -> dict[str, float | None]:
-    """Means of values, of all and of each split."""
+    """Mean of all values, and of the values of each split."""
     means: dict[str, float | None] = {"all": round(mean(values), 6)}
     for name in names:
         own = [value for value, split in zip(values, splits, strict=True) if split == name]
@@ -40,7 +40,7 @@ def per_split(values: Sequence[float], splits: Sequence[str], names: Sequence[st
 
 
 def without_hints(record: dict[str, Any]) -> dict[str, Any]:
-    """A frame-indexed record whose reasoning goes on where a hint frame stood."""
+    """Remove the hint frames from a frame-indexed record; its reasoning stays."""
     turns = [
         {**turn, "value": HINT.sub("", turn["value"])} if turn["from"] == "gpt" else turn
         for turn in record["conversations"]
@@ -49,7 +49,7 @@ def without_hints(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def write_records(records: Sequence[dict[str, Any]], source: Path, target: Path) -> None:
-    """Write records of a file into another folder; paths of their clips are rewritten to start there."""
+    """Write records of a file into another folder; relative paths of their clips are rewritten for that folder."""
     from futurel1.curation.curated import curated_record
     from futurel1.data.samples import RawRecord
 
@@ -60,7 +60,7 @@ def write_records(records: Sequence[dict[str, Any]], source: Path, target: Path)
 
 
 def trained_tokens(file: Path, backbone: str, sft: Path) -> int:
-    """Tokens and latents with a loss in one pass over a file, encoded as an SFT configuration says."""
+    """Count the tokens and latents with a loss in one pass over a file, encoded as in an SFT configuration."""
     from futurel1.data import open_records
     from futurel1.data.chat import ChatEncoder
     from futurel1.models import IGNORE, load_processor
@@ -79,7 +79,7 @@ def trained_tokens(file: Path, backbone: str, sft: Path) -> int:
 
 
 def mismatched(records: Sequence[dict[str, Any]], share: float) -> list[dict[str, Any]]:
-    """Records of which a share, drawn at random, has the clip of another one of them; one alone keeps its own."""
+    """Give a random share of the records each other's clips; a single picked record keeps its own clip."""
     changed = list(records)
     picked = random.Random(0).sample(range(len(records)), round(share * len(records)))
     if len(picked) == 1:
@@ -90,17 +90,17 @@ def mismatched(records: Sequence[dict[str, Any]], share: float) -> list[dict[str
 
 
 def count_mismatched(records: Sequence[dict[str, Any]]) -> int:
-    """Records with a wrong clip."""
+    """Number of records with a wrong clip."""
     return sum(MISMATCHED in record for record in records)
 
 
 def group_of(record: dict[str, Any]) -> str:
-    """The split of a record, or that its clip is a wrong one."""
+    """The split of a record, or `MISMATCHED` if its clip is wrong."""
     return MISMATCHED if MISMATCHED in record else str(record["question_type"])
 
 
 def split(records: Path, validation: int, mismatch: float, out: Path) -> None:
-    """Hold the last records out as `validation.jsonl`; of the others, `candidates.jsonl`, a share gets a wrong clip."""
+    """Write the last records to `validation.jsonl`, and the others to `candidates.jsonl`, a share with a wrong clip."""
     found = read_lines(records)
     if not 0 < validation < len(found):
         raise SystemExit(f"validation is between 1 and {len(found) - 1}, got {validation}")
@@ -113,18 +113,18 @@ def split(records: Path, validation: int, mismatch: float, out: Path) -> None:
 
 
 def draw(records: Path, count: int, seed: int, clean: bool, out: Path) -> None:
-    """Draw records at random, each at most once; `clean`: only such as have their own clip."""
+    """Sample records without replacement; `clean`: only records with their own clip."""
     found = [record for record in read_lines(records) if not (clean and MISMATCHED in record)]
     if count > len(found):
         raise SystemExit(f"{count} records are to be drawn, but {records} has {len(found)}")
-    # A stream of its own: with seed 0 that of `mismatched` would draw just the records which have a wrong clip.
+    # A separate random stream: with seed 0, the stream of `mismatched` would pick exactly the records with wrong clips.
     drawn = random.Random(f"draw {seed}").sample(found, count)
     write_records(drawn, records, out / "records.jsonl")
     _note(out, {"records": count, MISMATCHED: count_mismatched(drawn)})
 
 
 def text(records: Path, validation: Path, backbone: str, sft: Path, out: Path) -> None:
-    """Take the hints out, and measure how many tokens are trained with and without them."""
+    """Remove the hints, and count the trained tokens with and without them."""
     for source, name in ((records, "records.jsonl"), (validation, "validation.jsonl")):
         write_records([without_hints(record) for record in read_lines(source)], source, out / name)
     tokens = {
@@ -139,7 +139,7 @@ def _note(out: Path, numbers: dict[str, int]) -> None:
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Run a command."""
+    """Run a subcommand."""
     parser = argparse.ArgumentParser(prog="python -m experiments.miniature.records", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     for name, numbers, files in (

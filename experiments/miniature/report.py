@@ -1,4 +1,4 @@
-"""The page of the miniature, from result files alone."""
+"""The page of the miniature, made from result files only."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ PUBLISHED = (
     "text-only SFT + DAPO", "Future-L1-SFT + GRPO", "Future-L1-SFT + DAPO", "Future-L1-SFT + DAPO + R_ctr",
     "Future-L1-SFT + DAPO + R_div", "Future-L1-RL",
 )  # fmt: skip
-"""The paper's rows of which ours are the like."""
+"""The paper's rows that correspond to rows of the miniature."""
 
 
 def write_report(bench: Bench, plan: Plan) -> None:
-    """Write the page and its figures; what stands below the marker in the page is kept."""
+    """Write the page and its figures; text below the marker in the page is kept."""
     results = current_results(bench)
     document = bench.places.document
     kept = ""
@@ -133,7 +133,7 @@ _ACCURACY = (
 
 
 def main_table(results: Results, plan: Plan) -> str:
-    """The rows of the plan, each against the one above."""
+    """The rows of the plan, each compared with the one above."""
     rows, above = [], ""
     for run, label in plan["rows"].items():
         found = metrics_of_tests(results, plan, run)
@@ -152,7 +152,7 @@ def main_table(results: Results, plan: Plan) -> str:
 
 
 def comparison_table(results: Results, plan: Plan) -> str:
-    """The pairs of the plan."""
+    """The pairs of rows that the plan compares."""
     labels = _labels(plan)
     rows = []
     for first, second, *label in plan["comparisons"]:
@@ -162,7 +162,7 @@ def comparison_table(results: Results, plan: Plan) -> str:
 
 
 def curation_table(results: Results) -> str:
-    """What the backbone answers per split, and what was chosen of it."""
+    """Accuracy of the backbone on the candidates, and the number of chosen records, per split."""
     probe, curate = results["probe"]["metrics"], results["curate"]["metrics"]
     labels = {**{name: HEADINGS[name] for name in SPLITS}, MISMATCHED: "another's clip", "all": "all"}
     rows = []
@@ -176,7 +176,7 @@ def curation_table(results: Results) -> str:
 
 
 def span_table(results: Results, plan: Plan) -> str:
-    """Spans per response and split."""
+    """Spans per response, by split."""
     rows = []
     for run, label in plan["rows"].items():
         found = metrics_of_tests(results, plan, run)
@@ -185,7 +185,7 @@ def span_table(results: Results, plan: Plan) -> str:
 
 
 def ablation_table(results: Results, plan: Plan, runs: Mapping[str, str]) -> str:
-    """Runs that differ in one setting, against the first of them."""
+    """Runs that differ in one setting, each compared with the first one."""
     first, *_ = runs
     rows = []
     for run, label in runs.items():
@@ -236,7 +236,7 @@ def retrieval_table(results: Results, plan: Plan) -> str:
 
 
 def held_table(results: Results, plan: Plan) -> str:
-    """How many answers imagined and true frames hold, and how many are given."""
+    """Shares of true and of imagined frames that contain the answer, and shares of correct answers."""
     rows, labels = [], _labels(plan)
     for run in plan["controls"]:
         pairs = [
@@ -257,7 +257,7 @@ def held_table(results: Results, plan: Plan) -> str:
 
 
 def published_table() -> str:
-    """The paper's rows of FutureBench and its spans per response."""
+    """The paper's FutureBench rows, and its spans per response."""
     from futurel1.metrics.published import FUTUREBENCH, SPANS_PER_RESPONSE
 
     by_name = {row.model: row.values for row in FUTUREBENCH.rows}
@@ -275,7 +275,7 @@ def published_table() -> str:
 
 
 def compared(results: Results, plan: Plan, first: str, second: str) -> tuple[Difference, Mean] | None:
-    """Difference of two runs, over questions and over seeds; None where no seed has a test of both."""
+    """Difference of two runs, over questions and over seeds; None if no seed has tests of both."""
     one, other = (dict(zip(plan["seeds"], _by_seed(results, plan, run), strict=True)) for run in (first, second))
     pairs = [(one[seed], other[seed]) for seed in plan["seeds"] if one[seed] and other[seed]]
     difference = _bootstrap([pair[0] for pair in pairs], [pair[1] for pair in pairs])
@@ -285,7 +285,7 @@ def compared(results: Results, plan: Plan, first: str, second: str) -> tuple[Dif
 
 
 def _by_seed(results: Results, plan: Plan, run: str) -> list[Mapping[str, Any]]:
-    """Metrics of the test of a run for each seed, empty where there is none; one run without a seed stands for all."""
+    """Test metrics of a run for each seed, empty if there are none; the backbone's single test stands for all seeds."""
     names = stages_testing(run, plan)
     names = names * len(plan["seeds"]) if run == BACKBONE else names
     return [results[name]["metrics"] if name in results else {} for name in names]
@@ -310,7 +310,7 @@ def _spans(split: str) -> Callable[[Mapping[str, Any]], float | None]:
 
 
 def _over(found: Iterable[Mapping[str, Any]], number: Callable[[Mapping[str, Any]], Any], digits: int = 1) -> str:
-    """A number over seeds, as text."""
+    """Format the mean of a number over seeds."""
     values = [value for value in map(number, found) if value is not None]
     return _text(seed_mean(values), digits) if values else "-"
 
@@ -331,12 +331,12 @@ def _difference(found: tuple[Difference, Mean] | None) -> list[str]:
 
 
 def _labels(plan: Plan) -> dict[str, str]:
-    """What each run is called: as in the main table, or as in an ablation."""
+    """Label of each run, from the main table or else from an ablation."""
     labels = {run: label for table in plan["ablations"].values() for run, label in table.items()}
     return {**labels, **plan["rows"]}
 
 
 def markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table; all columns but the first are aligned to the right."""
+    """Format a Markdown table; all columns but the first are right-aligned."""
     rule = ["---", *["---:"] * (len(headings) - 1)]
     return "\n".join(f"| {' | '.join(row)} |" for row in (headings, rule, *rows))

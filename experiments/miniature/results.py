@@ -1,4 +1,4 @@
-"""Result files: where they lie, what they say, and which of them were made with the settings of now."""
+"""Result files: their location, their content, and which of them were made with the current settings."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Results = Mapping[str, Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class Places:
-    """Where things are written.
+    """Paths of everything that is written.
 
     Attributes:
         runs: folder with one folder per stage.
@@ -37,7 +37,7 @@ class Places:
 
     @classmethod
     def under(cls, root: Path) -> Places:
-        """Everything inside one folder."""
+        """Places inside one folder."""
         return cls(root / "runs", root / "results", root / "docs" / "miniature.md")
 
     def result(self, name: str) -> Path:
@@ -45,18 +45,18 @@ class Places:
         return self.results / f"{name}.json"
 
     def log(self, name: str) -> Path:
-        """What the commands of a stage printed."""
+        """Log file of the commands of a stage."""
         return self.runs / "logs" / f"{name}.log"
 
 
 @dataclass(frozen=True)
 class Bench:
-    """Stages, their digests, and where they are run.
+    """Stages, their digests, and where they run.
 
     Attributes:
-        stages: all of them, each after those that it needs.
-        places: where things are written.
-        in_process: run commands in this process, which saves their imports.
+        stages: all stages, each after those that it needs.
+        places: paths of everything that is written.
+        in_process: run commands in this process, to import packages only once.
     """
 
     stages: Mapping[str, Stage]
@@ -65,15 +65,15 @@ class Bench:
 
     @property
     def digests(self) -> dict[str, str]:
-        """Digest of each stage as its configuration is now."""
+        """Digest of each stage with its current configuration."""
         return digests(self.stages)
 
 
 def read_results(places: Places) -> dict[str, dict[str, Any]]:
-    """All result files, whatever they were made with.
+    """Read all result files, whatever settings they were made with.
 
     Raises:
-        SystemExit: a file that is cut, or is no result of its stage.
+        SystemExit: a file is incomplete, or is not a result of its stage.
     """
     found = {}
     for file in sorted(places.results.glob("*.json")):
@@ -88,7 +88,7 @@ def read_results(places: Places) -> dict[str, dict[str, Any]]:
 
 
 def current_results(bench: Bench) -> dict[str, dict[str, Any]]:
-    """Results that were made with the settings of now."""
+    """Results that were made with the current settings."""
     digests = bench.digests
     return {
         name: result
@@ -98,18 +98,18 @@ def current_results(bench: Bench) -> dict[str, dict[str, Any]]:
 
 
 def metrics_of_tests(results: Results, plan: Plan, run: str) -> list[Mapping[str, Any]]:
-    """Metrics of the tests of a run, one per seed that is there."""
+    """Test metrics of a run, one per seed that has been tested."""
     return [results[name]["metrics"] for name in stages_testing(run, plan) if name in results]
 
 
 def write_json(file: Path, content: Mapping[str, Any]) -> None:
-    """Write a file, whole or not at all."""
+    """Write a file atomically."""
     file.parent.mkdir(parents=True, exist_ok=True)
     write_whole(file, json.dumps(content, indent=1) + "\n")
 
 
 def commit() -> dict[str, Any]:
-    """The commit that runs, and whether what it runs differs from it; None where there is no git."""
+    """The current commit, and whether the code differs from it; None without git."""
     code = ["--", "src", "experiments", "configs", ":(exclude)experiments/miniature/results"]
     try:
         head = subprocess.check_output(["git", "rev-parse", "--short=12", "HEAD"], text=True, stderr=subprocess.DEVNULL)
@@ -121,7 +121,7 @@ def commit() -> dict[str, Any]:
 
 @cache
 def machine(threads: str | None) -> dict[str, Any]:
-    """What stages run on, with so many threads or as many as PyTorch likes."""
+    """The machine that stages run on; `threads`: number of threads, None for PyTorch's default."""
     cpu = platform.processor() or platform.machine()
     about = Path("/proc/cpuinfo")
     if about.is_file():

@@ -1,4 +1,4 @@
-"""Runs stages in order, each once: its result file says with what it was made."""
+"""Run stages in order, each once: a stage's result file records the settings that it was made with."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from experiments.miniature.work import Command, commands, finish, scaled_steps
 
 State = Literal["done", "begun", "stale", "open"]
 NOTE = "stage.json"
-"""File in a stage's folder that says what is in it."""
+"""File in a stage's folder with the digest of its settings and whether it is finished."""
 TAIL = 30
 
 
 def states(bench: Bench) -> dict[str, State]:
-    """How far each stage is: done, begun, made with other settings, or open."""
+    """State of each stage: done, begun, stale (made with other settings) or open."""
     current, results = bench.digests, read_results(bench.places)
     found: dict[str, State] = {}
     for name in bench.stages:
@@ -52,21 +52,21 @@ def _note(folder: Path) -> dict[str, Any]:
 
 
 def has_output(name: str, digest: str, places: Places) -> bool:
-    """Whether what a stage made lies on this machine."""
+    """Whether the finished output of a stage is on this machine."""
     note = _note(places.runs / name)
     return note.get("digest") == digest and bool(note.get("finished"))
 
 
 def chosen(bench: Bench, patterns: Sequence[str], *, again: bool = False) -> list[str]:
-    """Stages to run: those that match and have no result, and what they need and is not on this machine.
+    """Stages to run: matching stages without a result, and stages whose output they need and which is not here.
 
     Args:
         bench: the stages.
         patterns: globs over names; none: all stages.
-        again: also those that have a result, where nothing that they made is on this machine.
+        again: also matching stages with a result, if their output is not on this machine.
 
     Raises:
-        SystemExit: a pattern that matches nothing.
+        SystemExit: a pattern matches nothing.
     """
     for pattern in patterns:
         if not any(fnmatch(name, pattern) for name in bench.stages):
@@ -96,20 +96,20 @@ def run_stages(
     minutes: float | None = None,
     again: bool = False,
 ) -> bool:
-    """Run what is left to do.
+    """Run the stages that are left.
 
     Args:
         bench: the stages.
         patterns: globs over names; none: all stages.
-        jobs: stages at once, each with its share of the cores.
-        minutes: start no stage after so many.
+        jobs: number of concurrent stages, each with its share of the cores.
+        minutes: start no new stage after this time.
         again: see :func:`chosen`.
 
     Returns:
         Whether nothing is left.
 
     Raises:
-        SystemExit: a stage failed; those beside it end first.
+        SystemExit: a stage failed; concurrent stages end first.
         ValueError: several jobs in one process.
     """
     if jobs > 1 and bench.in_process:
@@ -148,13 +148,13 @@ def seconds_by_kind(results: Mapping[str, Mapping[str, Any]]) -> dict[str, float
 
 
 def clock(seconds: float | None) -> str:
-    """Seconds as minutes and seconds."""
+    """Format seconds as minutes and seconds."""
     return "?" if seconds is None else f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
 
 
 @contextmanager
 def _alone(runs: Path) -> Iterator[None]:
-    """Wait until no other process works in the folder; the system forgets the lock of one that dies."""
+    """Wait until no other process works in the folder; the system releases the lock of a process that dies."""
     runs.mkdir(parents=True, exist_ok=True)
     with (runs / ".lock").open("w") as lock:
         try:
@@ -166,16 +166,16 @@ def _alone(runs: Path) -> Iterator[None]:
 
 
 def run_stage(stage: Stage, digest: str, bench: Bench, jobs: int = 1) -> float:
-    """Run one stage and write its result; a stage that was cut off goes on.
+    """Run one stage and write its result; an interrupted stage continues.
 
     Args:
-        stage: what to run.
-        digest: digest of all that decides its result.
-        bench: where to run it.
-        jobs: stages that run at once; each has its share of the cores.
+        stage: the stage.
+        digest: digest of everything that determines its result.
+        bench: where it runs.
+        jobs: number of concurrent stages; each has its share of the cores.
 
     Returns:
-        Seconds it took.
+        Duration in seconds.
 
     Raises:
         SystemExit: a command failed; the end of its log is printed.
@@ -183,14 +183,14 @@ def run_stage(stage: Stage, digest: str, bench: Bench, jobs: int = 1) -> float:
     places = bench.places
     folder = places.runs / stage.name
     note = _note(folder)
-    # What was finished is begun anew: somebody removed its result.
+    # A finished stage starts again from scratch: it only gets here if its result was removed.
     resumed = note.get("digest") == digest and not note.get("finished")
     if not resumed:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         write_json(folder / NOTE, {"digest": digest, "finished": False})
     threads = None if jobs == 1 else str(max(1, (os.cpu_count() or 1) // jobs))
-    runs_from = commit()  # later ones are not what the commands below begin with
+    runs_from = commit()  # read before the commands start, because later commits are not what they run
     log = places.log(stage.name)
     log.parent.mkdir(parents=True, exist_ok=True)
     started = datetime.now(UTC).isoformat(timespec="seconds")
@@ -215,12 +215,12 @@ def run_stage(stage: Stage, digest: str, bench: Bench, jobs: int = 1) -> float:
     }  # fmt: skip
     write_json(places.result(stage.name), result)
     write_json(folder / NOTE, {"digest": digest, "finished": True})
-    shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # other stages start from the export
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # other stages only need the export
     return seconds
 
 
 def _run_apart(command: Command, log: int, threads: str | None) -> bool:
-    """Run a command in a process of its own, which ends with this one, with so many threads or as many as it likes."""
+    """Run a command in a subprocess that ends with this one; `threads`: number of threads, None for the default."""
     module, arguments = command
     environment = None if threads is None else {**os.environ, "OMP_NUM_THREADS": threads}
     process = subprocess.run(
@@ -231,13 +231,13 @@ def _run_apart(command: Command, log: int, threads: str | None) -> bool:
 
 
 def _end_with_parent() -> None:
-    """Ask Linux to kill this process when its parent dies, however that does: nobody else would stop its training."""
+    """Ask Linux to kill this process when its parent dies, even by SIGKILL; nothing else would stop its training."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, 9)  # PR_SET_PDEATHSIG, SIGKILL
 
 
 def _run_here(command: Command, log: int) -> bool:
-    """Run a command in this process, its output into the log."""
+    """Run a command in this process, with its output in the log."""
     module, arguments = command
     sys.stdout.flush()
     sys.stderr.flush()

@@ -1,4 +1,4 @@
-"""The stages of the miniature, made from its plan: what is run, from what, and the digest of all that decides it."""
+"""The stages of the miniature, built from its plan, with digests of everything that determines their results."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ Plan = Mapping[str, Any]
 FOLDER = Path("experiments/miniature")
 CONFIGS = FOLDER / "configs"
 BACKBONE = "backbone"
-"""Name of the run that is no run: the backbone as it is shipped."""
+"""Name of the untrained run: the backbone as shipped."""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A piece of work with one result.
+    """A unit of work with one result.
 
     Attributes:
-        name: such as ``sft-latent-s0``; also names its folder and its result file.
-        kind: what is done.
-        seed: seed of its run; None where there is none.
+        name: such as ``sft-latent-s0``; also the name of its folder and its result file.
+        kind: the kind of work.
+        seed: seed of its run; None without a seed.
         needs: names of the stages whose output it reads.
-        options: all that decides its result, beside `needs` and its configuration file.
+        options: everything that determines its result, besides `needs` and its configuration file.
     """
 
     name: str
@@ -41,20 +41,20 @@ class Stage:
 
     @property
     def config_file(self) -> Path | None:
-        """Configuration of the `futurel1` command; None where there is none."""
+        """Configuration file of the `futurel1` command; None if there is none."""
         name = {"sft": "sft", "rl": "rl", "test": "test", "controls": "test"}.get(self.kind)
         return None if name is None else CONFIGS / f"{name}.yaml"
 
 
 def load_plan(file: Path = FOLDER / "plan.yaml", *, quick: bool = False) -> dict[str, Any]:
-    """Read a plan; with `quick`, what stands under that name replaces the rest."""
+    """Read a plan; with `quick`, its section of that name overrides the rest."""
     plan: dict[str, Any] = yaml.safe_load(file.read_text(encoding="utf-8"))
     changes = plan.pop("quick", {})
     return merged(plan, changes) if quick else plan
 
 
 def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """A mapping with values replaced, key by key at every depth."""
+    """Merge changes into a mapping recursively."""
     both = dict(base)
     for name, value in changes.items():
         inner = both.get(name)
@@ -63,7 +63,7 @@ def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
 
 
 class _Builder:
-    """Adds stages on demand, each after those that it needs."""
+    """Adds stages on demand, after the stages that they need."""
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
@@ -138,7 +138,7 @@ class _Builder:
         return self.add(Stage(_named(f"test-{name}", own), "test", own, (*model, records), options))
 
     def studies(self, name: str, seed: int) -> None:
-        """The stages that look at the latents of a run."""
+        """Add the stages that examine the latents of a run."""
         test = self.stages[self.test(name, seed)]
         options = {**test.options, "interventions": list(self.plan["interventions"])}
         needs = (test.name, *test.needs)
@@ -153,16 +153,16 @@ def _named(name: str, seed: int | None) -> str:
 
 
 def shown_runs(plan: Plan) -> list[str]:
-    """Runs that a table shows, main rows first."""
+    """Runs shown in a table, main rows first."""
     names = [*plan["rows"], *(run for table in plan["ablations"].values() for run in table), *plan["controls"]]
     return list(dict.fromkeys(names))
 
 
 def build_stages(plan: Plan) -> dict[str, Stage]:
-    """All stages that the tables need, each after what it needs, seed by seed.
+    """All stages that the tables need, seed by seed, each after the stages that it needs.
 
     Raises:
-        ValueError: a run that is not in the plan, or one that would be made from itself.
+        ValueError: a run that is not in the plan, or that depends on itself.
     """
     builder = _Builder(plan)
     for seed in plan["seeds"]:
@@ -174,12 +174,12 @@ def build_stages(plan: Plan) -> dict[str, Stage]:
 
 
 def stages_testing(run: str, plan: Plan) -> list[str]:
-    """Names of the stages that test a run, one per seed; one in all for the backbone."""
+    """Names of the stages that test a run, one per seed; for the backbone only one."""
     return [f"test-{run}"] if run == BACKBONE else [_named(f"test-{run}", seed) for seed in plan["seeds"]]
 
 
 def with_needs(names: Iterator[str] | list[str], stages: Mapping[str, Stage]) -> list[str]:
-    """Some stages and all that they need, in the order of `stages`."""
+    """The given stages and all stages that they need, in the order of `stages`."""
     found: set[str] = set()
     left = list(names)
     while left:
@@ -194,7 +194,7 @@ def with_needs(names: Iterator[str] | list[str], stages: Mapping[str, Stage]) ->
 
 
 def config_of(stage: Stage) -> dict[str, Any]:
-    """Everything that decides a stage's result but its inputs: options, the configuration file, texts it names."""
+    """Everything that determines a stage's result, except its inputs: options, configuration, text files, weights."""
     file = stage.config_file
     settings = None if file is None else _parsed(file.read_text(encoding="utf-8"))
     config = {"kind": stage.kind, "seed": stage.seed, "options": stage.options, "settings": settings}
@@ -210,7 +210,7 @@ def digests(stages: Mapping[str, Stage]) -> dict[str, str]:
     """Digest of each stage, over its configuration and the digests of its inputs.
 
     Args:
-        stages: all of them, each after those that it needs.
+        stages: all stages, each after those that it needs.
     """
     found: dict[str, str] = {}
     for name, stage in stages.items():
@@ -221,12 +221,12 @@ def digests(stages: Mapping[str, Stage]) -> dict[str, str]:
 
 @cache
 def _parsed(text: str) -> Any:
-    """A configuration; not to be changed."""
+    """A parsed configuration; cached, so it must not be modified."""
     return yaml.safe_load(text)
 
 
 def _text_files(value: Any) -> Iterator[str]:
-    """Values that name a text file, such as a system prompt."""
+    """Yield values that name a text file, such as a system prompt."""
     if isinstance(value, Mapping):
         for inner in value.values():
             yield from _text_files(inner)
@@ -239,7 +239,7 @@ def _text_files(value: Any) -> Iterator[str]:
 
 @cache
 def weights_digest(backbone: str) -> str:
-    """Digest of a backbone's weights: those of a folder, or those that the library ships under a name."""
+    """Digest of a backbone's weights, in a folder or shipped with the library under this name."""
     import futurel1
 
     folder = Path(backbone) if Path(backbone).is_dir() else Path(futurel1.__file__).parent

@@ -60,20 +60,20 @@ def seed_mean(values: Sequence[float]) -> Mean:
 
 
 def paired_bootstrap(first: ArrayLike, second: ArrayLike, *, resamples: int = RESAMPLES, seed: int = 0) -> Difference:
-    """Difference of two means over the same questions, which are resampled; seeds are averaged before.
+    """Difference of two means over the same questions, which are resampled; seeds are averaged first.
 
     Args:
-        first: (seeds, questions) what each run scored on each question.
-        second: the same of the other, with as many questions; its number of seeds may differ.
-        resamples: how often the questions are resampled.
+        first: (seeds, questions) score of each run on each question.
+        second: the same for the other side, with as many questions; its number of seeds may differ.
+        resamples: number of resamples.
         seed: seed of the resampling.
 
     Returns:
-        The difference with its percentile interval. `p` is twice the smaller share of resamples on one side of zero, a
-        resample at zero counting for both, and never below ``2 / (resamples + 1)``.
+        The difference with its percentile interval. `p` is twice the smaller share of resamples on one side of zero,
+        where a resample at zero counts for both sides, and at least ``2 / (resamples + 1)``.
 
     Raises:
-        ValueError: other shapes.
+        ValueError: the shapes do not match.
     """
     one, other = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
     if one.ndim != 2 or other.ndim != 2 or one.shape[1] != other.shape[1] or 0 in (*one.shape, *other.shape):
@@ -83,7 +83,7 @@ def paired_bootstrap(first: ArrayLike, second: ArrayLike, *, resamples: int = RE
     counts = np.random.default_rng(seed).multinomial(number, np.full(number, 1 / number), size=resamples)
     means = counts @ gain / number
     low, high = np.quantile(means, [0.025, 0.975])
-    # Sums of shares such as 1/3 miss zero by rounding.
+    # The tolerance is for rounding: sums of shares such as 1/3 are not exactly zero.
     below, above = int((means <= 1e-12).sum()), int((means >= -1e-12).sum())
     p = min(1.0, 2 * (min(below, above) + 1) / (resamples + 1))
     return Difference(float(gain.mean()), float(low), float(high), p)

@@ -1,4 +1,4 @@
-"""What a stage does: the commands it runs and the numbers it leaves."""
+"""Work of a stage: the commands that it runs and the numbers in its result."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Command = tuple[str, list[str]]
 
 CLI = "futurel1.cli"
 GROUPS = (*SPLITS, MISMATCHED)
-"""Of candidates: those of each split that have their own clip, and the others."""
+"""Groups of candidates: by split those with their own clip, and all others."""
 NEEDS_LATENTS = ("mean", "noise", "other")
 CURVE_POINTS = 60
 CURVE = "reward/correct"
@@ -31,7 +31,7 @@ LOWER_IS_BETTER = ("loss", "ce", "latent", "kl", "grad_norm", "gap", "seconds")
 
 
 def commands(stage: Stage, places: Places) -> list[Command]:
-    """The commands of a stage, whose inputs are there."""
+    """The commands of a stage; its inputs must exist."""
     return {
         "world": _world, "split": _split, "probe": _probe, "curate": _curate, "records": _records, "sft": _sft,
         "rl": _rl, "test": _test, "controls": _controls, "retrieval": _retrieval,
@@ -39,7 +39,7 @@ def commands(stage: Stage, places: Places) -> list[Command]:
 
 
 def _options(options: Mapping[str, Any]) -> list[str]:
-    """Options of a command line; what is no text is written as JSON."""
+    """Build command-line options; values that are not strings are written as JSON."""
     return [
         word
         for name, value in options.items()
@@ -66,7 +66,7 @@ def _probe(stage: Stage, places: Places) -> list[Command]:
 
 
 def _curate(stage: Stage, places: Places) -> list[Command]:
-    # The choice is written where the probes are, and kept in a folder of its own at the same depth.
+    # `curate` writes its choice to the folder of the probes; `finish` copies it to this stage's folder, equally deep.
     records = str(places.runs / "split" / "candidates.jsonl")
     thresholds = {f"thresholds.{name}": value for name, value in stage.options.items()}
     options = {"out": str(places.runs / "probe"), "mode": "merge", **thresholds}
@@ -94,7 +94,7 @@ def _records(stage: Stage, places: Places) -> list[Command]:
 
 
 def record_file(stage: str, places: Places) -> Path:
-    """The records that a stage made to train on."""
+    """File of training records that a stage made."""
     return places.runs / stage / ("curated.jsonl" if stage == "curate" else "records.jsonl")
 
 
@@ -116,7 +116,7 @@ def _fit(stage: Stage, places: Places, options: Mapping[str, Any]) -> list[Comma
 
 def _sft(stage: Stage, places: Places) -> list[Command]:
     source = stage.needs[0]
-    validation = places.runs / source / "validation.jsonl"  # without hints, where the records have none
+    validation = places.runs / source / "validation.jsonl"  # exists only for records without hints
     if not validation.is_file():
         validation = places.runs / "split" / "validation.jsonl"
     options = {"data.init_args.train": str(record_file(source, places)), "data.init_args.val": str(validation)}
@@ -127,7 +127,7 @@ def _sft(stage: Stage, places: Places) -> list[Command]:
 
 
 def scaled_steps(stage: Stage, places: Places) -> int:
-    """Optimizer steps in which records without hints have as many trained tokens as those with hints."""
+    """Optimizer steps after which records without hints have trained as many tokens as those with hints."""
     numbers = json.loads((places.runs / stage.needs[0] / "numbers.json").read_text(encoding="utf-8"))
     steps: int = stage.options["set"]["trainer.max_steps"]
     scale: float = numbers["tokens_with_hints"] / numbers["tokens"]
@@ -145,7 +145,7 @@ def _rl(stage: Stage, places: Places) -> list[Command]:
 
 
 def question_file(stage: Stage, places: Places) -> Path:
-    """The records that a test asks."""
+    """File of records that a test asks about."""
     test = stage.options["records"] == "test"
     return places.runs / ("world/test.jsonl" if test else "split/validation.jsonl")
 
@@ -175,7 +175,7 @@ def _controls(stage: Stage, places: Places) -> list[Command]:
     made = []
     for kind in stage.options["interventions"]:
         if kind in NEEDS_LATENTS and not imagined:
-            continue  # there are none to take the mean of, or to exchange
+            continue  # there are no latents to average or exchange
         extra = {"model.init_args.intervention": kind}
         if kind in NEEDS_LATENTS:
             extra["model.init_args.latent_bank"] = str(places.runs / test)
@@ -201,7 +201,7 @@ def _retrieval(stage: Stage, places: Places) -> list[Command]:
 
 
 def finish(stage: Stage, places: Places) -> dict[str, Any]:
-    """The numbers of a stage whose commands have ended."""
+    """The result numbers of a stage whose commands have ended."""
     folder = places.runs / stage.name
     if stage.kind == "world":
         return {name: len(read_lines(folder / f"{name}.jsonl")) for name in ("train", "test", "rl")}
@@ -225,16 +225,16 @@ def finish(stage: Stage, places: Places) -> dict[str, Any]:
 
 
 def _probed(folder: Path, candidates: Path, rollouts: int) -> dict[str, Any]:
-    """Number of candidates, and the share of right responses, without hints and with them.
+    """Number of candidates, and share of correct responses without and with hints, by group.
 
-    Of each split those with their own clip, then those with the clip of another.
+    The groups are the splits, for candidates with their own clip, and the candidates with another's clip.
     """
     from futurel1.curation.results import PROBED, ProbeFolder
     from futurel1.data import open_records
 
     source = open_records(candidates)
     probes = ProbeFolder(folder, source.id, len(source))
-    probes.settings()  # which every line has to name
+    probes.settings()  # sets the digest that every line must match
     table = probes.table()
     probed = (table.status == PROBED).nonzero()[0]
     records = read_lines(candidates)
@@ -257,7 +257,7 @@ def _counted(groups: Sequence[str]) -> dict[str, int]:
 
 
 def fit_metrics(file: Path, *, with_curve: bool) -> dict[str, Any]:
-    """Last and best logged values of a run; with a curve, the share of right rollouts over the steps."""
+    """Last and best logged values of a run; with a curve, the share of correct rollouts over the steps."""
     with file.open(newline="", encoding="utf-8") as stream:
         rows = list(csv.DictReader(stream))
     logged: dict[str, list[tuple[int, float]]] = {}
@@ -281,7 +281,7 @@ def fit_metrics(file: Path, *, with_curve: bool) -> dict[str, Any]:
 
 
 def thinned(points: Sequence[Point], most: int) -> list[Point]:
-    """At most so many points, evenly taken, the first and the last among them."""
+    """At most `most` points, evenly spaced, including the first and the last."""
     if len(points) <= most:
         return list(points)
     return [points[round(place * (len(points) - 1) / (most - 1))] for place in range(most)]
@@ -301,7 +301,7 @@ def right(prediction: Mapping[str, Any]) -> bool:
 
 
 def answers(folder: Path, file: Path) -> dict[str, Any]:
-    """Accuracy and use of tokens and latents per split, and which questions were answered rightly, in their order."""
+    """Accuracy and use of tokens and latents per split, and correctness of each question in order."""
     questions = read_lines(file)
     lines = _predictions(folder, questions)
     correct = [right(line) for line in lines]
@@ -320,7 +320,7 @@ def answers(folder: Path, file: Path) -> dict[str, Any]:
 
 
 def control_metrics(stage: Stage, places: Places) -> dict[str, Any]:
-    """Per intervention its effect on the answers; None for those that need latents where there are none."""
+    """Effect of each intervention on the answers; None for interventions that need latents if there are none."""
     from futurel1.metrics.functional import intervention_effect
 
     questions = read_lines(question_file(stage, places))

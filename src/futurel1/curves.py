@@ -1,12 +1,13 @@
-"""Training curves as one picture, from the metrics that Lightning's CSVLogger leaves in a run folder."""
+"""Training curves as one picture, from the metrics that Lightning's CSVLogger writes into a run folder."""
 
 from __future__ import annotations
 
 import csv
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +17,7 @@ from futurel1.errors import ConfigError, MissingFileError
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["Curves", "curves"]
+__all__ = ["Curves", "Ends", "curves"]
 
 METRICS_FILE = "metrics.csv"
 STAGES = ("train", "val", "test")
@@ -36,9 +37,9 @@ AXIS_LABELS = {
 }
 PANEL_ORDER = {name: position for position, name in enumerate(AXIS_LABELS)}
 LOG_FAMILIES = {"loss", "ce", "latent", "kl", "grad_norm"}
-LOG_RATIO = 5  # a log axis pays when the largest value is at least this many times the smallest
-SMOOTH_FROM = 60  # points from which a running mean is drawn over the raw values
-MARK_UP_TO = 40  # points up to which each is marked
+LOG_RATIO = 5  # use a log axis if the largest value is at least this many times the smallest
+SMOOTH_FROM = 60  # number of points from which a running mean is drawn over the raw values
+MARK_UP_TO = 40  # number of points up to which each is marked
 COLUMNS = 3
 PANEL = (4.0, 2.9)  # width and height of a panel with its labels, inches
 MARGINS = {"left": 0.95, "right": 0.15, "bottom": 0.6, "top": 0.35}  # of a panel, around its axes; inches
@@ -54,29 +55,51 @@ class Curve:
     values: list[float] = field(default_factory=list)
 
 
+class Ends(NamedTuple):
+    """How a curve began and ended: means over its first and its last twentieth, if it is long.
+
+    Attributes:
+        first: mean of the first values.
+        last: mean of the last values.
+        points: number of values that each is the mean of.
+    """
+
+    first: float
+    last: float
+    points: int
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Self:
+        """Summarize a curve; of a short one, the first and the last value."""
+        points = max(1, len(values) // 20) if len(values) >= SMOOTH_FROM else 1
+        return cls(float(np.mean(values[:points])), float(np.mean(values[-points:])), points)
+
+
 @dataclass(frozen=True)
 class Curves:
-    """What came of drawing the curves of a run.
+    """Result of drawing the curves of a run.
 
     Attributes:
         picture: the PNG.
-        values: metric to its first and its last value.
+        values: metric to how it began and ended.
     """
 
     picture: Path
-    values: dict[str, tuple[float, float]]
+    values: dict[str, Ends]
 
     def __str__(self) -> str:
-        lines = [f"{'metric':<28}{'first':>12}{'last':>12}"]
-        lines += [f"{name:<28}{first:>12.4g}{last:>12.4g}" for name, (first, last) in self.values.items()]
+        lines = [f"{'metric':<28}{'first':>12}{'last':>12}  each is"]
+        for name, (first, last, points) in self.values.items():
+            each = "one value" if points == 1 else f"the mean of {points} batches"
+            lines.append(f"{name:<28}{first:>12.4g}{last:>12.4g}  {each}")
         return "\n".join([*lines, str(self.picture)])
 
 
 def curves(run: str | Path, out: str | Path | None = None) -> Curves:
     """Draw the training curves of a run as a PNG: one panel per metric, training and validation together.
 
-    Values that are not finite are left out and counted in the panel. Loss-like metrics get a logarithmic axis where
-    their values span enough. Long training curves are drawn faintly under their running mean.
+    Values that are not finite are left out and counted in the panel. Loss-like metrics get a logarithmic axis if their
+    values span a large enough range. Long training curves are drawn faintly under their running mean.
 
     Args:
         run: Run folder, searched for metrics.csv (the newest, if there are several), or such a file.
@@ -86,7 +109,7 @@ def curves(run: str | Path, out: str | Path | None = None) -> Curves:
         The picture, and the first and last value of each metric.
 
     Raises:
-        MissingFileError: The run folder is not there, or nothing in it is named `metrics.csv`.
+        MissingFileError: The run folder does not exist, or holds no file named `metrics.csv`.
         ConfigError: The file has no rows, no `step` column, no metrics or an unreadable value; or matplotlib is not
             installed.
     """
@@ -97,7 +120,7 @@ def curves(run: str | Path, out: str | Path | None = None) -> Curves:
     target.parent.mkdir(parents=True, exist_ok=True)
     _draw(families, folder.resolve().name, target)
     values = {
-        f"{stage}/{family}" if stage else family: (curve.values[0], curve.values[-1])
+        f"{stage}/{family}" if stage else family: Ends.of(curve.values)
         for family, stages in families.items()
         for stage, curve in stages.items()
     }
@@ -119,7 +142,7 @@ def _find_metrics(run: Path) -> Path:
 
 
 def _read_families(path: Path) -> dict[str, dict[str, Curve]]:
-    """Family (such as `loss`) to stage (`train`, `val`, `test` or none) to curve."""
+    """Read the curves, by family (such as `loss`) and stage (`train`, `val`, `test` or none)."""
     with path.open(newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)
         names = list(reader.fieldnames or [])
@@ -131,7 +154,7 @@ def _read_families(path: Path) -> dict[str, dict[str, Curve]]:
 
     families: dict[str, dict[str, Curve]] = {}
     for name in names:
-        # With on_step and on_epoch Lightning logs a metric twice; the finer curve says it all.
+        # With on_step and on_epoch Lightning logs a metric twice; the curve over steps has all the information.
         if name in ("step", "epoch") or (name.endswith("_epoch") and f"{name.removesuffix('_epoch')}_step" in names):
             continue
         curve = Curve()
@@ -150,7 +173,7 @@ def _read_families(path: Path) -> dict[str, dict[str, Curve]]:
 
 
 def _number(text: str | None, path: Path, line: int, column: str) -> float:
-    """A cell as a number."""
+    """Convert a cell to a number."""
     try:
         return float(text or "")
     except ValueError as error:
@@ -172,7 +195,7 @@ def _draw(families: dict[str, dict[str, Curve]], title: str, target: Path) -> No
     figure = Figure(figsize=(width, height), dpi=150, facecolor="white")
     FigureCanvasAgg(figure)
     figure.suptitle(title, fontsize=13, fontweight="bold", color=INK, y=1 - TITLE / 2 / height, va="center")
-    # Margins by hand: a layout engine lays out all text twice more, and a run of RL has sixty panels.
+    # Fixed margins, because a layout engine would lay out all text twice more, and a run of RL has sixty panels.
     across, down = MARGINS["left"] + MARGINS["right"], MARGINS["bottom"] + MARGINS["top"]
     figure.subplots_adjust(
         left=MARGINS["left"] / width,
@@ -191,7 +214,7 @@ def _draw(families: dict[str, dict[str, Curve]], title: str, target: Path) -> No
 
 
 def _draw_panel(panel: Axes, name: str, stages: dict[str, Curve]) -> None:
-    """One metric family: every stage in its colour."""
+    """Draw one metric family, with each stage in its colour."""
     from matplotlib.ticker import LogLocator
 
     finite_values = []
@@ -234,7 +257,7 @@ def _draw_panel(panel: Axes, name: str, stages: dict[str, Curve]) -> None:
 
 
 def _running_mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Centred mean over a twentieth of the curve; the window is cut off at both ends."""
+    """Centred mean over a twentieth of the curve; the window is truncated at both ends."""
     reach = max(1, len(values) // 40)
     total = np.concatenate([[0.0], np.cumsum(values)])
     index = np.arange(len(values))

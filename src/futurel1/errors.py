@@ -1,4 +1,4 @@
-"""Errors a user can act on: each says what was given, where, and what to do."""
+"""Errors that a user can act on: each says what was given, where, and what to do."""
 
 
 class FutureL1Error(Exception):
@@ -6,11 +6,11 @@ class FutureL1Error(Exception):
 
 
 class ConfigError(FutureL1Error, ValueError):
-    """A setting, or a combination of settings, that cannot work."""
+    """An invalid setting or combination of settings."""
 
 
 class CheckpointError(FutureL1Error, ValueError):
-    """A checkpoint, tokenizer or configuration that does not fit what was asked of it."""
+    """A checkpoint, tokenizer or configuration that does not suit its use."""
 
 
 class BatchError(FutureL1Error, ValueError):

@@ -1,7 +1,7 @@
-"""Files that are written whole or not at all.
+"""Writing files atomically.
 
-A killed run, a full disk or a second writer never leaves half a file under the name that others read: the contents go
-to a temporary file in the same folder, which then takes that name.
+A killed run, a full disk or a second writer never leaves a partial file under the final name: the contents go to a
+temporary file in the same folder, which is then renamed.
 """
 
 import os
@@ -16,14 +16,14 @@ __all__ = ["replacing", "write_first", "write_whole"]
 
 @contextmanager
 def replacing(file: Path) -> Iterator[Path]:
-    """Give the path of an empty temporary file beside `file`, and rename it to `file` when the block ends well.
+    """Yield the path of an empty temporary file beside `file`, and rename it to `file` if the block succeeds.
 
-    When the block or the rename fails, the temporary file is removed and `file` stays as it was. Several writers may
-    replace a file at once: the last rename counts. The permissions are those that `file.open("wb")` would leave,
+    If the block or the rename fails, the temporary file is removed and `file` stays as it was. Several writers may
+    replace a file at the same time: the last rename wins. The permissions are those that `file.open("wb")` would leave,
     whatever the block sets.
 
     Args:
-        file: the file to replace or to make; its folder has to be there.
+        file: the file to replace or to create; its folder must exist.
     """
     with _beside(file) as partial:
         mode = (file if file.is_file() else partial).stat().st_mode
@@ -33,21 +33,21 @@ def replacing(file: Path) -> Iterator[Path]:
 
 
 def set_mode(file: Path, mode: int) -> None:
-    """Set permissions, where the file system has them; safetensors lets nobody else read what it writes.
+    """Set permissions if the file system has them; safetensors lets only the owner read the files that it writes.
 
     Args:
         file: the file.
-        mode: permission bits; others are left out.
+        mode: permission bits; other bits are ignored.
     """
     with suppress(OSError):
         file.chmod(stat.S_IMODE(mode))
 
 
 def write_whole(file: Path, data: bytes | str) -> None:
-    """Write a file at once; see :func:`replacing`.
+    """Write a file atomically; see :func:`replacing`.
 
     Args:
-        file: the file to replace or to make; its folder has to be there.
+        file: the file to replace or to create; its folder must exist.
         data: its contents; text is encoded as UTF-8.
     """
     with replacing(file) as partial:
@@ -55,10 +55,10 @@ def write_whole(file: Path, data: bytes | str) -> None:
 
 
 def write_first(file: Path, data: bytes) -> None:
-    """Write a file unless it is there, and see it to the disk. Of several writers at once the first one counts.
+    """Write a file unless it exists, and sync it to disk. If there are several writers, the first one wins.
 
     Args:
-        file: the file to make; its folder has to be there.
+        file: the file to create; its folder must exist.
         data: its contents.
     """
     with _beside(file) as partial:
@@ -72,9 +72,9 @@ def write_first(file: Path, data: bytes) -> None:
 
 @contextmanager
 def _beside(file: Path) -> Iterator[Path]:
-    """An empty file in the folder of `file` under a name of its own; removed at the end, if it is still there."""
-    # Not the process id: machines that share the folder may have the same one. Cut, because file systems allow 255
-    # bytes for a name.
+    """An empty file with a unique name in the folder of `file`; removed at the end if it still exists."""
+    # A UUID instead of the process id, which machines that share the folder may have in common. The name is cut because
+    # file systems allow 255 bytes.
     partial = file.with_name(f".{file.name[:50]}.{uuid.uuid4().hex}.part")
     try:
         partial.touch(exist_ok=False)

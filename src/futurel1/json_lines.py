@@ -1,4 +1,4 @@
-"""JSON Lines files that a run appends to, and that a run which was killed leaves with half a line at the end."""
+"""JSON Lines files that a run appends to; a killed run leaves them with an incomplete last line."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -12,13 +12,13 @@ __all__ = ["drop_cut_line", "json_line", "written_ids"]
 
 
 def json_line(record: Mapping[str, Any], default: Callable[[Any], Any] | None = None) -> bytes:
-    """A record as one line of UTF-8.
+    """Encode a record as one line of UTF-8.
 
-    Half a surrogate pair, which UTF-8 cannot hold, becomes a JSON escape, so that it is read as what it was.
+    A lone surrogate, which UTF-8 cannot hold, becomes a JSON escape, so that reading restores it.
 
     Args:
         record: the record.
-        default: what to write of a value that JSON does not have.
+        default: converts a value that JSON lacks.
 
     Raises:
         TypeError, ValueError: JSON cannot hold a value or a key.
@@ -27,16 +27,16 @@ def json_line(record: Mapping[str, Any], default: Callable[[Any], Any] | None = 
 
 
 def written_ids(file: Path) -> list[str]:
-    """`id` of every complete line of a file.
+    """Read the `id` of every complete line of a file.
 
     Raises:
-        RecordError: a line that is no record; names the file and the line.
+        RecordError: a line is not a record with an id; the message names the file and the line.
     """
     found = []
-    # Bytes, because texts may hold other characters that end a line for `str`.
+    # Split bytes, because `str` would also split at other line-ending characters within texts.
     for number, line in enumerate(file.read_bytes().splitlines(keepends=True), 1):
         if not line.endswith(b"\n"):
-            continue  # being written, or cut off
+            continue  # incomplete: being written, or cut off
         try:
             found.append(str(json.loads(line)["id"]))
         except (ValueError, KeyError, TypeError) as error:

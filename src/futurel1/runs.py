@@ -1,4 +1,4 @@
-"""What a run folder, a checkpoint or a name means as a model: where its weights come from, and how they are loaded."""
+"""Resolve run folders, checkpoints and names to weights, and load models from them."""
 
 import logging
 import os
@@ -23,7 +23,7 @@ EXPORT_FOLDER = "huggingface"
 def load_reasoner(
     model: str, *, dtype: Dtype = "auto", device: str = "auto", attn_implementation: str = "sdpa"
 ) -> LatentReasoner:
-    """Load a model that decodes onto its device, in eval mode; each process of a launcher has a GPU of its own.
+    """Load a model for decoding onto its device, in eval mode; each process of a launcher gets its own GPU.
 
     Args:
         model: run folder, checkpoint folder, hub name, ``tiny`` or ``tiny-random``.
@@ -33,8 +33,8 @@ def load_reasoner(
 
     Raises:
         ConfigError: an unknown dtype, a device that does not work, or a model without a tokenizer.
-        CheckpointError: a run that has no Hugging Face export, or a damaged checkpoint.
-        MissingFileError: no such model.
+        CheckpointError: a run without a Hugging Face export, or a damaged checkpoint.
+        MissingFileError: there is no such model.
     """
     place = usable_device(device, f"cuda:{os.environ.get('LOCAL_RANK', '0')}")
     name = ("bfloat16" if place.startswith("cuda") else "float32") if dtype == "auto" else dtype
@@ -50,14 +50,14 @@ def load_reasoner(
 
 
 def usable_device(device: str, cuda: str = "cuda") -> str:
-    """The device that an option `--device` means, tried out.
+    """Resolve an option `--device` to a device, and check that it works.
 
     Args:
-        device: name of a device; ``auto``: a GPU where there is one, else the CPU.
-        cuda: which GPU ``auto`` and ``cuda`` mean.
+        device: name of a device; ``auto``: a GPU if there is one, else the CPU.
+        cuda: the GPU to use for ``auto`` and ``cuda``.
 
     Raises:
-        ConfigError: no such device, or none that works.
+        ConfigError: there is no such device, or it does not work.
     """
     if device == "auto":
         device = cuda if torch.cuda.is_available() else "cpu"
@@ -74,9 +74,9 @@ def usable_device(device: str, cuda: str = "cuda") -> str:
 
 
 def start_checkpoint(init_from: str | None) -> Path | None:
-    """The Lightning checkpoint that `init_from` means; None when it means a Hugging Face folder, or nothing.
+    """The Lightning checkpoint that `init_from` refers to; None if it is a Hugging Face folder or None.
 
-    A run folder without an export (a run that was killed) stands for its newest checkpoint.
+    For a run folder without an export (of a killed run), this is its newest checkpoint.
     """
     if init_from is None:
         return None
@@ -88,7 +88,7 @@ def start_checkpoint(init_from: str | None) -> Path | None:
 
 
 def start_folder(backbone: str, init_from: str | None) -> str:
-    """Where configuration, processor and (without a checkpoint) weights come from."""
+    """Folder or name that configuration, processor and (without a checkpoint) weights come from."""
     if init_from is None or start_checkpoint(init_from) is not None:
         return backbone
     export = Path(init_from) / EXPORT_FOLDER
@@ -96,10 +96,10 @@ def start_folder(backbone: str, init_from: str | None) -> str:
 
 
 def exported_folder(backbone: str, init_from: str | None) -> str:
-    """As :func:`start_folder`, for what only decodes and reads no Lightning checkpoints.
+    """Like :func:`start_folder`, for callers that only decode and cannot read Lightning checkpoints.
 
     Raises:
-        CheckpointError: `init_from` has weights in a Lightning checkpoint only.
+        CheckpointError: `init_from` has its weights only in a Lightning checkpoint.
     """
     checkpoint = start_checkpoint(init_from)
     if checkpoint is not None:
@@ -111,17 +111,17 @@ def exported_folder(backbone: str, init_from: str | None) -> str:
 
 
 def newest_checkpoint(run: Path) -> Path:
-    """The readable checkpoint of a run folder that was written last; damaged newer ones are named in the log.
+    """The newest readable checkpoint of a run folder; damaged newer ones are logged.
 
     Raises:
-        MissingFileError: there is none.
-        CheckpointError: there are some, all damaged.
+        MissingFileError: there is no checkpoint.
+        CheckpointError: all checkpoints are damaged.
     """
     found = sorted((run / "checkpoints").glob("*.ckpt"), key=lambda file: file.stat().st_mtime_ns, reverse=True)
     if not found:
         raise MissingFileError(f"{run}/checkpoints has no *.ckpt; the run ended before its first checkpoint")
     for file in found:
-        # A file that was cut off has lost the directory at the end of its archive; a sharded one its metadata.
+        # A truncated file lacks the directory at the end of its zip archive; a sharded checkpoint its metadata.
         if (file / ".metadata").is_file() if file.is_dir() else zipfile.is_zipfile(file):
             return file
         logger.warning("%s is damaged (the run was killed while it was written?): trying an older checkpoint", file)

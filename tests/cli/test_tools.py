@@ -62,7 +62,7 @@ def test_results_as_json_and_options_from_a_file(tmp_path: Path, capsys: pytest.
     (tmp_path / "options.yaml").write_text(f"run: {tmp_path}\nout: {tmp_path}/drawn.png\n")
     main(["curves", str(tmp_path), "--config", str(tmp_path / "options.yaml"), "--json"])
     made = json.loads(capsys.readouterr().out)
-    assert made == {"picture": f"{tmp_path}/drawn.png", "values": {"train/loss": [2.0, 1.0]}}
+    assert made == {"picture": f"{tmp_path}/drawn.png", "values": {"train/loss": [2.0, 1.0, 1]}}
     assert (tmp_path / "drawn.png").read_bytes().startswith(b"\x89PNG")
     main(["curves", str(tmp_path)])
     assert capsys.readouterr().out.splitlines()[-1] == f"{tmp_path}/curves.png"

@@ -12,7 +12,7 @@ from futurel1.cli import main, make_cli
 from futurel1.worlds import write_world
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").rglob("*.yaml"))
-README = Path(__file__).parents[2] / "README.md"
+PAGE = Path(__file__).parents[2] / "docs" / "configurations.md"
 
 
 def name(path: Path) -> str:
@@ -25,7 +25,7 @@ def test_there_are_configs() -> None:
 
 @pytest.mark.parametrize("path", CONFIGS, ids=name)
 def test_config_is_in_the_readme_table(path: Path) -> None:
-    assert f"configs/{name(path)}" in README.read_text()
+    assert f"configs/{name(path)}" in PAGE.read_text()
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=name)
@@ -61,17 +61,10 @@ def test_paper_run_has_the_papers_numbers() -> None:
 def test_tiny_predict_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     write_world(Path("runs/world"), train=1, test=4, progress=False)
-    config = CONFIGS[[name(path) for path in CONFIGS].index("tiny/predict.yaml")]
-    quick = [
-        "--model.init_args.sampling.max_new_tokens",
-        "8",
-        "--data.init_args.num_workers",
-        "0",
-        "--run_name",
-        "tiny",
-    ]
-    main(["predict", "--config", str(config), *quick])
-    assert len((tmp_path / "runs" / "tiny" / "predictions.jsonl").read_text().splitlines()) == 4
+    quick = ["--model.init_args.sampling.max_new_tokens", "8", "--data.init_args.num_workers", "0"]
+    main(["predict", "--config", "tiny/predict", *quick])  # by its name, after which the run is named
+    (run,) = (tmp_path / "runs").glob("predict-*")
+    assert len((run / "predictions.jsonl").read_text().splitlines()) == 4
 
 
 @pytest.mark.slow

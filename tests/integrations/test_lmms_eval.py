@@ -20,6 +20,7 @@ from PIL import Image
 from futurel1.data import Frame, PromptBatch, Sample, Turn
 from futurel1.data.chat import ChatEncoder
 from futurel1.data.collate import Fetched
+from futurel1.data.encoded import EncodedSample
 from futurel1.data.prompts import PromptCollator
 from futurel1.errors import ConfigError, RecordError
 from futurel1.integrations import lmms_eval as integration
@@ -169,20 +170,22 @@ def test_answers_come_in_order_and_do_not_depend_on_the_batch(model: Any, pictur
 def test_visuals_reach_the_model(model: Any, picture: Image.Image, clip: Path, tmp_path: Path) -> None:
     picture.save(tmp_path / "a.png")
     for visuals, expected in (([picture], "pixel_values"), ([str(clip)], "pixel_values_videos")):
-        encoded = model._encode(model._reader().query(_request(0, visuals).args))
+        encoded = _encoded(model, _request(0, visuals))
         assert getattr(encoded, expected) is not None
-    opened, path = (
-        model._encode(model._reader().query(_request(0, [visual]).args))
-        for visual in (picture, str(tmp_path / "a.png"))
-    )
+    opened, path = (_encoded(model, _request(0, [visual])) for visual in (picture, str(tmp_path / "a.png")))
     assert torch.equal(opened.pixel_values, path.pixel_values)
     with pytest.raises(RecordError, match="task/test:0: dict"):
         model.generate_until([_request(0, [{"type": "video", "path": str(clip), "video_start": 1}])])
 
 
+def _encoded(model: Any, request: _Instance) -> EncodedSample:
+    query = model._reader().query(request.args)
+    return model.predictor.encoder.encode_prompt(Sample(query.name, query.turns, None, {}))
+
+
 def _prompt(model: Any, request: _Instance) -> PromptBatch:
-    sample = model._encode(model._reader().query(request.args))
-    return PromptCollator(model.encoder.pad_token_id)([Fetched([sample], [])])
+    sample = _encoded(model, request)
+    return PromptCollator(model.predictor.encoder.pad_token_id)([Fetched([sample], [])])
 
 
 def test_responses_are_what_the_reasoner_says(make: Callable[..., Any], picture: Image.Image) -> None:
@@ -292,15 +295,15 @@ def test_loglikelihood_is_the_loss_of_the_continuation(model: Any, picture: Imag
     ids, expected = prompt.input_ids, []
     for token in model.tokenizer(" zebra crossing", add_special_tokens=False)["input_ids"]:
         with torch.no_grad():
-            hidden = model.reasoner(ids, torch.ones_like(ids), model.reasoner.encode(prompt))
-            expected.append(-float(model.reasoner.logits(hidden[0, -1]).log_softmax(dim=-1)[token]))
+            hidden = model.predictor.reasoner(ids, torch.ones_like(ids), model.predictor.reasoner.encode(prompt))
+            expected.append(-float(model.predictor.reasoner.logits(hidden[0, -1]).log_softmax(dim=-1)[token]))
         ids = torch.cat([ids, torch.tensor([[token]])], dim=1)
     assert len(expected) > 1
     assert losses[2][0] == pytest.approx(sum(expected) / len(expected), abs=1e-4)
 
 
 def test_loglikelihood_knows_what_greedy_decoding_writes(model: Any) -> None:
-    rollout = model.reasoner.generate(_prompt(model, _request(0, None)), max_new_tokens=1)
+    rollout = model.predictor.reasoner.generate(_prompt(model, _request(0, None)), max_new_tokens=1)
     text = model.tokenizer.decode(rollout.responses[0])
     (loss, is_greedy), (_, other) = model.loglikelihood(
         [_Instance(("Question 0?", text)), _Instance(("Question 0?", " zebra"))]

@@ -111,6 +111,10 @@ def test_a_saved_folder_is_read_by_its_arrow_files(tmp_path: Path, monkeypatch: 
     builder, kwargs = dataset_source("BENCH")
     assert builder == "arrow"
     assert kwargs["data_files"]["test"] == [str(folder / "test" / "data-00000-of-00001.arrow")]
+    (tmp_path / "shouted").mkdir()
+    (tmp_path / "shouted" / "Q.JSON").touch()
+    monkeypatch.setenv("BENCH", str(tmp_path / "shouted"))
+    assert dataset_source("BENCH") == ("json", {"data_files": {"test": [str(tmp_path / "shouted" / "Q.JSON")]}})
     monkeypatch.setenv("BENCH", str(tmp_path / "empty"))
     (tmp_path / "empty").mkdir()
     with pytest.raises(ConfigError, match="no files"):

@@ -400,7 +400,7 @@ def test_bfloat16_at_far_positions_equals_the_stock_model(released):
 # ---------------------------------------------------------------------- saving
 
 
-FILES = {".json", ".safetensors", ".jinja", ".txt"}
+FILES = {".json", ".md", ".safetensors", ".jinja", ".txt"}
 
 
 def stock_without_complaints(folder: Path):

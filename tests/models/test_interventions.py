@@ -16,6 +16,7 @@ from futurel1.models import (
     SpanBudget,
     ZeroLatents,
 )
+from futurel1.models.interventions import make_intervention
 from futurel1.models.policies import DeterministicLatents, GaussianLatents, VonMisesFisherLatents
 from rounding import assert_same_but_rounding
 
@@ -395,6 +396,19 @@ def test_what_an_intervention_returns_is_checked(family, prompt):
 
     with pytest.raises(ConfigError, match="Short returned latents of shape"):
         sample(family.reasoner, prompt, force_start=True, intervention=Short())
+
+
+def test_interventions_by_name():
+    bank = random_bank(8)
+    assert make_intervention("none", None, 0) is None
+    assert make_intervention("markers", None, 0) is None
+    for kind, made in (("zero", ZeroLatents), ("mean", MeanLatents), ("noise", NoiseLatents), ("other", OtherLatents)):
+        assert type(make_intervention(kind, bank, 0)) is made
+        if kind != "zero":
+            with pytest.raises(ConfigError, match=f"'{kind}' needs a bank"):
+                make_intervention(kind, None, 0)
+    with pytest.raises(ConfigError, match=r"must be one of .* got 'others'"):
+        make_intervention("others", bank, 0)
 
 
 def test_half_precision_is_kept():

@@ -1,4 +1,4 @@
-"""Names the nested key for a key that used to be flat, before jsonargparse says that it knows no such option."""
+"""Names the nested key for a formerly flat key, before jsonargparse reports an unknown option."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
@@ -25,14 +25,14 @@ NESTED = {
     },
     "LatentPredictor": _under("sampling", SamplingSettings),
 }
-"""Per class, the flat keys of version 0.1 and where their values belong now."""
+"""For each class, the flat keys of version 0.1 and the nested keys that replace them."""
 
 
 def refuse_flat_keys(args: Sequence[str]) -> None:
     """Raise a `ConfigError` for the first flat key of a class whose settings are nested.
 
     Args:
-        args: command line of a Trainer command, without the program's name; files after ``--config`` are read.
+        args: command line of a Trainer command, without the program's name; files given by ``--config`` are read.
     """
     model, keys = "", list[str]()
     for name, value in _options(args):
@@ -61,7 +61,7 @@ def _options(args: Sequence[str]) -> Iterator[tuple[str, str]]:
 
 
 def _keys_of(file: Path) -> tuple[str, list[str]]:
-    """Class and keys of the model that a configuration file names; what cannot be read is left to jsonargparse."""
+    """Class and keys of the model in a configuration file; unreadable files are left to jsonargparse."""
     try:
         config: Any = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError):

@@ -1,4 +1,4 @@
-"""The command `futurel1`: a Trainer's `fit`, `validate`, `test`, `predict`, and the library's own tools."""
+"""The command `futurel1`: a Trainer's `fit`, `validate`, `test` and `predict`, and the library's own tools."""
 
 import argparse
 import logging
@@ -20,7 +20,7 @@ def _overview() -> str:
     lines += [
         "",
         "options of every command that runs a Trainer:",
-        "  --config FILE       settings; print all of them with --print_config",
+        "  --config FILE       settings, or a name that `futurel1 configs` lists; --print_config prints them all",
         "  --run_name NAME     name of the run folder under --runs_dir (default: config name and time)",
         "  --resume RUN        fit: continue the run in folder RUN where its last checkpoint was taken;",
         "                      predict: go on with the records that have no prediction yet",
@@ -33,7 +33,7 @@ def _overview() -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    """What is read before a command is known; its own parser needs imports of seconds."""
+    """Light parser that finds the command; the command's own parser needs imports that take seconds."""
     parser = argparse.ArgumentParser(
         "futurel1",
         usage="futurel1 COMMAND [options]      futurel1 COMMAND --help",
@@ -64,11 +64,11 @@ def main(args: Sequence[str] | None = None) -> None:
     """Run a command.
 
     Args:
-        args: command line without the program's name; None: the process's own.
+        args: command line without the program's name; None: that of the process.
 
     Raises:
-        SystemExit: 1 for an error that a user can act on, after one line on standard error; 2 for a command line that
-            cannot be read.
+        SystemExit: 1 for an error that a user can act on, after one line on standard error; 2 for an invalid command
+            line.
     """
     options, rest = _parser().parse_known_args(args)
     _show_own_log()

@@ -10,7 +10,7 @@ from futurel1.modules import JSONLinesWriter
 
 
 class ParsedConfig(SaveConfigCallback):
-    """Saves the configuration as it was given: without this run's folders, so that it starts a run of its own."""
+    """Saves the configuration as given, without the folders of this run, so that it can start a new run."""
 
     def __init__(self, parser: LightningArgumentParser, config: Any, *, as_given: Any, **options: Any) -> None:
         super().__init__(parser, as_given, **options)
@@ -20,9 +20,9 @@ class RunCLI(LightningCLI):
     """LightningCLI with one folder per run.
 
     Args:
-        asked: the subcommand of the command line; None: none.
-        made: receives the run folder as soon as it is chosen.
-        arguments: those of `LightningCLI`.
+        asked: the requested subcommand; None if there is none.
+        made: list to which the run folder is appended as soon as it is chosen.
+        arguments: positional arguments of `LightningCLI`.
     """
 
     def __init__(self, *arguments: Any, asked: str | None, made: list[Path], **options: Any) -> None:
@@ -31,18 +31,18 @@ class RunCLI(LightningCLI):
         super().__init__(*arguments, **options)
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]  # static in Lightning, and called as here
-        """The subcommand that is asked for: options of the others take as long to collect as its own."""
+        """Only the requested subcommand, because collecting the options of each further one takes as long."""
         every = LightningCLI.subcommands()
         return {name: skipped for name, skipped in every.items() if name == self._asked} or every
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add the options that say where a run goes."""
+        """Add the options that determine the run folder."""
         parser.add_argument("--runs_dir", type=str, default="runs", help="folder that holds the run folders")
         parser.add_argument("--run_name", type=str | None, default=None, help="name of the run folder")
         parser.add_argument("--run_dir", type=str | None, default=None, help="use exactly this run folder")
 
     def before_instantiate_classes(self) -> None:
-        """Choose the run folder, and name it to the Trainer, the loggers and the callbacks."""
+        """Choose the run folder, and pass it to the Trainer, the loggers and the callbacks."""
         config = self.config[self.subcommand] if self.subcommand else self.config
         as_given = config.clone()
         for name in ("run_dir", "run_name", "ckpt_path"):

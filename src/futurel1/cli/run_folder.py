@@ -1,4 +1,4 @@
-"""The folder of a run: chosen once for all its processes, and found again by `--resume`."""
+"""The folder of a run: chosen once for all its processes, and found by `--resume`."""
 
 import atexit
 import os
@@ -12,21 +12,21 @@ from futurel1.errors import ConfigError, MissingFileError
 from futurel1.files import write_whole
 
 RUN_DIR_VARIABLE = "FUTUREL1_RUN_DIR"
-"""Tells processes that a Trainer starts (one per device) which run folder they belong to."""
+"""Environment variable that passes the run folder to processes that a Trainer starts (one per device)."""
 RUN_PLACEHOLDER = "RUN_DIR"
-"""Stands for the run folder in a logger's `save_dir`."""
+"""Placeholder for the run folder in a logger's `save_dir`."""
 
 
 def resume_arguments(command: str, args: Sequence[str], resume: str) -> list[str]:
-    """Options that go on with a run: its own configuration and folder and, to go on training, its last checkpoint.
+    """Options that continue a run: its configuration and folder and, for training, its last checkpoint.
 
     Args:
         command: ``fit`` or ``predict``.
-        args: further options; they replace the run's.
+        args: further options, which override those of the run.
         resume: the run folder.
 
     Raises:
-        MissingFileError: `resume` is no run folder, or has no checkpoint yet.
+        MissingFileError: `resume` is not a run folder, or has no checkpoint yet.
         ConfigError: another command, or options that name a configuration or a checkpoint.
     """
     if command not in ("fit", "predict"):
@@ -50,7 +50,7 @@ def resume_arguments(command: str, args: Sequence[str], resume: str) -> list[str
 
 
 def unique_run_dir(runs_dir: Path, name: str) -> Path:
-    """Make a new folder under `runs_dir`; a number is added when the name is taken."""
+    """Create a new folder under `runs_dir`; if the name is taken, a number is appended."""
     runs_dir.mkdir(parents=True, exist_ok=True)
     number = 0
     while True:
@@ -66,15 +66,16 @@ def unique_run_dir(runs_dir: Path, name: str) -> Path:
 def choose_run_dir(config: Any, command: str) -> Path:
     """The folder of this run, the same one in all its processes.
 
-    Processes that Lightning starts inherit the choice in their environment. Under torchrun all start alike: the first
-    of a machine chooses and leaves the name in a file for the others. Several machines are told by ``--run_dir``.
+    Processes that Lightning starts inherit the choice through their environment. Under torchrun all processes start
+    alike: the first one of a machine chooses and writes the name to a file for the others. Several machines need
+    ``--run_dir``.
 
     Args:
         config: parsed configuration with `runs_dir`, `run_name`, `run_dir` and `config`.
-        command: name for runs without a configuration file.
+        command: name of the run if there is no configuration file.
 
     Raises:
-        ConfigError: several machines, and no ``--run_dir``.
+        ConfigError: several machines without ``--run_dir``.
     """
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     if config.run_dir is not None:

@@ -1,4 +1,4 @@
-"""The commands beside the Trainer's: functions of the library, called from a command line."""
+"""The commands besides the Trainer's: functions of the library, called from the command line."""
 
 import json
 from collections.abc import Sequence
@@ -9,20 +9,23 @@ from importlib import import_module
 
 @dataclass(frozen=True)
 class Tool:
-    """A function as a command: jsonargparse reads its options from its signature and its docstring.
+    """A function as a command: jsonargparse derives the options from its signature and docstring.
 
     Args:
-        function: where it is, as `module:name`; nothing is imported before the command is called. It returns a
-            dataclass, which is printed.
-        summary: what it does, for the overview of commands.
-        example: a command line.
-        waiting: shown while the function works, if it has no progress bar of its own.
+        function: its location, as `module:name`; nothing is imported before the command is called. The function returns
+            a dataclass, which is printed; `--json` prints its fields, or what its `to_dict` returns.
+        summary: what the command does, for the overview of commands.
+        example: an example command line.
+        waiting: status shown while the function works, if it has no progress bar.
+        leading: option that may be given without its name, as the first value; jsonargparse has no optional positional
+            argument.
     """
 
     function: str
     summary: str
     example: str
     waiting: str = ""
+    leading: str = ""
 
 
 TOOLS = {
@@ -40,16 +43,27 @@ TOOLS = {
     "curves": Tool(
         "futurel1.curves:curves", "draw the curves of a run as a PNG", "futurel1 curves runs/sft", "drawing ..."
     ),
+    "scores": Tool(
+        "futurel1.scores:scores",
+        "count right answers of a run, before and after",
+        "futurel1 scores runs/after --baseline runs/before",
+    ),
     "curate": Tool(
         "futurel1.curation:curate",
         "choose the records whose future frames help a model to answer",
         "futurel1 curate train.jsonl --out runs/curated --model runs/sft --thresholds.min_gain 3",
     ),
+    "configs": Tool(
+        "futurel1.shipped_configs:configs",
+        "list the configurations that come with futurel1, print or copy one",
+        "futurel1 configs tiny/sft --out my.yaml",
+        leading="name",
+    ),
 }
 
 
 def run_tool(name: str, args: Sequence[str]) -> None:
-    """Call a tool with options of the command line, and print what it returns.
+    """Call a tool with command-line options, and print its result.
 
     Args:
         name: key of `TOOLS`.
@@ -66,9 +80,15 @@ def run_tool(name: str, args: Sequence[str]) -> None:
     parser.add_argument("--config", action="config", help="YAML file with options; --print_config prints one")
     parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
     parser.add_function_arguments(function, as_group=False, as_positional=True)
+    if tool.leading and args and not args[0].startswith("-"):
+        args = [f"--{tool.leading}", *args]
     config = parser.instantiate(parser.parse_args(list(args)))
     as_json = config.pop("json")
     config.pop("config", None)
     with Console(stderr=True).status(tool.waiting) if tool.waiting else nullcontext():
         result = function(**config)
-    print(json.dumps(asdict(result), default=str, ensure_ascii=False) if as_json else result)
+    if as_json:
+        fields = result.to_dict() if hasattr(result, "to_dict") else asdict(result)
+        print(json.dumps(fields, default=str, ensure_ascii=False))
+    else:
+        print(result)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from futurel1.cli.run_folder import RUN_PLACEHOLDER, resume_arguments
+from futurel1.shipped_configs import resolve_config_options
 
 TRAINER_COMMANDS = {
     "fit": "train a model",
@@ -26,14 +27,14 @@ _EPILOG = (
     "tracebacks of errors."
 )
 _EXPECTED = (
-    r".*isinstance\(treespec, LeafSpec\).*",  # Lightning asks PyTorch's pytree a question in its old form
+    r".*isinstance\(treespec, LeafSpec\).*",  # Lightning uses an outdated call of PyTorch's pytree
     "LightningCLI's args parameter is intended",
     "Experiment logs directory .* exists",  # a resumed run keeps its rows
     "Total length of `list` across ranks is zero",  # no validation split
     "Couldn't infer the batch indices",  # predictions carry their own ids
-    "It is recommended to use `self.log.*sync_dist=True`",  # what is logged is already summed over ranks
+    "It is recommended to use `self.log.*sync_dist=True`",  # logged values are already summed over ranks
 )
-"""Warnings about what is meant to be so."""
+"""Warnings about intended behaviour, which are suppressed."""
 _LOGGERS = (
     {"class_path": "ResumableCSVLogger", "init_args": {"save_dir": RUN_PLACEHOLDER}},
     {"class_path": "TensorBoardLogger", "init_args": {"save_dir": RUN_PLACEHOLDER, "name": "", "version": ""}},
@@ -46,13 +47,14 @@ def run_trainer(command: str, args: Sequence[str], *, resume: str | None = None,
     Args:
         command: key of `TRAINER_COMMANDS`.
         args: its options.
-        resume: run folder to go on with.
-        own_process: this is the command of the process, and processes that a Trainer starts for other devices repeat
-            it.
+        resume: run folder to continue.
+        own_process: whether this is the command of the whole process, which processes that a Trainer starts for other
+            devices must repeat.
     """
     from futurel1.cli.flat_keys import refuse_flat_keys
 
-    arguments = [command, *(args if resume is None else resume_arguments(command, args, resume))]
+    given = args if resume is None else resume_arguments(command, args, resume)
+    arguments = [command, *resolve_config_options(given)]
     refuse_flat_keys(arguments)
     if own_process:
         sys.argv[1:] = arguments
@@ -63,13 +65,13 @@ def make_cli(args: list[str] | None = None, *, run: bool = True) -> Any:
     """Build Trainer, model and data from a command line.
 
     Args:
-        args: ``["fit", "--config", ...]``, or options alone when `run` is False; None: the process's own.
+        args: ``["fit", "--config", ...]``, or only options if `run` is False; None: those of the process.
         run: run the subcommand; False only instantiates.
 
     Returns:
         The `LightningCLI`, with `trainer`, `model` and `datamodule`.
     """
-    # Lightning 2.6 calls jsonargparse by names that 4.49 renamed; they work until jsonargparse 5, which is excluded.
+    # Lightning 2.6 uses names that jsonargparse 4.49 renamed; they work until jsonargparse 5, which is excluded.
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
     for message in _EXPECTED:
         warnings.filterwarnings("ignore", message=message)
@@ -77,7 +79,7 @@ def make_cli(args: list[str] | None = None, *, run: bool = True) -> Any:
     from lightning import LightningDataModule, LightningModule, Trainer
     from lightning.pytorch.callbacks import RichProgressBar
 
-    # Short class names in YAML are looked up among imported subclasses.
+    # Short class names in YAML are looked up among imported subclasses, so all of them must be imported.
     import futurel1.datamodules
     import futurel1.modules  # noqa: F401
     from futurel1.cli.run_cli import ParsedConfig, RunCLI
@@ -96,7 +98,7 @@ def make_cli(args: list[str] | None = None, *, run: bool = True) -> Any:
             subclass_mode_model=True,
             subclass_mode_data=True,
             seed_everything_default=0,
-            auto_configure_optimizers=False,  # modules make their own; the model is not there when options are read
+            auto_configure_optimizers=False,  # modules make their own; the model does not exist yet during parsing
             save_config_callback=ParsedConfig,
             save_config_kwargs={"overwrite": True},
             trainer_defaults={"logger": list(_LOGGERS), "callbacks": [RichProgressBar()]},
@@ -107,7 +109,7 @@ def make_cli(args: list[str] | None = None, *, run: bool = True) -> Any:
     finally:
         for folder in made:
             if folder.is_dir() and not any(folder.iterdir()):
-                folder.rmdir()  # nothing came of this run
+                folder.rmdir()  # the run has written nothing
     if run and cli.trainer.is_global_zero:
         print(f"run folder: {cli.trainer.default_root_dir}")
     return cli

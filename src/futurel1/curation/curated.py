@@ -1,4 +1,4 @@
-"""The chosen records, in the shape they came in, as JSON Lines."""
+"""Write the chosen records as JSON Lines, in the shape in which they came."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from futurel1.json_lines import json_line
 __all__ = ["curated_record", "write_curated"]
 
 MEDIA_FIELDS = ("video", "image", "reasoning_image", "videos", "images")
-"""Fields of records with hints that hold paths: a path, or a list of paths, of ``{"path": ..}`` or of frame numbers."""
+"""Path fields of records with hints: a path, or a list of paths, of ``{"path": ..}`` or of frame numbers."""
 
 
 def write_curated(
@@ -28,15 +28,15 @@ def write_curated(
 
     Args:
         source: the records.
-        table: how often each was answered.
-        selection: the chosen ones. Those of one gain are in the order of the records, so the source is read from front
-            to back once per gain.
-        rollouts: responses per probe; names the fields.
-        folder: where the file will lie; relative paths are rewritten to start there.
-        stream: the file.
+        table: how often each record was answered correctly.
+        selection: the chosen records. Records of equal gain are in source order, so the source is read from front to
+            back once per gain.
+        rollouts: responses per probe; part of the field names.
+        folder: folder of the written file; relative paths are rewritten to start there.
+        stream: the written file.
 
     Raises:
-        RecordError: a record that has changed into something else, or whose keys JSON cannot hold.
+        RecordError: a record is no longer an object, or has keys that JSON cannot hold.
     """
     for number in selection.chosen.tolist():
         record = source.raw(number)
@@ -52,12 +52,12 @@ def write_curated(
 
 
 def curated_record(record: RawRecord, added: dict[str, int], folder: Path) -> dict[str, Any]:
-    """A record with fields added, and its relative paths as seen from another folder.
+    """Return a record with added fields, and with its relative paths rewritten for another folder.
 
     Args:
         record: the record as stored.
         added: fields to set.
-        folder: the folder that paths are to start from.
+        folder: the folder that relative paths start from afterwards.
     """
     here, there = os.path.realpath(record.folder), os.path.realpath(folder)
 
@@ -77,7 +77,7 @@ def curated_record(record: RawRecord, added: dict[str, int], folder: Path) -> di
 
 
 def _plain(value: Any) -> str:
-    """What Parquet has and JSON has not, as text: bytes in base 64."""
+    """Convert values that Parquet has but JSON lacks to text: bytes to base64."""
     if isinstance(value, datetime.date | datetime.time):
         return value.isoformat()
     if isinstance(value, bytes):

@@ -1,4 +1,4 @@
-"""The two probes of a candidate: is it answered from the observed frames, and with the hint frames added?"""
+"""The two probes of a candidate: can it be answered from the observed frames, and with the hint frames added?"""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from futurel1.rollout import SamplingSettings
 __all__ = ["Candidate", "CandidateDataset", "Prober", "Respond", "SampledResponses", "with_hints"]
 
 Respond = Callable[[PromptBatch], list[str]]
-"""Answers each of B prompts G times: B * G texts, those of a prompt next to each other."""
+"""Answers each of B prompts G times; returns B * G texts, with those of a prompt next to each other."""
 
 _LABEL = re.compile(r"(?:^|\n)\s*frame_(\d+)\s*$")
 
@@ -37,10 +37,10 @@ class Candidate:
     Attributes:
         number: position in the source, from 0.
         hints: number of hint frames.
-        question: what is asked, for the judge.
+        question: the question, for the judge.
         answer: the right answer.
         base: the prompt with the observed frames.
-        hint: the same with the hint frames added.
+        hint: the prompt with the observed and the hint frames.
     """
 
     number: int
@@ -52,13 +52,13 @@ class Candidate:
 
 
 def with_hints(prompt: Sample, hints: Sequence[Frame]) -> Sample:
-    """Show hint frames as further observed ones, behind the last of those.
+    """Append hint frames to the observed frames of a prompt.
 
-    Where the observed frames are labelled (`frame_3` before the third of the pool), the hints are too: frames of a pool
-    by their place in it, others by counting on.
+    If the observed frames are labelled (`frame_3` before the third of the pool), the hints get labels too: frames of a
+    pool by their index in it, others by counting on.
 
     Args:
-        prompt: the turns before the response, with one observed frame or more.
+        prompt: the turns before the response, with at least one observed frame.
         hints: future frames, in order.
     """
     places = [
@@ -81,13 +81,13 @@ def with_hints(prompt: Sample, hints: Sequence[Frame]) -> Sample:
 
 
 class CandidateDataset(Dataset[Candidate | ProbeResult]):
-    """Candidates by record number; at once a result where there is nothing to probe.
+    """Candidates by record number, or final results for records that need no probe.
 
     Args:
         source: the records, as stored.
         encoder: turns prompts into tensors.
         data_root: if given, media outside this folder are refused.
-        on_error: ``raise``: a record that cannot be read stops the run; ``skip``: it is a result of its own.
+        on_error: ``raise``: a record that cannot be read stops the run; ``skip``: it gives a result ``skipped``.
     """
 
     def __init__(
@@ -124,17 +124,16 @@ class CandidateDataset(Dataset[Candidate | ProbeResult]):
 
 
 class SampledResponses:
-    """Samples responses of a reasoner; they depend on the seed and the record, not on the batch or the shard.
+    """Samples responses of a reasoner; they depend on the seed and the record, but not on the batch or the shard.
 
-    The two prompts of a record have one name and so share their random numbers, which takes noise out of the gain.
-
+    The two prompts of a record share a name and thus their random numbers, which removes noise from the gain.
     Args:
         reasoner: any model that :meth:`LatentReasoner.from_pretrained` loads.
         sampling: how responses are sampled.
         rollouts: responses per prompt.
 
     Raises:
-        ConfigError: no rollouts, or more than a result can count.
+        ConfigError: `rollouts` is below 1 or above `MAX_ROLLOUTS`.
     """
 
     def __init__(self, reasoner: LatentReasoner, sampling: SamplingSettings, *, rollouts: int = 8) -> None:
@@ -146,24 +145,23 @@ class SampledResponses:
 
     def __call__(self, prompt: PromptBatch) -> list[str]:
         """Answer every prompt `rollouts` times."""
-        device = self.reasoner.backbone.lm_head.weight.device
         rollout = self.reasoner.generate(
-            prompt.to(device),
+            prompt.to(self.reasoner.device),
             num_branches=self.rollouts,
             do_sample=True,
             seed=self.sampling.seed,
             **self.sampling.arguments(),
         )
-        return [text.text for text in transcripts(rollout, self.reasoner.processor.tokenizer)]
+        return [text.text for text in transcripts(rollout, self.reasoner.tokenizer)]
 
 
 class Prober:
-    """Probes candidates and counts right responses.
+    """Probes candidates and counts correct responses.
 
     Args:
         respond: answers prompts.
         pad_token_id: id that fills the padding of prompts.
-        reward: 1 for a right response, NaN where that could not be found out.
+        reward: 1 for a correct response, NaN without a verdict.
     """
 
     def __init__(self, respond: Respond, pad_token_id: int, reward: AccuracyReward | None = None) -> None:
@@ -175,13 +173,13 @@ class Prober:
         """Probe a batch.
 
         Args:
-            batch: candidates, and results that are known already.
+            batch: candidates, and results that need no probe.
 
         Returns:
             One result for each, in the same order.
 
         Raises:
-            JudgeError: the judge refuses the calls, or too many of them fail.
+            JudgeError: the endpoint refuses the calls, or too many of them fail.
         """
         candidates = [item for item in batch if isinstance(item, Candidate)]
         found = iter(self._probe(candidates) if candidates else ())
@@ -201,7 +199,7 @@ class Prober:
                 answers=[candidate.answer for candidate in asked],
                 problems=[candidate.question for candidate in asked],
                 group_ids=torch.arange(2 * len(candidates)).repeat_interleave(rollouts),
-                response_lengths=torch.zeros(len(texts), dtype=torch.int64),  # the rule does not look at them
+                response_lengths=torch.zeros(len(texts), dtype=torch.int64),  # not used by the reward
             )
         ).view(2, len(candidates), rollouts)
         unknown = scores.isnan().sum(dim=(0, 2)).tolist()

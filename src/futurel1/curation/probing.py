@@ -1,4 +1,4 @@
-"""Probing the candidates of one share of the work."""
+"""Probe the candidates of one share of the work."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Share:
-    """One of several equal parts of the work: number `index` of `count`, from 0."""
+    """Share number `index`, from 0, of `count` equal shares of the work."""
 
     index: int
     count: int
 
     @classmethod
     def parse(cls, shard: str, environment: Mapping[str, str] = os.environ) -> Share:
-        """The share of this process: its shard, cut into as many parts as torchrun (RANK, WORLD_SIZE) has ranks.
+        """The share of this process: its shard, split among the ranks of torchrun (RANK, WORLD_SIZE).
 
         Raises:
-            ConfigError: not of the form ``i/n`` with i below n, or a rank that is none.
+            ConfigError: `shard` is not of the form ``i/n`` with i below n, or RANK and WORLD_SIZE are invalid.
         """
         found = re.fullmatch(r"(\d+)/(\d+)", shard.strip())
         if found is None or int(found[1]) >= int(found[2]):
@@ -59,19 +59,19 @@ def probe(
     num_workers: int = 0,
     retry_failed: bool = False,
 ) -> ProbeTable:
-    """Probe what is left of one share, and append the results to its file batch by batch.
+    """Probe the remaining candidates of one share, and append the results to its file batch by batch.
 
     Args:
         candidates: the records.
         prober: probes them.
-        folder: where results go.
-        share: the part of the work.
+        folder: folder of the results.
+        share: the share of the work.
         batch_size: candidates that are decoded together.
         num_workers: processes that decode video.
-        retry_failed: also what failed before, or was skipped.
+        retry_failed: also probe candidates that failed or were skipped before.
 
     Returns:
-        The results of all shares, as they are now.
+        The results of all shares so far.
     """
     with folder.shard_file(share.index, share.count) as stream:
         table = folder.table()
@@ -95,5 +95,5 @@ def probe(
 
 
 def _blocks(numbers: NDArray[np.int64], size: int) -> list[list[int]]:
-    """Batches of record numbers: those of a block of `size` records, however the work is shared."""
+    """Batches of record numbers: one per block of `size` records, independent of how the work is shared."""
     return [list(block) for _, block in groupby(map(int, numbers), key=lambda number: number // size)]

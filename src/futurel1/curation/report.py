@@ -1,4 +1,4 @@
-"""What came of a curation, counted: as text and as a picture."""
+"""Counts of a curation, as text and as a picture."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ class Report:
 
     Attributes:
         rollouts: responses per probe.
-        thresholds: the limits.
-        outcomes: candidates per outcome; they add up to all candidates.
-        gains: gain to (candidates probed, candidates chosen), ascending.
-        hints: number of hint frames to the same.
+        thresholds: the thresholds of the selection.
+        outcomes: number of candidates per outcome; the numbers add up to all candidates.
+        gains: (candidates probed, candidates chosen) per gain, ascending.
+        hints: the same per number of hint frames.
     """
 
     rollouts: int
@@ -42,7 +42,7 @@ class Report:
 
     @classmethod
     def of(cls, table: ProbeTable, selection: Selection, thresholds: Thresholds, rollouts: int) -> Report:
-        """Count."""
+        """Count the outcomes of a selection."""
         probed = table.status == PROBED
         chosen = selection.outcomes == OUTCOMES.index("chosen")
         return cls(
@@ -106,7 +106,7 @@ class Report:
 
 
 def require_matplotlib() -> None:
-    """Refuse to start what would fail at its end."""
+    """Fail before the work starts if matplotlib, which the report needs at the end, is missing."""
     if find_spec("matplotlib") is None:
         raise ConfigError("the report needs matplotlib, which is not installed: pip install 'futurel1[demo]'")
 
@@ -114,7 +114,7 @@ def require_matplotlib() -> None:
 def _per_value(
     values: NDArray[Any], probed: NDArray[np.bool_], chosen: NDArray[np.bool_]
 ) -> dict[int, tuple[int, int]]:
-    """Probed and chosen candidates per value."""
+    """Count probed and chosen candidates per value."""
     found, place = np.unique(values[probed], return_inverse=True)
     kept = np.bincount(place[chosen[probed]], minlength=len(found))
     return {

@@ -1,4 +1,4 @@
-"""What the probes found: a line per candidate in a folder that many processes write to, and a table of all."""
+"""Results of the probes: one line per candidate, in a folder that many processes write to, and a table of all."""
 
 from __future__ import annotations
 
@@ -28,22 +28,22 @@ STATUSES: tuple[Status, ...] = get_args(Status)
 OPEN, PROBED, NO_HINTS, FAILED, SKIPPED = range(len(STATUSES))
 MAX_ROLLOUTS = int(np.iinfo(np.uint16).max)
 LOCK_SECONDS = 15.0
-"""How long a shard waits for its file: what a killed process had started holds it a few seconds longer."""
+"""Most seconds that a shard waits for its file: subprocesses of a killed process hold the lock a few seconds longer."""
 
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """What came of one candidate.
+    """The result of one candidate.
 
     Attributes:
         number: position of the record in its source, from 0.
         id: `<file name>:<record number>`.
-        status: ``probed``; ``no_hints``: nothing to probe with; ``failed``: the judge gave no verdict on a response;
+        status: ``probed``; ``no_hints``: it has no hint frames; ``failed``: the judge gave no verdict on a response;
             ``skipped``: the record could not be read.
         hints: number of hint frames.
-        base: right responses from the observed frames alone.
-        hint: right responses with the hint frames added.
-        attempt: 1 for the first probe, one more with every retry.
+        base: correct responses to the prompt with only the observed frames.
+        hint: correct responses to the prompt with the hint frames added.
+        attempt: 1 for the first probe, increased by every retry.
         reason: why the candidate failed or was skipped.
     """
 
@@ -58,7 +58,7 @@ class ProbeResult:
 
 
 class ProbeTable:
-    """The newest result of every candidate, in 9 bytes each.
+    """The newest result of every candidate, 9 bytes each.
 
     Args:
         num_candidates: number of records.
@@ -66,9 +66,9 @@ class ProbeTable:
     Attributes:
         status: (N,) index into `STATUSES`.
         hints: (N,) number of hint frames.
-        base: (N,) right responses without hints.
-        hint: (N,) right responses with hints.
-        attempt: (N,) how often the candidate was probed.
+        base: (N,) correct responses without hints.
+        hint: (N,) correct responses with hints.
+        attempt: (N,) attempt of the newest result; 0 if there is none.
     """
 
     def __init__(self, num_candidates: int) -> None:
@@ -80,7 +80,7 @@ class ProbeTable:
         return len(self.status)
 
     def put(self, result: ProbeResult) -> None:
-        """Take a result, unless one of the same or a later attempt is there."""
+        """Store a result, unless the table has one of the same or a later attempt."""
         number = result.number
         if result.attempt <= self.attempt[number]:
             return
@@ -90,19 +90,19 @@ class ProbeTable:
 
     @property
     def num_open(self) -> int:
-        """Candidates that have no result yet."""
+        """Number of candidates without a result."""
         return int((self.status == OPEN).sum())
 
     def todo(self, shard: int, num_shards: int, *, block: int = 1, retry_failed: bool = False) -> NDArray[np.int64]:
-        """Numbers that a shard has to probe, ascending.
+        """Numbers of the candidates that a shard still has to probe, ascending.
 
-        Shards are runs of whole blocks, so that a block is decoded in one batch however many shards there are.
+        Shards consist of whole blocks, so that a block is decoded in one batch whatever the number of shards.
 
         Args:
             shard: the shard, from 0.
             num_shards: number of shards.
             block: records per batch.
-            retry_failed: also those that failed or were skipped.
+            retry_failed: include candidates that failed or were skipped.
         """
         num_blocks = -(-len(self) // block)
         first, stop = (num_blocks * place // num_shards * block for place in (shard, shard + 1))
@@ -111,11 +111,11 @@ class ProbeTable:
 
 
 class ProbeFolder:
-    """Probe results on disk, written by any number of processes, each to the file of its shard.
+    """Probe results on disk, written by any number of processes, each to its shard's file.
 
     Args:
-        path: the folder; made if it is not there.
-        record_id: gives the id of a record by its number.
+        path: the folder; created if missing.
+        record_id: returns the id of a record, given its number.
         num_candidates: number of records.
     """
 
@@ -128,7 +128,7 @@ class ProbeFolder:
         self._digest = ""
 
     def settle(self, settings: Mapping[str, Any]) -> None:
-        """Write down the settings of these results; refuse to go on with others.
+        """Store the settings of these results, or check that they equal the stored ones.
 
         Raises:
             ConfigError: the folder holds results of other settings.
@@ -147,11 +147,11 @@ class ProbeFolder:
         self._digest = _digest(now)
 
     def settings(self) -> dict[str, Any]:
-        """The settings of the results that are here.
+        """The settings of the stored results.
 
         Raises:
-            MissingFileError: nothing was probed here.
-            ConfigError: the file of settings is damaged.
+            MissingFileError: the folder holds no settings, so nothing was probed there.
+            ConfigError: the settings file is damaged.
         """
         file = self.path / self.SETTINGS
         if not file.is_file():
@@ -168,11 +168,11 @@ class ProbeFolder:
         return found
 
     def table(self) -> ProbeTable:
-        """Read the results of all shards, of whatever number of shards; lines that are being written are left out.
+        """Read the results of all shards, whatever their number; incomplete lines, still being written, are ignored.
 
         Raises:
-            ConfigError: a line was made with other settings.
-            RecordError: a line that is no result; names the file and the line.
+            ConfigError: a line belongs to other settings or records.
+            RecordError: a line is not a result; the message names the file and the line.
         """
         table = ProbeTable(self._num_candidates)
         for file in sorted(self.path.glob("probes-*-of-*.jsonl")):
@@ -201,10 +201,10 @@ class ProbeFolder:
 
     @contextmanager
     def shard_file(self, shard: int, num_shards: int) -> Iterator[BinaryIO]:
-        """Open the file of a shard to append to; a line that was cut off is removed.
+        """Open the file of a shard for appending; an incomplete last line is removed.
 
         Raises:
-            ConfigError: another process is writing it.
+            ConfigError: another process holds the file.
         """
         file = self.path / f"probes-{shard:05d}-of-{num_shards:05d}.jsonl"
         with file.open("ab+") as stream:
@@ -221,7 +221,7 @@ class ProbeFolder:
             yield stream
 
     def append(self, stream: BinaryIO, results: Sequence[ProbeResult]) -> None:
-        """Append results, and see them to the disk."""
+        """Append results and sync them to disk."""
         lines = [json.dumps({**asdict(result), "settings": self._digest}) for result in results]
         stream.write("".join(f"{line}\n" for line in lines).encode())
         stream.flush()
@@ -229,7 +229,7 @@ class ProbeFolder:
 
 
 def _lock(stream: BinaryIO) -> bool:
-    """Lock a file, unless another process has."""
+    """Try to lock a file; return False if another process holds the lock."""
     try:
         fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -1,4 +1,4 @@
-"""Which candidates are kept, and in which order (`docs/curation.md`)."""
+"""Selection and order of the candidates to keep (`docs/curation.md`)."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 
 @dataclass(frozen=True)
 class Thresholds:
-    """What a candidate has to meet.
+    """Requirements for a candidate to be chosen.
 
     Args:
-        max_base: most right responses without hints; more is too easy.
-        min_gain: fewest right responses that the hints have to add.
-        top: keep so many candidates, those that gain most; None: all that meet the other two.
+        max_base: most correct responses without hints; a candidate with more is too easy.
+        min_gain: fewest correct responses that the hints must add.
+        top: keep only this many candidates, those with the largest gains; None: all that meet the other two.
 
     Raises:
         ConfigError: `max_base` or `top` below 0.
@@ -44,9 +44,9 @@ class Selection:
     """The decision on N candidates.
 
     Attributes:
-        chosen: (K,) numbers of the chosen candidates, the largest gain first; equal gains in the order of the records.
+        chosen: (K,) numbers of the chosen candidates, largest gain first; equal gains are in the order of the records.
         outcomes: (N,) index into `OUTCOMES`.
-        gains: (N,) right responses that the hints added, 0 where a candidate was not probed.
+        gains: (N,) correct responses that the hints added, 0 if a candidate was not probed.
     """
 
     chosen: NDArray[np.int64]
@@ -54,20 +54,20 @@ class Selection:
     gains: NDArray[np.int32]
 
     def counts(self) -> dict[Outcome, int]:
-        """Candidates per outcome; they add up to N."""
+        """Number of candidates per outcome; the numbers add up to N."""
         found = np.bincount(self.outcomes, minlength=len(OUTCOMES)).tolist()
         return dict(zip(OUTCOMES, found, strict=True))
 
 
 def select(table: ProbeTable, thresholds: Thresholds) -> Selection:
-    """Keep candidates that are not easy and that hints help: `p_t <= max_base` and `p_v - p_t >= min_gain`.
+    """Keep candidates that are not too easy and that hints help: `p_t <= max_base` and `p_v - p_t >= min_gain`.
 
     Args:
         table: results of all candidates.
-        thresholds: the limits, and how many to keep.
+        thresholds: the requirements, and how many candidates to keep.
 
     Returns:
-        The decision on every candidate. It depends on nothing else, whoever probed what and when.
+        The decision on every candidate. It depends only on the arguments, not on the order or sharing of the probes.
     """
     probed = table.status == PROBED
     gains = np.where(probed, table.hint.astype(np.int32) - table.base, 0).astype(np.int32)

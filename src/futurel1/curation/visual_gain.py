@@ -1,4 +1,4 @@
-"""Visual-gain curation: probe candidates, in shards, and choose the ones whose hints help."""
+"""Visual-gain curation: probe candidates, in shards, and choose those whose hints help."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ class PromptSettings:
     """How records become prompts.
 
     Args:
-        data_root: folder that no record's path may leave; None: any path will do.
-        on_error: ``raise`` stops at a record that cannot be read; ``skip`` counts it and goes on.
-        system_prompt: text file with the system turn; None: the paper's.
+        data_root: folder that no record's path may leave; None: no check.
+        on_error: ``raise``: stop at a record that cannot be read; ``skip``: count it and continue.
+        system_prompt: text file with the system turn; None: the checkpoint's own, else the paper's.
         max_length: most tokens of a prompt.
         num_workers: processes that decode video.
 
@@ -65,7 +65,7 @@ class PromptSettings:
             raise ConfigError(f"num_workers is at least 0, got {self.num_workers}")
 
     def candidates(self, source: RecordSource, processor: Any) -> CandidateDataset:
-        """The records as candidates."""
+        """Dataset of the records as candidates."""
         encoder = ChatEncoder(processor, system_prompt=self.system_prompt, max_length=self.max_length)
         root = None if self.data_root is None else Path(self.data_root)
         return CandidateDataset(source, encoder, data_root=root, on_error=self.on_error)
@@ -73,14 +73,14 @@ class PromptSettings:
 
 @dataclass(frozen=True)
 class Curation:
-    """What a call of :func:`curate` came to.
+    """Result of a call of :func:`curate`.
 
     Attributes:
         folder: folder of the results.
-        share: the part of the work that was done.
+        share: the share of the work that this call did.
         candidates: number of records.
-        left: candidates that other shards have to probe; nothing is chosen before they have.
-        report: what was chosen; None while candidates are left.
+        left: number of candidates that other shards still have to probe; nothing is chosen before that.
+        report: counts of the selection; None while candidates are left.
     """
 
     folder: Path
@@ -120,8 +120,8 @@ def curate(
     """Choose the records whose future frames help a model to answer.
 
     Every record with hint frames is asked twice, several times each: with its observed frames, and with its hint frames
-    added. Results are appended to OUT line by line; a call that was killed goes on where it stopped. When no candidate
-    is left, the chosen records are written to curated.jsonl, and the counts to report.txt and report.png.
+    added. Results are appended to OUT line by line; a call that was killed continues where it stopped. When no
+    candidate is left, the chosen records are written to curated.jsonl, and the counts to report.txt and report.png.
 
     Args:
         records: Training records: file, folder or list of them (.json, .jsonl, .parquet, .arrow).
@@ -132,15 +132,15 @@ def curate(
         thresholds: Which candidates are chosen.
         prompts: How records become prompts.
         judge: Judge of answers that differ from the right one; null: they are wrong.
-        repetition_limit: Share of repeated 4-grams or lines above which a response is wrong; 1: none is.
-        mode: probe: what is left; retry: also what failed or was skipped; merge: nothing, choose by new thresholds.
-        shard: Probe the part i of n, written i/n, from 0/n on. Under torchrun its ranks share that part.
+        repetition_limit: Share of repetition above which a response is wrong; 1: no response is.
+        mode: probe: what is left; retry: also what failed or was skipped; merge: probe nothing, only choose again.
+        shard: Part of the records to probe, as i/n with i from 0 to n - 1. Under torchrun its ranks share that part.
         batch_size: Candidates that are decoded together; the same for all shards.
         dtype: Dtype of the weights; auto is bfloat16 on a GPU and float32 on a CPU.
         device: cpu, cuda or auto.
 
     Raises:
-        ConfigError: Settings that cannot work, or other ones than those of the results in OUT.
+        ConfigError: Invalid settings, or settings that differ from those of the results in OUT.
         MissingFileError: No such records or model.
         RecordError: A record that cannot be used.
     """
@@ -161,15 +161,15 @@ def curate(
 
 
 def choose(source: RecordSource, folder: ProbeFolder, thresholds: Thresholds) -> Report:
-    """Choose, and write `curated.jsonl`, `report.txt` and `report.png` into the folder.
+    """Choose records, and write `curated.jsonl`, `report.txt` and `report.png` into the folder.
 
     Args:
         source: the records.
-        folder: the results; every candidate has one.
-        thresholds: the limits, and how many to keep.
+        folder: the results; there must be one for every candidate.
+        thresholds: the requirements, and how many candidates to keep.
 
     Raises:
-        ConfigError: candidates are left to be probed.
+        ConfigError: some candidates are not probed yet.
     """
     table = folder.table()
     if table.num_open:
@@ -200,7 +200,7 @@ def _share(mode: str, shard: str, batch_size: int) -> Share:
 
 
 def _open(records: str | list[str], out: str) -> tuple[RecordSource, ProbeFolder]:
-    """Records, and the folder of their results; results among the records would be read as records the next time."""
+    """Open the records and the results folder, which must lie outside a folder of records, or it would be read too."""
     require_matplotlib()
     target = Path(out).resolve()
     for given in [records] if isinstance(records, str) else records:
@@ -220,7 +220,7 @@ def _check_records(source: RecordSource, folder: ProbeFolder) -> None:
 def _settings(
     source: RecordSource, encoder: ChatEncoder, respond: SampledResponses, reward: AccuracyReward
 ) -> dict[str, Any]:
-    """What decides the results of a probe."""
+    """All settings that determine the results of a probe."""
     reasoner, sampling, judge = respond.reasoner, respond.sampling, reward.judge
     images = reasoner.processor.image_processor.to_json_string()
     return {
@@ -238,7 +238,7 @@ def _settings(
 
 
 def _contents(source: RecordSource) -> list[list[str]]:
-    """Name and digest of every record file: numbers of records mean nothing without them."""
+    """Name and digest of every record file, because record numbers mean nothing without them."""
     found = []
     for file in source.files:
         with file.open("rb") as stream:
@@ -247,7 +247,7 @@ def _contents(source: RecordSource) -> list[list[str]]:
 
 
 def _fingerprint(reasoner: LatentReasoner) -> str:
-    """A digest of the weights in memory, wherever they came from: of sums of bits, as integers, along both sides."""
+    """Digest of the weights in memory, whatever their source: hashes integer sums of their bits along both axes."""
     digest = hashlib.sha256()
     for name, tensor in sorted(reasoner.state_dict().items()):
         bits = tensor.detach().contiguous().view(_BITS[tensor.element_size()])
@@ -259,7 +259,7 @@ def _fingerprint(reasoner: LatentReasoner) -> str:
 
 
 def _judge_settings(judge: Judge) -> dict[str, Any]:
-    """What decides a judge's verdicts; not its address, nor how often it is asked."""
+    """Settings that determine a judge's verdicts; not its address or concurrency."""
     settings = vars(judge.request)
     prompt = judge.system_texts["answer"]
     return {**json.loads(json.dumps(settings, default=str)), "prompt": prompt, "reading": READING}

@@ -1,4 +1,4 @@
-"""Records, frames, chat layout, batches; nothing here knows of Lightning."""
+"""Records, frames, chat layout and batches, all independent of Lightning."""
 
 from futurel1.data.batches import PromptBatch, SFTBatch
 from futurel1.data.frames import VideoInfo, frame_pool, probe_video, read_frames, read_image

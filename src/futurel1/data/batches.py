@@ -1,7 +1,7 @@
 """Typed batches. Shapes: B rows, T tokens, P patches of D values, I images, N latents.
 
-Nothing here is frozen, nor what a batch carries: Lightning's precision plugins (`bf16-true`) convert a batch by writing
-into the fields of a copy.
+The batch classes, and the classes of the objects that they hold, are not frozen: Lightning's precision plugins
+(`bf16-true`) convert a batch by assigning to the fields of a copy.
 """
 
 from dataclasses import dataclass, fields, replace
@@ -16,7 +16,7 @@ from futurel1.models import VisionFeatures
 
 
 class _Batch:
-    """Moving and counting, shared by the typed batches."""
+    """Device transfer and length, shared by the typed batches."""
 
     input_ids: Tensor
 
@@ -67,12 +67,12 @@ class SFTBatch(_Batch):
         sample_ids: B names, `file:record`; empty when the batch was made by hand.
         total_tokens: labelled tokens of the whole optimizer step over accumulation and ranks; None: this batch's own.
         total_latents: latents of the whole optimizer step; None: this batch's own.
-        image_features: features of the observed images when they are known already (frozen vision cache).
+        image_features: features of the observed images if they are already known (frozen vision cache).
         hint_features: the same for the hints.
         image_keys: I cache keys of the observed images; empty without a cache.
         hint_keys: the same for the hints.
         skipped: records that could not be used while this batch was made.
-        record_ids: B own ids of the records, None where one has none; empty when the batch was made by hand.
+        record_ids: the B records' own ids, None for a record without one; empty when the batch was made by hand.
     """
 
     input_ids: Tensor
@@ -116,9 +116,9 @@ class PromptBatch(_Batch):
         video_seconds_per_grid: (I,) seconds between temporal patches of each video.
         sample_ids: B names, `file:record`; empty when the batch was made by hand.
         skipped: records that could not be used while this batch was made.
-        sources: of each row the files and embedded images that its frames come from; empty when the batch was made by
+        sources: per row, the files and embedded images that its frames come from; empty when the batch was made by
             hand.
-        info: what a metric, a reward or a writer needs to know of each row; empty when the batch was made by hand.
+        info: per row, what a metric, a reward or a writer needs to know; empty when the batch was made by hand.
     """
 
     input_ids: Tensor

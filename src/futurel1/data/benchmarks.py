@@ -1,4 +1,4 @@
-"""Records of the benchmarks as prompts, one parser per benchmark, and the images that a judge of one is shown."""
+"""Parse benchmark records into prompts, one parser per benchmark, and read the images that a judge is shown."""
 
 import re
 from collections.abc import Mapping
@@ -72,21 +72,21 @@ def parse_futurebench(record: RawRecord, *, video_root: Path | None = None, data
 
 @lru_cache(maxsize=1)
 def twiffbench_instruction() -> str:
-    """The benchmark's instruction, which stands between images and question (paper, Fig. 11)."""
+    """The benchmark's instruction, placed between the images and the question (paper, Fig. 11)."""
     return (files("futurel1.data") / "templates" / "twiffbench.txt").read_text(encoding="utf-8").strip()
 
 
 def parse_twiffbench(record: RawRecord) -> Sample:
     """Turn a TwiFF-Bench record into a prompt: all images, the instruction, a blank line, the question.
 
-    Where `answer` carries the reasoning, as in TwiFF-2.7M, its ``<ans>..</ans>`` is the answer and the rest the
-    reference reasoning.
+    If `answer` also carries the reasoning, as in TwiFF-2.7M, the text in ``<ans>..</ans>`` is the answer and the rest
+    is the reference reasoning.
 
     Args:
         record: the record as stored.
 
     Raises:
-        RecordError: a field is missing or wrong, or a text has another number of markers than of images.
+        RecordError: a field is missing or wrong, or a text has image markers but not one per image.
         RecordFileError: an image that is not embedded is missing.
     """
     fields = RecordFields(record.raw, file=record.name, number=record.number, folder=record.folder)
@@ -117,7 +117,7 @@ def parse_twiffbench(record: RawRecord) -> Sample:
 
 
 def _reasoning_and_answer(fields: RecordFields) -> tuple[str, str]:
-    """Reference reasoning and ground truth, from columns of their own or both from `answer`."""
+    """Return the reference reasoning and the ground truth, from separate columns or both from `answer`."""
     answer = fields.text("answer")
     inline = _INLINE_ANSWER.search(answer)
     column = next((name for name in _REASONING_FIELDS if fields.values.get(name)), None)
@@ -144,32 +144,32 @@ def _check_markers(fields: RecordFields, field: str, text: str, marker: str, num
 
 
 def image_values(fields: RecordFields, column: str) -> list[bytes | Path]:
-    """Images of a record's column: bytes that are embedded in it, or the paths of files.
+    """Images in a column of a record: embedded bytes or file paths.
 
     Args:
         fields: the record.
         column: a list of bytes, of ``{"bytes", "path"}`` (the images of `datasets`), or of paths.
 
     Raises:
-        RecordError: the column is no such list, or an image is empty.
+        RecordError: the column is not such a list, or an image is empty.
         RecordFileError: an image file is missing.
     """
     return [frame.path if frame.data is None else frame.data for frame in fields.images(column)]
 
 
 def read_images(stored: StoredImages | None) -> list[bytes | Path]:
-    """Read images of a prompt from the file that they are embedded in.
+    """Read the images of a prompt back from the file of its record.
 
     Args:
-        stored: where they stand, `question_images` or `reference_images` of a prompt's `info`.
+        stored: where the images are: `question_images` or `reference_images` of a prompt's `info`.
 
     Returns:
-        Per image the bytes of an image file, or the path of one.
+        For each image, the bytes of an image file or the path of one.
 
     Raises:
-        BatchError: the prompt is of a record without such images.
-        MissingFileError: the file has gone.
-        RecordError: it is another file by now, without such a record.
+        BatchError: `stored` is None: the prompt's record has no such images.
+        MissingFileError: the file no longer exists.
+        RecordError: the file has changed and no longer holds this record.
     """
     if stored is None:
         raise BatchError(

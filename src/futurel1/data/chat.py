@@ -1,4 +1,4 @@
-"""From a record to token ids, labels and pixels: what the layout of `chat_text` becomes with one processor."""
+"""Encode a record as token ids, labels and pixels: applies one processor to the text laid out by `chat_text`."""
 
 import hashlib
 import json
@@ -27,9 +27,9 @@ from futurel1.models import IGNORE, LATENT_TOKENS, LatentTokens
 __all__ = ["ENCODING", "ChatEncoder"]
 
 Patches = tuple[Tensor, Tensor]
-"""Grey levels of a picture as (P, D) patches, and its (1, 3) grid."""
+"""Unscaled pixel levels of a picture as (P, D) patches, and its (1, 3) grid."""
 ENCODING = 2
-"""Counts the rules by which records become tokens and pixels; cached features and lengths of other rules are void."""
+"""Version of the rules that turn records into tokens and pixels; features and lengths cached under another are void."""
 
 
 class ChatEncoder:
@@ -41,15 +41,15 @@ class ChatEncoder:
         fixed_latents: give every hint exactly `max_latent_tokens` latents; features are pooled to that number.
         max_hint_tokens: most visual tokens of a hint frame before they are pooled to its latents, so that few latents
             need not mean a small picture; needs `fixed_latents`. None: `max_latent_tokens`.
-        system_prompt: text file with the system turn for records that have none, used to the byte; None: the
+        system_prompt: text file with the system turn for records that have none, used byte for byte; None: the
             checkpoint's own (`system_prompt.txt` in its folder), else the paper's wording.
         max_length: most tokens of a sample.
         video_fps: frames per second taken from whole videos.
         video_max_frames: most frames taken from a whole video.
         video_frame_tokens: most merged tokens per frame of a whole video.
-        video_num_frames: take this many frames, evenly over a whole video, or all of a shorter one, whatever
-            `video_fps` and `video_max_frames` say; None: by those.
-        video_backend: what decodes videos: `pyav` (`auto` is the same), `decord`, or `torchcodec`, if it is installed.
+        video_num_frames: take this many frames, evenly spaced over a whole video (all frames of a shorter one), and
+            ignore `video_fps` and `video_max_frames`; None: use those two.
+        video_backend: video decoder: `pyav` (the same as `auto`), or `decord` or `torchcodec` if installed.
         strip_text: strip the text parts of user and assistant turns, as in training; False: take them as they are.
         keys: also make feature-cache keys.
 
@@ -59,7 +59,7 @@ class ChatEncoder:
 
     Raises:
         CheckpointError: the tokenizer does not know the latent tokens.
-        ConfigError: a value that cannot work.
+        ConfigError: an invalid setting.
         MissingFileError: no such system prompt file.
     """
 
@@ -102,7 +102,7 @@ class ChatEncoder:
         self.layout = ChatText(self.system_prompt, self.videos.placeholder, strip_text)
         self._header = torch.tensor(processor.tokenizer(ASSISTANT_HEADER)["input_ids"])
         self._newline = torch.tensor(processor.tokenizer("\n")["input_ids"])
-        # Features depend on how pixels are made, not only on which.
+        # Features depend on the image processor's settings as well as on the picture.
         settings = json.dumps([ENCODING, image_processor.to_dict()], sort_keys=True, default=str)
         self._scale = PixelScale.of(image_processor)
         self._image_settings = hashlib.sha256(settings.encode()).hexdigest()[:12]
@@ -136,9 +136,9 @@ class ChatEncoder:
         return self._with_keys(encoded, sample)
 
     def encode_prompt(self, sample: Sample) -> EncodedSample:
-        """Encode what stands before the first response, with its header: no labels, no hints, no weight in any loss.
+        """Encode everything before the first response, plus its header: no labels, no hints, no weight in any loss.
 
-        Turns of the assistant that are not to be learned are no responses but part of the prompt, if they are text.
+        Text-only assistant turns that are not trained on are part of the prompt, not responses.
 
         Raises:
             RecordError: text with control strings, or more than `max_length` tokens.
@@ -156,7 +156,7 @@ class ChatEncoder:
     def _encode(self, sample: Sample, text: str, observed: Sequence[Patches], media: RecordMedia) -> EncodedSample:
         """Token ids and visual inputs of a conversation, without labels and hints."""
         videos = [part.path for turn in sample.turns for part in turn.parts if isinstance(part, Video)]
-        # Pictures are patches by now, one by one as they were decoded, so the processor sees the text between them.
+        # Pictures were turned into patches as they were decoded, so the processor sees only the text between them.
         pieces: list[Tensor] = []
         clips: list[Mapping[str, Tensor]] = []
         shown = 0
@@ -193,7 +193,7 @@ class ChatEncoder:
 
     @contextmanager
     def _media(self, sample: Sample) -> Iterator[RecordMedia]:
-        """The media of a sample, open; errors name the record and the field that names the file."""
+        """Open the media of a sample; errors name the record and the field that names the file."""
         with _media_of(sample), RecordMedia(self.video_backend) as media:
             yield media
 
@@ -234,7 +234,7 @@ class ChatEncoder:
     # ------------------------------------------------------------------ pictures
 
     def _observers(self, sample: Sample) -> list[Callable[[Image.Image], Patches]]:
-        """What makes patches of each observed frame, as it is decoded; it stops where they exceed `max_length`."""
+        """Return one function per observed frame that makes its patches; it raises once they exceed `max_length`."""
         tokens: dict[int, int] = {}
 
         def observe(place: int, picture: Image.Image) -> Patches:
@@ -248,7 +248,7 @@ class ChatEncoder:
         return [partial(observe, place) for place in range(len(sample.observed))]
 
     def _patches(self, picture: Image.Image, **options: bool) -> Patches:
-        """(P, D) patches of one picture in grey levels, a byte each, and its (1, 3) grid."""
+        """(P, D) patches of one picture as 8-bit pixel levels, and its (1, 3) grid."""
         inputs = self.processor.image_processor(
             images=[picture], do_rescale=False, do_normalize=False, return_tensors="pt", **options
         )
@@ -270,16 +270,16 @@ class ChatEncoder:
         return self.max_latent_tokens if self.fixed_latents else self._tokens_of(patches)
 
     def as_hint(self, picture: Image.Image) -> Image.Image:
-        """A frame in the size in which its features are the targets of latents."""
+        """Resize a frame to the size at which its features serve as targets of the latents."""
         height, width = hint_size(picture.height, picture.width, self.max_hint_tokens, self.unit)
         return picture.resize((width, height), RESAMPLING)
 
     def _labels(self, ids: Tensor, learned: Sequence[bool]) -> Tensor:
-        """Token ids to predict: every assistant turn after its header up to its end mark, LATENT left out.
+        """Token ids to predict: each learned turn after its header, through its end mark and newline, except LATENT.
 
         Args:
             ids: (T,) token ids.
-            learned: of each assistant turn, whether its tokens are labelled.
+            learned: for each assistant turn, whether its tokens are labelled.
         """
         labels = torch.full_like(ids, IGNORE)
         width = len(self._header)
@@ -287,7 +287,7 @@ class ChatEncoder:
             return labels
         starts = (ids.unfold(0, width, 1) == self._header).all(dim=1).nonzero()[:, 0] + width
         ends = (ids == self._im_end).nonzero()[:, 0]
-        # One slice per assistant turn, of which there are few.
+        # The loop is cheap: a conversation has few assistant turns.
         for start, wanted in zip(starts.tolist(), learned, strict=True):
             if not wanted:
                 continue
@@ -314,7 +314,7 @@ class ChatEncoder:
             return replace(
                 encoded,
                 image_keys=keys(sample.observed, encoded.image_grid_thw),
-                # Hints are resized by other means than observed images: the same grid is not the same pixels.
+                # Hints are resized differently from observed images: an equal grid does not mean equal pixels.
                 hint_keys=tuple(f"{key}|hint" for key in keys(sample.hints, encoded.hint_grid_thw)),
             )
 
@@ -327,7 +327,7 @@ def _check_settings(
     sampling: VideoSampling,
     video_backend: str,
 ) -> None:
-    """Refuse settings of an encoder that cannot work, by the names of its arguments."""
+    """Refuse invalid encoder settings; messages use the names of the encoder's arguments."""
     if (
         min(max_latent_tokens, max_length) < 1
         or sampling.max_frames < 2
@@ -350,7 +350,7 @@ def _check_settings(
 
 
 def _fields_of(sample: Sample) -> str:
-    """The fields of the record that a sample was made of, for messages; "" where no record is behind it."""
+    """Names of the record fields that a sample was made from, for messages; "" if it was not made from a record."""
     parts = [part for turn in sample.turns for part in turn.parts if not isinstance(part, str)]
     names = dict.fromkeys(f"'{what.field}'" for what in (*sample.turns, *parts) if what.field)
     return f"{'fields' if len(names) > 1 else 'field'} {', '.join(names)}" if names else ""
@@ -358,18 +358,18 @@ def _fields_of(sample: Sample) -> str:
 
 @contextmanager
 def _media_of(sample: Sample) -> Iterator[None]:
-    """Have errors of a sample's media name the record and the field that names the file."""
+    """Make errors of a sample's media name the record and the field that names the file."""
     try:
         yield
     except (MediaError, OSError) as error:
         said = str(error)
         media = [part for turn in sample.turns for part in turn.parts if not isinstance(part, str)]
-        # the longest path in the message, because one may begin with another
+        # the longest path in the message, because one path may be a prefix of another
         named = sorted((part for part in media if str(part.path) in said), key=lambda part: len(str(part.path)))
         fields = f"field '{named[-1].field}'" if named and named[-1].field else _fields_of(sample)
-        if not fields:  # not of a record: nothing to add
+        if not fields:  # not made from a record: nothing to add
             raise
-        # embedded images have the record for their path
+        # the path of an embedded image is its record
         message = f"{said} ({fields})" if said.startswith(sample.place) else f"{sample.place}, {fields}: {said}"
         if isinstance(error, FileNotFoundError):
             raise RecordFileError(message) from error

@@ -1,8 +1,8 @@
 """The text of a conversation in the chat format of the Qwen-VL family, images and videos as placeholders.
 
-Each turn is ``<|im_start|>role\\n{content}<|im_end|>\\n``. An assistant turn of a hinted record is its thoughts as
-``<reason>..</reason>``, each hint frame as one span of LATENT tokens, then ``<answer>..</answer>`` (Future-L1, arXiv
-2606.05769, Fig. 10); that of an unlabelled video is its spans alone.
+Each turn is ``<|im_start|>role\\n{content}<|im_end|>\\n``. An assistant turn of a hinted record consists of its
+thoughts as ``<reason>..</reason>``, one span of LATENT tokens per hint frame, then ``<answer>..</answer>`` (Future-L1,
+arXiv 2606.05769, Fig. 10); that of an unlabelled video consists of its spans only.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,6 +14,7 @@ from typing import Any
 from futurel1.data.samples import Frame, Part, Sample, Turn
 from futurel1.errors import ConfigError, MissingFileError, RecordError
 from futurel1.models import LATENT, LATENT_END, LATENT_START, LATENT_TOKENS
+from futurel1.shipped_configs import shipped_file
 
 __all__ = [
     "ASSISTANT_HEADER",
@@ -36,14 +37,14 @@ CONTROL_STRINGS = (
 )  # fmt: skip
 """Strings that a record's text may not contain: they would be read as structure, not as text."""
 SYSTEM_CONTROL_STRINGS = tuple(text for text in CONTROL_STRINGS if text not in (LATENT_START, LATENT_END))
-"""The same for system turns, which may name the latent brackets, as the paper's does."""
+"""Strings that a system turn may not contain; it may name the latent brackets, as the paper's does."""
 RESPONSE_TAGS = ("<reason>", "</reason>", "<answer>", "</answer>")
-"""Tags that a hinted record's thoughts and answer may not contain: they are put around them here."""
+"""Tags that a hinted record's thoughts and answer may not contain: this module adds them."""
 
 
 @dataclass(frozen=True)
 class ChatText:
-    """Writes conversations.
+    """Writes conversations in the chat format.
 
     Attributes:
         system_prompt: the system turn of records that have none; "" for no such turn.
@@ -100,18 +101,19 @@ class ChatText:
 
 
 def default_system_prompt() -> str:
-    """The interleaved-reasoning instruction of the paper (Fig. 10), which a user can replace by a file."""
+    """The interleaved-reasoning instruction of the paper (Fig. 10), which a user can replace with a file."""
     return (files("futurel1.data") / "templates" / "interleaved.txt").read_text(encoding="utf-8").strip()
 
 
 def system_prompt_of(path: str | Path | None, processor: Any) -> str:
-    """The system turn of a file; without one, the checkpoint's own, and the paper's for a checkpoint without."""
+    """The system prompt in the file `path`; without a path, the checkpoint's own, else the paper's."""
     if path is None:
         prompt, place = getattr(processor, "system_prompt", None), "the checkpoint's system_prompt.txt"
         if prompt is None:
             return default_system_prompt()
     else:
-        file = Path(path).expanduser()
+        given = Path(path).expanduser()
+        file = given if given.is_file() else shipped_file(path) or given  # as shipped configurations name it
         if not file.is_file():
             raise MissingFileError(f"no system prompt file {file}; leave system_prompt out for the usual wording")
         place = f"system prompt file {file}"
@@ -126,14 +128,14 @@ def system_prompt_of(path: str | Path | None, processor: Any) -> str:
 
 
 def _is_hinted(sample: Sample, turn: Turn) -> bool:
-    """Whether a turn is a response of thoughts and latents: it leads to an answer, or holds frames to imagine."""
+    """Whether an assistant turn consists of thoughts and latents: its record has an answer, or it holds hint frames."""
     if turn.role != "assistant":
         return False
     return sample.answer is not None or any(isinstance(part, Frame) for part in turn.parts)
 
 
 def first_response(sample: Sample) -> int:
-    """Number of turns before the first response: turns that are only context are none, unless they hold hints."""
+    """Number of turns before the first response; a context-only assistant turn is no response unless it is hinted."""
     places = (
         place
         for place, turn in enumerate(sample.turns)

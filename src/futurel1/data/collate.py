@@ -1,4 +1,4 @@
-"""Datasets of encoded records and how their samples become a batch."""
+"""The dataset of encoded records, and the collator that makes batches of them."""
 
 import logging
 from collections.abc import Sequence
@@ -31,14 +31,14 @@ VISUAL_FIELDS = (
     "hint_pixel_values",
     "hint_grid_thw",
 )
-"""Fields of a batch whose rows of all samples are joined, one after the other."""
+"""Batch fields made by concatenating the rows of all samples."""
 _PICTURES = {"pixel_values": "images", "hint_pixel_values": "hints"}
-"""Fields of a batch that are made of pictures, and the fields of a sample that hold them."""
+"""Batch fields made from pictures, and the sample fields that hold the pictures."""
 
 
 @dataclass(frozen=True)
 class Fetched:
-    """What one worker made of the record numbers of one batch."""
+    """What one worker made from the record numbers of one batch."""
 
     samples: list[EncodedSample]
     skipped: list[SkippedRecord]
@@ -47,8 +47,8 @@ class Fetched:
 class SFTDataset(Dataset[EncodedSample]):
     """Encoded records by number.
 
-    A negative number ``~i`` (that is, ``-i - 1``) asks for the prompt of record `i`, without labels and hints: padding
-    that keeps ranks in step and weighs nothing in any loss.
+    A negative number ``~i`` (that is, ``-i - 1``) asks for only the prompt of record `i`, without labels and hints:
+    padding that keeps ranks in step and weighs nothing in any loss.
 
     Args:
         source: the records.
@@ -58,7 +58,7 @@ class SFTDataset(Dataset[EncodedSample]):
         data_numbers: record numbers that belong to this split; None for all.
 
     Raises:
-        ConfigError: no records, or another `on_error`.
+        ConfigError: no records, or an unknown `on_error`.
     """
 
     def __init__(
@@ -113,11 +113,12 @@ class SFTDataset(Dataset[EncodedSample]):
         return [Fetched(samples, skipped)]
 
     def _stand_ins(self, after: int) -> list[EncodedSample]:
-        """A usable record without labels, for a batch none of whose own records could be used."""
+        """Return a usable record without its labels, for a batch in which no record was usable."""
         for step in range(1, len(self)):
             number = (after + step) % len(self)
             try:
-                self[number]  # all of it: a data set of sound prompts and spoilt responses would train on nothing
+                # Encode the whole record, not only its prompt: if every response is broken, training must not go on.
+                self[number]
                 return [self[~number]]
             except FutureL1Error as error:
                 logger.debug("looking for a stand-in: %s", error)
@@ -153,7 +154,7 @@ class SFTCollator:
 
 
 def join_rows(samples: Sequence[EncodedSample], name: str) -> Tensor | None:
-    """The rows of a field of all samples that have any, one after the other; None where none has."""
+    """Concatenate the rows of a field over the samples that have it; None if no sample has it."""
     if name in _PICTURES:
         return join_pixels([getattr(sample, _PICTURES[name]) for sample in samples])
     present = [part for part in (getattr(sample, name) for sample in samples) if part is not None]

@@ -24,10 +24,10 @@ class EncodedSample:
         video_grid_thw: (I, 3) patch grids.
         video_seconds_per_grid: (I,) seconds between temporal patches.
         hints: hint frames; None without any.
-        image_keys: names of the observed images in a feature cache: file, its time and size, frame, grid.
+        image_keys: feature-cache keys of the observed images, made from file, its time and size, frame and grid.
         hint_keys: the same for hints.
         sources: files and embedded images that a prompt's frames come from; empty in training.
-        info: what a metric or a writer needs to know of the record; in training its own id alone.
+        info: what a metric or a writer needs to know of the record; in training, only its own id.
     """
 
     sample_id: str
@@ -49,7 +49,7 @@ class EncodedSample:
 
     @property
     def pixel_values(self) -> Tensor | None:
-        """(P, D) pixel values of the observed images, made anew at every call; None without images."""
+        """(P, D) pixel values of the observed images, computed at every access; None without images."""
         return join_pixels([self.images])
 
     @property
@@ -59,7 +59,7 @@ class EncodedSample:
 
     @property
     def hint_pixel_values(self) -> Tensor | None:
-        """(P, D) pixel values of the hint frames, made anew at every call; None without hints."""
+        """(P, D) pixel values of the hint frames, computed at every access; None without hints."""
         return join_pixels([self.hints])
 
     @property

@@ -1,4 +1,4 @@
-"""Batches of a data set by record numbers, made in worker processes or in this one."""
+"""Fetch batches of a dataset by record number, in worker processes or in this one."""
 
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,10 +16,10 @@ Collate = Callable[[list[Any]], Any]
 def fetch(
     dataset: Dataset[Any], batches: Iterable[Numbers], collate: Collate, *, num_workers: int, pin_memory: bool = False
 ) -> Iterator[Any]:
-    """Yield one batch after the other; the global random state stays as it is.
+    """Yield the batches in order, without touching the global random state.
 
-    A `DataLoader` alone would raise a worker's error with a traceback in place of its message. Here an error of the
-    library arrives as it was raised, with the worker's traceback as a note.
+    A plain `DataLoader` replaces the message of a worker's error with a traceback. Here a library error arrives as it
+    was raised, with the worker's traceback as a note.
 
     Args:
         dataset: items by number, or lists of them (`__getitems__`).
@@ -29,7 +29,7 @@ def fetch(
         pin_memory: copy tensors to page-locked memory.
 
     Raises:
-        FutureL1Error: what `dataset` or `collate` raised of this kind, when its batch is due.
+        FutureL1Error: `dataset` or `collate` raised it; it is raised here when its batch is due.
     """
     loader: DataLoader[Any] = DataLoader(
         _Batches(dataset, collate),
@@ -47,7 +47,7 @@ def fetch(
 
 
 class _Batches(Dataset[Any]):
-    """Batches by their numbers; an error of the library takes the place of its batch."""
+    """Batches by their record numbers; a library error is returned in place of its batch."""
 
     def __init__(self, dataset: Dataset[Any], collate: Collate) -> None:
         self.dataset = dataset

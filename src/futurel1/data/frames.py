@@ -1,4 +1,4 @@
-"""Frames of videos and image files, as RGB pictures, with an error for everything that cannot be read faithfully."""
+"""Read video frames and image files as RGB pictures; anything that cannot be read faithfully is an error."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["VideoInfo", "frame_pool", "probe_video", "read_frames", "read_image"
 
 POOL_SIZE = 8
 MAX_PIXELS_IN_ALL = 2**28
-"""Most pixels of all frames of a call of `read_frames` (a gigabyte of pictures): 128 frames of full HD."""
+"""Most pixels that one call of `read_frames` may decode in all (a gigabyte of pictures): 128 frames of full HD."""
 
 
 def frame_pool(num_frames: int) -> list[int]:
@@ -49,7 +49,7 @@ def frame_pool(num_frames: int) -> list[int]:
 
 
 def probe_video(path: str | PathLike[str]) -> VideoInfo:
-    """Tell what a video shows, from its packets and its first frame.
+    """Read the properties of a video from its packets and its first frame.
 
     Args:
         path: an MP4/MOV, Matroska/WebM or AVI file.
@@ -71,14 +71,14 @@ def read_frames(path: str | PathLike[str], indices: Sequence[int], backend: Vide
     Args:
         path: an MP4/MOV, Matroska/WebM or AVI file.
         indices: 0-based frame indices, in any order, repeats allowed.
-        backend: what decodes it, see :func:`futurel1.data.video.open_video`.
+        backend: the video decoder, see :func:`futurel1.data.video.open_video`.
 
     Returns:
         One RGB picture per index, in the order of `indices`; a repeated index yields the same picture object.
 
     Raises:
         MissingFileError: there is no such file.
-        MediaError: an index is outside the video, the frames are too many for their size, or the file is empty, cut
+        MediaError: an index is outside the video, the frames have too many pixels in all, or the file is empty, cut
             short, damaged or not a video.
         ConfigError: the backend is not installed.
     """
@@ -121,14 +121,14 @@ def read_image(path: str | PathLike[str]) -> Image.Image:
 
 
 def decode_image(data: bytes, place: str | PathLike[str]) -> Image.Image:
-    """Decode the bytes of an image file that stands in a record.
+    """Decode an image file that is embedded in a record.
 
     Args:
-        data: what an image file holds; otherwise as for :func:`read_image`.
+        data: the contents of the image file, see :func:`read_image`.
         place: where the record is, for messages.
 
     Raises:
-        MediaError: the bytes are no image, damaged, or have more than 8 bits per channel.
+        MediaError: the bytes are damaged or not an image, or have more than 8 bits per channel.
     """
     return _upright_rgb(BytesIO(data), place, "embed the image again")
 

@@ -24,7 +24,7 @@ class RecordMedia(ExitStack):
     """Reads the media of one record; a context manager that closes them.
 
     Args:
-        backend: what decodes videos, see :func:`futurel1.data.video.open_video`.
+        backend: the video decoder, see :func:`futurel1.data.video.open_video`.
     """
 
     def __init__(self, backend: VideoBackend = "auto") -> None:
@@ -33,13 +33,13 @@ class RecordMedia(ExitStack):
         self._videos: dict[Path, VideoReader] = {}
 
     def video(self, path: Path) -> VideoReader:
-        """The open video; the same one whenever it is asked for."""
+        """Open a video, or return its open reader."""
         if path not in self._videos:
             self._videos[path] = self.enter_context(open_video(path, self._backend))
         return self._videos[path]
 
     def size(self, frame: Frame) -> tuple[int, int]:
-        """Height and width of a frame in pixels; of a video's, as the video states them."""
+        """Height and width of a frame in pixels; for a frame of a video, as the video states them."""
         if frame.pool_index is None:
             picture = _read_still(frame)
             return picture.height, picture.width
@@ -51,11 +51,11 @@ class RecordMedia(ExitStack):
 
         Args:
             frames: the frames, in any order.
-            converters: what to make of each. It is called as the frame is decoded, so that no two pictures are held at
-                full size.
+            converters: one function per frame, called as soon as the frame is decoded, so that no two pictures are
+                held at full size.
 
         Returns:
-            What was made of each frame.
+            The converted value of each frame, in the order of `frames`.
 
         Raises:
             MissingFileError: a file is not there.
@@ -81,7 +81,7 @@ class RecordMedia(ExitStack):
 
 
 def media_sources(sample: Sample) -> tuple[str, ...]:
-    """Where the frames of a sample come from, each once: real paths of files, and digests of embedded images."""
+    """Sources of a sample's frames, without duplicates: real paths of files, and digests of embedded images."""
     media = [part for turn in sample.turns for part in turn.parts if not isinstance(part, str)]
     embedded = [part.data for part in media if isinstance(part, Frame) and part.data is not None]
     paths = dict.fromkeys(part.path for part in media if isinstance(part, Video) or part.data is None)

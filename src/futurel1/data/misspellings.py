@@ -1,4 +1,4 @@
-"""Which field of a record a misspelt key means."""
+"""Find the record field that a misspelt key was meant to name."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SHORTEST_MISSPELT = 4
 
 @lru_cache(maxsize=4096)
 def misspelt(key: str, names: tuple[str, ...]) -> str | None:
-    """The name that a key looks like: the same letters, or but for one that is missing, added or swapped with the next.
+    """The name that a key resembles: the same letters, or one letter missing, added or swapped with the next.
 
     The number of words has to be the same: `image_w` is not `image` with a letter too many.
     """
@@ -42,7 +42,7 @@ def _words(key: str) -> int:
 
 
 def _one_slip(name: str, key: str) -> bool:
-    """Whether a letter of a name is missing or swapped with the next, or one is added."""
+    """Whether one letter is missing or added, or swapped with the next."""
     if len(name) == len(key):
         return any(name[:at] + name[at + 1] + name[at] + name[at + 2 :] == key for at in range(len(name) - 1))
     short, long = sorted((name, key), key=len)
@@ -51,7 +51,7 @@ def _one_slip(name: str, key: str) -> bool:
 
 
 def could_be(field: str, key: str, value: object) -> bool:
-    """Whether a value under a key that looks like a field is one that the field could have."""
+    """Whether `field` could hold the value that stands under the similar key `key`."""
     if field in _INTEGER_FIELDS:
         return type(value) is int
     if not isinstance(value, str | list | tuple | Mapping) or not value:

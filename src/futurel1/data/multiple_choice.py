@@ -17,8 +17,8 @@ _ONLY_LETTERS = re.compile(r"[a-z](?:\W+[a-z])*")
 def read_options(fields: RecordFields) -> dict[str, str] | None:
     """Read a record's `options`: letter to text, or a list of texts in the order of letters.
 
-    Labels ("A. up") are taken off if every option carries its own, of a list also if two or more do and the others
-    have none ("All of the above"). Any other letter at the beginning is part of the text, such as an initial.
+    Labels ("A. up") are removed if every option carries its own; in a list, also if two or more options do and the
+    others have none ("All of the above"). Any other leading letter is part of the text, such as an initial.
 
     Args:
         fields: the record.
@@ -27,7 +27,7 @@ def read_options(fields: RecordFields) -> dict[str, str] | None:
         Letter to text, stripped; None where the record has no options.
 
     Raises:
-        RecordError: not such a list or object, a blank text, or labels in another order than that of the list.
+        RecordError: not such a list or object, a blank text, or labels that are not in the order of the list.
     """
     value = fields.take("options")
     # Parquet gives every row the keys of all rows, and writers keep empty lists for questions without options.
@@ -60,9 +60,9 @@ def read_options(fields: RecordFields) -> dict[str, str] | None:
 
 
 def lists_options(problem: str, options: Mapping[str, str]) -> bool:
-    """Whether a problem lists the options itself: each text behind its label, one after the other.
+    """Whether a problem already lists the options: each label followed by its text, in order.
 
-    That letters with a full stop occur somewhere is not enough, for they may be initials.
+    Letters with a full stop are not enough, because they may be initials.
 
     Args:
         problem: what is asked.
@@ -78,18 +78,18 @@ def lists_options(problem: str, options: Mapping[str, str]) -> bool:
 def gold_letter(fields: RecordFields, answer: str, options: Mapping[str, str] | None, problem: str) -> str:
     """The letter that a ground truth means.
 
-    The text of an option goes before the letter that it begins with, because that may be an initial. A letter before a
-    text counts if the text is that of its option, or contains it or is part of it; texts compare by their plain forms
-    (`futurel1.metrics.functional.plain_answer`).
+    The text of an option takes precedence over a leading letter, because that may be an initial. A leading letter
+    counts if the text after it equals its option's text, contains it, or is part of it; texts are compared in their
+    plain form (`futurel1.metrics.functional.plain_answer`).
 
     Args:
         fields: the record, for errors.
         answer: the ground truth: an option's text, a letter, or a letter before its text.
-        options: letter to text; None where the record does not say.
-        problem: what is asked; where `options` is None, a label is compared with the options that it lists, one a line.
+        options: letter to text; None if the record has none.
+        problem: the question; if `options` is None, a label is checked against the options listed here, one per line.
 
     Raises:
-        RecordError: it is no option's letter or text, it means two of them, or its label is not that of its text.
+        RecordError: `answer` matches no option, matches two, or its label and its text belong to different options.
     """
     from futurel1.metrics.functional.responses import ordinary_text
 
@@ -101,7 +101,7 @@ def gold_letter(fields: RecordFields, answer: str, options: Mapping[str, str] | 
     only = _plain(answer).upper()
     alone = {only} if len(only) == 1 and only in letters else set()
     if len(exact) == 1:
-        # brackets or a full stop that are part of an option's text are no wrapping of a letter
+        # brackets or a full stop may belong to the option's text, so only a bare letter also counts as a letter
         meant = exact | (alone if answer.strip().upper() == only else set())
     else:
         meant = exact | _with_text(answer, texts) | alone
@@ -134,7 +134,7 @@ def gold_letter(fields: RecordFields, answer: str, options: Mapping[str, str] | 
 
 
 def _is_about(text: str, letter: str, options: Mapping[str, str]) -> bool:
-    """Whether the text behind a letter is that of its option, or one contains the other and no other fits better."""
+    """Whether the text after a letter is its option's, or one contains the other and no other option fits better."""
     same = _with_text(text, options)
     if same or letter not in options:
         return letter in same
@@ -155,7 +155,7 @@ def _has_words(text: str, words: str) -> bool:
 
 
 def _with_text(text: str, options: Mapping[str, str]) -> set[str]:
-    """Letters of the options with a text."""
+    """Letters of the options whose text equals `text` in plain form."""
     plain = _plain(text)
     return {letter for letter, other in options.items() if plain and _plain(other) == plain}
 
@@ -168,13 +168,13 @@ def _without_label(letter: str, text: str) -> str:
 
 def _plain(text: str) -> str:
     """The form in which the metrics compare answers."""
-    # imported late, because metrics and data load without each other
+    # imported here, because metrics and data load without each other
     from futurel1.metrics.functional.responses import plain_answer
 
     return plain_answer(text)
 
 
 def _listed(problem: str) -> dict[str, str]:
-    """Options that a problem lists, one a line, labelled from A on."""
+    """Options that a problem lists, one per line, labelled from A on."""
     lines = [(label[1], line[label.end() :]) for line in problem.splitlines() if (label := _LABEL.match(line))]
     return dict(lines) if [letter for letter, _ in lines] == list(LETTERS[: len(lines)]) else {}

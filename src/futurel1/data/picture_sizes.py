@@ -1,4 +1,4 @@
-"""Sizes to which hint frames and frames of whole videos are resized, and the pictures that no size suits."""
+"""Sizes to which hint frames and frames of whole videos are resized; pictures too long and thin are refused."""
 
 import math
 from pathlib import Path
@@ -12,9 +12,9 @@ __all__ = ["MAX_ASPECT_RATIO", "MIN_VIDEO_FRAME_TOKENS", "RESAMPLING", "check_as
 MIN_VIDEO_FRAME_TOKENS = 4
 """Fewest merged tokens per frame of a whole video."""
 RESAMPLING = Image.Resampling.BICUBIC
-"""How pictures are resized to these sizes."""
+"""Filter that resizes pictures to these sizes."""
 MAX_ASPECT_RATIO = 200
-"""Image processors of the Qwen family refuse longer, thinner pictures than this."""
+"""Image processors of the Qwen family refuse pictures with a greater ratio of the sides."""
 
 
 def hint_size(height: int, width: int, max_tokens: int, unit: int = 32) -> tuple[int, int]:
@@ -27,7 +27,7 @@ def hint_size(height: int, width: int, max_tokens: int, unit: int = 32) -> tuple
         unit: pixels per side of a merged token.
 
     Returns:
-        (height, width) in pixels, multiples of `unit`; sides are floored and never enlarged beyond the first unit.
+        (height, width) in pixels, multiples of `unit`: sides are rounded down, but to no less than one unit.
 
     Raises:
         ConfigError: `max_tokens` below 1.
@@ -46,10 +46,10 @@ def hint_size(height: int, width: int, max_tokens: int, unit: int = 32) -> tuple
 
 
 def video_frame_size(height: int, width: int, max_tokens: int, unit: int = 32) -> tuple[int, int]:
-    """Size of a frame of a whole video: sides rounded to units, at most `max_tokens` and, if it can be, at least 4.
+    """Size of a frame of a whole video: sides rounded to units, at most `max_tokens` and, if possible, at least 4.
 
-    This is the rule of the Qwen processors applied to one frame. They apply it to all clips of a call with one limit,
-    which gives a short clip beside a long one many times the tokens per frame that were asked for.
+    This applies the rule of the Qwen processors to one frame. The processors apply one limit to all clips of a call,
+    which gives a short clip next to a long one many times the requested tokens per frame.
 
     Args:
         height: pixels of the frame.

@@ -1,4 +1,4 @@
-"""Pictures as patches of grey levels, a byte each, until a batch is made of them."""
+"""Pictures kept as patches of 8-bit pixel levels until a batch is made from them."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ __all__ = ["Pictures", "PixelScale", "join_pixels"]
 
 @dataclass(frozen=True)
 class PixelScale:
-    """How an image processor of `transformers` turns grey levels into pixel values, to the bit.
+    """How an image processor of `transformers` turns 8-bit pixel levels into pixel values, bit for bit.
 
     Args:
-        temporal_patch_size: frames of a patch; those of a picture are the same.
-        mean: grey levels that are subtracted from the three channels; None: they are only multiplied.
-        std: grey levels that the channels are divided by.
-        factor: what levels are multiplied by if that is all.
+        temporal_patch_size: frames per patch; a picture repeats its single frame.
+        mean: levels subtracted from the three channels; None: levels are only multiplied by `factor`.
+        std: levels that the three channels are divided by.
+        factor: multiplier of the levels if they are not normalized.
     """
 
     temporal_patch_size: int
@@ -35,7 +35,7 @@ class PixelScale:
         frames = int(processor.temporal_patch_size)
         if not processor.do_normalize:
             return cls(frames, None, None, factor)
-        # float32 as there: a mean that is rounded later is another mean.
+        # Computed in float32 like the processor: rounding a float64 mean later would give another value.
         mean, std = (
             tuple((torch.tensor(values) * (1.0 / factor)).tolist())
             for values in (processor.image_mean, processor.image_std)
@@ -59,7 +59,7 @@ class Pictures:
     """Pictures of one record.
 
     Attributes:
-        levels: of each picture, (P, D) uint8 patches as the image processor cuts them.
+        levels: for each picture, its (P, D) uint8 patches as the image processor cuts them.
         grid_thw: (I, 3) patch grids.
         scale: how levels become pixel values.
     """
@@ -70,7 +70,7 @@ class Pictures:
 
 
 def join_pixels(parts: Sequence[Pictures | None]) -> Tensor | None:
-    """(P, D) float32 pixel values of all pictures, one after the other; None where there are none."""
+    """(P, D) float32 pixel values of all pictures, concatenated; None if there are no pictures."""
     pictures = [(levels, part.scale) for part in parts if part is not None for levels in part.levels]
     if not pictures:
         return None

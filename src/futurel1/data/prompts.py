@@ -1,4 +1,4 @@
-"""Prompts: what a model is asked, without what it should say, and how prompts become a batch."""
+"""Prompts: what a model is asked, without the expected response; and how prompts become a batch."""
 
 import os
 import re
@@ -26,16 +26,16 @@ _PROMPT_VISUALS = tuple(name for name in VISUAL_FIELDS if not name.startswith("h
 
 
 class PromptDataset(SFTDataset):
-    """Encoded prompts by number: of each sample what stands before its first response, and what is known of it.
+    """Encoded prompts by number: the part of each sample before its first response, and its `info`.
 
-    Args: see :class:`SFTDataset`. With ``on_error="skip"``, a batch none of whose records can be used has no rows.
+    Args: see :class:`SFTDataset`. With ``on_error="skip"``, a batch in which no record is usable has no rows.
     """
 
     def __getitem__(self, index: int) -> EncodedSample:
         return self.encoder.encode_prompt(self.source.sample(self._number(index)))
 
     def _stand_ins(self, after: int) -> list[EncodedSample]:
-        # Ranks need not keep in step here, and a prompt that stands in for another would be answered twice.
+        # Ranks need not stay in step here, and a prompt used as a stand-in would be answered twice.
         return []
 
 
@@ -68,20 +68,20 @@ class PromptCollator:
 
 
 def parse_prompt(record: RawRecord, *, data_root: Path | None = None) -> Sample:
-    """Turn a training record of any labelled shape into the prompt that it starts with.
+    """Turn a training record of any labelled shape into its prompt.
 
     Args:
         record: the record as stored.
         data_root: if given, media outside this folder are refused.
 
     Returns:
-        The turns before the first response; an assistant turn that is not to be learned (`loss`: false) is context, no
-        response. Its `info` holds the record's own id, the question (the texts of the user's turns), the answer (the
-        final one; in the chat shape the first response, or what stands in its ``<answer>`` tags), options and type.
+        The turns before the first response; an assistant turn that is not trained on (`loss`: false) is context, not
+        a response. `info` holds the record's own id, the question (the texts of the user's turns), the answer (the
+        final one; in the chat shape the first response, or the text in its ``<answer>`` tags), options and type.
 
     Raises:
-        RecordError: the record cannot be used, is an unlabelled video, or has a final answer that belongs to another
-            response than the first.
+        RecordError: the record cannot be used, is an unlabelled video, or has several responses and a final answer
+            (which belongs to the last one).
         RecordFileError: a file of its observed frames is missing.
     """
     sample = parse_record(
@@ -111,7 +111,7 @@ def parse_prompt(record: RawRecord, *, data_root: Path | None = None) -> Sample:
 
 
 def _check_answer(fields: RecordFields, sample: Sample) -> None:
-    """Refuse a record without a question to answer, or whose answer belongs to another response than the first."""
+    """Refuse a record that asks no question, or whose answer does not belong to its first response."""
     responses = [turn for turn in sample.turns if turn.role == "assistant"]
     if sample.answer is None and sample.hints:
         fields.fail(
@@ -128,14 +128,14 @@ def _check_answer(fields: RecordFields, sample: Sample) -> None:
 
 
 def _first_answer(response: Turn) -> str:
-    """The answer of a chat's response: what stands in its ``<answer>`` tags, else all of it."""
+    """The answer in a chat's response: the text in its ``<answer>`` tags, else the whole text."""
     text = "".join(part for part in response.parts if isinstance(part, str))
     found = _ANSWER.search(text)
     return (found[1] if found else text).strip()
 
 
 def _check_files(fields: RecordFields, turns: Sequence[Turn]) -> None:
-    """Refuse a prompt whose files are missing; those of hint frames are not read, and need not be there."""
+    """Refuse a prompt whose files are missing; files of hint frames are not read and may be missing."""
     for part in (part for turn in turns for part in turn.parts if not isinstance(part, str)):
         # isfile, unlike Path.is_file, is False for names too long for the system
         if not (isinstance(part, Frame) and part.data is not None) and not os.path.isfile(part.path):

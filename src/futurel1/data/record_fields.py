@@ -26,7 +26,7 @@ TRAINING_SHAPES = (
     "path-based (image, reasoning_image, conversations, answer), chat (messages or conversations, videos, images) "
     "or unlabelled video (video, image, reasoning_image)"
 )
-"""The shapes of training records, as remedies name them."""
+"""The shapes of training records, as listed in error messages."""
 _URL = re.compile(r"([A-Za-z][A-Za-z\d+.-]+)://|(data):\w+/")
 
 
@@ -59,7 +59,7 @@ class RecordFields:
 
     @property
     def meta(self) -> dict[str, Any]:
-        """Fields that nothing has asked for."""
+        """Fields that were not read."""
         return {key: value for key, value in self.values.items() if key not in self.used}
 
     def fail(self, field: str, value: object, problem: str, remedy: str) -> NoReturn:
@@ -71,7 +71,7 @@ class RecordFields:
 
         Args:
             shapes: the shapes, for the remedy.
-            known: fields of all shapes, of which the record may have misspelt some.
+            known: fields of all shapes; the record may have misspelt some of them.
         """
         pairs = ((key, misspelt(key, tuple(sorted(known)))) for key in self.values if key not in known)
         keys = ", ".join(sorted(self.keys)) or "none"
@@ -84,9 +84,9 @@ class RecordFields:
         return [printable(key) for key in self.values]
 
     def refuse_misspelt(self, known: Collection[str]) -> None:
-        """Raise the error of an unknown key that looks like one of `known` which the record lacks.
+        """Raise an error for an unknown key that looks like a field in `known` which the record lacks.
 
-        It has to hold what that field would. Other keys are left alone: public records carry many of their own.
+        The key's value must also suit that field. Other unknown keys are ignored: public records carry many.
         """
         absent = tuple(sorted(name for name in known if name not in self.values))
         for key, value in self.values.items():
@@ -100,7 +100,7 @@ class RecordFields:
                 )
 
     def system_turns(self) -> tuple[Turn, ...]:
-        """The system turn of the field `system`, its text as it is given; nothing where the record lacks it."""
+        """The system turn from the field `system`, its text verbatim; empty if the record has no such field."""
         value = self.take("system")
         if value is None:
             return ()
@@ -109,10 +109,10 @@ class RecordFields:
         return (Turn("system", (self.check_text("system", value),), field="system"),)
 
     def identity(self) -> str | int | None:
-        """The record's own `id`, None where it lacks one; what is neither a text nor an integer is written as text."""
+        """The record's own `id`, None if it has none; a value that is neither string nor integer becomes a string."""
         value = self.take("id")
         if isinstance(value, float) and value.is_integer():
-            value = int(value)  # pandas makes a column of integers with gaps one of floats
+            value = int(value)  # pandas turns an integer column with gaps into floats
         elif isinstance(value, float) and math.isnan(value):
             value = None
         elif isinstance(value, Mapping | list | tuple):
@@ -127,16 +127,16 @@ class RecordFields:
         return value  # type: ignore[no-any-return]
 
     def take(self, field: str) -> Any:
-        """Return a field's value, None where the record lacks it."""
+        """Return a field's value, None if the record lacks it."""
         self.used.add(field)
         return self.values.get(field)
 
     def text(self, field: str) -> str:
-        """Return a string field that has to be there and not blank, stripped."""
+        """Return a required string field, stripped; it must not be blank."""
         return self.check_text(field, self.take(field)).strip()
 
     def check_text(self, field: str, value: object) -> str:
-        """Return a value as it is if it is a string and not blank."""
+        """Return a value unchanged if it is a string and not blank."""
         if value is None:
             self.fail(field, value, "missing", f"add a string '{field}'")
         if not isinstance(value, str):
@@ -146,13 +146,13 @@ class RecordFields:
         return self.check_characters(field, value)
 
     def check_characters(self, field: str, text: str) -> str:
-        """Return a text that no tokenizer trips over."""
+        """Return a text unchanged; refuse surrogate code points, which tokenizers cannot encode."""
         if any("\ud800" <= character <= "\udfff" for character in text):
             self.fail(field, ascii(text), "half a surrogate pair, which is no text", "write the character as UTF-8")
         return text
 
     def sequence(self, field: str) -> list[Any]:
-        """Return a list field, empty where the record lacks it."""
+        """Return a list field, empty if the record lacks it."""
         value = self.take(field)
         if value is None:
             return []
@@ -175,7 +175,7 @@ class RecordFields:
         return indices
 
     def media_path(self, field: str, value: object) -> Path:
-        """Resolve a media path of this record and check that it is allowed and, if asked, that it exists."""
+        """Resolve a media path of this record; check that it is allowed and, with `check_files`, that it exists."""
         written = self.check_text(field, value)
         url = _URL.match(written)
         if url is not None:
@@ -207,13 +207,13 @@ class RecordFields:
     def image(self, field: str, value: object, number: int = 1, name: str = "image") -> Frame:
         """Return an image: a path, ``{"path": ..}``, bytes, or ``{"bytes": ..}`` (the images of `datasets`).
 
-        In JSON, which has no bytes, they are written in base64.
+        JSON has no bytes, so they are written in base64.
 
         Args:
             field: the field that holds it.
             value: the image.
-            number: its number among those of the record, from 1, for messages.
-            name: what it is, for messages.
+            number: its number among the record's images, from 1, for messages.
+            name: what kind of image it is, for messages.
         """
         content = value
         if isinstance(value, Mapping):
@@ -226,7 +226,7 @@ class RecordFields:
         return Frame(Path(f"{self.place}, {name} {number}"), None, content, field)
 
     def _decoded(self, field: str, data: object) -> object:
-        """Embedded bytes; JSON holds them as base64."""
+        """Decode embedded bytes, which JSON holds as base64."""
         if not isinstance(data, str):
             return data
         try:
@@ -257,12 +257,12 @@ class RecordFields:
 
 
 def printable(key: object) -> str:
-    """A key within a message: printable whatever it holds, and shortened."""
+    """Show a key within a message: printable and shortened."""
     return shorter(str(key).encode("utf-8", "backslashreplace").decode(), 60)
 
 
 def shorter(text: object, most: int = 300) -> str:
-    """A text within a message: its beginning and end if it has more than `most` characters."""
+    """Show a text within a message: its beginning and end if it has more than `most` characters."""
     written = str(text)
     return written if len(written) <= most else f"{written[: most // 2]}...{written[-most // 2 :]}"
 

@@ -28,14 +28,14 @@ _ARROW_FILE_MAGIC = b"ARROW1"
 
 
 class RecordFile(Protocol):
-    """One file of records, whose positions count from 0."""
+    """One file of records; positions count from 0."""
 
     path: Path
 
     def __len__(self) -> int: ...
 
     def number(self, position: int) -> int:
-        """The 1-based number of a record, in JSON Lines its line."""
+        """The 1-based number of a record; in JSON Lines, its line number."""
         ...
 
     def read(self, position: int, place: str) -> Any:
@@ -48,10 +48,10 @@ def open_file(path: Path, name: str) -> RecordFile:
 
     Args:
         path: a file with one of `RECORD_FILE_SUFFIXES`.
-        name: what messages call it.
+        name: name of the file in messages.
 
     Raises:
-        RecordError: the file has no records, or is not what its extension says.
+        RecordError: the file has no records, or its content does not match its extension.
     """
     if path.stat().st_size == 0:
         raise RecordError(f"{path}: the file is empty (0 bytes); write records to it or leave it out")
@@ -71,7 +71,7 @@ def open_file(path: Path, name: str) -> RecordFile:
 
 
 class _RepeatedKeyError(ValueError):
-    """A JSON object has a key twice."""
+    """A JSON object repeats a key."""
 
     def __init__(self, key: str) -> None:
         super().__init__(key)
@@ -79,7 +79,7 @@ class _RepeatedKeyError(ValueError):
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Make a dict of a JSON object, of whose equal keys `json` would silently keep the last."""
+    """Make a dict of a JSON object; refuse repeated keys, of which `json` would silently keep the last."""
     value = dict(pairs)
     if len(value) < len(pairs):
         raise _RepeatedKeyError(next(key for key, times in Counter(key for key, _ in pairs).items() if times > 1))
@@ -87,7 +87,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def decode_json(data: bytes, place: str, remedy: str) -> Any:
-    """Decode one JSON value; `remedy` says what to do about a syntax error."""
+    """Decode one JSON value; `remedy` tells the user how to fix a syntax error."""
     try:
         return json.loads(data.decode("utf-8-sig"), object_pairs_hook=_object)
     except UnicodeDecodeError as error:
@@ -122,7 +122,7 @@ class _JsonFile:
             items = None if whole else _items(data)
             if items is None:
                 raise
-            # each by itself, so that only the records that cannot be held are errors
+            # Decode each item on its own, so that only the records that cannot be held are errors.
             value = items
         if not isinstance(value, list | dict):
             raise RecordError(f"{name}: {type(value).__name__} where a list is expected; write an array of records")
@@ -143,7 +143,7 @@ _JSON_TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{},]', re.DOTALL)
 
 
 def _items(data: bytes) -> list[bytes] | None:
-    """Cut a JSON array into its items, of an object make the only one; None if brackets do not pair."""
+    """Cut a JSON array into its items; an object is the only item; None if the brackets do not pair."""
     data = data.removeprefix(_BYTE_ORDER_MARK).strip()
     if data.startswith(b"{"):
         return [data]
@@ -179,7 +179,7 @@ class _JsonLinesFile:
                     blanks.append(len(starts))
                 position += len(line)
         self._starts = np.array(starts, dtype=np.int64)
-        # number of records before each blank line, which is enough to find a record's line
+        # number of records before each blank line: enough to find a record's line
         self._blanks = np.array(blanks, dtype=np.int64)
 
     def __len__(self) -> int:
@@ -245,7 +245,7 @@ def _row(table: pa.Table, position: int, place: str) -> dict[str, Any]:
             )
         try:
             row[name] = column[position].as_py()
-        # dates beyond Python's calendar, unknown time zones, bytes that are no UTF-8, structs with a field twice
+        # dates beyond Python's calendar, unknown time zones, bytes that are not UTF-8, structs that repeat a field
         except (pa.ArrowException, ValueError, ArithmeticError, LookupError, TypeError, OSError) as error:
             raise RecordError(
                 f"{place}, field '{printable(name)}': the value of type {column.type} cannot be read ({error}); write "
@@ -265,7 +265,7 @@ def _row_group(path: Path, version: tuple[int, int], group: int) -> pa.Table:
 
 
 class _ArrowFile:
-    """Arrow, as `datasets` saves it: mapped into memory, so that only the rows that are asked for are read."""
+    """Arrow, as `datasets` saves it: memory-mapped, so that only the requested rows are read."""
 
     def __init__(self, path: Path, name: str) -> None:
         import pyarrow as pa

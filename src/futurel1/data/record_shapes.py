@@ -1,7 +1,7 @@
-"""Raw records of any shape become samples, checked field by field.
+"""Parse raw records of any shape into samples, checking each field.
 
-Five shapes are understood: frame-indexed (TwiFF style), upstream TwiFF-2.7M, path-based, chat (also as ShareGPT writes
-it) and unlabelled video. `docs/data.md` describes them.
+Five shapes are supported: frame-indexed (TwiFF style), upstream TwiFF-2.7M, path-based, chat (including ShareGPT's
+form) and unlabelled video. `docs/data.md` describes them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from futurel1.data.samples import Frame, Part, Sample, Turn, Video
 __all__ = ["IMAGINE_NEXT", "TRAINING_FIELDS", "is_unlabelled", "parse_record"]
 
 IMAGINE_NEXT = "Imagine what comes next."
-"""What the user says after the observed frames of an unlabelled video."""
+"""The user's text after the observed frames of an unlabelled video."""
 _CHAT_FIELDS = frozenset({"messages", "videos", "images", "system"})
 _INDEXED_FIELDS = frozenset({"video", "image", "reasoning_image", "conversations", "answer", "system"})
 _PATH_FIELDS = _INDEXED_FIELDS | {"videos", "images"}
@@ -44,14 +44,14 @@ def parse_record(
 ) -> Sample:
     """Turn a raw record of any of the five shapes into a `Sample`.
 
-    A record's `system` field becomes its system turn, as it is given.
+    A record's `system` field becomes its system turn, verbatim.
 
     Args:
         raw: the record's fields; a field that is null counts as absent.
         file: name of the file the record comes from, for the id and messages.
         number: 1-based number of the record in that file.
         folder: folder against which relative media paths resolve.
-        data_root: if given, media outside this folder are refused, whichever way a path leads there.
+        data_root: if given, media outside this folder are refused, also if a link leads there.
         check_files: whether media files have to exist.
 
     Returns:
@@ -80,24 +80,24 @@ def parse_record(
 
 
 def _with_system(fields: RecordFields, sample: Sample, system: tuple[Turn, ...]) -> Sample:
-    """Put the system turn of the field `system` first; a turn that the record has besides has to say the same."""
+    """Put the turn of the field `system` first; if the conversation has a system turn too, the texts must agree."""
     if not system:
         return sample
     text = str(system[0].parts[0])
     stated = ["".join(map(str, turn.parts)).strip() for turn in sample.turns if turn.role == "system"]
-    # outer blanks aside, because the hinted shapes strip their turns
+    # compare without outer blanks, because the hinted shapes strip their turns
     if stated and stated != [text.strip()]:
         fields.fail("system", text, f"the record has another system turn, {quoted(stated[0])}", "keep one of them")
     return replace(sample, turns=(*system, *(turn for turn in sample.turns if turn.role != "system")))
 
 
 def is_unlabelled(fields: RecordFields) -> bool:
-    """Whether a record that has the fields of no labelled shape lists frames of a video."""
+    """Whether a record without the fields of a labelled shape lists frames of a video."""
     return "video" in fields.values and bool(fields.values.keys() & {"image", "reasoning_image"})
 
 
 def _parse_conversations(fields: RecordFields) -> Sample:
-    """Parse the frame-indexed shape (with `video`), the path-based one (without), and chats as ShareGPT writes them."""
+    """Parse the frame-indexed shape (with `video`), the path-based one (without), and ShareGPT's form of chats."""
     fields.refuse_misspelt(_INDEXED_FIELDS if "video" in fields.values else _PATH_FIELDS)
     turns = turns_of(fields, "conversations")
     columns = fields.values.keys() & {"videos", "images"}
@@ -145,8 +145,8 @@ def _image_files(fields: RecordFields, field: str) -> list[Frame]:
 def _parse_upstream(fields: RecordFields) -> Sample:
     """Parse the shape of TwiFF-2.7M.
 
-    `answer` carries the reasoning with the final answer inline as `<ans>..</ans>` (as TwiFF's published conversion
-    does); with the reasoning in a field `cot` or `reasoning` it may be the bare final answer.
+    `answer` carries the reasoning with the final answer inline as `<ans>..</ans>` (as in TwiFF's published
+    conversion); if the reasoning is in a field `cot` or `reasoning`, `answer` may be the bare final answer.
     """
     fields.refuse_misspelt(_UPSTREAM_FIELDS)
     video = fields.media_path("video", fields.take("video"))
@@ -160,7 +160,7 @@ def _parse_upstream(fields: RecordFields) -> Sample:
     if "<image>" not in question:
         question = "<image>" * len(observed_indices) + question
     reasoning = ""
-    # an `answer` with the marks of reasoning is the whole response
+    # an `answer` with <ans> or image markers is the whole response
     answer = fields.values.get("answer")
     if isinstance(answer, str) and ("<ans>" in answer or MARKER.search(answer)):
         reasoning = fields.text("answer")
@@ -186,7 +186,7 @@ def _parse_upstream(fields: RecordFields) -> Sample:
 
 
 def _parse_chat(fields: RecordFields, field: str, turns: Sequence[Said]) -> Sample:
-    """Parse the chat shape, whose turns stand in `messages` or, as ShareGPT writes them, in `conversations`."""
+    """Parse the chat shape, whose turns are in `messages` or, in ShareGPT's form, in `conversations`."""
     if not any(turn.role == "assistant" and turn.loss and turn.text.strip() for turn in turns):
         fields.fail(field, fields.values[field], "empty answer", "write what the assistant says")
     supply: dict[str, list[Part]] = {"<video>": [*fields.videos("videos")], "<image>": [*fields.images("images")]}
@@ -205,7 +205,7 @@ def _parse_chat(fields: RecordFields, field: str, turns: Sequence[Said]) -> Samp
                         f"a {piece} marker in an assistant turn",
                         "move it to a user turn; future frames belong in the path-based shape as 'reasoning_image'",
                     )
-                # markers stand at the odd places of what is split at them
+                # re.split with one group puts the markers at odd places
                 own = turn.media.get(place // 2)
                 parts.append(supply[piece].pop(0) if own is None else own[1])
             elif piece:
@@ -215,7 +215,7 @@ def _parse_chat(fields: RecordFields, field: str, turns: Sequence[Said]) -> Samp
 
 
 def _parse_unlabelled(fields: RecordFields) -> Sample:
-    """Parse the shape without texts: the frames that are seen, and those to imagine."""
+    """Parse the shape without texts: observed frames and frames to imagine."""
     fields.refuse_misspelt(_UNLABELLED_FIELDS)
     for field in ("question", "answer", "problem", "qa"):
         if field in fields.values:
@@ -240,7 +240,7 @@ def _parse_unlabelled(fields: RecordFields) -> Sample:
 
 
 def _check_stray_markers(fields: RecordFields, field: str, turns: Sequence[Said], videos: bool = False) -> None:
-    """Refuse markers in turns that have no media of that kind; `videos`: whether the record has whole videos."""
+    """Refuse markers in turns that cannot have such media; `videos`: whether the record has whole videos."""
     for turn in turns:
         stray = ("<video>",) if turn.role == "assistant" else ("<rimage>",) if videos else ("<video>", "<rimage>")
         for marker in stray:
@@ -281,13 +281,13 @@ def _hinted_sample(
     hint_field: str,
     hints: list[Frame],
 ) -> Sample:
-    """Put media in the place of markers, take the final answer out of the reasoning and strip the texts.
+    """Replace markers by media, take the final answer out of the reasoning and strip the texts.
 
     Args:
         fields: the record.
         text_field: the field that holds the reasoning.
         turns: the conversation.
-        observed: by marker, the field that lists what is shown, and what that is.
+        observed: for each marker, the field that lists its media, and the media.
         hint_field: the field that lists the hints.
         hints: the hints.
     """
@@ -315,7 +315,7 @@ def _hinted_sample(
 
 
 def _final_answer(fields: RecordFields, text_field: str, turns: Sequence[Said]) -> tuple[str, list[Said]]:
-    """Return the final answer and the turns without it: field `answer`, else the inline `<ans>..</ans>`."""
+    """Return the final answer (field `answer`, else the inline `<ans>..</ans>`) and the turns without it."""
     inline: list[str] = []
     remaining: list[Said] = []
     for turn in turns:

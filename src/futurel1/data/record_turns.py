@@ -1,4 +1,4 @@
-"""Turns as a record writes them: their speakers, texts, typed parts, and whether they are learned."""
+"""Turns as written in a record: speakers, texts, typed parts, and whether each turn is trained on."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ _ROLES: dict[str, Role] = {
     "assistant": "assistant",
 }
 MARKER = re.compile(r"(<r?image>|<video>)")
-"""What stands in a text for an observed or future frame or a whole video."""
+"""Placeholders in a text for an observed frame, a future frame or a whole video."""
 CHAT_MARKER = re.compile(r"(<image>|<video>)")
-"""The same in chats, which have no future frames."""
+"""Placeholders in chats, which have no future frames."""
 _FRAME_LABEL = re.compile(r"^\s*frame_\d+\s*$", re.MULTILINE)
 _OTHER_LOSS_KEYS = {"weight": (1,), "train": (True,), "training": (True,), "loss_scale": (1,)}
-"""Keys of a turn by which other tools leave it out of the loss, with the values that change nothing."""
+"""Keys by which other tools weight a turn in the loss, with the values that have no effect."""
 _LOSS_KEYS = ("loss", "loss_mask", "trainable")
-"""Keys of a turn that say whether it is learned."""
+"""Keys of a turn that say whether it is trained on."""
 _LOST_TURN_KEYS = ("tool_calls", "function_call", "tool_call_id", "reasoning_content", "thinking")
-"""Keys of a turn that hold what the model would have to say or read besides its content."""
+"""Keys of a turn that hold text which the model would say or read in addition to its content."""
 _MEDIA_MARKERS = {"image": "<image>", "video": "<video>"}
 
 
 class Said(NamedTuple):
-    """A turn as a record has it: its text with markers, and, by number of the marker, media that the turn names."""
+    """A turn as stored: its text with markers, and the media that the turn itself names, by number of the marker."""
 
     role: Role
     text: str
@@ -44,11 +44,11 @@ class Said(NamedTuple):
 
 
 _TURN_KEYS = {"messages": ("role", "content"), "conversations": ("from", "value")}
-"""Fields that hold turns, and the keys of speaker and text in them."""
+"""Fields that hold turns, with the keys of speaker and text."""
 
 
 def turns_of(fields: RecordFields, field: str) -> list[Said]:
-    """Return the turns of a field, a list of objects or, columnar, an object of lists, and check their order."""
+    """Return the turns of a field (a list of objects, or an object of lists) and check their order."""
     role_key, text_key = _TURN_KEYS[field]
     value = fields.take(field)
     if isinstance(value, Mapping):
@@ -91,16 +91,16 @@ def _turn(fields: RecordFields, field: str, entry: object, role_key: str, text_k
 
 
 def _loss(fields: RecordFields, field: str, entry: Mapping[str, Any], role: Role) -> bool:
-    """Whether a turn is learned: its `loss` (ms-swift), `loss_mask` or `trainable`, true if it has none.
+    """Whether a turn is trained on: its `loss` (ms-swift), `loss_mask` or `trainable`; True if it has none of these.
 
-    Only an assistant's turn can be learned, so that true on another one says nothing.
+    The value only matters for assistant turns, because no other turn is trained on.
     """
     stated: dict[str, bool] = {}
     for key, value in entry.items():
         if value is None:
             continue
         if key in _LOSS_KEYS:
-            # bool is an int to isinstance; a column of integers with gaps is one of floats
+            # bool is an int to isinstance; pandas turns an integer column with gaps into floats
             if not isinstance(value, int | float) or value not in (0, 1):
                 fields.fail(
                     f"{field}.{key}",
@@ -129,14 +129,14 @@ def _loss(fields: RecordFields, field: str, entry: Mapping[str, Any], role: Role
 
 
 def _typed_content(fields: RecordFields, place: str, content: Sequence[Any]) -> tuple[str, dict[int, tuple[str, Part]]]:
-    """Text with markers, and the media of those markers, of a list of typed parts (Qwen and Hugging Face chats)."""
+    """Convert a list of typed parts (Qwen and Hugging Face chats) to text with markers, and the markers' media."""
     text = ""
     media: dict[int, tuple[str, Part]] = {}
     for part in content:
         if not isinstance(part, Mapping):
             fields.fail(place, part, f"{type(part).__name__} where a part is expected", 'write {"type": .., ..}')
         kind = part.get("type")
-        # Parquet gives all parts the keys of all
+        # Parquet gives every part the keys of all parts
         given = {key: value for key, value in part.items() if key != "type" and value is not None and value != ""}
         if kind == "text":
             written = part.get("text")
@@ -154,7 +154,7 @@ def _typed_content(fields: RecordFields, place: str, content: Sequence[Any]) -> 
                 )
             number = len(CHAT_MARKER.findall(text))
             text += marker
-            # without a file of its own it is the next one of the column
+            # a part without its own file takes the next one of the column
             for source in given.values():
                 shown = fields.image(place, source, number + 1) if kind == "image" else fields.video(place, source)
                 media[number] = marker, shown
@@ -177,7 +177,7 @@ def _check_turns(fields: RecordFields, field: str, turns: Sequence[Said]) -> Non
 
 
 def check_question(fields: RecordFields, field: str, turns: Sequence[Said]) -> None:
-    """Refuse a question without words."""
+    """Refuse a question without words (only markers or frame labels)."""
     asked = "\n".join(turn.text for turn in turns if turn.role == "user")
     if not _FRAME_LABEL.sub("", MARKER.sub("", asked)).strip():
         fields.fail(field, asked, "empty question", "write the question after the images or drop the record")

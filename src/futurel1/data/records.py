@@ -1,4 +1,4 @@
-"""Sources of records: which files there are, and their records by position, each read and parsed when asked for.
+"""Sources of records: find the files, and read and parse each record by position on demand.
 
 A record that cannot be used raises an error that names the file, the record, the field, the value and the remedy.
 """
@@ -25,13 +25,13 @@ __all__ = ["RecordSource", "open_records"]
 class RecordSource:
     """Records of one or more files, by position.
 
-    Only an index stays in memory for JSON Lines (8 bytes a record) and Parquet (8 bytes a row group); Arrow files are
-    mapped, JSON files held whole. A source may be pickled, forked and read by several workers.
+    For JSON Lines and Parquet only an index stays in memory (8 bytes per record or per row group); Arrow files are
+    memory-mapped, and JSON files are held whole. A source can be pickled, forked and read by several workers.
 
     Args:
         files: record files in order.
         data_root: if given, media outside this folder are refused.
-        parse: turns a record as stored into a sample, in place of `parse_record`; it then sees to `data_root` itself.
+        parse: turns a stored record into a sample, in place of `parse_record`; it must then check `data_root` itself.
     """
 
     def __init__(
@@ -65,15 +65,15 @@ class RecordSource:
         return f"{self._names[which]}:{self._files[which].number(position)}"
 
     def raw(self, index: int) -> RawRecord:
-        """Read a record as it is stored.
+        """Read a record as stored.
 
         Args:
             index: position in the source, from 0; negative values count from the end.
 
         Raises:
             IndexError: there is no such position.
-            RecordError: what is stored there is not an object, or not readable.
-            MissingFileError: the file has gone since the source was opened.
+            RecordError: the stored value is not an object, or not readable.
+            MissingFileError: the file has disappeared since the source was opened.
         """
         which, position = self._locate(index)
         file = self._files[which]
@@ -101,13 +101,13 @@ class RecordSource:
 
         Args:
             index: position in the source, from 0; negative values count from the end.
-            check_files: whether the media files have to exist; a `parse` of one's own decides that itself.
+            check_files: whether the media files must exist; a custom `parse` decides that itself.
 
         Raises:
             IndexError: there is no such position.
             RecordError: the record cannot be used.
             RecordFileError: a media file is missing.
-            MissingFileError: the record file has gone since the source was opened.
+            MissingFileError: the record file has disappeared since the source was opened.
         """
         record = self.raw(index)
         if self._parse is not None:
@@ -139,10 +139,10 @@ def open_records(
     """Open record files.
 
     Args:
-        paths: a `.json`, `.jsonl`, `.parquet` or `.arrow` file, a folder (every such file below it, sorted, hidden ones
-            left out; of a data set saved by `datasets`' `save_to_disk`, its Arrow files), or a list of those.
+        paths: a `.json`, `.jsonl`, `.parquet` or `.arrow` file, a folder (every such file below it, sorted, without
+            hidden ones; for a dataset saved by `save_to_disk` of `datasets`, its Arrow files), or a list of those.
         data_root: if given, media outside this folder are refused.
-        parse: turns a record as stored into a sample, in place of `parse_record`; it then sees to `data_root` itself.
+        parse: turns a stored record into a sample, in place of `parse_record`; it must then check `data_root` itself.
 
     Returns:
         A source over all records, files in the order given.
@@ -151,7 +151,7 @@ def open_records(
         MissingFileError: a path or `data_root` does not exist.
         ConfigError: no path is given, a file has another extension, a folder has no record files, or a file is named
             twice.
-        RecordError: a file has no records, or is not what its extension says.
+        RecordError: a file has no records, or its content does not match its extension.
     """
     listed = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
     if not listed:
@@ -180,7 +180,7 @@ def open_records(
 
 
 def _saved_dataset_files(folder: Path) -> list[Path]:
-    """Return the Arrow files of a data set, or of all its splits, that `datasets` saved; nothing for other folders."""
+    """Return the Arrow files of a dataset, or of all its splits, saved by `datasets`; nothing for other folders."""
     splits = _saved_index(folder / "dataset_dict.json", "splits")
     if splits is not None:
         return [file for split in splits for file in _saved_dataset_files(folder / str(split))]
@@ -198,7 +198,7 @@ def _saved_dataset_files(folder: Path) -> list[Path]:
 
 
 def _saved_index(file: Path, key: str) -> list[Any] | None:
-    """Return a list that one of `datasets`' own files holds; None where there is no such file or list."""
+    """Return a list from a metadata file of `datasets`; None if there is no such file or list."""
     value = decode_json(file.read_bytes(), str(file), "save the data again") if file.is_file() else None
     found = value.get(key) if isinstance(value, dict) else None
     return found if isinstance(found, list) else None
@@ -218,7 +218,7 @@ def _files_below(folder: Path) -> list[Path]:
 
 
 def _display_names(files: Sequence[Path]) -> list[str]:
-    """Return file names, replaced by paths relative to the common folder where two files share a name."""
+    """Return file names; files that share a name get their paths relative to the common folder."""
     names = [file.name for file in files]
     counts = Counter(names)
     common = os.path.commonpath([os.path.abspath(file.parent) for file in files])

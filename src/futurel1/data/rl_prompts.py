@@ -1,4 +1,4 @@
-"""Prompts for reinforcement learning: from RL records, training records and FutureBench records, also in one file."""
+"""Prompts for reinforcement learning, from RL, training and FutureBench records; one file may mix them."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -17,7 +17,7 @@ __all__ = ["parse_rl_prompt"]
 
 MULTIPLE_CHOICE = "multiple choice"
 MOST_TOKENS = 2**31
-"""No response is longer."""
+"""Upper limit of `reference_length`; no response is longer."""
 
 _TRAINING_FIELDS = ("messages", "conversations", "question_images_index", "reasoning_images_index")
 _SHAPES = (
@@ -35,20 +35,20 @@ _PROBLEM_FIELDS = frozenset(
 def parse_rl_prompt(record: RawRecord, *, data_root: Path | None = None) -> Sample:
     """Turn a record of any kind that rollouts can start from into a prompt.
 
-    Three kinds are told apart by their fields: RL records (``problem``), FutureBench records (``qa``), and the four
-    labelled shapes of training records, of which the observed frames and the question are asked. A file may mix them.
+    The record's fields determine its kind: an RL record (``problem``), a FutureBench record (``qa``), or one of the
+    four labelled shapes of training records, whose observed frames and question become the prompt. A file may mix them.
 
     Args:
         record: the record as stored.
         data_root: if given, media outside this folder are refused.
 
     Returns:
-        The turns before the response. Its `info` holds at least ``question`` and ``answer`` (the ground truth without
-        tags; of an RL record with options, the letter), and ``options``, ``question_type`` and ``reference_length``
-        where the record has them.
+        The turns before the response. `info` holds at least ``question`` and ``answer`` (the ground truth without
+        tags; for a multiple-choice RL record, the letter), and ``options``, ``question_type`` and
+        ``reference_length`` if the record has them.
 
     Raises:
-        RecordError: the record cannot be used, is of no or of two kinds, or is an unlabelled video.
+        RecordError: the record cannot be used, is of no kind or of two, or is an unlabelled video.
         RecordFileError: a media file is missing.
     """
     fields = RecordFields(record.raw, file=record.name, number=record.number, folder=record.folder, data_root=data_root)
@@ -104,7 +104,7 @@ def _parse_problem(fields: RecordFields) -> Sample:
 
 
 def _with_media(fields: RecordFields, problem: str) -> tuple[Part, ...]:
-    """The parts of the user's turn: media in the place of their markers or, where there are none, before the text."""
+    """The parts of the user's turn: media in place of their markers or, without markers, before the text."""
     videos: list[Part] = [*fields.videos("videos")]
     images: list[Part] = [*fields.images("images")]
     if not videos and not images:
@@ -127,7 +127,7 @@ def _with_media(fields: RecordFields, problem: str) -> tuple[Part, ...]:
 
 
 def _problem_type(fields: RecordFields, options: Mapping[str, str] | None) -> str | None:
-    """The kind of question as written, but one spelling of `multiple choice`, which options alone imply too."""
+    """The question type as written, with one spelling for `multiple choice`, which options also imply."""
     if fields.values.get("problem_type") is None:
         return None if options is None else MULTIPLE_CHOICE
     written = fields.text("problem_type")
@@ -144,7 +144,7 @@ def _problem_type(fields: RecordFields, options: Mapping[str, str] | None) -> st
 
 
 def _without_tags(fields: RecordFields, answer: str) -> str:
-    """A ground truth, bare or in one pair of answer tags, without them."""
+    """Return a ground truth without its answer tags; it may have one pair around the whole text, or none."""
     found = _ANSWER.fullmatch(answer.strip())
     bare = found[1] if found else answer
     if _ANSWER_TAG.search(bare):

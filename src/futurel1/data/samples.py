@@ -1,4 +1,4 @@
-"""What every record becomes, whatever its shape: samples of turns, frames and videos.
+"""The common form of all records, whatever their shape: samples of turns, frames and videos.
 
 A record as stored is a `RawRecord`; a source parses it into a `Sample`, or leaves it out as a `SkippedRecord`.
 """
@@ -35,14 +35,14 @@ Role = Literal["system", "user", "assistant"]
 class Frame:
     """One picture: entry `pool_index` (1..8) of the 8-frame pool of the video at `path`, or, if None, an image file.
 
-    `data` holds the bytes of an image that is embedded in a record; `path` then only says, in messages, where that is.
+    `data` holds the bytes of an image embedded in a record; `path` then only names that record in messages.
     """
 
     path: Path
     pool_index: int | None
     data: bytes | None = dataclasses.field(default=None, repr=False)
     field: str = dataclasses.field(default="", repr=False, compare=False)
-    """The record's field that names it, for messages."""
+    """The record's field that names this picture, for messages."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Video:
 
     path: Path
     field: str = dataclasses.field(default="", repr=False, compare=False)
-    """The record's field that names it, for messages."""
+    """The record's field that names this video, for messages."""
 
 
 Part = str | Frame | Video
@@ -59,12 +59,12 @@ Part = str | Frame | Video
 
 @dataclass(frozen=True)
 class Turn:
-    """What one speaker says: texts, frames and videos in order.
+    """One speaker's turn: texts, frames and videos in order.
 
     Attributes:
         role: the speaker.
         parts: what is said and shown.
-        loss: whether the turn is learned, if it is the assistant's; False for context that was not worth learning.
+        loss: whether an assistant turn is trained on; False for turns that are only context.
         field: the record's field that holds the turn, for messages.
     """
 
@@ -76,7 +76,7 @@ class Turn:
 
 @dataclass
 class StoredImages:
-    """Where images of a record stand: read again when they are needed, so that no batch carries their bytes.
+    """Where a record's images are stored: they are read again when needed, so that no batch carries their bytes.
 
     Attributes:
         file: path of the Parquet or Arrow file.
@@ -91,19 +91,19 @@ class StoredImages:
 
 @dataclass
 class PromptInfo:
-    """What a metric, a reward or a writer needs to know of a prompt; None where its record does not say.
+    """What a metric, a reward or a writer needs to know of a prompt; None for what its record does not have.
 
-    Not frozen, and no bytes: Lightning's precision plugins walk through every item of a batch and write into copies.
+    Not frozen, and without bytes: Lightning's precision plugins visit every item of a batch and write into copies.
 
     Attributes:
         id: the record's own id.
         question: what is asked, as text.
-        answer: the ground truth; of a multiple-choice question its letter, or as the record has it.
+        answer: the ground truth: the letter of a multiple-choice question, or the answer as the record has it.
         options: letter to text of a multiple-choice question.
         question_type: the kind of question, as the record names it.
-        split: the part of a benchmark that the prompt counts in, such as `hop1` of FutureBench.
+        split: the benchmark split that the prompt belongs to, such as `hop1` of FutureBench.
         reference_length: tokens of a reference response.
-        reference_reasoning: the reasoning that a judge compares with, with `<rimage>` markers (TwiFF-Bench).
+        reference_reasoning: reasoning for the judge to compare with, with `<rimage>` markers (TwiFF-Bench).
         question_images: the images of the question (TwiFF-Bench).
         reference_images: the images of the reference reasoning (TwiFF-Bench).
     """
@@ -129,9 +129,9 @@ class Sample:
         turns: the conversation. In the hinted shapes texts are stripped, assistant texts are thoughts without their
             `THOUGHT n:` prefix, and assistant frames are hints; in the chat shape texts are verbatim.
         answer: the final answer that follows the last assistant turn; None in the chat shape, whose assistant texts
-            are used as they are, and of unlabelled video, whose assistant turn is hints alone.
-        meta: what else the record of a training example carried (`id`, `meta_data`, `gain`, `cot`, ...).
-        info: what is known of a prompt.
+            are used as they are, and for unlabelled video, whose assistant turn consists of hints only.
+        meta: the remaining fields of a training record (`id`, `meta_data`, `gain`, `cot`, ...).
+        info: what is known about a prompt.
     """
 
     id: str
@@ -142,7 +142,7 @@ class Sample:
 
     @property
     def place(self) -> str:
-        """File and record number as messages name them."""
+        """File and record number, as written in messages."""
         file, _, number = self.id.rpartition(":")
         return f"{file}, record {number}" if file and number.isdecimal() else self.id
 
@@ -155,7 +155,7 @@ class Sample:
 
     @property
     def hints(self) -> tuple[Frame, ...]:
-        """Future frames inside the reasoning, which latents stand for, in order."""
+        """Future frames in the reasoning, represented by latents, in order."""
         return tuple(
             part for turn in self.turns if turn.role == "assistant" for part in turn.parts if isinstance(part, Frame)
         )
@@ -163,9 +163,10 @@ class Sample:
 
 @dataclass(frozen=True)
 class RawRecord:
-    """A record as stored: its fields, its file, its 1-based number (the line, in JSON Lines) and where paths start.
+    """A record as stored: its fields, its file, its 1-based number (the line, in JSON Lines), and the base folder.
 
-    `name` stands for the file in ids and messages: the file name, or the relative path where two files share a name.
+    Relative paths start at `folder`. `name` names the file in ids and messages: the file name, or the relative path
+    if two files share a name.
     """
 
     raw: dict[str, Any]
@@ -176,7 +177,7 @@ class RawRecord:
 
 
 Parse = Callable[[RawRecord], Sample]
-"""How a source turns a record as stored into a sample."""
+"""Turns a stored record into a sample."""
 
 
 @dataclass

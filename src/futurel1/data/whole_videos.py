@@ -1,4 +1,4 @@
-"""Whole videos in a conversation: which of their frames are taken, in which size and at which seconds."""
+"""Whole videos in a conversation: which frames are sampled, at which size and at which seconds."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,14 +20,14 @@ __all__ = ["VideoSampling", "WholeVideos"]
 
 @dataclass(frozen=True)
 class VideoSampling:
-    """What is taken of a whole video.
+    """How frames are sampled from a whole video.
 
     Attributes:
         fps: frames per second.
         max_frames: most frames.
         frame_tokens: most merged tokens per frame.
-        num_frames: take this many frames, evenly over the video, or all of a shorter one, whatever `fps` and
-            `max_frames` say; None: by those.
+        num_frames: take this many frames, evenly spaced over the video (all frames of a shorter one), and ignore `fps`
+            and `max_frames`; None: use those two.
     """
 
     fps: float
@@ -36,13 +36,13 @@ class VideoSampling:
     num_frames: int | None
 
     def frame_numbers(self, info: VideoInfo) -> list[int]:
-        """Numbers of the frames that are taken of a video, at least two."""
+        """Numbers of the sampled frames of a video, at least two."""
         wanted = self.num_frames
         if wanted is None:
-            # Containers round times, Matroska to milliseconds: without the hundredth, 10 s at 2 fps may be 19 frames.
+            # Containers round times, Matroska to milliseconds: without the 0.01, 10 s at 2 fps could give 19 frames.
             wanted = min(int(info.duration * self.fps + 0.01), self.max_frames)
         wanted = min(wanted, info.num_frames)
-        # At least two, the first and the last, which a video of one frame shows twice: one temporal patch.
+        # At least two frames, the first and the last, fill a temporal patch; a one-frame video repeats its frame.
         return [int(index) for index in np.linspace(0, info.num_frames - 1, max(wanted, 2)).round()]
 
 
@@ -51,11 +51,11 @@ class WholeVideos:
 
     Args:
         processor: a Qwen-VL processor.
-        sampling: what is taken of each video.
+        sampling: how frames are sampled from each video.
         unit: pixels per side of a merged token.
 
     Attributes:
-        placeholder: what stands in the text for a video that is not expanded yet.
+        placeholder: text of a video that is not expanded yet.
     """
 
     def __init__(self, processor: Any, sampling: VideoSampling, unit: int) -> None:
@@ -69,7 +69,7 @@ class WholeVideos:
         self.placeholder = "<|video_pad|>" if self._timestamps else "<|vision_start|><|video_pad|><|vision_end|>"
 
     def inputs(self, paths: Sequence[Path], media: RecordMedia) -> dict[str, Any]:
-        """What the processor is given of whole videos: their frames, resized, and when each is shown."""
+        """The processor's arguments for whole videos: resized frames, and the time of each."""
         from transformers.video_utils import VideoMetadata
 
         clips: list[np.ndarray[Any, Any]] = []
@@ -82,8 +82,8 @@ class WholeVideos:
             frames = video.read(numbers, partial(_resized, height=height, width=width))
             clips.append(np.stack([frames[number] for number in numbers]))
             metadata.append(
-                # Processors divide frame numbers by a rate. Seconds over a rate of one are each frame's own time, which
-                # numbers over an average rate are not where the rate varies.
+                # Processors divide frame numbers by a frame rate. Passing seconds with a rate of 1 gives each frame its
+                # true time also where the frame rate varies.
                 VideoMetadata(
                     total_num_frames=info.num_frames,
                     fps=1.0,
@@ -112,11 +112,11 @@ class WholeVideos:
 
     @property
     def _temporal_patch(self) -> int:
-        """Frames of a temporal patch."""
+        """Frames per temporal patch."""
         return int(self._processor.video_processor.temporal_patch_size)
 
     def most_tokens(self, video: VideoReader) -> int:
-        """Most tokens that a video adds to its placeholder."""
+        """Upper bound of the tokens that a video adds to its placeholder."""
         info = video.info
         blocks = -(-len(self.sampling.frame_numbers(info)) // self._temporal_patch)
         height, width = video_frame_size(info.height, info.width, self.sampling.frame_tokens, self._unit)

@@ -5,6 +5,6 @@ from typing import Any
 
 
 def __getattr__(name: str) -> Any:
-    if name.startswith("__"):  # without a `__path__` no submodule is loaded a second time under this name
+    if name.startswith("__"):  # without a `__path__`, submodules are not loaded again under this name
         raise AttributeError(name)
     return getattr(import_module("futurel1.worlds"), name)

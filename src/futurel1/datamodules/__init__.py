@@ -1,4 +1,4 @@
-"""LightningDataModules: they tie records, encoders and loaders together."""
+"""LightningDataModules, which connect records, encoders and loaders."""
 
 from futurel1.datamodules.event_clips import EventClipsDataModule
 from futurel1.datamodules.event_frames import EventFramesDataModule

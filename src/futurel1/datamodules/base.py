@@ -1,4 +1,4 @@
-"""What all data modules over records share: the processor they encode with, and the account of skipped records."""
+"""What all data modules over records share: finding the processor to encode with, and reporting skipped records."""
 
 import logging
 from pathlib import Path
@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 
 
 class RecordDataModule(LightningDataModule):
-    """Base of the data modules.
+    """Base of the data modules that read records.
 
     Attributes:
         skipped: records that could not be used, by id.
@@ -27,10 +27,10 @@ class RecordDataModule(LightningDataModule):
         self._written: set[str] | None = None
 
     def find_processor(self, path: str | None) -> Any:
-        """The processor to encode with: the one at `path`, else the model's own.
+        """Find the processor to encode with: the one at `path`, else the model's own.
 
         Raises:
-            ConfigError: neither is there.
+            ConfigError: there is neither.
         """
         if path is not None:
             processor = load_processor(path)
@@ -43,14 +43,14 @@ class RecordDataModule(LightningDataModule):
         return processor
 
     def report_skipped(self, skipped: tuple[SkippedRecord, ...]) -> None:
-        """Log records that were left out, and add them to `skipped.jsonl` in the run folder, each once."""
+        """Log records that were left out, and add each of them once to `skipped.jsonl` in the run folder."""
         fresh = [record for record in skipped if record.id not in self.skipped]
         self.skipped.update({record.id: record for record in fresh})
         rank = 0 if self.trainer is None else self.trainer.global_rank
         folder = Path("." if self.trainer is None else self.trainer.default_root_dir)
         folder.mkdir(parents=True, exist_ok=True)
         file = folder / ("skipped.jsonl" if rank == 0 else f"skipped-rank{rank}.jsonl")
-        if self._written is None:  # by the run that this one resumes
+        if self._written is None:  # entries that the resumed run has written already
             self._written = set()
             if file.is_file():
                 drop_cut_line(file)
@@ -62,6 +62,6 @@ class RecordDataModule(LightningDataModule):
             logger.warning("skipped %s (%s, %d so far): %s", record.id, record.error, len(self.skipped), record.message)
 
     def teardown(self, stage: str) -> None:
-        """Say how many records were skipped."""
+        """Log how many records were skipped."""
         if self.skipped:
             logger.warning("%d records were skipped; see skipped.jsonl in the run folder", len(self.skipped))

@@ -1,4 +1,4 @@
-"""Unlabelled clips of the world of events, drawn in memory: frames to see, and frames to imagine."""
+"""Unlabelled clips of the world of events, rendered in memory: observed frames, and frames to imagine."""
 
 import io
 from pathlib import Path
@@ -21,29 +21,29 @@ __all__ = ["EventClipsDataModule"]
 
 
 class EventClipsDataModule(DrawnDataModule):
-    """Batches of unlabelled clips: their first frames are observed, the frames that follow are hints.
+    """Batches of unlabelled clips: the first frames are observed, the frames that follow are hints.
 
-    What unlabelled video teaches is how it goes on. Millions of frames cost nothing here, where as many clips on disk
-    would take hours. Combinations of colour and form, and layouts, are those of training worlds. A batch depends on the
-    seed and its number alone, so a resumed run sees what it would have seen.
+    Unlabelled video teaches how a scene continues. Rendering millions of frames in memory costs next to nothing, while
+    writing as many clips to disk would take hours. Combinations of colour and form, and layouts, are those of training
+    worlds. A batch depends only on the seed and its number, so a resumed run sees the same batches.
 
     Args:
-        num_batches: training batches of an epoch.
-        num_val_batches: validation batches, of clips of their own.
-        batch_size: clips in a batch.
-        observed: frames that are shown; two tell speeds.
-        imagined: frames after those that are to be imagined; a clip has 10 in all.
+        num_batches: training batches per epoch.
+        num_val_batches: validation batches, made of other clips.
+        batch_size: clips per batch.
+        observed: observed frames; two are enough to reveal speeds.
+        imagined: frames to imagine, which follow the observed ones; a clip has 10 frames in all.
         frame_size: side of the frames in pixels, a multiple of 32.
-        noise: standard deviation of pixel noise in grey levels, since compressed video is not clean.
+        noise: standard deviation of pixel noise in grey levels, which imitates compressed video.
         max_latent_tokens: as of :class:`VideoHintDataModule`.
         fixed_latents: as of :class:`VideoHintDataModule`.
         max_hint_tokens: as of :class:`VideoHintDataModule`.
         system_prompt: as of :class:`VideoHintDataModule`.
         seed: seed of the clips.
-        num_workers: processes that draw; 0 draws in the training process.
+        num_workers: processes that render clips; 0 renders in the training process.
 
     Raises:
-        ConfigError: a number that cannot work.
+        ConfigError: an invalid number.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class EventClipsDataModule(DrawnDataModule):
             raise ConfigError(f"seed and num_workers count from 0, got {seed} and {num_workers}")
 
     def batches(self, stream: int) -> "_ClipBatches":
-        """Clips of a stream."""
+        """Clips of a stream (0 for training, 1 for validation)."""
         hparams = self.hparams
         if self.trainer is None:
             raise ConfigError("clips are encoded by the model's processor: load them inside a Trainer")
@@ -105,7 +105,7 @@ class EventClipsDataModule(DrawnDataModule):
 
 
 class _ClipBatches(Dataset[SFTBatch]):
-    """Batches by number."""
+    """Batches of clips by number."""
 
     def __init__(
         self,
@@ -126,7 +126,7 @@ class _ClipBatches(Dataset[SFTBatch]):
         self.template = encoder.encode(self._blank())
 
     def _blank(self) -> Sample:
-        """A clip of black frames: all clips of one size have its tokens."""
+        """A clip of black frames: its token ids are those of every clip, because all frames have one size."""
         file = io.BytesIO()
         Image.new("RGB", (self.frame_size, self.frame_size)).save(file, "PNG")
         frame = Frame(Path("blank.png"), None, file.getvalue())

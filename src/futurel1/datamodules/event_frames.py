@@ -1,4 +1,4 @@
-"""Frames of the world of events with what they show, drawn in memory."""
+"""Frames of the world of events with codes of their content, rendered in memory."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
@@ -22,7 +22,7 @@ FRAMES_PER_SCENE = 2
 
 
 class FrameBatch(NamedTuple):
-    """I frames in P patches of D values, and what they show.
+    """I frames in P patches of D values, with codes of their content.
 
     Attributes:
         pixel_values: (P, D) patches.
@@ -36,9 +36,9 @@ class FrameBatch(NamedTuple):
 
 
 class DrawnDataModule(LightningDataModule, ABC):
-    """Batches that are drawn in memory, by number.
+    """Batches that are rendered in memory, by number.
 
-    A data module on it has the hyper-parameters `num_batches`, `num_val_batches` and `num_workers`.
+    Subclasses have the hyper-parameters `num_batches`, `num_val_batches` and `num_workers`.
     """
 
     @abstractmethod
@@ -46,10 +46,10 @@ class DrawnDataModule(LightningDataModule, ABC):
         """Batches by number.
 
         Args:
-            stream: 0 for training, 1 for validation; batches of one are not those of the other.
+            stream: 0 for training, 1 for validation; the two have different batches.
 
         Raises:
-            ConfigError: there is no Trainer, whose model has the processor.
+            ConfigError: there is no Trainer, whose model provides the processor.
         """
 
     def train_dataloader(self) -> "BatchesFrom":
@@ -66,21 +66,21 @@ class DrawnDataModule(LightningDataModule, ABC):
 
 
 class EventFramesDataModule(DrawnDataModule):
-    """Batches of random frames of the world of events, of all combinations of colour and form and all layouts.
+    """Batches of random frames of the world of events, with all combinations of colour and form and all layouts.
 
-    A batch depends on the seed and its number alone, so a resumed run sees what it would have seen.
+    A batch depends only on the seed and its number, so a resumed run sees the same batches.
 
     Args:
-        num_batches: training batches of an epoch.
-        num_val_batches: validation batches, of scenes of their own.
-        batch_size: frames in a batch, an even number: each scene gives two.
-        frame_sizes: sides in pixels, multiples of 32. Each batch draws one; list a size twice to draw it more often.
-        noise: standard deviation of pixel noise in grey levels, since compressed video is not clean.
+        num_batches: training batches per epoch.
+        num_val_batches: validation batches, made of other scenes.
+        batch_size: frames per batch, an even number: each scene gives two.
+        frame_sizes: sides in pixels, multiples of 32. Each batch samples one; a size listed twice is twice as likely.
+        noise: standard deviation of pixel noise in grey levels, which imitates compressed video.
         seed: seed of the frames.
-        num_workers: processes that draw; 0 draws in the training process.
+        num_workers: processes that render frames; 0 renders in the training process.
 
     Raises:
-        ConfigError: a number that cannot work.
+        ConfigError: an invalid number.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class EventFramesDataModule(DrawnDataModule):
             raise ConfigError(f"seed and num_workers count from 0, got {seed} and {num_workers}")
 
     def batches(self, stream: int) -> "_FrameBatches":
-        """Frames of a stream."""
+        """Frames of a stream (0 for training, 1 for validation)."""
         hparams = self.hparams
         if self.trainer is None:
             raise ConfigError("frames are cut into patches by the model's processor: load them inside a Trainer")
@@ -123,13 +123,13 @@ class EventFramesDataModule(DrawnDataModule):
 
 
 class BatchesFrom:
-    """A sized loader of batches in order, from the one where a run stopped.
+    """A sized loader that yields batches in order, starting where an interrupted run stopped.
 
     Args:
         batches: batches by number.
-        count: how many there are.
-        first: number of the first one that is wanted, asked when a pass begins.
-        num_workers: processes that make them.
+        count: number of batches.
+        first: returns the number of the first batch to yield; called when a pass begins.
+        num_workers: processes that make batches.
     """
 
     def __init__(self, batches: Dataset[Any], count: int, first: Callable[[], int], num_workers: int) -> None:
@@ -142,21 +142,21 @@ class BatchesFrom:
         return self.count
 
     def __iter__(self) -> Iterator[Any]:
-        # A generator: a Trainer that resumes makes its iterator before it has put its counts in order, and after an
-        # epoch's end makes no other.
+        # A generator, so that `first` is called late: a resuming Trainer makes its iterator before it restores its
+        # counts, and makes no new one after an epoch has ended.
         numbers = ([number] for number in range(self.first(), self.count))
         yield from fetch(self.batches, numbers, itemgetter(0), num_workers=self.num_workers)
 
     def state_dict(self) -> dict[str, Any]:
-        """Nothing: the Trainer counts batches. It tells Lightning that the loader can resume."""
+        """Empty, because the Trainer counts batches; the method tells Lightning that the loader can resume."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Nothing to restore."""
+        """Does nothing: there is no state."""
 
 
 class _FrameBatches(Dataset[FrameBatch]):
-    """Batches by number."""
+    """Batches of frames by number."""
 
     def __init__(
         self, image_processor: Any, *, entropy: tuple[int, int], size: int, frame_sizes: list[int], noise: float

@@ -1,4 +1,4 @@
-"""The procedural world of events, written where it is needed."""
+"""The procedural world of events, written to disk on demand."""
 
 from pathlib import Path
 from typing import Any
@@ -12,16 +12,17 @@ __all__ = ["BouncingEventsDataModule"]
 
 
 class BouncingEventsDataModule(VideoHintDataModule):
-    """A :class:`VideoHintDataModule` over the world of events, which it writes into a folder or finds there.
+    """A :class:`VideoHintDataModule` over the world of events, which it writes into a folder unless it is there.
 
-    It trains on the world's training clips; `val_fraction` of those is for validation, and `futurel1 test` and
-    `futurel1 predict` read its test clips, so that nothing is chosen by them. For the same test questions as a
-    benchmark, and for rollouts, give the files in the folder to `FutureBenchDataModule` and `RolloutPromptDataModule`.
+    It trains on the world's training clips and validates on `val_fraction` of them. `futurel1 test` and
+    `futurel1 predict` read the test clips, so that these decide nothing in training. To use the same test questions as
+    a benchmark, or the clips for rollouts, give the files in the folder to `FutureBenchDataModule` and
+    `RolloutPromptDataModule`.
 
     Args:
-        folder: where the world is, or goes: clips and records as `futurel1 world` writes them. Clips that
-            are there are kept, and a world of another seed or size is an error. One process writes; on several machines
-            it has to be a folder that they share.
+        folder: folder of the world: clips and records as `futurel1 world` writes them. Existing clips are kept; a
+            world of another seed or size is an error. Only one process writes, so several machines have to share the
+            folder.
         num_train: training clips, each with one question.
         num_test: test clips, whose combinations of colour and form and layouts never occur in training.
         num_rl: clips for reinforcement learning, in `rl.jsonl`.
@@ -62,7 +63,7 @@ class BouncingEventsDataModule(VideoHintDataModule):
         self.save_hyperparameters()
 
     def prepare_data(self) -> None:
-        """Write what is missing of the world, then measure record lengths where batches are bounded by tokens."""
+        """Write missing parts of the world, then measure record lengths if batches are bounded by tokens."""
         hparams = self.hparams
         write_world(
             Path(hparams["folder"]),

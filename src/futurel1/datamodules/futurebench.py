@@ -12,21 +12,21 @@ __all__ = ["FutureBenchDataModule"]
 
 
 class FutureBenchDataModule(BasePromptDataModule):
-    """FutureBench, for `futurel1 test` and `futurel1 predict`: 32 frames of a video, the question and its options.
+    """FutureBench for `futurel1 test` and `futurel1 predict`: 32 frames of a video, the question and its options.
 
-    Records are ``{id, video_path, question_type, qa: {Question, Options: {A..D}, Answer}}``, and videos whole files.
+    Records are ``{id, video_path, question_type, qa: {Question, Options: {A..D}, Answer}}``; a video is a whole file.
     Each row's `info` holds ``id``, ``split`` (the `question_type`), ``question``, ``options`` (letter to text) and
     ``answer`` (a letter).
 
     Args:
-        records: folder that `datasets` saved (`save_to_disk`), or file, folder or list of them (.arrow, .parquet,
+        records: folder that `datasets` saved (`save_to_disk`), or a file, folder or list of them (.arrow, .parquet,
             .json, .jsonl).
         video_root: folder to which `video_path` is relative; None: the folder of the record's file.
         processor: checkpoint folder whose tokenizer and image processor are used; None: the model's own.
         batch_size: prompts per batch and device.
-        num_frames: frames taken evenly over each video; all of a shorter one.
+        num_frames: frames taken evenly over each video; all frames of a shorter one.
         frame_tokens: most merged tokens per frame.
-        video_backend: what decodes videos: `pyav` (`auto` is the same), `decord`, or `torchcodec`, if it is installed.
+        video_backend: video decoder: `pyav` (the same as `auto`), or `decord` or `torchcodec` if installed.
         system_prompt: text file with the system turn; None: the checkpoint's own, else the paper's wording.
         max_length: most tokens per prompt; longer ones are errors.
         on_error: ``raise``: stop at the first record that cannot be used; ``skip``: leave it out, count it and write it
@@ -34,7 +34,7 @@ class FutureBenchDataModule(BasePromptDataModule):
         num_workers: processes that decode video; 0 decodes in the process that predicts.
 
     Raises:
-        ConfigError: settings that cannot work.
+        ConfigError: invalid settings.
 
     Source:
         Future-L1, arXiv 2606.05769, section on FutureBench.
@@ -65,7 +65,7 @@ class FutureBenchDataModule(BasePromptDataModule):
                 "video_num_frames": num_frames,
                 "video_frame_tokens": frame_tokens,
                 "video_backend": video_backend,
-                # The prompt begins with a line break, which belongs to it.
+                # The prompt begins with a line break that must be kept.
                 "strip_text": False,
             },
         )

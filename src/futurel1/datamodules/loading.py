@@ -1,4 +1,4 @@
-"""Which records form which batch on which rank, known before the epoch starts; exact resume in the middle of it."""
+"""Plan which records form which batch on which rank before an epoch starts, and resume exactly in mid-epoch."""
 
 import math
 import random
@@ -34,18 +34,17 @@ def plan_batches(
 ) -> Steps:
     """Plan one epoch for all ranks.
 
-    Every record stands in the plan exactly once. Where ranks would get unequal numbers of batches, the gap is filled
+    Every record occurs in the plan exactly once. Where ranks would get unequal numbers of batches, the gap is filled
     with ``~i``: record `i` without labels, which keeps ranks in step and weighs nothing.
 
     Args:
         size: number of records.
-        batch_size: rows per batch and rank, when `tokens_per_batch` is not given. Rank `r` takes the `r`-th part of
-            each run of ``batch_size * world_size`` records, so that a global batch is the same whatever the number of
-            ranks.
+        batch_size: rows per batch and rank, if `tokens_per_batch` is not given. Rank `r` takes the `r`-th part of each
+            run of ``batch_size * world_size`` records, so that a global batch does not depend on the number of ranks.
         world_size: number of ranks.
         seed: seed of the order.
-        epoch: number of the epoch; another epoch is another order.
-        shuffle: random order; False: as the records stand.
+        epoch: number of the epoch; every epoch has another order.
+        shuffle: random order; False: the order of the records.
         lengths: (size,) tokens of each record, for `tokens_per_batch`.
         tokens_per_batch: most padded tokens (rows times longest row) of a batch; records of similar length go together.
 
@@ -53,8 +52,8 @@ def plan_batches(
         Per step, per rank, the record numbers of its batch.
 
     Raises:
-        ConfigError: a number below 1, lengths that are missing or of another number of records, or a record longer
-            than the budget.
+        ConfigError: a number below 1, lengths that are missing or not one per record, or a record longer than the
+            budget.
     """
     if min(size, batch_size, world_size) < 1:
         raise ConfigError(f"size, batch_size and world_size must be at least 1, got {size}, {batch_size}, {world_size}")
@@ -72,7 +71,7 @@ def plan_batches(
         if lengths is None or len(lengths) != size:
             given = "none" if lengths is None else len(lengths)
             raise ConfigError(f"tokens_per_batch needs the length of each of {size} records, got {given}")
-        # Batches are composed once and for all, epochs differ in their order: a Trainer reads a loader's length once.
+        # Epochs reorder the same batches, because a Trainer reads a loader's length only once.
         if shuffle:
             random.Random(f"{seed}:pack").shuffle(order)
         batches = _pack(order, lengths, tokens_per_batch)
@@ -84,7 +83,7 @@ def plan_batches(
 
 
 POOL_BATCHES = 64
-"""Batches' worth of records that are sorted by length together: random order across, similar lengths within."""
+"""Size, in batches, of a pool of records sorted by length: random order across pools, similar lengths within one."""
 
 
 def _pack(order: list[int], lengths: np.ndarray[Any, np.dtype[np.int64]], budget: int) -> list[list[int]]:
@@ -99,7 +98,7 @@ def _pack(order: list[int], lengths: np.ndarray[Any, np.dtype[np.int64]], budget
     for start in range(0, len(order), pool_size):
         batch: list[int] = []
         for number in sorted(order[start : start + pool_size], key=lambda number: int(lengths[number])):
-            # Sorted by length, the newest record is the longest of its batch.
+            # Records are sorted by length, so the newest record is the longest of its batch.
             if batch and (len(batch) + 1) * int(lengths[number]) > budget:
                 batches.append(batch)
                 batch = []
@@ -109,25 +108,26 @@ def _pack(order: list[int], lengths: np.ndarray[Any, np.dtype[np.int64]], budget
 
 
 class PlannedLoader:
-    """A sized, stateful loader of planned batches that know the token totals of their optimizer step.
+    """A sized, stateful loader of planned batches that carry the token totals of their optimizer step.
 
-    `state_dict` counts batches that were handed out, not ones that workers prefetched, so a run that is resumed in the
-    middle of an epoch continues with the very next record. Under a Trainer `position` goes before the loader's own
+    `state_dict` counts batches that were yielded, not batches that workers prefetched, so a run resumed in the middle
+    of an epoch continues with the very next record. Under a Trainer, `position` takes precedence over the loader's own
     count: Lightning restores a loader's state only for some checkpoints (not for those of an epoch's end), and repeats
     the batch during which an exception checkpoint was written.
 
     Args:
         dataset: encoded records.
         plan: epoch to steps to ranks to record numbers, see :func:`plan_batches`.
-        rank: this process's place in the plan.
+        rank: rank of this process in the plan.
         tokens: latent token ids, to count latents.
         pad_token_id: id that fills the padding.
         num_workers: processes that decode and encode.
-        window: number of batches per optimizer step (gradient accumulation), asked anew for every step.
-        reduce: adds (tokens, latents) up over ranks.
-        fixed_epoch: always the plan of epoch 0 (validation).
-        position: epoch and number of its batches that are done, asked when a pass begins; None: the loader's own count.
-        limit: number of batches after which an epoch is cut short, asked when a pass begins.
+        window: returns the number of batches per optimizer step (gradient accumulation); called for every step.
+        reduce: sums (tokens, latents) over ranks.
+        fixed_epoch: always use the plan of epoch 0 (validation).
+        position: returns the epoch and the number of its finished batches; called when a pass begins. None: use the
+            loader's own count.
+        limit: returns the number of batches after which an epoch is cut short; called when a pass begins.
     """
 
     def __init__(
@@ -172,14 +172,14 @@ class PlannedLoader:
         self._epoch, self._done = epoch, done
 
     def state_dict(self) -> dict[str, int]:
-        """Epoch, number of batches handed out in it, and a digest of its plan."""
+        """Epoch, number of its batches that were yielded, and a digest of its plan."""
         return {"epoch": self._epoch, "batches": self._done, "plan": self._digest}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Continue after the last batch that was handed out when `state` was taken.
+        """Continue after the last batch that had been yielded when `state` was taken.
 
         Raises:
-            ConfigError: `state` stands in the middle of an epoch that is planned otherwise here.
+            ConfigError: `state` is from the middle of an epoch whose plan differs from the one here.
         """
         epoch, done = state["epoch"], state["batches"]
         self._go_to(epoch, done)
@@ -203,7 +203,7 @@ class PlannedLoader:
         self._started, self._resuming = True, False
 
     def __iter__(self) -> Iterator[SFTBatch]:
-        # A generator: nothing happens before the first batch is asked for, however often an iterator is made.
+        # A generator: nothing happens before the first batch is requested, however many iterators are made.
         self._enter_epoch()
         end = int(min(len(self._steps), self._limit()))
         numbers = [step[self._rank] for step in self._steps[self._done : end]]
@@ -211,7 +211,7 @@ class PlannedLoader:
         fetched = fetch(self.dataset, numbers, self._collate, num_workers=self._num_workers, pin_memory=pin_memory)
         batches = map(_without_stand_ins, numbers, fetched)
         while self._done < end:
-            # Windows are aligned to the epoch, as the Trainer's accumulation is.
+            # Windows are aligned to the epoch, like the Trainer's accumulation.
             window = self._window()
             held = [next(batches) for _ in range(min(window - self._done % window, end - self._done))]
             tokens, latents = self._reduce(count_totals(held, self._tokens))
@@ -221,13 +221,13 @@ class PlannedLoader:
 
 
 def _without_stand_ins(numbers: list[int], batch: SFTBatch) -> SFTBatch:
-    """Take the names off a batch that only keeps ranks in step, so that no record is reported twice."""
+    """Remove the names from a batch that only keeps ranks in step, so that no record is reported twice."""
     only_fills = all(number < 0 for number in numbers) or len(batch.skipped) == len(numbers)
     return replace(batch, sample_ids=()) if only_fills else batch
 
 
 def _digest(steps: Steps) -> int:
-    """Digest of the records of each step, whichever rank has them."""
+    """Digest of the records of each step, independent of the ranks that have them."""
     digest = 0
     for step in steps:
         numbers = [number for batch in step for number in batch if number >= 0]
@@ -236,7 +236,7 @@ def _digest(steps: Steps) -> int:
 
 
 def count_totals(batches: Sequence[SFTBatch], tokens: LatentTokens) -> Totals:
-    """Labelled tokens and latents of learned turns of some batches: the denominators of an optimizer step."""
+    """Count labelled tokens and latents of learned turns in some batches: the denominators of an optimizer step."""
     labelled = sum(
         int(((batch.labels[:, 1:] != IGNORE) & (batch.labels[:, 1:] != tokens.latent_id)).sum()) for batch in batches
     )
@@ -248,7 +248,7 @@ def count_totals(batches: Sequence[SFTBatch], tokens: LatentTokens) -> Totals:
 
 
 def sum_over_ranks(totals: Totals, device: torch.device) -> Totals:
-    """Add counts up over all ranks; the identity in a single process."""
+    """Sum counts over all ranks; in a single process, return them unchanged."""
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return totals
     tensor = torch.tensor(totals, device=device)

@@ -26,7 +26,7 @@ PromptStage = Literal["train", "val", "test", "predict"]
 
 
 class EncoderOptions(TypedDict, total=False):
-    """What a data module sets of its :class:`ChatEncoder`."""
+    """Arguments of :class:`ChatEncoder` that a data module sets."""
 
     system_prompt: str | None
     max_length: int
@@ -39,20 +39,20 @@ class EncoderOptions(TypedDict, total=False):
 
 
 class PromptLoader:
-    """A sized loader of prompts: rank `r` of `w` takes every `w`-th record, beginning with the `r`-th.
+    """A sized loader of prompts: rank `r` of `w` takes every `w`-th record, starting with the `r`-th.
 
-    No record is repeated to keep ranks in step, so the last batches of some ranks may be smaller or missing. The length
-    is that of the longest rank on all of them: Lightning leaves the hooks out of a loop whose loader has length 0, and
-    other ranks would wait there for this one's metrics.
+    No record is repeated to keep ranks in step, so the last batches of some ranks may be smaller or missing. Every rank
+    reports the length of the longest one: Lightning skips the hooks of a loop whose loader has length 0, and the other
+    ranks would wait there for this rank's metrics.
 
     Args:
         dataset: encoded prompts.
-        numbers: the records to ask, in order, of all ranks.
+        numbers: the records to ask, in order, for all ranks together.
         batch_size: most rows of a batch.
-        rank: this process's place.
+        rank: rank of this process.
         world_size: number of processes.
         num_workers: processes that decode and encode.
-        report: called with the records that a batch had to leave out.
+        report: called with the records that a batch left out.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class PromptLoader:
 
 
 class BasePromptDataModule(RecordDataModule):
-    """What prompts of records and of benchmarks share; a subclass says where the samples come from.
+    """Base of the data modules for prompts of records and of benchmarks; a subclass opens the source of the samples.
 
     Args:
         processor: checkpoint folder whose tokenizer and image processor are used; None: the model's own.
@@ -110,7 +110,7 @@ class BasePromptDataModule(RecordDataModule):
         encoder_options: arguments of the encoder.
 
     Raises:
-        ConfigError: settings that cannot work.
+        ConfigError: invalid settings.
     """
 
     def __init__(
@@ -144,14 +144,14 @@ class BasePromptDataModule(RecordDataModule):
 
     @property
     def encoder(self) -> ChatEncoder:
-        """The encoder of prompts, made on first use from `processor` or from the model's own."""
+        """The encoder of prompts, made on first use with `processor` or the model's own processor."""
         if self._encoder is None:
             processor = self.find_processor(self._processor)
             self._encoder = ChatEncoder(processor, **self._encoder_options)
         return self._encoder
 
     def dataset(self, stage: PromptStage) -> PromptDataset:
-        """The prompts of a stage, those in `skip_ids` included."""
+        """The prompts of a stage, including those in `skip_ids`."""
         if stage not in self._datasets:
             self._datasets[stage] = PromptDataset(self.open_source(stage), self.encoder, on_error=self._on_error)
         return self._datasets[stage]
@@ -160,7 +160,7 @@ class BasePromptDataModule(RecordDataModule):
         """Leave out prompts that an interrupted run has finished.
 
         Args:
-            ids: their `sample_ids`. Loaders made from now on do without them.
+            ids: their `sample_ids`. Loaders made from now on leave them out.
         """
         self.skip_ids.update(ids)
 
@@ -198,7 +198,7 @@ class BasePromptDataModule(RecordDataModule):
 
 
 class PromptDataModule(BasePromptDataModule):
-    """Prompts of training records, for `futurel1 predict` and `futurel1 test`: observed frames and question only.
+    """Prompts of training records for `futurel1 predict` and `futurel1 test`: observed frames and question only.
 
     Each row's `info` holds ``question``, ``answer``, ``options`` and ``question_type``, see
     :func:`~futurel1.data.prompts.parse_prompt`.
@@ -215,13 +215,13 @@ class PromptDataModule(BasePromptDataModule):
         video_fps: frames per second taken from whole videos (chat records).
         video_max_frames: most frames taken from a whole video.
         video_frame_tokens: most merged tokens per frame of a whole video.
-        video_backend: what decodes videos: `pyav` (`auto` is the same), `decord`, or `torchcodec`, if it is installed.
+        video_backend: video decoder: `pyav` (the same as `auto`), or `decord` or `torchcodec` if installed.
         on_error: ``raise``: stop at the first record that cannot be used; ``skip``: leave it out, count it and write it
             to `skipped.jsonl` in the run folder.
         num_workers: processes that decode video; 0 decodes in the process that predicts.
 
     Raises:
-        ConfigError: settings that cannot work.
+        ConfigError: invalid settings.
     """
 
     def __init__(
@@ -267,10 +267,10 @@ class PromptDataModule(BasePromptDataModule):
 
 
 def existing_folder(setting: str, folder: str | None) -> Path | None:
-    """The folder that a setting names, None where it names none.
+    """The folder that a setting names; None if it names none.
 
     Raises:
-        MissingFileError: it does not exist.
+        MissingFileError: the folder does not exist.
     """
     path = None if folder is None else Path(folder)
     if path is not None and not path.is_dir():

@@ -1,4 +1,4 @@
-"""Prompts for reinforcement learning: an endless stream of them for training, every one once for validation."""
+"""Prompts for reinforcement learning: an endless stream for training, and every prompt once for validation."""
 
 import random
 from collections.abc import Callable, Iterator
@@ -22,10 +22,10 @@ __all__ = ["PromptStream", "RolloutPromptDataModule"]
 
 
 class _Orders:
-    """The order of every pass over `size` records; seed None: as they stand.
+    """The order of every pass over `size` records; seed None: the stored order.
 
-    Apart from the stream, which its own loader would otherwise refer to: in such a circle, the workers of a stream that
-    is no longer used go on until the garbage collector finds it.
+    This is separate from the stream because the stream's loader refers to it. If the loader referred to the stream, the
+    two would form a cycle, and the workers of an unused stream would run until the garbage collector finds it.
     """
 
     def __init__(self, size: int, seed: int | None) -> None:
@@ -44,14 +44,14 @@ class _Orders:
 
 
 class PromptStream:
-    """All prompts in a new random order every pass, without end; a place in it is a prompt index.
+    """Endless stream of prompts, in a new random order in every pass; a position in it is a prompt index.
 
-    Prompts that are taken one after the other are decoded ahead by workers.
+    Workers decode ahead as long as prompts are taken in sequence.
 
     Args:
         dataset: encoded prompts.
         seed: seed of the orders.
-        shuffle: random order; False: as the records stand.
+        shuffle: random order; False: the order of the records.
         num_workers: processes that decode and encode.
         report: called with records that could not be used.
     """
@@ -80,20 +80,20 @@ class PromptStream:
     def take(
         self, first: int, count: int, rank: int = 0, world_size: int = 1
     ) -> Iterator[tuple[int, EncodedSample | None]]:
-        """Prompts of the indices `first + rank`, `first + rank + world_size`, ... below `first + count`.
+        """Yield the prompts of indices `first + rank`, `first + rank + world_size`, ... below `first + count`.
 
         Returns:
-            (index, prompt); None in place of a record that could not be used, which is reported.
+            (index, prompt); the prompt is None for a record that could not be used, which is reported.
         """
         for index in range(first + rank, first + count, world_size):
             in_line = index == self._next and world_size == self._stride
             if count == 1 and not in_line:
-                # One prompt alone (a resume asks for many) is not worth starting workers, nor stopping those at work.
+                # A single prompt is not worth starting workers or stopping running ones (a resume asks for many).
                 fetched = self.dataset.__getitems__([self.number(index)])[0]
             else:
                 if not in_line:
                     self._start(index, world_size)
-                self._next = None  # after an error there is no telling where the workers are
+                self._next = None  # after an error the position of the workers is unknown
                 fetched = next(self._prompts)
                 self._next = index + world_size
             if fetched.skipped:
@@ -101,7 +101,7 @@ class PromptStream:
             yield index, fetched.samples[0] if fetched.samples else None
 
     def _start(self, index: int, stride: int) -> None:
-        self._prompts = iter(())  # the workers of before end first
+        self._prompts = iter(())  # end the previous workers before new ones start
         numbers = self._orders.numbers(index, stride)
         self._prompts = fetch(self.dataset, numbers, itemgetter(0), num_workers=self._num_workers)
         self._stride = stride
@@ -110,13 +110,13 @@ class PromptStream:
 class RolloutPromptDataModule(BasePromptDataModule):
     """Prompts for `futurel1 fit` with :class:`futurel1.modules.LADAPOModule`.
 
-    Reads RL records, training records of all shapes (observed frames and question; the answer is the ground truth) and
-    FutureBench records, see :func:`futurel1.data.parse_rl_prompt`. The train loader collects experience with the model
-    that is trained. An epoch has as many rollout batches as the prompts would fill without filtering.
+    It reads RL records, training records of all labelled shapes (observed frames and question; the answer is the ground
+    truth) and FutureBench records, see :func:`futurel1.data.parse_rl_prompt`. The train loader collects experience with
+    the model in training. An epoch has as many rollout batches as the prompts would fill without filtering.
 
     Args:
-        train: file, folder or list of them (.json, .jsonl, .parquet, .arrow) to learn from.
-        val: the same, held out; None: no validation.
+        train: file, folder or list of them (.json, .jsonl, .parquet, .arrow) with prompts for training.
+        val: the same for validation; None: no validation.
         test: the same for `futurel1 test`; None: the validation records.
         data_root: folder that no record's path may leave, through `..`, an absolute path or a link; None: no check.
         processor: checkpoint folder whose tokenizer and image processor are used; None: the model's own.
@@ -127,15 +127,15 @@ class RolloutPromptDataModule(BasePromptDataModule):
         video_fps: frames per second taken from whole videos.
         video_max_frames: most frames taken from a whole video.
         video_frame_tokens: most merged tokens per frame of a whole video.
-        video_backend: what decodes videos: `pyav` (`auto` is the same), `decord`, or `torchcodec`, if it is installed.
+        video_backend: video decoder: `pyav` (the same as `auto`), or `decord` or `torchcodec` if installed.
         on_error: ``raise``: stop at the first record that cannot be used; ``skip``: leave it out, count it and write it
             to `skipped.jsonl` in the run folder.
         num_workers: processes that decode video; 0 decodes in the process that trains.
-        shuffle: another random order in every pass.
+        shuffle: use a new random order in every pass.
         seed: seed of the orders.
 
     Raises:
-        ConfigError: settings that cannot work.
+        ConfigError: invalid settings.
     """
 
     def __init__(
@@ -171,7 +171,7 @@ class RolloutPromptDataModule(BasePromptDataModule):
                 "video_backend": video_backend,
             },
         )
-        # Not for loggers, which refuse a `seed` that is not the model's; `config.yaml` has everything.
+        # Loggers refuse a `seed` that differs from the model's, so they do not get these; `config.yaml` has them.
         self.save_hyperparameters(logger=False)
         if train is None and val is None and test is None:
             raise ConfigError("no data: give data.train (a .json, .jsonl, .parquet or .arrow file, or a folder)")
@@ -192,7 +192,7 @@ class RolloutPromptDataModule(BasePromptDataModule):
     # ------------------------------------------------------------------ loaders
 
     def _sampling_module(self) -> Any:
-        """The model that is trained, which has to be one that makes rollouts."""
+        """The model in training; it must be able to make rollouts."""
         module: Any = None if self.trainer is None else self.trainer.lightning_module
         if not hasattr(module, "rollout"):
             raise ConfigError(
@@ -202,7 +202,7 @@ class RolloutPromptDataModule(BasePromptDataModule):
         return module
 
     def train_dataloader(self) -> ExperienceLoader:
-        """Experience, collected with the model that is trained.
+        """Loader of experience, collected with the model in training.
 
         Raises:
             ConfigError: outside of a Trainer, or with a model that cannot sample.
@@ -210,7 +210,7 @@ class RolloutPromptDataModule(BasePromptDataModule):
         module = self._sampling_module()
         trainer: Any = self.trainer
         if self._experience is not None and self._experience_of == (trainer, module):
-            return self._experience  # asked for again in the middle of a run: it goes on where it is
+            return self._experience  # requested again during a run: it continues where it is
         dataset = self.dataset("train")
         stream = PromptStream(
             dataset,
@@ -241,7 +241,7 @@ class RolloutPromptDataModule(BasePromptDataModule):
         return self._experience
 
     def val_dataloader(self) -> PromptLoader | list[Any]:
-        """Every held-out prompt once; none when there is no validation split."""
+        """Every validation prompt once; empty without validation records."""
         if self.trainer is not None:
             self._sampling_module()
         return [] if self.hparams["val"] is None else self._loader("val")
@@ -249,11 +249,11 @@ class RolloutPromptDataModule(BasePromptDataModule):
     # ------------------------------------------------------------------ state
 
     def state_dict(self) -> dict[str, Any]:
-        """Place in the stream of prompts, the current rollout batch and what is left over, for exact resumes."""
+        """Position in the prompt stream, the current rollout batch and left-over groups, for exact resumes."""
         return {} if self._experience is None else {"experience": self._experience.collection_state()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Put the state back, before or after the train loader was made."""
+        """Restore the state, whether or not the train loader exists yet."""
         state = state_dict.get("experience")
         if self._experience is None or state is None:
             self._restored = state

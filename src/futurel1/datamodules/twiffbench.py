@@ -12,12 +12,12 @@ _SUFFIXES = (".parquet", ".arrow")
 
 
 class TwiFFBenchDataModule(BasePromptDataModule):
-    """TwiFF-Bench, for `futurel1 test` and `futurel1 predict`: images, the benchmark's instruction, the question.
+    """TwiFF-Bench for `futurel1 test` and `futurel1 predict`: images, the benchmark's instruction, the question.
 
     Records are Parquet rows with ``question``, ``answer``, ``reasoning`` (or ``cot``) and the embedded
     ``question_images`` and ``reasoning_images``. Each row's `info` holds what a judge is shown: ``question`` (with its
-    `<image>` markers), ``answer``, ``reference_reasoning``, ``question_images`` and ``reference_images``; from the last
-    two :func:`~futurel1.data.benchmarks.read_images` reads the images.
+    `<image>` markers), ``answer``, ``reference_reasoning``, ``question_images`` and ``reference_images``;
+    :func:`~futurel1.data.benchmarks.read_images` reads the images of the last two.
 
     Args:
         records: .parquet (or .arrow) file, folder or list of them.
@@ -30,7 +30,7 @@ class TwiFFBenchDataModule(BasePromptDataModule):
         num_workers: processes that decode images; 0 decodes in the process that predicts.
 
     Raises:
-        ConfigError: settings that cannot work.
+        ConfigError: invalid settings.
 
     Source:
         Future-L1, arXiv 2606.05769, section on TwiFF-Bench and Fig. 11.

@@ -31,7 +31,7 @@ from futurel1.version import __version__
 logger = logging.getLogger(__name__)
 Paths = str | list[str]
 UNKNOWN = 0
-"""Stands for the length of a record that could not be measured."""
+"""Marks the length of a record that could not be measured."""
 _REMEDIES: dict[Stage, str] = {
     "train": "data.train",
     "val": "data.val, or data.val_fraction with data.train",
@@ -44,14 +44,14 @@ class VideoHintDataModule(RecordDataModule):
     """Records with observed frames and future (hint) frames, batched for :class:`LatentSFTModule`.
 
     Args:
-        train: file, folder or list of them (.json, .jsonl, .parquet) with training records.
+        train: file, folder or list of them (.json, .jsonl, .parquet, .arrow) with training records.
         val: the same for validation; None: `val_fraction` of the training records.
         test: the same for `futurel1 test`; None: the validation records.
         predict: the same for `futurel1 predict`; None: the test records.
         val_fraction: share of the training records that is held out when `val` is None; 0 for no validation.
         data_root: folder that no record's path may leave, through `..`, an absolute path or a link; None: no check.
         processor: checkpoint folder whose tokenizer and image processor are used; None: the model's own.
-        batch_size: records per batch and device, when `tokens_per_batch` is None.
+        batch_size: records per batch and device, if `tokens_per_batch` is None.
         tokens_per_batch: most padded tokens per batch and device; records of similar length go together. Lengths are
             measured once per data set and kept in `cache_dir`.
         max_latent_tokens: L_max, most latents per hint frame.
@@ -62,11 +62,11 @@ class VideoHintDataModule(RecordDataModule):
         video_fps: frames per second taken from whole videos (chat records).
         video_max_frames: most frames taken from a whole video.
         video_frame_tokens: most merged tokens per frame of a whole video.
-        video_backend: what decodes videos: `pyav` (`auto` is the same), `decord`, or `torchcodec`, if it is installed.
+        video_backend: video decoder: `pyav` (the same as `auto`), or `decord` or `torchcodec` if installed.
         on_error: ``raise``: stop at the first record that cannot be used; ``skip``: leave it out, count it and write it
             to `skipped.jsonl` in the run folder.
         num_workers: processes that decode video; 0 decodes in the training process.
-        shuffle: random order of training records, another one every epoch.
+        shuffle: use a new random order of the training records in every epoch.
         seed: seed of the order and of the validation split.
         vision_cache: folder for features of the frozen vision tower; None: compute them every time.
         cache_dir: folder for measured lengths.
@@ -128,7 +128,7 @@ class VideoHintDataModule(RecordDataModule):
 
     @property
     def encoder(self) -> ChatEncoder:
-        """The encoder of records, made on first use from `processor` or from the model's own."""
+        """The encoder of records, made on first use with `processor` or the model's own processor."""
         if self._encoder is None:
             hparams = self.hparams
             processor = self.find_processor(hparams["processor"])
@@ -150,7 +150,7 @@ class VideoHintDataModule(RecordDataModule):
         return next((self.hparams[name] for name in order[stage] if self.hparams[name] is not None), None)
 
     def dataset(self, stage: Stage) -> SFTDataset | None:
-        """The records of a stage; None when the stage has none."""
+        """The records of a stage; None if the stage has none."""
         if stage not in self._datasets:
             made = self._make_dataset(stage)
             if made is None:
@@ -161,7 +161,7 @@ class VideoHintDataModule(RecordDataModule):
     def _make_dataset(self, stage: Stage) -> SFTDataset | None:
         paths, numbers = self._stage_paths(stage), None
         fraction = self.hparams["val_fraction"]
-        # Stages without records of their own share the training records.
+        # A stage without its own records gets a share of the training records.
         split = bool(fraction) and (stage == "train" or paths is None)
         if split:
             paths = self.hparams["train"]
@@ -176,7 +176,7 @@ class VideoHintDataModule(RecordDataModule):
         return SFTDataset(source, self.encoder, on_error=self.hparams["on_error"], data_numbers=numbers)
 
     def prepare_data(self) -> None:
-        """Measure record lengths once, on one process, when batches are bounded by tokens."""
+        """Measure record lengths once, on one process, if batches are bounded by tokens."""
         if self.hparams["tokens_per_batch"] is not None:
             for stage in self._stages():
                 self.lengths(stage)
@@ -189,10 +189,10 @@ class VideoHintDataModule(RecordDataModule):
         return by_function.get(str(getattr(running, "value", running)), ("train", "val"))
 
     def lengths(self, stage: Stage) -> np.ndarray[Any, np.dtype[np.int64]]:
-        """(records,) tokens of every record of a stage, from disk when they were measured before.
+        """(records,) token counts of all records of a stage, read from disk if they were measured before.
 
-        A record that could not be measured under `on_error: skip` counts as 1 and is tried again by the next run, by
-        which time its files may have come.
+        A record that could not be measured under `on_error: skip` counts as 1. The next run tries it again, because its
+        files may exist by then.
 
         Raises:
             ConfigError: a record is longer than `tokens_per_batch`.
@@ -208,7 +208,7 @@ class VideoHintDataModule(RecordDataModule):
         if len(missing):
             measured[missing] = _measure(dataset, missing.tolist(), self.hparams["num_workers"])
             _save(file, measured)
-        # Longer records are errors when they are encoded.
+        # Longer records raise an error when they are encoded.
         lengths: np.ndarray[Any, np.dtype[np.int64]] = np.clip(measured, 1, self.hparams["max_length"])
         self._check_budget(dataset, lengths)
         self._lengths[stage] = lengths
@@ -225,7 +225,7 @@ class VideoHintDataModule(RecordDataModule):
             )
 
     def _fingerprint(self, dataset: SFTDataset) -> str:
-        """Digest of everything that record lengths depend on, the media files' own contents left out."""
+        """Digest of everything that record lengths depend on, except the contents of media files."""
         files = [(str(path), path.stat().st_mtime_ns, path.stat().st_size) for path in dataset.source.files]
         names = (
             "max_latent_tokens",
@@ -285,21 +285,21 @@ class VideoHintDataModule(RecordDataModule):
         return loader
 
     def val_dataloader(self) -> PlannedLoader | list[Any]:
-        """Validation batches, every epoch the same; none when there is no validation split."""
+        """Validation batches, the same in every epoch; empty without validation records."""
         return self._loader("val")
 
     def test_dataloader(self) -> PlannedLoader | list[Any]:
-        """Test batches; the validation records when there is no test split."""
+        """Test batches; the validation records if there is no test split."""
         return self._loader("test")
 
     def predict_dataloader(self) -> PlannedLoader | list[Any]:
-        """Prediction batches; the test records when there is no split of their own."""
+        """Prediction batches; the test records if there is no prediction split."""
         return self._loader("predict")
 
     # ------------------------------------------------------------------ batches
 
     def on_after_batch_transfer(self, batch: SFTBatch, dataloader_idx: int) -> SFTBatch:
-        """Report skipped records and look features of the frozen vision tower up."""
+        """Report skipped records, and look up cached features of the frozen vision tower."""
         if batch.skipped:
             self.report_skipped(batch.skipped)
         if self.hparams["vision_cache"] is None:
@@ -307,7 +307,7 @@ class VideoHintDataModule(RecordDataModule):
         if self._cache is None:
             self._cache = self._open_cache()
         changes: dict[str, Any] = {}
-        # This hook runs outside of the precision that steps run under.
+        # Lightning calls this hook outside the precision context of the steps.
         with self._cache_precision():
             if (
                 batch.pixel_values is not None
@@ -337,9 +337,9 @@ class VideoHintDataModule(RecordDataModule):
 
 
 def _training_options(trainer: Trainer) -> dict[str, Any]:
-    """What a training loader asks the Trainer for: where it is, and what makes up an optimizer step."""
+    """Arguments of a training loader that query the Trainer: its position, and what makes up an optimizer step."""
     return {
-        # `epoch_progress.current.processed`, which samplers are told, runs ahead after some resumes.
+        # not `epoch_progress.current.processed`, which samplers get: it runs ahead after some resumes
         "position": lambda: (trainer.current_epoch, trainer.fit_loop.batch_idx + 1),
         "limit": lambda: trainer.num_training_batches,
         "window": lambda: trainer.accumulate_grad_batches,

@@ -1,1 +1,1 @@
-"""Bridges to other tools; none of them has to be installed to import anything here."""
+"""Bridges to other tools; this package can be imported without any of them."""

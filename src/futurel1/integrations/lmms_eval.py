@@ -3,8 +3,8 @@
     lmms-eval --model futurel1 --model_args pretrained=CHECKPOINT --tasks futurel1_futurebench \\
         --include_path "$(python -m futurel1.integrations.lmms_eval)"
 
-Importing this module needs no lmms-eval; making a model without it is an error that says so. Written against lmms-eval
-0.7.3.
+This module can be imported without lmms-eval; creating a model without it raises an error that says so. Written against
+lmms-eval 0.7.3.
 """
 
 import os
@@ -19,7 +19,7 @@ from futurel1.integrations.lmms_requests import Generation, Query, RequestReader
 if TYPE_CHECKING:
     import torch
 
-    from futurel1.data.encoded import EncodedSample
+    from futurel1.data import Sample
     from futurel1.runs import Dtype
 
 __all__ = ["FutureL1", "FutureL1Chat", "manifest", "task_folder"]
@@ -43,7 +43,7 @@ else:
 
 
 def manifest() -> Any:
-    """The `ModelManifest` that the entry point hands to lmms-eval.
+    """The `ModelManifest` that the entry point returns to lmms-eval.
 
     Raises:
         ConfigError: lmms-eval is not installed.
@@ -61,7 +61,7 @@ def manifest() -> Any:
 
 
 def task_folder() -> Path:
-    """Folder of our tasks, for lmms-eval's `--include_path`."""
+    """Folder of this package's tasks, for lmms-eval's `--include_path`."""
     return Path(__file__).resolve().parent / "lmms_tasks"
 
 
@@ -70,35 +70,36 @@ def _not_installed(error: ImportError) -> ConfigError:
 
 
 class FutureL1(_BASE):
-    """A trained reasoner behind lmms-eval's "simple" interface: text, and what `doc_to_visual` returns before it.
+    """A trained reasoner for lmms-eval's "simple" interface: the visuals of `doc_to_visual`, followed by the text.
 
-    A task's `gen_kwargs` decide how responses are generated: `max_new_tokens`, `do_sample`, `temperature`, `top_p`,
-    `top_k`, `min_p` and `until`. Without `do_sample` a temperature above 0 samples, and else decoding is greedy. A
-    blank line in `until` is left out: lmms-eval puts it there for tasks that name no stop string.
+    A task's `gen_kwargs` determine how responses are generated: `max_new_tokens`, `do_sample`, `temperature`, `top_p`,
+    `top_k`, `min_p` and `until`. Without `do_sample`, a temperature above 0 samples; otherwise decoding is greedy. A
+    blank line in `until` is ignored, because lmms-eval adds it for tasks without a stop string.
 
     Args:
         pretrained: run folder, checkpoint folder, hub name or ``tiny``.
-        device: where to run; None: the GPU of this process, or the CPU.
+        device: device of the model; None: the GPU of this process, or the CPU.
         dtype: ``float32``, ``bfloat16``, ``float16`` or ``auto``: bfloat16 on a GPU, float32 on a CPU.
         batch_size: prompts decoded together.
-        max_batch_size: lmms-eval passes it; not used.
+        max_batch_size: passed by lmms-eval; not used.
         attn_implementation: attention of `transformers`.
-        max_new_tokens: most tokens of a response, latents included, in place of what tasks say: many of them leave too
-            few for reasoning. None: the task's, or 2,048.
-        max_num_frames: frames taken evenly over each video; with `fps`, most frames.
+        max_new_tokens: most tokens of a response, latents included; overrides the tasks, many of which leave too few
+            tokens for reasoning. None: the task's number, or 2,048.
+        max_num_frames: frames taken evenly over each video; with `fps`, the most frames.
         fps: frames per second taken from videos; None: `max_num_frames`.
         frame_tokens: most merged tokens per frame.
         system_prompt: text file with the system turn; None: the checkpoint's own, else the paper's wording.
         max_length: most tokens per prompt; longer ones are errors.
         span_budget: ``checkpoint``, ``fixed`` (exactly `span_latents`) or ``loose`` (at most `span_latents`).
         span_latents: latents per span for ``fixed`` and ``loose``.
-        seed: seed of the samples. Repeats of a request differ, and no sample depends on the batch.
-        response: ``tagged``: ``<reason>`` and ``<answer>`` tags stay, the tokens of latent spans and of the chat format
-            do not; ``answer``: what stands in the first ``<answer>`` tags, for tasks that expect a bare answer (the
-            ``tagged`` text where there is none); ``raw``: everything. Our own tasks need ``tagged`` or ``raw``.
+        seed: seed of sampling. Repeats of a request differ, and no sample depends on the batch.
+        response: ``tagged``: ``<reason>`` and ``<answer>`` tags stay, tokens of latent spans and of the chat format are
+            removed; ``answer``: the text in the first ``<answer>`` tags, for tasks that expect a bare answer (the
+            ``tagged`` text if there are none); ``raw``: everything. The tasks of this package need ``tagged`` or
+            ``raw``.
 
     Raises:
-        ConfigError: lmms-eval is not installed, or settings that cannot work.
+        ConfigError: lmms-eval is not installed, or invalid settings.
     """
 
     is_simple = True
@@ -128,6 +129,7 @@ class FutureL1(_BASE):
             raise _not_installed(_MISSING) from _MISSING
         super().__init__()
         from futurel1.data.chat import ChatEncoder
+        from futurel1.predictor import EventPredictor
         from futurel1.rollout import SamplingSettings
         from futurel1.runs import load_reasoner
 
@@ -142,11 +144,11 @@ class FutureL1(_BASE):
         self.seed = seed
         self.response: ResponseForm = response
         self.budget = SamplingSettings(span_budget=span_budget, span_latents=span_latents).budget()
-        self.reasoner = load_reasoner(
+        reasoner = load_reasoner(
             pretrained, dtype=dtype, device=device or "auto", attn_implementation=attn_implementation
         )
-        self.encoder = ChatEncoder(
-            self.reasoner.processor,
+        encoder = ChatEncoder(
+            reasoner.processor,
             system_prompt=system_prompt,
             max_length=max_length,
             video_fps=2.0 if fps is None else fps,
@@ -155,11 +157,12 @@ class FutureL1(_BASE):
             video_num_frames=max_num_frames if fps is None else None,
             strip_text=False,
         )
+        self.predictor = EventPredictor(reasoner, encoder=encoder)
 
     @property
     def device(self) -> "torch.device":
-        """Where the model runs."""
-        return self.reasoner.backbone.lm_head.weight.device
+        """Device of the model."""
+        return self.predictor.reasoner.device
 
     @property
     def batch_size(self) -> int:
@@ -169,27 +172,27 @@ class FutureL1(_BASE):
     @property
     def tokenizer(self) -> Any:
         """The checkpoint's tokenizer."""
-        return self.reasoner.processor.tokenizer
+        return self.predictor.reasoner.tokenizer
 
-    # ------------------------------------------------------------------ what lmms-eval calls
+    # ------------------------------------------------------------------ methods that lmms-eval calls
 
     def generate_until(self, requests: Sequence[Any]) -> list[str]:
         """Answer requests, greedily unless their `gen_kwargs` ask for samples.
 
         Args:
-            requests: N instances with `args` as :meth:`RequestReader.query` reads them.
+            requests: N instances with `args` in the form that :meth:`RequestReader.query` reads.
 
         Returns:
-            N responses, as `response` says.
+            N responses, in the form set by `response`.
         """
         reader = self._reader()
         return self._answer([reader.query(request.args) for request in requests], "generate_until")
 
     def generate_until_multi_round(self, requests: Sequence[Any]) -> list[list[str]]:
-        """Answer requests over as many rounds as their task asks for; every round is a prompt of its own.
+        """Answer requests over as many rounds as their task asks for; every round is a separate prompt.
 
         Args:
-            requests: N instances with `args` as :meth:`RequestReader.rounds` reads them.
+            requests: N instances with `args` in the form that :meth:`RequestReader.rounds` reads.
 
         Returns:
             The responses of every round, for each of the N requests.
@@ -206,27 +209,27 @@ class FutureL1(_BASE):
                 try:
                     following[number] = rounds[number].send(list(responses[number]))
                 except StopIteration as end:
-                    # A task may rewrite what was answered, as the other models of lmms-eval let it.
+                    # A task may rewrite the responses, as with the other models of lmms-eval.
                     if isinstance(end.value, list | tuple):
                         responses[number] = [str(each) for each in end.value]
             queries = following
         return responses
 
     def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
-        """How likely continuations are as the response's first words, without any latents.
+        """Loss of continuations as the first tokens of the response, without any latents.
 
-        lmms-eval's multiple choice takes the option with the *smallest* value, as its models return the loss. So does
-        this one, whatever the base class' documentation says.
+        lmms-eval's multiple choice takes the option with the *smallest* value, because its models return the loss. So
+        does this one, contrary to the documentation of the base class.
 
         Args:
-            requests: N instances with `args` as :meth:`RequestReader.continuation` reads them.
+            requests: N instances with `args` in the form that :meth:`RequestReader.continuation` reads.
 
         Returns:
-            Per request the mean negative log-probability of the continuation's tokens, and whether greedy decoding
-            would have written them.
+            For each request, the mean negative log-probability of the continuation's tokens, and whether greedy
+            decoding would have produced them.
 
         Raises:
-            RecordError: a continuation without tokens.
+            RecordError: a continuation has no tokens.
         """
         return [self._loss(request.args) for request in requests]
 
@@ -236,7 +239,7 @@ class FutureL1(_BASE):
     # ------------------------------------------------------------------ decoding
 
     def _answer(self, queries: Sequence[Query], method: str) -> list[str]:
-        """Answer queries in batches of equal settings, in their order."""
+        """Answer queries in batches of equal settings; answers are in the order of the queries."""
         from rich.console import Console
         from rich.progress import Progress
 
@@ -257,14 +260,8 @@ class FutureL1(_BASE):
         return [answers[number] for number in range(len(queries))]
 
     def _decode(self, queries: Sequence[Query], generation: Generation) -> list[str]:
-        from futurel1.data.collate import Fetched
-        from futurel1.data.prompts import PromptCollator
-        from futurel1.models.transcript import transcripts
-
-        samples = [self._encode(query) for query in queries]
-        prompt = PromptCollator(self.encoder.pad_token_id)([Fetched(samples, [])]).to(self.device)
-        rollout = self.reasoner.generate(
-            prompt,
+        _, transcripts = self.predictor.decode(
+            [_sample(query) for query in queries],
             max_new_tokens=generation.max_new_tokens,
             do_sample=generation.do_sample,
             temperature=generation.temperature,
@@ -275,13 +272,7 @@ class FutureL1(_BASE):
             seed=self.seed,
             stop_strings=generation.until,
         )
-        texts = [transcript.text for transcript in transcripts(rollout, self.tokenizer)]
-        return [_form(_cut(text, generation.until), self.response) for text in texts]
-
-    def _encode(self, query: Query) -> "EncodedSample":
-        from futurel1.data import Sample
-
-        return self.encoder.encode_prompt(Sample(query.name, query.turns, None, {}))
+        return [_form(_cut(transcript.text, generation.until), self.response) for transcript in transcripts]
 
     def _loss(self, args: Sequence[Any]) -> tuple[float, bool]:
         import torch
@@ -290,29 +281,37 @@ class FutureL1(_BASE):
         from futurel1.data.prompts import PromptCollator
 
         query, target = self._reader().continuation(args)
-        prompt = PromptCollator(self.encoder.pad_token_id)([Fetched([self._encode(query)], [])]).to(self.device)
+        encoder, reasoner = self.predictor.encoder, self.predictor.reasoner
+        encoded = encoder.encode_prompt(_sample(query))
+        prompt = PromptCollator(encoder.pad_token_id)([Fetched([encoded], [])]).to(self.device)
         tokens = self.tokenizer(target, add_special_tokens=False, return_tensors="pt")["input_ids"]
         wanted = tokens[0].long().to(self.device)
         if not len(wanted):
             raise RecordError(f"{query.name}: the continuation {target!r} has no tokens, so it has no likelihood")
         ids = torch.cat([prompt.input_ids, wanted[None]], dim=1)
         with torch.no_grad():
-            hidden = self.reasoner(ids, torch.ones_like(ids), self.reasoner.encode(prompt))
-            logits = self.reasoner.logits(hidden[0, -1 - len(wanted) : -1]).float()
+            hidden = reasoner(ids, torch.ones_like(ids), reasoner.encode(prompt))
+            logits = reasoner.logits(hidden[0, -1 - len(wanted) : -1]).float()
         loss = torch.nn.functional.cross_entropy(logits, wanted)
         return float(loss), bool((logits.argmax(dim=-1) == wanted).all())
 
 
 class FutureL1Chat(FutureL1):
-    """The same behind lmms-eval's "chat" interface: the turns that `doc_to_messages` returns, which it prefers.
+    """A trained reasoner for lmms-eval's "chat" interface, which lmms-eval prefers: the turns of `doc_to_messages`.
 
-    A system turn of the task takes the place of `system_prompt`. `multiple_choice` and `loglikelihood` tasks exist in
-    the simple interface only: run them with `--force_simple`.
+    A system turn of the task replaces `system_prompt`. `multiple_choice` and `loglikelihood` tasks exist only in the
+    simple interface: run them with `--force_simple`.
 
     Args: see :class:`FutureL1`.
     """
 
     is_simple = False
+
+
+def _sample(query: Query) -> "Sample":
+    from futurel1.data import Sample
+
+    return Sample(query.name, query.turns, None, {})
 
 
 def _cut(text: str, until: Sequence[str]) -> str:

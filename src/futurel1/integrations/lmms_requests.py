@@ -1,4 +1,4 @@
-"""What a request of lmms-eval asks for: the turns of its prompts, and how its responses are generated."""
+"""Requests of lmms-eval: the turns of their prompts, and how their responses are generated."""
 
 import logging
 from collections import Counter
@@ -21,7 +21,7 @@ __all__ = ["Generation", "Query", "RequestReader", "generation_of", "picture_byt
 logger = logging.getLogger(__name__)
 
 _PARAGRAPH = "\n\n"
-"""lmms-eval's stop string for tasks that name none; it would end every reasoning after its first paragraph."""
+"""lmms-eval's stop string for tasks without one; it would end reasoning after its first paragraph."""
 _IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tiff", ".webp")
 _PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA")
 _GENERATION_KEYS = (
@@ -31,7 +31,7 @@ _GENERATION_KEYS = (
 
 @dataclass(frozen=True)
 class Generation:
-    """What a request's `gen_kwargs` ask for."""
+    """Generation settings of a request, from its `gen_kwargs`."""
 
     max_new_tokens: int
     do_sample: bool = False
@@ -44,7 +44,7 @@ class Generation:
 
 @dataclass(frozen=True)
 class Query:
-    """One prompt: what it is called, its turns, how to answer it, and the key of lmms-eval's cache hook."""
+    """One prompt: its name, its turns, how to answer it, and the key for lmms-eval's cache hook."""
 
     name: str
     turns: "tuple[Turn, ...]"
@@ -53,11 +53,11 @@ class Query:
 
 
 class RequestReader:
-    """Reads the requests of one call of lmms-eval, which are told apart by name.
+    """Reads the requests of one call of lmms-eval and gives each a unique name.
 
     Args:
-        documents: of every task, per split.
-        max_new_tokens: most tokens of a response in place of what tasks say; None: the task's, or 2,048.
+        documents: the documents by task, split and number.
+        max_new_tokens: most tokens of a response, overriding the tasks; None: the task's number, or 2,048.
     """
 
     def __init__(self, documents: Mapping[str, Any], max_new_tokens: int | None) -> None:
@@ -69,7 +69,7 @@ class RequestReader:
         """The prompt of a request for one response.
 
         Args:
-            args: (context, gen_kwargs, doc_to_visual, doc_id, task, split), or of the chat interface (context,
+            args: (context, gen_kwargs, doc_to_visual, doc_id, task, split), or in the chat interface (context,
                 doc_to_messages, gen_kwargs, doc_id, task, split).
         """
         context, second, third, doc_id, task, split = args
@@ -80,16 +80,16 @@ class RequestReader:
         return Query(name, turns, self._generation(second), (context, second))
 
     def rounds(self, args: Sequence[Any]) -> Generator[Query, list[str], Any]:
-        """The prompts of a request's rounds; it is sent the responses so far after each of them.
+        """Generator of the prompts of a request's rounds; after each prompt it must be sent the responses so far.
 
         Args:
-            args: (context, gen_kwargs, doc_to_visual, doc_to_text, doc_id, task, split), or of the chat interface
+            args: (context, gen_kwargs, doc_to_visual, doc_to_text, doc_id, task, split), or in the chat interface
                 (context, doc_to_messages, gen_kwargs, doc_id, task, split). From the second round on, `doc_to_text`
                 returns (visuals, text, whether to stop, responses so far, state) and `doc_to_messages` (messages,
                 whether to stop, responses so far, state).
 
         Returns:
-            What the task makes of the responses.
+            The responses, possibly rewritten by the task.
         """
         chat = callable(args[1])
         if chat:
@@ -138,19 +138,19 @@ class RequestReader:
     def _name(self, doc_id: Any, task: str, split: str) -> str:
         name = f"{task}/{split}:{doc_id}"
         self._seen[name] += 1
-        # Samples are told apart by name: a request that is repeated asks for another sample.
+        # Sampling is seeded by the name, so a repeated request needs another name to get another sample.
         return name if self._seen[name] == 1 else f"{name} ({self._seen[name]})"
 
 
 def generation_of(kwargs: Mapping[str, Any], max_new_tokens: int | None) -> Generation:
-    """What `gen_kwargs` ask for.
+    """Read generation settings from `gen_kwargs`.
 
     Args:
         kwargs: a task's `gen_kwargs`.
-        max_new_tokens: most tokens of a response in place of what they say; None: theirs, or 2,048.
+        max_new_tokens: most tokens of a response, overriding `kwargs`; None: the number in `kwargs`, or 2,048.
 
     Raises:
-        ConfigError: they ask for beam search.
+        ConfigError: `kwargs` ask for beam search.
     """
     given = {key: value for key, value in kwargs.items() if value is not None}
     unknown = tuple(sorted(given.keys() - set(_GENERATION_KEYS)))
@@ -182,7 +182,7 @@ def generation_of(kwargs: Mapping[str, Any], max_new_tokens: int | None) -> Gene
 def _simple_turns(context: str, visuals: Any, name: str) -> "tuple[Turn, ...]":
     from futurel1.data import Turn
 
-    # Markers in the text are other models' placeholders; what they stand for is shown before the text.
+    # Markers in the text are placeholders for other models; here, visuals precede the text.
     parts = (*_visual_parts(visuals, name), context.replace("<image>", ""))
     return (Turn("user", parts),)
 
@@ -205,14 +205,14 @@ def _message_turns(messages: Sequence[Mapping[str, Any]], name: str) -> "tuple[T
             else:
                 raise _unusable(part, name)
         if message["role"] == "assistant":
-            # The encoder reads a prompt up to its first response, so earlier ones would be lost.
+            # The encoder reads a prompt only up to its first response, so everything after this turn would be lost.
             raise RecordError(f"{name}: the messages hold an assistant turn; only prompts without one can be answered")
         turns.append(Turn(message["role"], tuple(parts)))
     return tuple(turns)
 
 
 def _visual_parts(visuals: Any, name: str) -> list[Any]:
-    """Frames and videos of what a task shows: pictures, paths, and lists of them."""
+    """Convert a task's visuals (pictures, paths, and lists of them) to frames and videos."""
     from PIL import Image
 
     from futurel1.data import Frame, Video
@@ -237,7 +237,7 @@ def _unusable(visual: Any, name: str) -> RecordError:
 
 
 def picture_bytes(image: "Image.Image") -> bytes:
-    """An opened picture as an upright PNG, without loss."""
+    """Encode an opened picture losslessly as an upright PNG."""
     from PIL import ImageOps
 
     upright = ImageOps.exif_transpose(image)

@@ -1,4 +1,4 @@
-"""Objectives as `nn.Module`s and plain functions; nothing here knows of Lightning."""
+"""Objectives as `nn.Module`s and plain functions, without Lightning."""
 
 from futurel1.losses.alignment import Alignment, alignment_sum, hint_retrieval, pool_to
 from futurel1.losses.cross_entropy import CrossEntropyPath, choose_path, linear_cross_entropy

@@ -1,4 +1,4 @@
-"""How far predicted latents are from the features of the frame they imagine."""
+"""Distance of predicted latents from the features of the frame that they imagine."""
 
 from typing import Literal
 
@@ -24,7 +24,7 @@ def alignment_sum(predicted: Tensor, target: Tensor, alignment: Alignment) -> Te
 
     Raises:
         BatchError: shapes differ.
-        ConfigError: another alignment.
+        ConfigError: an unknown alignment.
     """
     if predicted.shape != target.shape:
         raise BatchError(f"latents {tuple(predicted.shape)} and targets {tuple(target.shape)} differ in shape")
@@ -44,8 +44,8 @@ def pool_to(features: Tensor, counts: Tensor, lengths: Tensor) -> Tensor:
 
     Args:
         features: (sum(counts), H) rows of all images.
-        counts: (I,) int64 rows of each image.
-        lengths: (I,) int64 vectors wanted of each image.
+        counts: (I,) int64 number of rows of each image.
+        lengths: (I,) int64 number of vectors to pool each image to.
 
     Returns:
         (sum(lengths), H).
@@ -56,13 +56,13 @@ def pool_to(features: Tensor, counts: Tensor, lengths: Tensor) -> Tensor:
     offset = (counts.cumsum(0) - counts)[image]
     start = offset + index * counts[image] // lengths[image]
     stop = offset - (-(index + 1) * counts[image] // lengths[image])
-    # Differences of prefix sums; float64 keeps them exact enough for float32 results.
+    # Differences of prefix sums need float64 to be exact enough for float32 results.
     prefix = F.pad(features.double().cumsum(dim=0), (0, 0, 1, 0))
     return ((prefix[stop] - prefix[start]) / (stop - start)[:, None]).to(features.dtype)
 
 
 def hint_retrieval(predicted: Tensor, target: Tensor, hint: Tensor) -> Tensor:
-    """Whether each imagined hint is nearest, by cosine of span means, to its own true hint among all hints given.
+    """Whether the true hint nearest to each imagined hint, by cosine of span means, is its own.
 
     Args:
         predicted: (N, H) latents.
@@ -70,7 +70,7 @@ def hint_retrieval(predicted: Tensor, target: Tensor, hint: Tensor) -> Tensor:
         hint: (N,) int64 number of the hint that each latent belongs to, 0-based and without gaps.
 
     Returns:
-        (number of hints,) float, 1 where the true hint is the nearest.
+        (number of hints,) float, 1 where its own true hint is the nearest.
     """
     number = int(hint.max()) + 1 if len(hint) else 0
     if number == 0:

@@ -1,4 +1,4 @@
-"""Token cross entropy straight from hidden states: logits over the vocabulary never exist for all positions at once."""
+"""Token cross entropy straight from hidden states, without the logits of all positions in memory at once."""
 
 import logging
 import os
@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 CrossEntropyPath = Literal["auto", "liger", "torch", "chunked"]
 CHUNK = 1024
-"""Rows whose logits exist at once on the `"chunked"` path."""
+"""Number of rows whose logits are in memory at once on the `"chunked"` path."""
 
 
 @cache
@@ -26,14 +26,14 @@ def _announce(path: str, device: str) -> None:
 
 
 def choose_path(path: CrossEntropyPath, device: torch.device) -> CrossEntropyPath:
-    """The path that will run, announced by one log line per device type.
+    """Choose the path that will run; logs one line per path and device type.
 
-    ``"auto"`` is, on CUDA, Liger's fused kernel where it is installed, else PyTorch's `linear_cross_entropy` where this
-    PyTorch has it, else our chunks; on other devices our chunks, which are faster there (`benchmarks/sft_loss.py`). A
-    path that was asked for by name is never replaced by another.
+    On CUDA, ``"auto"`` is Liger's fused kernel if it is installed, else PyTorch's `linear_cross_entropy` if this
+    PyTorch has it, else our chunks. On other devices it is our chunks, which are faster there
+    (`benchmarks/sft_loss.py`). A path requested by name is never replaced.
 
     Raises:
-        ConfigError: the path that was asked for is not installed, or does not run on this device.
+        ConfigError: the requested path is not installed, or does not run on this device.
     """
     has_torch = hasattr(F, "linear_cross_entropy") and hasattr(torch.nn, "LinearCrossEntropyOptions")
     has_liger = find_spec("liger_kernel") is not None
@@ -58,13 +58,13 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, path: 
     """Summed cross entropy of ``softmax(hidden @ weight.T)``.
 
     Args:
-        hidden: (N, H) hidden states, only the ones that are scored.
+        hidden: (N, H) hidden states of the scored positions only.
         weight: (V, H) vocabulary projection.
         targets: (N,) int64 token ids.
         path: implementation, see :func:`choose_path`.
 
     Returns:
-        Scalar sum over the N rows, in nats; a zero that still carries the graph when N is 0.
+        Scalar sum over the N rows, in nats; if N is 0, a zero that keeps the graph.
     """
     if torch.is_autocast_enabled(hidden.device.type):
         dtype = torch.get_autocast_dtype(hidden.device.type)
@@ -79,14 +79,14 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, path: 
         return fused
     if path == "torch":
         options = torch.nn.LinearCrossEntropyOptions()
-        # Summed here, in float32: in bfloat16 PyTorch adds up in bfloat16, which is off by 1% at 3,000 tokens.
+        # Summed here in float32: PyTorch sums bfloat16 losses in bfloat16, which is off by 1% at 3,000 tokens.
         each = F.linear_cross_entropy(hidden, weight, targets, reduction="none", options=options)
         return each.float().sum()
 
     def chunk_sum(rows: Tensor, table: Tensor, ids: Tensor) -> Tensor:
         return F.cross_entropy(F.linear(rows, table).float(), ids, reduction="sum")
 
-    # One chunk after the other is the point: only one chunk's logits are alive, in backward too.
+    # One checkpointed chunk at a time keeps only one chunk's logits alive, in backward too.
     sums = [
         checkpoint(chunk_sum, hidden[i : i + CHUNK], weight, targets[i : i + CHUNK], use_reentrant=False)
         for i in range(0, len(targets), CHUNK)

@@ -24,15 +24,16 @@ class LatentSFTOutput:
 
     Attributes:
         loss: scalar, `ce + latent_weight * latent`.
-        ce: scalar, cross entropy in nats, mean over `total_tokens` of the batch when it names them, else over its own.
-        latent: scalar, alignment error, mean over `total_latents` in the same way.
-        num_tokens: labelled tokens of this batch.
-        num_latents: latents of this batch.
+        ce: scalar, cross entropy in nats: sum over this batch, divided by its `total_tokens` or, without it, by
+            `num_tokens`.
+        latent: scalar, alignment error, divided by `total_latents` or `num_latents` in the same way.
+        num_tokens: number of scored tokens in this batch.
+        num_latents: number of latents in this batch.
         ce_sum: scalar, summed cross entropy, detached.
         latent_sum: scalar, summed alignment error, detached.
         predicted: (N, H) predicted latents, detached.
-        target: (N, H) features they are compared with.
-        span: (N,) int64 number of the hint of each latent within the batch.
+        target: (N, H) features that the latents are compared with.
+        span: (N,) int64 number of each latent's hint within the batch.
     """
 
     loss: Tensor
@@ -49,7 +50,7 @@ class LatentSFTOutput:
 
 @dataclass(frozen=True)
 class _Run:
-    """What one pass gives: (B, T, H) hidden, (B, T-1) shifted labels and which are scored, learned latents, targets."""
+    """Result of one pass: (B, T, H) hidden, (B, T-1) shifted labels and which are scored, trained latents, targets."""
 
     hidden: Tensor
     labels: Tensor
@@ -64,17 +65,18 @@ class LatentSFTLoss(nn.Module):
     """``CE + latent_weight * alignment`` (Future-L1, arXiv 2606.05769, Eq. 2-3; `docs/method.md`).
 
     CE covers every labelled token but LATENT. Alignment compares `head(h_{t-1})` with the hint's features at every
-    LATENT position `t` of turns that are learned. With ``latent_feedback="teacher"`` those features are also the inputs
-    at `t`; otherwise a share of the rows is fed its own predictions, made by parallel passes without gradient.
+    LATENT position `t` of trained turns. With ``latent_feedback="teacher"`` those features are also the inputs at `t`;
+    otherwise some or all rows are fed their own predictions, which parallel passes compute.
 
     Args:
         latent_weight: lambda, weight of the alignment term.
         alignment: ``"mse"`` (mean over latents and dimensions) or ``"cosine"`` (one minus mean cosine).
-        latent_feedback: ``"teacher"``: all rows read true features; ``"mixed"``: a share of rows, chosen by sample
-            identity, reads its own latents; ``"self"``: all rows do.
-        feedback_passes: parallel passes that make own latents; exact from the longest chain of latents on.
-        latent_gradient: ``"stop"``: own latents are constants; ``"pathwise"``: the last of the passes takes part in
-            backward, so that text also teaches how latents are formed.
+        latent_feedback: ``"teacher"``: all rows read true features; ``"mixed"``: a share of rows, chosen by sample id,
+            reads its own latents; ``"self"``: all rows read their own.
+        feedback_passes: number of parallel passes that compute own latents; exact if it is at least the length of the
+            longest chain of latents.
+        latent_gradient: ``"stop"``: own latents are constants; ``"pathwise"``: the last pass takes part in backward, so
+            that the loss on text trains latents too.
         cross_entropy: implementation of the token loss, see :func:`futurel1.losses.cross_entropy.choose_path`.
 
     Raises:
@@ -122,7 +124,7 @@ class LatentSFTLoss(nn.Module):
             salt: varies the choice of those rows, e.g. seed plus epoch.
 
         Raises:
-            BatchError: hints and spans do not fit each other.
+            BatchError: hints and spans do not match.
         """
         run = self._run(reasoner, batch, feedback_share, salt)
         targets = run.labels[run.scored]
@@ -149,7 +151,7 @@ class LatentSFTLoss(nn.Module):
 
     @torch.no_grad()
     def scores(self, reasoner: LatentReasoner, batch: SFTBatch) -> dict[str, Tensor]:
-        """Scores of every row by itself, without gradient.
+        """Scores of each row, without gradient.
 
         Args:
             reasoner: the model.
@@ -157,7 +159,7 @@ class LatentSFTLoss(nn.Module):
 
         Returns:
             ``ce``: (B,) mean cross entropy in nats; ``latent``: (B,) mean alignment error; ``cosine``: (B,) mean cosine
-            to the target. NaN where a row has no labelled token, or no latent.
+            to the target. NaN for rows without labelled tokens or without latents.
         """
         run = self._run(reasoner, batch, 1.0, 0)
         token_row, latent_row = run.scored.nonzero()[:, 0], run.mask.nonzero()[:, 0]
@@ -178,7 +180,7 @@ class LatentSFTLoss(nn.Module):
         }
 
     def _run(self, reasoner: LatentReasoner, batch: SFTBatch, feedback_share: float, salt: int) -> "_Run":
-        """One pass over a batch, after the passes that make own latents."""
+        """One pass over a batch, after the passes that compute own latents."""
         vision = _vision(reasoner, batch)
         spans = find_spans(batch.input_ids, reasoner.tokens)
         mask = spans.latent_mask
@@ -193,7 +195,7 @@ class LatentSFTLoss(nn.Module):
         fed = target
         own_rows = self._own_rows(batch, feedback_share, salt)
         wanted = bool(own_rows.any()) and len(target) > 0
-        # Sharded layers gather their weights in every pass: all processes have to make the same number of passes.
+        # Sharded layers gather their weights in every pass, so all processes have to run the same number of passes.
         possible = self.latent_feedback == "self" or (self.latent_feedback == "mixed" and feedback_share > 0)
         if wanted or (possible and _several_processes()):
             own_slots = own_rows.to(mask.device)[mask.nonzero()[:, 0], None]
@@ -209,7 +211,7 @@ class LatentSFTLoss(nn.Module):
         learned = learned_latents(spans, batch.input_ids, batch.labels, reasoner.tokens)
         kept = learned[mask]
         span = torch.unique_consecutive(span[kept], return_inverse=True)[1]
-        # With no latents the head still runs, on zero rows: every trainable parameter stays in the graph (DDP).
+        # Without latents the head still runs, on zero rows, to keep every trainable parameter in the graph for DDP.
         predicted = reasoner.predict_latents(previous(hidden, learned))
         return _Run(hidden, labels, scored, learned, predicted, target[kept], span)
 
@@ -218,7 +220,7 @@ class LatentSFTLoss(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Features for every latent slot, and the number of each slot's hint within the batch."""
         row = mask.nonzero()[:, 0]
-        # Spans that hold latents, numbered through the batch; an empty span has no hint.
+        # Number the spans with latents across the batch; an empty span has no hint.
         span = torch.unique_consecutive(torch.stack((row, span_ids[mask])), dim=1, return_inverse=True)[1]
         lengths = torch.bincount(span)
         features = batch.hint_features
@@ -243,7 +245,7 @@ class LatentSFTLoss(nn.Module):
         return embeds, span
 
     def _own_rows(self, batch: SFTBatch, share: float, salt: int) -> Tensor:
-        """(B,) bool, rows that are fed their own latents; the same for a sample however it is batched."""
+        """(B,) bool, rows that are fed their own latents; for a sample id it does not depend on the batch."""
         if self.latent_feedback == "teacher":
             return torch.zeros(len(batch), dtype=torch.bool)
         if self.latent_feedback == "self":
@@ -258,14 +260,14 @@ def _several_processes() -> bool:
 
 
 def _draw(name: str) -> float:
-    """A number in [0, 1) that depends on a name alone."""
-    # Not a checksum: with one, two names that differ in salt alone would differ by the same bits for all samples, so
-    # the same samples would go together under every salt.
+    """A number in [0, 1) that depends only on a name."""
+    # Not a checksum: a change of salt would flip the same bits for all samples, so the same samples would be chosen
+    # together under every salt.
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=6).digest(), "big") / 2**48
 
 
 def _vision(reasoner: LatentReasoner, batch: SFTBatch) -> Vision:
-    """Features of a batch's images and videos; the images' may be known already."""
+    """Features of a batch's images and videos; the batch may already have those of its images."""
     if batch.image_features is None:
         return reasoner.encode(batch)
     return replace(reasoner.encode(replace(batch, pixel_values=None, image_grid_thw=None)), images=batch.image_features)

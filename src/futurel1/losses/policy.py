@@ -1,4 +1,4 @@
-"""Clipped policy objective of LA-DAPO, for the decisions of a response and for its latents, and group advantages.
+"""Clipped policy objective of LA-DAPO for a response's decisions and latents, and group advantages.
 
 Shapes: N rollouts, R response positions, S latents.
 """
@@ -14,27 +14,27 @@ from futurel1.errors import BatchError, ConfigError
 Advantage = Literal["grpo", "dr_grpo", "rloo"]
 ADVANTAGES: tuple[Advantage, ...] = ("grpo", "dr_grpo", "rloo")
 LOG_RATIO_LIMIT = 20.0
-"""Log-ratios are kept within this, so that no exponential overflows; far beyond every clip bound."""
+"""Bound of log-ratios, so that no exponential overflows; far beyond every clip bound."""
 
 
 def group_advantages(
     rewards: Tensor, group_ids: Tensor, valid: Tensor | None = None, kind: Advantage = "grpo"
 ) -> Tensor:
-    """How much better each rollout is than the others of its group.
+    """Advantage of each rollout over the others of its group.
 
     Args:
         rewards: (N,) total rewards.
         group_ids: (N,) int64; rollouts of one prompt share a number.
-        valid: (N,) bool, False where the reward is not known; those count in no mean. None: all are known.
+        valid: (N,) bool, False where the reward is unknown; group statistics ignore those. None: all are known.
         kind: ``"grpo"``: `(R - mean) / (std + 1e-6)` with the unbiased std (Shao et al. 2024); ``"dr_grpo"``:
             `R - mean` (Liu et al. 2025); ``"rloo"``: `R - mean of the others` (Ahmadian et al. 2024).
 
     Returns:
-        (N,) advantages; 0 for invalid rollouts and where a group has one valid rollout only.
+        (N,) advantages; 0 for invalid rollouts and in groups with a single valid rollout.
 
     Raises:
         ConfigError: an unknown kind.
-        BatchError: tensors of different lengths.
+        BatchError: tensors of different shapes.
     """
     if kind not in ADVANTAGES:
         raise ConfigError(f"advantage is one of {', '.join(ADVANTAGES)}, got {kind!r}")
@@ -47,7 +47,7 @@ def group_advantages(
     _, group = torch.unique(group_ids, return_inverse=True)
     groups = int(group.max()) + 1 if len(group) else 0
     weight = valid.double()
-    # In float64: what rounding leaves of equal rewards would not be small beside the 1e-6.
+    # In float64: float32 rounding differences between equal rewards would not be small against the 1e-6.
     known = torch.where(valid, rewards, 0.0).double()
 
     def total(values: Tensor) -> Tensor:
@@ -65,7 +65,7 @@ def group_advantages(
 
 @dataclass
 class PolicyTerm:
-    """Sums over the decisions of one kind (text or latents); divide by a count of one's own.
+    """Sums over the decisions of one kind (text or latents), not divided by any count.
 
     Attributes:
         loss: sum of clipped losses, with gradient.
@@ -73,9 +73,9 @@ class PolicyTerm:
         ratio_sum: sum of importance ratios.
         ratio_max: largest ratio; 0 without decisions.
         ratio_min: smallest ratio; infinity without decisions.
-        clipped_high: decisions whose ratio the upper bound clipped.
-        clipped_low: decisions whose ratio the lower bound clipped.
-        dual_clipped: decisions that the dual clip bounded.
+        clipped_high: number of decisions whose ratio the upper bound clipped.
+        clipped_low: number of decisions whose ratio the lower bound clipped.
+        dual_clipped: number of decisions that the dual clip bounded.
     """
 
     loss: Tensor
@@ -93,9 +93,9 @@ class PolicyLossOutput:
     """Terms of the objective, as sums.
 
     Attributes:
-        loss: everything, weighted and divided by `total`, with gradient.
-        text: tokens, ends of spans and decisions to go on inside one.
-        latents: what was sampled from the latent policy.
+        loss: weighted sum of all terms, divided by `total`, with gradient.
+        text: sums over tokens, ends of spans and decisions to continue a span.
+        latents: sums over sampled latents.
         kl: sum of `k3` over the decisions of `text`; 0 without a reference.
     """
 
@@ -109,17 +109,17 @@ class PolicyLossOutput:
 class PolicyLoss:
     """Clipped surrogate with asymmetric bounds, dual clip and KL (DAPO, Yu et al. 2025; Future-L1, arXiv 2606.05769).
 
-    The response's decisions and its latents have bounds of their own. A latent's ratio is taken per dimension, that
-    is, the geometric mean over its `width` dimensions: densities in thousands of dimensions differ by hundreds of nats
-    after a step that moves the direction by a hair, so a plain ratio is always clipped, and its gradient, hundreds of
-    times a token's, would be all that an update follows.
+    A response's decisions and its latents have separate bounds. A latent's ratio is the geometric mean over its `width`
+    dimensions. In thousands of dimensions, a step that barely moves the direction changes densities by hundreds of
+    nats, so a plain ratio would always be clipped, and its gradient, hundreds of times a token's, would dominate the
+    update.
 
     Args:
         clip_low: ratios below `1 - clip_low` are clipped where the advantage is negative.
         clip_high: ratios above `1 + clip_high` are clipped where the advantage is positive.
-        dual_clip: bound of the loss at negative advantages, as a multiple of `-advantage`, above 1.
-        latent_clip_low: `clip_low` of latents.
-        latent_clip_high: `clip_high` of latents.
+        dual_clip: upper bound of the loss at negative advantages, as a multiple (above 1) of `-advantage`.
+        latent_clip_low: `clip_low` for latents.
+        latent_clip_high: `clip_high` for latents.
         latent_weight: weight of the latent term.
         kl_weight: weight of the KL to the reference.
 
@@ -162,18 +162,18 @@ class PolicyLoss:
         old_latent_log_probs: Tensor | None = None,
         reference_log_probs: Tensor | None = None,
     ) -> PolicyLossOutput:
-        """Loss of some rollouts.
+        """Loss of rollouts.
 
         Args:
-            log_probs: (N, R) of the decisions under the current policy.
-            latent_log_probs: (N, S) log-densities of the latents under the current policy; without gradient where the
-                policy does not choose latents, and then without a term.
-            advantages: (N,).
+            log_probs: (N, R) log-probabilities of the decisions under the current policy.
+            latent_log_probs: (N, S) log-densities of the latents under the current policy. Without gradient (the policy
+                does not sample latents), latents have no term.
+            advantages: (N,) advantages.
             mask: (N, R) bool, decisions that count.
             latent_mask: (N, S) bool, latents that count.
             width: H, dimensions of a latent.
-            total: what sums are divided by: the tokens of the whole optimizer step over micro-batches and ranks.
-            old_log_probs: (N, R) under the policy that sampled; NaN, or None as a whole: the current policy did.
+            total: divisor of the sums: the tokens of the whole optimizer step over micro-batches and ranks.
+            old_log_probs: (N, R) under the policy that sampled; NaN, or None for all: the current policy sampled.
             old_latent_log_probs: (N, S), the same for latents.
             reference_log_probs: (N, R) under the frozen reference; None: no KL term.
         """
@@ -184,7 +184,7 @@ class PolicyLoss:
         latents = self._term(per_dimension, old, advantages, scored, (self.latent_clip_low, self.latent_clip_high))
         kl = log_probs.new_zeros(())
         if reference_log_probs is not None:
-            # k3 (Schulman 2020): never negative, with little variance
+            # k3 (Schulman 2020): never negative, and low variance
             gap = torch.where(mask, reference_log_probs - log_probs, 0.0).clamp(max=LOG_RATIO_LIMIT)
             kl = (gap.expm1() - gap).sum()
         loss = (text.loss + self.latent_weight * latents.loss + self.kl_weight * kl) / total
@@ -201,7 +201,7 @@ class PolicyLoss:
         advantage = advantages[:, None].to(ratio.dtype).expand_as(ratio)
         plain, bounded = -advantage * ratio, -advantage * ratio.clamp(low, high)
         clipped = bounded > plain
-        # Not torch.maximum, which halves the gradient of what lies exactly on a bound.
+        # Not torch.maximum, which halves the gradient of ratios exactly on a bound.
         loss = torch.where(clipped, bounded, plain)
         ceiling = -advantage * self.dual_clip
         dual = (advantage < 0) & (loss > ceiling) & mask

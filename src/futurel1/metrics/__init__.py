@@ -1,6 +1,6 @@
-"""Benchmarks as torchmetrics, a thin state around `futurel1.metrics.functional`; nothing here knows of Lightning.
+"""Benchmarks as torchmetrics, thin state around `futurel1.metrics.functional`, without Lightning.
 
-torchmetrics loads when a metric is first used, so that the parsers stay light.
+torchmetrics is imported when a metric is first used, so that importing the parsers stays cheap.
 """
 
 from importlib import import_module

@@ -22,11 +22,11 @@ __all__ = ["FutureBenchAccuracy"]
 class FutureBenchAccuracy(Metric):
     """FutureBench accuracy per split and overall, by every extraction protocol, with Wilson intervals.
 
-    A response without an answer is wrong, and counted apart. `compute()` returns float32 scalars under keys that do not
-    depend on the data, for every protocol ``p`` and split ``s``:
+    A response without an answer is wrong, and also counted separately. `compute()` returns float32 scalars under keys
+    that do not depend on the data, for every protocol ``p`` and split ``s``:
 
-    * ``p/accuracy``: percent correct of all samples (the micro average, as in the paper);
-    * ``p/s``: percent correct of the split, NaN without samples;
+    * ``p/accuracy``: percentage of all samples that are correct (the micro average, as in the paper);
+    * ``p/s``: percentage of the split's samples that are correct, NaN without samples;
     * ``p/accuracy_low``, ``p/accuracy_high``, ``p/s_low``, ``p/s_high``: Wilson 95% interval, in percent;
     * ``p/unanswered``: number of samples without an answer; ``samples``, ``samples/s``: numbers of samples.
 
@@ -35,10 +35,10 @@ class FutureBenchAccuracy(Metric):
     Args:
         protocols: how options are extracted, see :func:`~futurel1.metrics.functional.extract_option`.
         splits: names of the splits.
-        **kwargs: of `torchmetrics.Metric`.
+        **kwargs: arguments of `torchmetrics.Metric`.
 
     Raises:
-        ConfigError: an unknown or repeated protocol or a repeated split, or none of them.
+        ConfigError: no protocols or no splits, a repeated one, or an unknown protocol.
 
     Source:
         Future-L1, arXiv 2606.05769, FutureBench. The paper gives no intervals.
@@ -73,7 +73,7 @@ class FutureBenchAccuracy(Metric):
             raise ConfigError(f"unknown protocols {unknown}; known are {get_args(ExtractionProtocol)}")
         self.protocols, self.splits = tuple(protocols), tuple(splits)
         for split in self.splits:
-            # One dimension only: a rank without samples joins the gathering with an empty vector.
+            # One-dimensional, because a rank without samples takes part in gathering with an empty vector.
             self.add_state(f"outcomes_{split}", default=[], dist_reduce_fx="cat")
 
     def update(
@@ -87,12 +87,13 @@ class FutureBenchAccuracy(Metric):
 
         Args:
             responses: N decoded responses.
-            answers: N ground truths: option letters, in ``<answer>`` tags or not.
+            answers: N ground truths: option letters, with or without ``<answer>`` tags.
             splits: N names of splits (`question_type`).
             options: N mappings from letter to text, which let the strict protocol accept an option's text.
 
         Raises:
-            BatchError: lengths differ, a ground truth is no letter A-D, or a split is unknown. Nothing is counted then.
+            BatchError: lengths differ, a ground truth is not a letter A-D, or a split is unknown; then nothing is
+                counted.
         """
         outcomes = _futurebench_update(responses, answers, splits, options, self.protocols, self.splits)
         for split, rows in outcomes.items():
@@ -107,7 +108,7 @@ class FutureBenchAccuracy(Metric):
         return _futurebench_compute(self._outcomes(), self.protocols)
 
     def _outcomes(self) -> dict[str, Tensor]:
-        """(n, number of protocols) of every split."""
+        """(n, number of protocols) outcomes of every split."""
         states = {split: getattr(self, f"outcomes_{split}") for split in self.splits}
         flat = {
             split: dim_zero_cat(state) if len(state) else torch.zeros(0, device=self.device)

@@ -1,4 +1,4 @@
-"""How much a model uses its latents."""
+"""Statistics of how a model uses its latents."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -15,24 +15,24 @@ __all__ = ["LatentUsage"]
 
 
 class LatentUsage(Metric):
-    """Spans and latents per response, likeness of neighbouring spans, and how spans end; overall and per split.
+    """Spans and latents per response, similarity of neighbouring spans, and how spans end; overall and per split.
 
-    `compute()` returns float32 scalars, and the same again under ``{split}/..`` for every split:
+    `compute()` returns float32 scalars, overall and under ``{split}/..`` for every split:
 
     * ``responses``: number of responses; ``share_with_span``: share of them (0-1) with at least one span;
-    * ``spans_per_response``, ``latents_per_response``: means over all responses, with and without spans; empty and cut
-      off spans count, LATENT tokens outside a span do not;
-    * ``adjacent_cosine``: cosine between the mean latents of spans m and m + 1 of a response, mean over all such pairs
-      (``adjacent_pairs``) that both hold latents; pairs without a cosine, because a mean is zero or not finite, are
-      left out and counted in ``undefined_pairs``. Without latents: NaN;
-    * ``share_ended_by_budget``: share (0-1) of spans that the budget ended, of those for which that was told.
+    * ``spans_per_response``, ``latents_per_response``: means over all responses, with and without spans; empty and
+      unclosed spans count, LATENT tokens outside a span do not;
+    * ``adjacent_cosine``: cosine between the mean latents of spans m and m + 1 of a response, averaged over all pairs
+      with latents in both spans (``adjacent_pairs``); pairs without a cosine, because a mean is zero or not finite, are
+      excluded and counted in ``undefined_pairs``. Without latents: NaN;
+    * ``share_ended_by_budget``: share (0-1) of spans that the budget ended, among the spans for which this is known.
 
     A value with nothing to average is NaN.
 
     Args:
         tokens: ids of START, LATENT and END.
         splits: names of splits; empty: no values per split.
-        **kwargs: of `torchmetrics.Metric`.
+        **kwargs: arguments of `torchmetrics.Metric`.
 
     Raises:
         ConfigError: a split is repeated.
@@ -82,16 +82,16 @@ class LatentUsage(Metric):
         Args:
             responses: (N, R) token ids, right-padded with any id but START.
             latents: (N, S, H) recorded latents in order of emission, or None.
-            latent_mask: (N, S) bool, where a latent is; needed with `latents`.
-            span_ids: (N, S) int64, 0-based number of the span of each latent within its response, anything where there
-                is no latent; needed with `latents`.
-            ended_by_budget: (N, M) bool, whether the budget ended span m of a response, anything where there is no such
-                span; or None when that is not known.
-            splits: N names of splits; needed exactly when the metric was built with splits.
+            latent_mask: (N, S) bool, True at latents; required with `latents`.
+            span_ids: (N, S) int64, 0-based number of each latent's span within its response, arbitrary at padding;
+                required with `latents`.
+            ended_by_budget: (N, M) bool, whether the budget ended span m of a response, arbitrary for spans that do not
+                exist; None if unknown.
+            splits: N names of splits; required if the metric was built with splits, else not allowed.
 
         Raises:
-            BatchError: shapes, latents or span ids do not fit the responses, or splits are missing, unknown or not
-                asked for. Nothing is counted then.
+            BatchError: shapes, latents or span ids do not match the responses, or splits are missing, unknown or not
+                allowed; then nothing is counted.
         """
         sums = _latent_usage_update(
             self.tokens,

@@ -1,4 +1,4 @@
-"""Published rows of the benchmarks, and tables that put ours below them."""
+"""Published results of the benchmarks, and tables with our rows below them."""
 
 import math
 from collections.abc import Mapping
@@ -27,7 +27,7 @@ Benchmark = Literal["futurebench", "twiffbench", "throughput"]
 TableFormat = Literal["markdown", "latex"]
 
 PAPER = "Future-L1, arXiv 2606.05769"
-"""The paper that all rows were read from, those of other models included."""
+"""Source of all rows, including those of other models."""
 
 
 @dataclass(frozen=True)
@@ -35,10 +35,10 @@ class Column:
     """One value of a table.
 
     Args:
-        key: name of the value in what a metric's `compute()` returns, without the protocol.
-        heading: what the paper calls it.
-        digits: decimals that the paper prints.
-        ours: whether our metric measures it.
+        key: name of the value in the result of a metric's `compute()`, without the protocol.
+        heading: the paper's name for the value.
+        digits: number of decimals in the paper.
+        ours: whether our metric measures the value.
     """
 
     key: str
@@ -54,7 +54,7 @@ class PublishedRow:
     Args:
         model: name as published.
         values: one per column of the table, None where nothing was published.
-        source: where the values were read.
+        source: publication with the values.
     """
 
     model: str
@@ -64,7 +64,7 @@ class PublishedRow:
 
 @dataclass(frozen=True)
 class PublishedTable:
-    """Published rows and what their columns mean."""
+    """Published rows and their columns."""
 
     columns: tuple[Column, ...]
     rows: tuple[PublishedRow, ...]
@@ -107,7 +107,7 @@ FUTUREBENCH = PublishedTable(
         PublishedRow("Future-L1-RL", (83.2, 86.5, 86.6, 85.1, 85.4)),
     ),
 )
-"""Accuracy in percent, 32 frames, greedy; no seeds and no intervals were published."""
+"""Accuracy in percent, 32 frames, greedy; seeds and intervals were not published."""
 
 TWIFFBENCH = PublishedTable(
     (Column("cot", "CoT", 2), Column("answer", "answer", 2), Column("average", "avg", 2)),
@@ -134,7 +134,7 @@ THROUGHPUT = PublishedTable(
         PublishedRow("Future-L1-RL", (195.3, 0.91, 93.8)),
     ),
 )
-"""Inference on FutureBench, on the paper's hardware: its seconds compare with each other only."""
+"""Inference on FutureBench, on the paper's hardware: seconds are comparable only with each other."""
 
 SPANS_PER_RESPONSE: Mapping[str, float] = {"hop1": 1.79, "hop2": 2.18, "hop3": 2.52}
 """Mean latent spans per response of Future-L1 by split of FutureBench (`PAPER`)."""
@@ -145,7 +145,7 @@ _TABLES: Mapping[Benchmark, PublishedTable] = {
     "throughput": THROUGHPUT,
 }
 _COUNTS: Mapping[Benchmark, str | None] = {"futurebench": "unanswered", "twiffbench": "failures", "throughput": None}
-"""What is printed of ours beside the paper's columns; nobody published it."""
+"""Counts that our rows show beside the paper's columns; there are no published values."""
 
 
 def comparison_table(
@@ -157,14 +157,14 @@ def comparison_table(
     """The published rows of a benchmark with ours at the end.
 
     Args:
-        ours: what `compute()` of the benchmark's metric returned. For FutureBench every protocol found in it has a row
-            of its own, with the 95% interval of the average and the number of unanswered questions.
-        benchmark: which table.
+        ours: result of `compute()` of the benchmark's metric. For FutureBench each protocol in it gets its own row,
+            with the 95% interval of the average and the number of unanswered questions.
+        benchmark: name of the table.
         format: ``"markdown"``, or ``"latex"``: a `tabular` for the booktabs package.
-        label: how our row is called.
+        label: name of our row.
 
     Returns:
-        The table, ending with a line break; ``-`` where there is no value.
+        The table, ending with a line break; ``-`` for missing values.
 
     Raises:
         ConfigError: an unknown benchmark or format, or values missing in `ours`.

@@ -1,4 +1,4 @@
-"""What a response costs."""
+"""Cost of a response: tokens and seconds."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -15,11 +15,11 @@ __all__ = ["Throughput"]
 class Throughput(Metric):
     """Mean generated tokens and mean seconds per sample.
 
-    `compute()` returns float32 scalars: ``tokens_per_sample``, ``seconds_per_sample``, ``samples``. Seconds add up over
-    ranks, so with several ranks they are device seconds per sample, comparable with those of one device.
+    `compute()` returns float32 scalars: ``tokens_per_sample``, ``seconds_per_sample``, ``samples``. Seconds are summed
+    over ranks, so several ranks give device seconds per sample, which are comparable with those of one device.
 
     Args:
-        **kwargs: of `torchmetrics.Metric`.
+        **kwargs: arguments of `torchmetrics.Metric`.
 
     Source:
         Future-L1, arXiv 2606.05769, inference cost on FutureBench.
@@ -49,11 +49,11 @@ class Throughput(Metric):
         """Add a batch.
 
         Args:
-            tokens: (N,) generated tokens of each sample, latents included, padding not.
+            tokens: (N,) number of generated tokens of each sample, with latents but without padding.
             seconds: wall-clock seconds of the whole batch, or (N,) of each sample.
 
         Raises:
-            BatchError: a wrong shape, or a value that is negative or not finite. Nothing is counted then.
+            BatchError: a wrong shape, or a value that is negative or not finite; then nothing is counted.
         """
         counts = tokens if isinstance(tokens, Tensor) else torch.tensor(list(tokens))
         spent = (

@@ -13,14 +13,14 @@ __all__ = ["TwiFFBenchScore"]
 
 
 class TwiFFBenchScore(Metric):
-    """Mean scores that a judge gave for reasoning (CoT) and answer, 0-5, and how often it gave none.
+    """Mean scores of a judge for reasoning (CoT) and answer, 0-5, and the number of failures.
 
     `compute()` returns float32 scalars: ``cot``, ``answer``, ``average`` = (cot + answer) / 2, ``samples`` (scored) and
-    ``failures``. A score outside 0-5, before rounding, is a failure and never clamped. Failures are left out of the
-    means, which are NaN when nothing was scored.
+    ``failures``. A score outside 0-5, before rounding, is a failure and never clamped. The means exclude failures, and
+    are NaN if nothing was scored.
 
     Args:
-        **kwargs: of `torchmetrics.Metric`.
+        **kwargs: arguments of `torchmetrics.Metric`.
 
     Source:
         Future-L1, arXiv 2606.05769, TwiFF-Bench.
@@ -50,8 +50,8 @@ class TwiFFBenchScore(Metric):
         """Add the scores of a batch.
 
         Args:
-            scores: N times the parsed ``score`` entry of a judge's reply, ``[cot, answer]``, read as by
-                :func:`~futurel1.metrics.functional.judged_scores`; None for a call that failed.
+            scores: N parsed ``score`` entries of judge replies, ``[cot, answer]``, read by
+                :func:`~futurel1.metrics.functional.judged_scores`; None for a failed call.
         """
         cot, answer, scored, failures = _twiffbench_update(scores)
         self.cot = self.cot + cot.to(self.device)

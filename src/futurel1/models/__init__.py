@@ -1,8 +1,9 @@
-"""The latent reasoner and its parts, in plain PyTorch; nothing here knows of Lightning."""
+"""The latent reasoner and its parts, in plain PyTorch without Lightning."""
 
 from futurel1.models.backbones import BACKBONES, Backbone, Vision, VisionFeatures, VisualRows
 from futurel1.models.checkpoints import load_processor
 from futurel1.models.heads import HeadKind, build_head
+from futurel1.models.hub import push_folder
 from futurel1.models.interventions import (
     LatentBank,
     LatentIntervention,
@@ -11,6 +12,7 @@ from futurel1.models.interventions import (
     OtherLatents,
     ZeroLatents,
 )
+from futurel1.models.model_card import TrainingRun
 from futurel1.models.reasoner import LatentReasoner, put_latents
 from futurel1.models.settings import LatentSettings
 from futurel1.models.spans import IGNORE, Spans, find_spans, learned_latents, longest_chain, previous
@@ -35,6 +37,7 @@ __all__ = [
     "OtherLatents",
     "SpanBudget",
     "Spans",
+    "TrainingRun",
     "Vision",
     "VisionFeatures",
     "VisualRows",
@@ -45,5 +48,6 @@ __all__ = [
     "load_processor",
     "longest_chain",
     "previous",
+    "push_folder",
     "put_latents",
 ]

@@ -20,31 +20,31 @@ from futurel1.models.tokens import LATENT_TOKENS, LatentTokens
 
 logger = logging.getLogger(__name__)
 TINY = "tiny"
-"""Name that stands for the tiny backbone of this package, wherever a checkpoint folder is expected."""
+"""Name of this package's pretrained tiny backbone, accepted wherever a checkpoint folder is."""
 TINY_RANDOM = "tiny-random"
-"""The same for one with random weights, which is made in memory."""
+"""Name of a tiny backbone with random weights, which is built in memory."""
 TINY_FOLDER = Path(__file__).parent / "backbones" / "tiny_weights"
 HEAD_FILE = "projection_head.safetensors"
 MODEL_PREFIX = "backbone.model."
-"""What stands before the stock names of weights in a reasoner's."""
+"""Prefix of the stock model's weight names within a reasoner."""
 HEAD_PREFIX = "projection_head."
 DUAL_HEADS = ("projection_head_orig.", "projection_head_render.")
 SYSTEM_PROMPT_FILE = "system_prompt.txt"
-"""Optional file of a checkpoint folder: the system turn that the model was trained with."""
+"""Optional file in a checkpoint folder: the system turn that the model was trained with."""
 INDEX_FILE = "model.safetensors.index.json"
 WEIGHTS_FILE = "model.safetensors"
 
 
 def checkpoint_folder(path: str | Path) -> Path:
-    """The folder of a checkpoint: a local one as it is, a hub name through the hub's local cache.
+    """Find the folder of a checkpoint: a local folder as it is, a hub name through the hub's local cache.
 
     Args:
         path: a folder with `config.json` and safetensors, or a repository name such as ``Qwen/Qwen3-VL-8B-Instruct``,
             or ``"tiny"``.
 
     Raises:
-        MissingFileError: neither a folder nor a repository that can be had.
-        CheckpointError: a folder without configuration, or whose files are missing or damaged.
+        MissingFileError: neither a folder nor an available repository.
+        CheckpointError: a folder without configuration, or with missing or damaged files.
     """
     folder = TINY_FOLDER if str(path) == TINY else Path(path).expanduser()
     if not folder.is_dir():
@@ -62,7 +62,7 @@ def checkpoint_folder(path: str | Path) -> Path:
 
 
 def _weight_files(folder: Path) -> list[str]:
-    """Names of the files that hold the model's weights; one file goes before shards, as in `transformers`."""
+    """Names of the files with the model's weights; a single file takes precedence over shards, as in `transformers`."""
     if (folder / WEIGHTS_FILE).is_file() or not (folder / INDEX_FILE).is_file():
         return [WEIGHTS_FILE]
     return sorted(set(_weight_map(folder).values()))
@@ -107,8 +107,8 @@ def load_processor(path: str | Path) -> Any:
         path: as for :func:`checkpoint_folder`, or ``"tiny-random"``.
 
     Returns:
-        The `transformers` processor, or None when the folder has no tokenizer. Its attribute `system_prompt` holds the
-        folder's `system_prompt.txt`, if there is one, without its last line break.
+        The `transformers` processor, or None if the folder has no tokenizer. Its attribute `system_prompt` holds the
+        folder's `system_prompt.txt`, if there is one, without the final line break.
 
     Raises:
         MissingFileError: no such checkpoint.
@@ -133,7 +133,7 @@ def load_processor(path: str | Path) -> Any:
                 "or remove the tokenizer files to load the weights alone"
             ) from error
         if (folder / SYSTEM_PROMPT_FILE).is_file():
-            # `save_pretrained` ends it with a line break, which is no part of the prompt
+            # the final line break that `save_pretrained` adds is not part of the prompt
             processor.system_prompt = (folder / SYSTEM_PROMPT_FILE).read_bytes().decode().removesuffix("\n")
     register_tokens(processor.tokenizer)
     return processor
@@ -146,7 +146,7 @@ def register_tokens(tokenizer: Any) -> int:
         tokenizer: a `transformers` tokenizer, changed in place.
 
     Returns:
-        Number of tokens that were added.
+        Number of added tokens.
     """
     from transformers import AddedToken
 
@@ -156,7 +156,7 @@ def register_tokens(tokenizer: Any) -> int:
 
 
 def read_head(folder: Path) -> dict[str, Tensor]:
-    """Tensors of the projection head, names without their prefix; from the head's own file or from the main weights.
+    """Read the projection head from its own file or from the main weights; names come without their prefix.
 
     Raises:
         CheckpointError: the checkpoint has two heads (dual-MSE training), which has no counterpart here, or a file
@@ -194,7 +194,7 @@ class Checkpoint:
     Attributes:
         model: the stock model, its embedding table large enough for the tokenizer.
         tokens: ids of START, LATENT and END.
-        settings: latent settings, with the head that was asked for.
+        settings: latent settings, with the requested head.
         processor: the processor; None without a tokenizer.
         head: stored tensors of the projection head, names without their prefix; empty without one.
     """
@@ -215,7 +215,7 @@ def load_checkpoint(
     projection_head: HeadKind | None,
     projection_hidden_dim: int | None,
 ) -> Checkpoint:
-    """Load everything that a reasoner is made of; see :meth:`futurel1.models.LatentReasoner.from_pretrained`.
+    """Load all parts of a reasoner; see :meth:`futurel1.models.LatentReasoner.from_pretrained`.
 
     Raises:
         MissingFileError: no such checkpoint.
@@ -285,12 +285,12 @@ def _check_loading(folder: Path, info: dict[str, Any]) -> None:
 
 
 def _fit_embeddings(model: Any, tokenizer: Any) -> None:
-    """Add rows for the tokens that lie beyond the embedding table; the same rows in every process."""
+    """Add embedding rows for tokens beyond the table; every process gets the same rows."""
     needed = max(tokenizer.get_vocab().values()) + 1
     table = model.get_input_embeddings().weight
     if needed <= table.shape[0]:
         return
-    # `transformers` draws the new rows around the mean of the old ones, and says so at length.
+    # `transformers` samples the new rows around the mean of the old ones, and logs a long message about it.
     forked = torch.random.fork_rng(devices=[table.device] if table.is_cuda else [])
     with forked, quiet_transformers():
         torch.manual_seed(0)
@@ -302,9 +302,9 @@ def load_head(head: nn.Module, checkpoint: Checkpoint, path: str, *, replaced: b
 
     Args:
         head: the head, changed in place.
-        checkpoint: what was loaded.
-        path: its name in messages.
-        replaced: the head is another one than the checkpoint's on purpose: stored weights that do not fit are left out.
+        checkpoint: the loaded checkpoint.
+        path: name of the checkpoint in messages.
+        replaced: whether the caller asked for this head; stored weights that do not fit are then ignored.
 
     Raises:
         CheckpointError: weights that do not fit the head.
@@ -334,7 +334,7 @@ def load_head(head: nn.Module, checkpoint: Checkpoint, path: str, *, replaced: b
 
 
 def require_names(state: dict[str, Tensor], own: dict[str, Tensor]) -> None:
-    """Raise a `CheckpointError` unless a state dict names a reasoner's `own` weights."""
+    """Raise a `CheckpointError` unless a state dict has the names of a reasoner's `own` weights."""
     if state.keys() != own.keys():
         raise CheckpointError(
             f"state_dict does not name this reasoner's weights: missing {sorted(own.keys() - state.keys())[:3]}, "
@@ -350,15 +350,15 @@ def save_checkpoint(
     settings: LatentSettings,
     processor: Any,
 ) -> Path:
-    """Write what :func:`load_checkpoint` reads.
+    """Write a checkpoint folder that :func:`load_checkpoint` reads.
 
     Args:
-        path: folder to write; made if it is not there.
-        state: weights of a reasoner, by its names.
-        backbone: where the stock model's configuration and class come from.
+        path: folder to write; created if missing.
+        state: state dict of a reasoner.
+        backbone: backbone with the stock model's configuration and class.
         tokens: ids of START, LATENT and END, for the configuration.
         settings: latent settings, for the configuration.
-        processor: the processor; None without one.
+        processor: the processor, if there is one.
 
     Returns:
         The folder.
@@ -371,7 +371,7 @@ def save_checkpoint(
     config.latent_id, config.latent_start_id, config.latent_end_id = tokens.latent_id, tokens.start_id, tokens.end_id
     settings.write_config(config)
     if backbone.ties_embeddings:
-        # gathered or copied states hold the tied table twice
+        # gathered or copied state dicts hold the tied table twice
         state = {name: value for name, value in state.items() if name != f"{MODEL_PREFIX}lm_head.weight"}
     weights = {name.removeprefix(MODEL_PREFIX): value for name, value in state.items() if name.startswith(MODEL_PREFIX)}
     with quiet_transformers():
@@ -391,13 +391,13 @@ def save_checkpoint(
 
 
 def unreadable(path: Path, error: Exception) -> CheckpointError:
-    """The error for weights that are cut off or not safetensors at all."""
+    """The error for weights that are truncated or not safetensors."""
     return CheckpointError(f"{path} cannot be read ({error}); copy it again, the file is damaged or incomplete")
 
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Silence the load report of `transformers`, which calls a projection head unexpected; we check keys ourselves."""
+    """Silence the load report of `transformers`, which calls a projection head unexpected; our own code checks keys."""
     from transformers.utils import logging as untyped
 
     logging: Any = untyped

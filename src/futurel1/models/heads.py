@@ -78,7 +78,7 @@ def build_head(kind: HeadKind, hidden_size: int, projection_hidden_dim: int = 20
     Args:
         kind: ``"none"`` (the hidden state itself is the latent), ``"swiglu"`` or ``"lvr"``.
         hidden_size: H, width of the language model.
-        projection_hidden_dim: width inside the ``"swiglu"`` head; the others have no use for it.
+        projection_hidden_dim: width inside the ``"swiglu"`` head; the other kinds ignore it.
 
     Raises:
         ConfigError: an unknown kind.

@@ -12,7 +12,7 @@ from functools import cached_property
 from itertools import chain
 from operator import itemgetter
 from pathlib import Path
-from typing import ClassVar, Literal, Self
+from typing import ClassVar, Literal, Self, get_args
 
 import torch
 from torch import Tensor
@@ -38,7 +38,7 @@ WITH_BANK = ("mean", "noise", "other")
 """Interventions that take latents from a bank."""
 
 BANK_FILES = "latents*.safetensors"
-"""Banks in a run folder, one per rank."""
+"""Pattern of the bank files in a run folder, one file per rank."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,13 +46,13 @@ class LatentBank:
     """Latents of a set of responses.
 
     Args:
-        ids: N sample ids, no two alike.
+        ids: N unique sample ids.
         latents: (N, S, H) latents in order of emission, padded on the right.
         counts: (N,) int64 latents of each response.
-        sources: N times the names of the videos and images that a response is about; None when they are not known.
+        sources: for each of the N responses, names of the videos and images in its prompt; None if unknown.
 
     Raises:
-        ConfigError: shapes that do not fit each other, equal ids, or latents that are not finite.
+        ConfigError: shapes that do not match, duplicate ids, counts out of range, or latents that are not finite.
     """
 
     ids: tuple[str, ...]
@@ -81,14 +81,14 @@ class LatentBank:
     def from_responses(
         cls, ids: Sequence[str], latents: Sequence[Tensor], sources: Sequence[Sequence[str]] | None = None
     ) -> Self:
-        """Pad the latents of N >= 1 responses, each (its number of latents, H)."""
+        """Build a bank from the latents of N >= 1 responses, each (number of latents, H)."""
         counts = torch.tensor([len(own) for own in latents])
         known = None if sources is None else tuple(map(tuple, sources))
         return cls(tuple(ids), pad_sequence(list(latents), batch_first=True), counts, known)
 
     @classmethod
     def merge(cls, banks: Sequence["LatentBank"]) -> Self:
-        """One bank of several; the last one that has a sample counts. Sources are known if those of all banks are.
+        """Merge banks. The last bank with a sample wins; sources are kept only if every bank has them.
 
         Raises:
             ConfigError: no bank, or banks of different widths.
@@ -111,11 +111,11 @@ class LatentBank:
         """Read a bank.
 
         Args:
-            path: a file, or a run folder: all its `latents*.safetensors`, one per rank.
+            path: a file, or a run folder whose `latents*.safetensors` (one per rank) are merged.
 
         Raises:
             MissingFileError: no such file, or a folder without one.
-            CheckpointError: a file that is damaged or no bank, or files that do not fit each other.
+            CheckpointError: a file that is damaged or not a bank, or files of different widths.
         """
         place = Path(path).expanduser()
         files = sorted(place.glob(BANK_FILES)) if place.is_dir() else [place]
@@ -138,7 +138,7 @@ class LatentBank:
             with safe_open(file, framework="pt") as handle:
                 metadata = handle.metadata() or {}
                 ids = tuple(map(str, json.loads(metadata["ids"])))
-                # Banks of earlier versions have none.
+                # Banks of earlier versions have no sources.
                 stored = json.loads(metadata.get("sources", "null"))
                 sources = None if stored is None else tuple(tuple(map(str, own)) for own in stored)
                 return cls(ids, handle.get_tensor("latents"), handle.get_tensor("counts"), sources)
@@ -148,7 +148,7 @@ class LatentBank:
             ) from error
 
     def save(self, path: str | Path) -> Path:
-        """Write the bank as safetensors, and only a whole one; returns the file."""
+        """Write the bank as safetensors, atomically; returns the file."""
         from safetensors.torch import save_file
 
         file = Path(path).expanduser()
@@ -164,7 +164,7 @@ class LatentBank:
 
     @property
     def width(self) -> int:
-        """H."""
+        """H, width of a latent."""
         return self.latents.shape[-1]
 
     @property
@@ -193,7 +193,7 @@ class LatentBank:
             )
 
     def require_width(self, width: int) -> None:
-        """Refuse latents of another model.
+        """Check that the latents fit a model.
 
         Raises:
             ConfigError: this bank's latents are not `width` wide.
@@ -214,7 +214,7 @@ class LatentIntervention(ABC):
     num_branches: int = 1
 
     def begin(self, sample_ids: Sequence[str], num_branches: int) -> None:
-        """Take note of a batch; called once before it is decoded.
+        """Remember a batch's samples; called once before it is decoded.
 
         Args:
             sample_ids: B names of the prompts.
@@ -228,17 +228,17 @@ class LatentIntervention(ABC):
         """Replace the latents of one decoding step.
 
         Args:
-            latents: (K, H) latents that the model would be fed.
-            rows: (K,) int64 row of each.
-            numbers: (K,) int64 0-based number of each within its response, all spans counted through.
+            latents: (K, H) sampled latents.
+            rows: (K,) int64 row of each latent.
+            numbers: (K,) int64 0-based number of each latent within its response, counted across spans.
 
         Returns:
-            (K, H) what it is fed instead.
+            (K, H) latents to feed instead.
         """
 
 
 class ZeroLatents(LatentIntervention):
-    """Zeros."""
+    """Zeros instead of latents."""
 
     kind: ClassVar[str] = "zero"
 
@@ -248,10 +248,10 @@ class ZeroLatents(LatentIntervention):
 
 
 class MeanLatents(LatentIntervention):
-    """The mean latent of a bank: right on average, and the same whatever was seen.
+    """The mean latent of a bank: correct on average, and independent of the input.
 
     Args:
-        bank: latents of the model itself.
+        bank: latents of the same model.
 
     Raises:
         ConfigError: the bank has no latents, or (when called) another width.
@@ -264,7 +264,7 @@ class MeanLatents(LatentIntervention):
         self.mean = bank.mean
 
     def __call__(self, latents: Tensor, rows: Tensor, numbers: Tensor) -> Tensor:
-        """(K, H) K times the mean."""
+        """(K, H) mean in every row."""
         self.bank.require_width(latents.shape[-1])
         return self.mean.to(latents).expand_as(latents)
 
@@ -272,11 +272,11 @@ class MeanLatents(LatentIntervention):
 class NoiseLatents(LatentIntervention):
     """Gaussian noise with a bank's mean and standard deviation of each dimension.
 
-    It depends on the seed, the sample and the number of the latent, on nothing else: the branches of a prompt are fed
-    the same noise, and so is a prompt in another batch.
+    The noise depends only on the seed, the sample and the number of the latent: all branches of a prompt get the same
+    noise, in any batch.
 
     Args:
-        bank: latents of the model itself.
+        bank: latents of the same model.
         seed: seed of the noise.
 
     Raises:
@@ -291,10 +291,10 @@ class NoiseLatents(LatentIntervention):
         self.mean, self.std = bank.mean, bank.std
 
     def begin(self, sample_ids: Sequence[str], num_branches: int) -> None:
-        """Take note of a batch and make one key per prompt."""
+        """Remember a batch's samples and compute one key per prompt."""
         super().begin(sample_ids, num_branches)
-        # One by one, so that a sample that is there twice has one key; by another name than the key of the sample's
-        # tokens and latents.
+        # One call per sample, so that a repeated sample has one key. The prefix keeps the key apart from that of the
+        # sample's tokens and latents.
         self._keys = torch.cat([row_keys(self.seed, [f"do(z):{name}"], 1) for name in sample_ids])
 
     def __call__(self, latents: Tensor, rows: Tensor, numbers: Tensor) -> Tensor:
@@ -307,14 +307,13 @@ class NoiseLatents(LatentIntervention):
 
 
 class OtherLatents(LatentIntervention):
-    """The latents of another sample: real ones, of another video.
+    """Real latents, but of a sample about another video.
 
-    A sample is given those of the bank's next sample in the order of ids (as strings, after the last comes the first)
-    that shares no video and no image with it, number by number; where that one's response has fewer, its last one
-    again.
+    The donor is the bank's next sample in the order of ids (as strings, wrapping around) that shares no video and no
+    image with the decoded one. Its latents are used number by number; if it has too few, its last one repeats.
 
     Args:
-        bank: latents of the model itself, with their sources; samples without latents are no donors.
+        bank: latents of the same model, with sources; samples without latents cannot be donors.
 
     Raises:
         ConfigError: the bank has no sources; (at `begin`) a sample is not in the bank, or no sample of another video
@@ -334,10 +333,10 @@ class OtherLatents(LatentIntervention):
         self._donors = sorted((name, row) for row, name in enumerate(bank.ids) if int(bank.counts[row]))
 
     def donor(self, sample_id: str) -> str:
-        """Id of the bank's sample whose latents a sample is given.
+        """Id of the bank's sample that gives its latents to a sample.
 
         Raises:
-            ConfigError: the bank does not have the sample, or has no other one of another video with latents.
+            ConfigError: the sample is not in the bank, or no sample of another video has latents.
         """
         return self._donor(sample_id)[0]
 
@@ -358,12 +357,12 @@ class OtherLatents(LatentIntervention):
         )
 
     def begin(self, sample_ids: Sequence[str], num_branches: int) -> None:
-        """Take note of a batch and choose the other sample of each prompt."""
+        """Remember a batch's samples and choose the donor of each prompt."""
         super().begin(sample_ids, num_branches)
         self._rows = torch.tensor([self._donor(name)[1] for name in sample_ids])
 
     def __call__(self, latents: Tensor, rows: Tensor, numbers: Tensor) -> Tensor:
-        """(K, H) latents of the other samples."""
+        """(K, H) latents of the donors."""
         self.bank.require_width(latents.shape[-1])
         given = self._rows[(rows // self.num_branches).cpu()]
         last = self.bank.counts[given] - 1
@@ -371,17 +370,24 @@ class OtherLatents(LatentIntervention):
 
 
 def make_intervention(kind: Intervention, bank: LatentBank | None, seed: int) -> LatentIntervention | None:
-    """The intervention of a name; None where latents are not replaced.
+    """Build an intervention by name; None if it replaces no latents.
 
     Args:
-        kind: name; ``markers`` replaces no latents but removes them, by a budget of 0.
-        bank: for those that need one.
+        kind: name; ``markers`` does not replace latents but removes them, by a budget of 0.
+        bank: latents for ``mean``, ``noise`` and ``other``.
         seed: seed of the noise.
+
+    Raises:
+        ConfigError: an unknown name, or a missing bank.
     """
+    if kind not in get_args(Intervention):
+        raise ConfigError(f"intervention must be one of {get_args(Intervention)}, got {kind!r}")
     if kind == "zero":
         return ZeroLatents()
-    if bank is None:
+    if kind not in WITH_BANK:
         return None
+    if bank is None:
+        raise ConfigError(f"the intervention {kind!r} needs a bank of latents (latents.safetensors of an earlier run)")
     if kind == "noise":
         return NoiseLatents(bank, seed)
     return MeanLatents(bank) if kind == "mean" else OtherLatents(bank)

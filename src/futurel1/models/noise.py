@@ -1,4 +1,4 @@
-"""Random numbers that belong to a row, not to its place in a batch: counter-based, the same on every device."""
+"""Counter-based random numbers that depend on a row's key, not on its place in the batch or on the device."""
 
 from typing import Protocol
 
@@ -19,7 +19,7 @@ def mix(values: Tensor) -> Tensor:
 
 
 class Noise(Protocol):
-    """Where a latent policy takes its random numbers from."""
+    """Source of a latent policy's random numbers."""
 
     def uniform(self, size: int) -> Tensor:
         """(rows, size) float64 in the open interval from 0 to 1."""
@@ -45,11 +45,11 @@ class TorchNoise:
 
 
 class RowNoise:
-    """Random numbers by row key and step: whatever else is in the batch, a row draws the same numbers.
+    """Random numbers by row key and step: a row gets the same numbers whatever else is in the batch.
 
     Args:
         keys: (rows,) int64 keys.
-        step: number of the decoding step; another step is another stream.
+        step: number of the decoding step; each step has its own stream.
     """
 
     def __init__(self, keys: Tensor, step: int) -> None:
@@ -61,7 +61,7 @@ class RowNoise:
         lanes = torch.arange(self._drawn, self._drawn + size, device=self._stream.device)
         self._drawn += size
         bits = mix(self._stream[:, None] + torch.full_like(lanes, _GAMMA) * (lanes + 1))
-        # 52 bits and a half: with one more the largest number would round to 1.
+        # 52 bits plus half a unit: with 53 bits the largest number would round to 1.
         return ((bits >> 12) & (2**52 - 1)).double() * 2.0**-52 + 2.0**-53
 
 
@@ -75,8 +75,8 @@ def normal(noise: Noise, size: int) -> Tensor:
 def row_keys(seed: int | Tensor, contents: list[str], branches: int) -> Tensor:
     """Keys of all rows of a batch of prompts with branches.
 
-    A row's key depends on the seed, on what its prompt is, on which of several equal prompts with that seed it is, and
-    on its branch; G rows of one prompt get the keys of G branches of that prompt.
+    A row's key depends on the seed, the prompt and the branch number. Equal prompts with the same seed continue the
+    branch numbers, so G copies of a prompt get the same keys as G branches of it.
 
     Args:
         seed: one seed for all prompts, or (B,) int64 one per prompt.
@@ -84,7 +84,7 @@ def row_keys(seed: int | Tensor, contents: list[str], branches: int) -> Tensor:
         branches: G, rows per prompt.
 
     Returns:
-        (B * G,) int64 keys, branches of a prompt next to each other.
+        (B * G,) int64 keys; branches of a prompt are adjacent.
     """
     import hashlib
 

@@ -1,7 +1,7 @@
 """Latent policies: how a latent is sampled around the vector that the model predicts, and how likely it is.
 
 A policy maps a location `mu = head(h)` to a latent `z`. Only differences of log-densities enter a policy gradient, so
-constants that do not depend on `mu` are left out where that is said.
+`log_prob` may leave out constants that do not depend on `mu`; its docstring says so.
 """
 
 import math
@@ -23,12 +23,12 @@ class LatentPolicy(ABC):
     samples: ClassVar[bool]
     """Whether `sample` is random.
 
-    A deterministic policy teaches nothing: at its own mode the log-density has no gradient.
+    Latents that are not sampled give no learning signal: at its mode a log-density has no gradient.
     """
 
     @abstractmethod
     def sample(self, mu: Tensor, noise: Noise | None = None) -> Tensor:
-        """Draw latents.
+        """Sample latents.
 
         Args:
             mu: (N, H) predicted latents.
@@ -52,7 +52,7 @@ class LatentPolicy(ABC):
 
 
 class DeterministicLatents(LatentPolicy):
-    """The prediction itself; there is no latent term in a policy gradient."""
+    """The prediction itself; the policy gradient has no latent term."""
 
     samples: ClassVar[bool] = False
 
@@ -61,16 +61,16 @@ class DeterministicLatents(LatentPolicy):
         return mu.detach()
 
     def log_prob(self, z: Tensor, mu: Tensor) -> Tensor:
-        """Zero: nothing was chosen."""
+        """Zero, because nothing was sampled."""
         return torch.zeros(z.shape[:-1], dtype=torch.float64, device=z.device)
 
 
 class VonMisesFisherLatents(LatentPolicy):
-    """A random direction around that of `mu`; the norm of `mu` is kept.
+    """A random direction around that of `mu`, with the norm of `mu`.
 
     Args:
-        cosine: expected cosine between latent and prediction, between 0 and 1: it fixes the concentration, and means
-            the same at every width.
+        cosine: expected cosine between latent and prediction, between 0 and 1. It determines the concentration and,
+            unlike that, means the same at every width.
 
     Raises:
         ConfigError: a cosine outside 0 to 1.
@@ -92,7 +92,7 @@ class VonMisesFisherLatents(LatentPolicy):
         noise = noise or TorchNoise(len(mu), mu.device)
         location = mu.detach().double()
         direction = F.normalize(location, dim=-1)
-        # Before the cosines: how many numbers the rejection takes depends on all rows, and a row's sample must not.
+        # Before the cosines: the number of rejection rounds depends on all rows, and a row's sample must not.
         tangent = normal(noise, mu.shape[-1])
         cosine = _vmf_cosine(self.concentration(mu.shape[-1]), mu.shape[-1], noise)[:, None]
         tangent = F.normalize(tangent - (tangent * direction).sum(-1, keepdim=True) * direction, dim=-1)
@@ -132,14 +132,14 @@ class GaussianLatents(LatentPolicy):
         return location + (self._scale(location.double()) * normal(noise, mu.shape[-1])).to(mu.dtype)
 
     def log_prob(self, z: Tensor, mu: Tensor) -> Tensor:
-        """Density of a normal distribution, up to `-(H/2) log(2 pi)`; the scale follows `mu` too."""
+        """Log-density of a normal distribution, up to `-(H/2) log(2 pi)`; the scale depends on `mu` too."""
         scale = self._scale(mu.double())
         standardised = (z.double() - mu.double()) / scale
         return -0.5 * standardised.square().sum(dim=-1) - mu.shape[-1] * scale.squeeze(-1).log()
 
 
 class ReleasedLatents(LatentPolicy):
-    """What the released code calls von Mises-Fisher: `kappa <mu, z>`, never sampled. For comparison only.
+    """The released code's "von Mises-Fisher" policy: `kappa <mu, z>`, never sampled. For comparison only.
 
     Args:
         kappa: factor of the inner product.
@@ -162,10 +162,10 @@ class ReleasedLatents(LatentPolicy):
 def vmf_mean_cosine(kappa: float, width: int) -> float:
     """Mean cosine `I_{p/2}(kappa) / I_{p/2-1}(kappa)` of a von Mises-Fisher distribution in `p = width` dimensions.
 
-    By Gauss's continued fraction from its tail, which starts at the bound of Amos (1974); exact to double precision.
+    Evaluates Gauss's continued fraction from its tail, starting at the bound of Amos (1974); exact to double precision.
     """
     order = width / 2
-    # Each term shrinks the error of the start: by exp(-terms^2 / kappa) in all when kappa is the larger one.
+    # Each term shrinks the error of the starting value, by exp(-terms^2 / kappa) in all for large kappa.
     terms = int(8 * math.sqrt(kappa)) + 100
     last = order + terms
     ratio = kappa / (last - 0.5 + math.hypot(last + 0.5, kappa))
@@ -177,7 +177,9 @@ def vmf_mean_cosine(kappa: float, width: int) -> float:
 
 @cache
 def vmf_concentration(cosine: float, width: int) -> float:
-    """Concentration at which the mean cosine is `cosine` in `width` dimensions: Newton steps from Banerjee et al. 2005.
+    """Concentration at which the mean cosine is `cosine` in `width` dimensions.
+
+    Newton's method, starting at the estimate of Banerjee et al. (2005).
 
     Raises:
         ConfigError: fewer than 2 dimensions.
@@ -204,7 +206,7 @@ def _vmf_cosine(kappa: float, width: int, noise: Noise) -> Tensor:
     limit = kappa * x + degrees * torch.tensor(4 * b / (1 + b) ** 2, dtype=torch.float64).log()
     cosine: Tensor | None = None
     accepted: Tensor | None = None
-    # Rejection: every round proposes for all rows, so that a row's samples do not depend on the others' luck.
+    # Every rejection round proposes for all rows, so a row's samples do not depend on how many rounds others need.
     while accepted is None or cosine is None or not bool(accepted.all()):
         # Beta((p-1)/2, (p-1)/2) as a ratio of two sums of p-1 squared normals
         first = normal(noise, degrees).square().sum(dim=-1)

@@ -6,6 +6,7 @@ Shapes: B batch, T sequence length, H hidden size, V vocabulary, N latents of a 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Self
 
 import torch
@@ -24,7 +25,9 @@ from futurel1.models.decoding import (
     VisualBatch,
 )
 from futurel1.models.heads import HeadKind, build_head
+from futurel1.models.hub import push_folder, require_online
 from futurel1.models.interventions import LatentIntervention
+from futurel1.models.model_card import TrainingRun, base_model_of, describe, write_card
 from futurel1.models.policies import DeterministicLatents, LatentPolicy
 from futurel1.models.settings import LatentSettings
 from futurel1.models.spans import find_spans
@@ -35,13 +38,13 @@ class LatentReasoner(nn.Module):
     """A vision-language model that reads and predicts continuous latents inside START ... END spans.
 
     `z_t = head(h_{t-1})` is the latent at position `t`, `h` the final-norm hidden state that `lm_head` reads
-    (Future-L1, arXiv 2606.05769, Section 3). Latents enter through :meth:`embed` and nowhere else.
+    (Future-L1, arXiv 2606.05769, Section 3).
 
     Args:
         backbone: adapter around a stock model.
         tokens: ids of START, LATENT and END.
         settings: latent settings of the checkpoint.
-        processor: the `transformers` processor that belongs to the model, if there is one.
+        processor: the model's `transformers` processor, if there is one.
 
     Raises:
         CheckpointError: the vocabulary has no row for a latent token, or tokenizer and model disagree.
@@ -59,6 +62,7 @@ class LatentReasoner(nn.Module):
         self.tokens = tokens
         self.settings = settings or LatentSettings()
         self.processor = processor
+        self.base_model: str | None = None  # for the model card
         self.projection_head = build_head(
             self.settings.projection_head_type, backbone.hidden_size, self.settings.projection_hidden_dim
         )
@@ -105,16 +109,16 @@ class LatentReasoner(nn.Module):
         projection_head: HeadKind | None = None,
         projection_hidden_dim: int | None = None,
     ) -> Self:
-        """Load a stock checkpoint, a released Future-L1 checkpoint or one of our own, in eval mode.
+        """Load a stock checkpoint, a released Future-L1 checkpoint or one that this package saved, in eval mode.
 
         Args:
             path: a folder, a hub name, ``"tiny"`` for the pretrained tiny backbone of this package, or
                 ``"tiny-random"`` for one with random weights.
-            dtype: dtype of all weights, whatever they were stored in.
+            dtype: dtype of all loaded weights, whatever the stored dtype.
             attn_implementation: attention of `transformers`: ``"sdpa"``, ``"eager"``, ``"flash_attention_2"``, ...
             tokens: ids of the latent tokens, for a checkpoint that has neither tokenizer nor ids in its configuration.
-            projection_head: head to use; None keeps the checkpoint's. A head that the checkpoint does not have starts
-                from random weights.
+            projection_head: head to use; None keeps the checkpoint's. A head without stored weights starts from random
+                ones.
             projection_hidden_dim: width inside a ``"swiglu"`` head; None keeps the checkpoint's.
 
         Raises:
@@ -132,27 +136,70 @@ class LatentReasoner(nn.Module):
         backbone = backbone_class(found.model.config.model_type)(found.model)
         reasoner = cls(backbone, found.tokens, found.settings, found.processor)
         checkpoints.load_head(reasoner.projection_head, found, str(path), replaced=projection_head is not None)
+        reasoner.base_model = base_model_of(path)
         return reasoner.to(dtype).eval()
 
-    def save_pretrained(self, path: str | Path, *, state_dict: dict[str, Tensor] | None = None) -> Path:
-        """Save so that `transformers` loads the folder as the stock class, with the head in a file of its own.
+    def save_pretrained(
+        self, path: str | Path, *, state_dict: dict[str, Tensor] | None = None, training: TrainingRun | None = None
+    ) -> Path:
+        """Save a folder that `transformers` loads as the stock class; the projection head gets its own file.
+
+        A model card is written to `README.md`, unless the folder has one that somebody wrote or edited.
 
         Args:
-            path: folder to write; made if it is not there.
-            state_dict: full (unsharded) weights of this module to write instead of the ones in memory, for sharded
+            path: folder to write; created if missing.
+            state_dict: full (unsharded) weights of this module to write instead of those in memory, for sharded
                 training.
+            training: the run that the weights come from, for the model card.
 
         Returns:
             The folder.
 
         Raises:
-            CheckpointError: a `state_dict` whose names are not those of this module.
+            CheckpointError: a `state_dict` whose names are not this module's.
         """
         state = self.state_dict()
         if state_dict is not None:
             checkpoints.require_names(state_dict, state)
             state = state_dict
-        return checkpoints.save_checkpoint(path, state, self.backbone, self.tokens, self.settings, self.processor)
+        folder = checkpoints.save_checkpoint(path, state, self.backbone, self.tokens, self.settings, self.processor)
+        write_card(folder, describe(self, training))
+        return folder
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool | None = None,
+        token: str | bool | None = None,
+        revision: str | None = None,
+        commit_message: str = "Upload a latent reasoner",
+        training: TrainingRun | None = None,
+    ) -> str:
+        """Save into a temporary folder and push it; see :func:`futurel1.models.hub.push_folder`.
+
+        To push the export of a run with its card (data, settings, metrics), give `push_folder` its folder.
+
+        Args:
+            repo_id: repository on the hub, such as ``me/my-model``; made if it is not there.
+            private: whether a new repository is private; None: as the account says.
+            token: access token; None: that of `hf auth login` or of HF_TOKEN.
+            revision: branch, made if it is not there; None: the main one.
+            commit_message: first line of the commit.
+            training: the run that the weights come from, for the model card.
+
+        Returns:
+            Address of the repository.
+
+        Raises:
+            ConfigError: offline mode, a name that the hub does not allow, or a request that it refuses.
+        """
+        require_online(repo_id)
+        with TemporaryDirectory() as folder:
+            return push_folder(
+                self.save_pretrained(folder, training=training),
+                repo_id, private=private, token=token, revision=revision, commit_message=commit_message,
+            )  # fmt: skip
 
     # ------------------------------------------------------------------ running
 
@@ -161,11 +208,38 @@ class LatentReasoner(nn.Module):
         """H, width of the language model and of a latent."""
         return self.backbone.hidden_size
 
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.backbone.lm_head.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Dtype of the weights in memory."""
+        return self.backbone.lm_head.weight.dtype
+
+    @property
+    def config(self) -> Any:
+        """The `transformers` configuration of the model."""
+        return self.backbone.config
+
+    @property
+    def tokenizer(self) -> Any:
+        """The tokenizer of the processor.
+
+        Raises:
+            ConfigError: the checkpoint has no tokenizer.
+        """
+        if self.processor is None:
+            raise ConfigError("the model has no tokenizer; load it from a folder that has one")
+        return self.processor.tokenizer
+
     def encode(self, batch: VisualBatch) -> Vision:
         """Run the vision tower on a batch's images and videos; without gradient when the tower is frozen.
 
         Raises:
-            BatchError: pixel values without grids or the other way round, or numbers that do not fit.
+            BatchError: pixel values without grids, grids without pixel values, or another number of patches than the
+                grids say.
         """
         images = _pair("image", batch.pixel_values, batch.image_grid_thw)
         videos = _pair("video", batch.pixel_values_videos, batch.video_grid_thw)
@@ -176,7 +250,7 @@ class LatentReasoner(nn.Module):
             )
 
     def encode_hints(self, pixel_values: Tensor, grid_thw: Tensor) -> VisionFeatures:
-        """Features of hint frames: inputs and targets of the latents. Never with gradient (Future-L1, Section 3).
+        """Features of hint frames, the inputs and targets of latents; always without gradient (Future-L1, Section 3).
 
         Args:
             pixel_values: (P, D) patches of all hints.
@@ -187,11 +261,11 @@ class LatentReasoner(nn.Module):
 
     @property
     def vision_is_trainable(self) -> bool:
-        """Whether any parameter of the vision tower (mergers included) takes a gradient."""
+        """Whether any parameter of the vision tower (mergers included) requires a gradient."""
         return any(parameter.requires_grad for parameter in self.backbone.vision_tower.parameters())
 
     def latent_mask(self, input_ids: Tensor) -> Tensor:
-        """(B, T) bool: LATENT slots inside spans, the positions that take a latent vector."""
+        """(B, T) bool: LATENT slots inside spans, whose input is a latent vector."""
         return find_spans(input_ids, self.tokens).latent_mask
 
     def embed(
@@ -199,12 +273,10 @@ class LatentReasoner(nn.Module):
     ) -> tuple[Tensor, VisualRows | None]:
         """Input embeddings: table rows, visual tokens at placeholders, latents at LATENT slots inside spans.
 
-        Latents of a whole sequence enter here: hint features in training, recorded latents in RL and scoring.
-
         Args:
             input_ids: (B, T) token ids.
             vision: features of the images and videos among them.
-            latents: (N, H) one vector per LATENT slot inside a span, row-major; None leaves the table's rows.
+            latents: (N, H) one vector per LATENT slot inside a span, row-major; None keeps the table's rows.
 
         Returns:
             (B, T, H) embeddings, and the DeepStack rows for :meth:`Backbone.run`.
@@ -233,7 +305,7 @@ class LatentReasoner(nn.Module):
             latents: (N, H) vectors for the LATENT slots inside spans.
 
         Returns:
-            (B, T, H) final-norm hidden states: what `lm_head` reads; `lm_head` itself is not run.
+            (B, T, H) hidden states after the final norm, the input of `lm_head`; `lm_head` itself is not run.
         """
         vision = vision or Vision()
         embeds, visual = self.embed(input_ids, vision, latents)
@@ -241,7 +313,7 @@ class LatentReasoner(nn.Module):
         return self.backbone.run(embeds, positions, attention_mask, visual)
 
     def predict_latents(self, hidden: Tensor) -> Tensor:
-        """Latents that hidden states predict for the *next* position: (..., H) to (..., H)."""
+        """Predict the latents of the *next* positions from hidden states: (..., H) to (..., H)."""
         latents: Tensor = self.projection_head(hidden)
         return latents
 
@@ -263,35 +335,35 @@ class LatentReasoner(nn.Module):
     ) -> Rollout:  # fmt: skip
         """Decode interleaved text and latents, many branches per prompt (Future-L1, arXiv 2606.05769, Section 3).
 
-        A branch's response depends on the seed, its prompt and its number, not on what else is in the batch. Prompts
-        are told apart by `sample_ids`, or by their token ids and pixels where there are none. Runs in eval mode and
-        leaves every module's mode as it was. Tokens are sampled with `do_sample`, `temperature`, `top_p`, `top_k` and
-        `min_p` as :class:`futurel1.models.decoding.Sampling` says.
+        A branch's response depends on the seed, its prompt and its branch number, not on what else is in the batch.
+        Prompts are identified by `sample_ids`, or by token ids and pixels if there are none. Decoding runs in eval mode
+        and restores every module's mode. `do_sample`, `temperature`, `top_p`, `top_k` and `min_p` choose tokens as
+        :class:`futurel1.models.decoding.Sampling` describes.
 
         Args:
             prompt: left-padded prompts with their images and videos, such as :class:`futurel1.data.PromptBatch`.
             num_branches: G, responses per prompt.
-            max_new_tokens: R, most tokens of a response; latents count.
+            max_new_tokens: R, maximum number of tokens per response, latents included.
             eos_token_id: id or ids that end a response; None: all that the checkpoint names (`end_token_ids`).
-            pad_token_id: id that fills responses on the right; None: the tokenizer's.
+            pad_token_id: id that pads responses on the right; None: the tokenizer's.
             budget: latents per span; None: the checkpoint's (`LatentSettings.budget`).
             latent_policy: how latents are sampled; None: :class:`DeterministicLatents`.
-            intervention: replaces each latent just before its log-density is taken and it is recorded and fed
-                (`futurel1.models.interventions`); None: latents as they were sampled.
+            intervention: replaces each sampled latent before its log-density is computed and before it is recorded and
+                fed (`futurel1.models.interventions`); None: no replacement.
             seed: one seed, or (B,) one per prompt.
             stop_strings: texts that end a response as soon as it contains one of them.
-            force_start: force START as the first token; None: as the checkpoint says (`RICE`).
-            share_prompt: keep a prompt's keys and values once for all its branches; None: where the backbone can.
-            vision: features of the prompts' images and videos when they are known already.
+            force_start: force START as the first token; None: the checkpoint's setting (`RICE`).
+            share_prompt: store a prompt's keys and values once for all its branches; None: if the backbone supports it.
+            vision: features of the prompts' images and videos, if they are already computed.
             on_step: called after every step, for streaming.
 
         Returns:
             The responses, their log-probabilities and latents.
 
         Raises:
-            BatchError: prompts that are not padded on the left, or do not fit their images.
-            ConfigError: sampling values outside their range, or no way to know the end of a response.
-            DecodingError: latents or logits that are not finite, with the step and the row.
+            BatchError: prompts that are not left-padded or do not match their images.
+            ConfigError: sampling values outside their range, or no known end-of-response token.
+            DecodingError: latents or logits that are not finite; the message names the step and the row.
         """
         ends, pad = self._end_tokens(eos_token_id, pad_token_id)
         sampling = Sampling(do_sample, temperature, top_k, top_p, min_p)
@@ -307,17 +379,17 @@ class LatentReasoner(nn.Module):
 
     @property
     def end_token_ids(self) -> list[int]:
-        """Ids of the vocabulary that the checkpoint says end a response, each once; empty when it names none.
+        """Ids of the tokens that end a response according to the checkpoint, without duplicates; may be empty.
 
-        Those of `generation_config.json` (one id or a list, as Qwen3-VL has), or where it has none those of
-        `config.json`; and the tokenizer's, with which a turn of the chat format ends.
+        They come from `generation_config.json` (one id, or a list as for Qwen3-VL) or else from `config.json`, and from
+        the tokenizer, whose end token ends a turn of the chat format.
         """
         model = self.backbone.model
         config = model.config
         places = (model.generation_config, config, config.get_text_config())
         named = next((ids for place in places if (ids := _token_ids(place))), [])
         tokenizer = [] if self.processor is None else _token_ids(self.processor.tokenizer)
-        # Stock configurations name their family's id by default, which a smaller vocabulary does not have.
+        # Stock configurations default to their family's id, which a smaller vocabulary does not have.
         return [token for token in dict.fromkeys([*named, *tokenizer]) if token < self.backbone.vocab_size]
 
     def _end_tokens(self, eos: int | Sequence[int] | None, pad: int | None) -> tuple[list[int], int]:
@@ -351,11 +423,11 @@ class LatentReasoner(nn.Module):
         Args:
             prompt: the prompts that were decoded.
             rollout: what :meth:`generate` returned; its latents are constants (teacher forcing).
-            share_prompt: run a prompt once for all its branches; None: where the backbone can.
-            vision: features of the prompts' images and videos when they are known already.
+            share_prompt: run a prompt once for all its branches; None: if the backbone supports it.
+            vision: features of the prompts' images and videos, if they are already computed.
 
         Returns:
-            (N, R), the counterpart of `rollout.log_probs`; 0 where nothing was chosen.
+            (N, R), the counterpart of `rollout.log_probs`; 0 where the model made no choice.
         """
         return self.score_rollout(prompt, rollout, share_prompt=share_prompt, vision=vision).log_probs
 
@@ -367,7 +439,7 @@ class LatentReasoner(nn.Module):
         share_prompt: bool | None = None,
         vision: Vision | None = None,
     ) -> RolloutScores:
-        """As :meth:`score`, with the log-densities of the latents, entropies and predicted latents."""
+        """Like :meth:`score`, with the log-densities of the latents, entropies and predicted latents."""
         return decoding.score(self, prompt, rollout, share_prompt=share_prompt, vision=vision)
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -378,7 +450,7 @@ class LatentReasoner(nn.Module):
 
 @contextmanager
 def _evaluating(module: nn.Module) -> Iterator[None]:
-    """Eval mode for a while: layers in training mode with gradient checkpointing drop the cache."""
+    """Switch to eval mode temporarily: with gradient checkpointing, layers in training mode drop the KV cache."""
     training = [part for part in module.modules() if part.training]
     module.eval()
     try:
@@ -397,7 +469,7 @@ def _token_ids(place: Any) -> list[int]:
 
 
 def put_latents(embeds: Tensor, mask: Tensor, latents: Tensor) -> Tensor:
-    """Replace embeddings at masked positions by latents.
+    """Replace embeddings at masked positions with latents.
 
     Args:
         embeds: (B, T, H) embeddings.
@@ -405,7 +477,7 @@ def put_latents(embeds: Tensor, mask: Tensor, latents: Tensor) -> Tensor:
         latents: (N, H), row-major order of the mask.
 
     Raises:
-        BatchError: the mask and the latents differ in number.
+        BatchError: the number of masked positions is not the number of latents.
     """
     slots = int(mask.sum())
     if latents.shape != (slots, embeds.shape[-1]):

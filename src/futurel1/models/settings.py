@@ -1,4 +1,4 @@
-"""What a checkpoint's configuration says about its latents."""
+"""Latent settings in a checkpoint's configuration."""
 
 from dataclasses import dataclass
 from typing import Any, Literal, Self
@@ -7,19 +7,21 @@ from futurel1.models.heads import HeadKind
 from futurel1.models.tokens import SpanBudget
 
 CONFIG_KEYS = {"max_latent_tokens": "max_latent_token"}
-"""Settings that released checkpoints store under another name than ours."""
+"""Names in released checkpoints of settings that they store under another name."""
 
 
 @dataclass(frozen=True)
 class LatentSettings:
-    """What a checkpoint's configuration says about its latents.
+    """Latent settings in a checkpoint's configuration.
 
     Attributes:
-        max_latent_tokens: L_max, most latents a hint frame was given in training.
-        fixed_latent_budget: every span has exactly `max_latent_tokens` latents.
-        loose_latent_budget: most latents a span may hold while decoding; None leaves it to the multiplier.
-        infer_latent_multiplier: most latents while decoding as a multiple of `max_latent_tokens`.
-        force_initial_latent_mode: START is forced as the first token of a response (`RICE` checkpoints).
+        max_latent_tokens: L_max, maximum number of latents per hint frame in training.
+        fixed_latent_budget: whether every span has exactly `max_latent_tokens` latents.
+        loose_latent_budget: maximum number of latents per span while decoding; None derives it from
+            `infer_latent_multiplier`.
+        infer_latent_multiplier: maximum number of latents per span while decoding, as a multiple of
+            `max_latent_tokens`.
+        force_initial_latent_mode: whether START is forced as the first token of a response (`RICE` checkpoints).
         projection_head_type: ``"none"``, ``"swiglu"`` or ``"lvr"``.
         projection_hidden_dim: width inside the ``"swiglu"`` head.
         latent_loss: alignment loss that the checkpoint was trained with.
@@ -54,7 +56,7 @@ class LatentSettings:
         return cls(**found, projection_head_type=head)  # type: ignore[arg-type]
 
     def write_config(self, config: Any) -> None:
-        """Put the settings into a stock configuration as extra keys."""
+        """Write the settings into a stock configuration as extra keys."""
         for name, value in vars(self).items():
             setattr(config, CONFIG_KEYS.get(name, name), value)
         config.use_projection_head = self.projection_head_type != "none"

@@ -12,7 +12,7 @@ from torch import Tensor
 from futurel1.models.tokens import LatentTokens
 
 IGNORE = -100
-"""Label of a position where nothing is asked, as PyTorch's cross entropy has it."""
+"""Label of a position without a target; the default `ignore_index` of PyTorch's cross entropy."""
 
 
 @dataclass(frozen=True)
@@ -23,8 +23,8 @@ class Spans:
         latent_mask: (B, T) bool, True at each LATENT inside a span.
         span_ids: (B, T) int64, 0-based number of the span of each latent within its row, -1 elsewhere.
         step_ids: (B, T) int64, 0-based index of each latent within its span, -1 elsewhere.
-        counts: (B,) int64, spans in each row, empty ones (START directly followed by END) and open ones included.
-        closed: (B,) int64, spans in each row that end with END.
+        counts: (B,) int64, number of spans in each row, including empty ones (END directly after START) and open ones.
+        closed: (B,) int64, number of spans in each row that end with END.
     """
 
     latent_mask: Tensor
@@ -60,18 +60,18 @@ def find_spans(input_ids: Tensor, tokens: LatentTokens) -> Spans:
 
 
 def learned_latents(spans: Spans, input_ids: Tensor, labels: Tensor, tokens: LatentTokens) -> Tensor:
-    """Find the latents of turns that are learned: those whose START has a label.
+    """Find the latents of trained turns: those whose START has a label.
 
-    In a row without any label, which is scored but not learned, all latents count.
+    In a row without labels, which is scored but not trained on, all latents count.
 
     Args:
         spans: spans of `input_ids`.
         input_ids: (B, T) token ids.
-        labels: (B, T) token ids to predict, -100 where nothing is asked.
+        labels: (B, T) token ids to predict, -100 where there is no target.
         tokens: ids of START, LATENT and END.
 
     Returns:
-        (B, T) bool, True at each of those LATENT.
+        (B, T) bool, True at these latents.
     """
     positions = torch.arange(input_ids.shape[1], device=input_ids.device).expand_as(input_ids)
     last_start = torch.where(input_ids == tokens.start_id, positions, 0).cummax(dim=1).values
@@ -82,18 +82,18 @@ def learned_latents(spans: Spans, input_ids: Tensor, labels: Tensor, tokens: Lat
 def longest_chain(latent_mask: Tensor) -> int:
     """Length of the longest dependency chain of latents: the most latents in any row of a (B, T) mask.
 
-    Every latent attends to all latents before it in its row, so as many parallel passes as this give the latents that
-    step-by-step decoding would have given (`docs/decisions.md`, "Exposure").
+    Every latent attends to all latents before it in its row, so this many parallel passes reproduce the latents of
+    step-by-step decoding (`docs/decisions.md`, "Exposure").
     """
     return int(latent_mask.sum(dim=1).max()) if latent_mask.numel() else 0
 
 
 def previous(hidden_BTH: Tensor, mask: Tensor) -> Tensor:
-    """Hidden states one position before every position that is set in a mask.
+    """Hidden states one position before each position of a mask.
 
     Args:
         hidden_BTH: (B, T, H) hidden states.
-        mask: (B, T) bool; column 0 must be False, there is nothing before it.
+        mask: (B, T) bool; column 0 must be False, because nothing precedes it.
 
     Returns:
         (N, H), in row-major order of the mask.

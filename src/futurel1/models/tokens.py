@@ -9,7 +9,7 @@ LATENT = "<|latent|>"
 LATENT_START = "<|latent_start|>"
 LATENT_END = "<|latent_end|>"
 LATENT_TOKENS = (LATENT, LATENT_START, LATENT_END)
-"""The order in which released checkpoints added them to their tokenizer."""
+"""The latent tokens, in the order in which released checkpoints added them to their tokenizer."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class LatentTokens:
 
     @classmethod
     def from_tokenizer(cls, tokenizer: Any) -> Self | None:
-        """Look the three tokens up in a tokenizer; None unless it knows all of them as single tokens."""
+        """Look up the three tokens in a tokenizer; None unless it has all of them as single tokens."""
         known = tokenizer.get_vocab()
         if not all(token in known for token in LATENT_TOKENS):
             return None
@@ -66,10 +66,10 @@ class SpanBudget:
 
     Args:
         kind: ``"fixed"``: exactly ``latents`` (an END chosen early is ignored); ``"loose"``: at most ``latents``.
-        latents: number of latents, at least 1; ``"fixed"`` also takes 0: START and END with nothing between.
+        latents: number of latents, at least 1; ``"fixed"`` also allows 0: END directly after START.
 
     Raises:
-        ConfigError: another kind, or too few latents.
+        ConfigError: an unknown kind, or too few latents.
     """
 
     kind: Literal["fixed", "loose"]
@@ -85,7 +85,7 @@ class SpanBudget:
 
     @classmethod
     def fixed(cls, latents: int) -> Self:
-        """Exactly ``latents`` in every span; with 0, END follows START at once."""
+        """Exactly ``latents`` in every span; with 0, END follows START directly."""
         return cls("fixed", latents)
 
     @classmethod

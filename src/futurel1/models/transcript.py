@@ -1,4 +1,4 @@
-"""What a decoded response says: readable text with imagined frames, and the answer."""
+"""Decoded responses as text, with readable placeholders for imagined frames."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -8,13 +8,13 @@ from futurel1.models.decoding import FinishReason, Rollout
 
 @dataclass(frozen=True)
 class Transcript:
-    """One response in words.
+    """One response as text.
 
     Attributes:
-        text: everything the model wrote, special tokens included, the end-of-turn token left out.
-        readable: the same with each span as `[imagined frame 1: 4 latents]`.
+        text: everything the model wrote, with special tokens but without the end-of-turn token.
+        readable: the same text with each span as `[imagined frame 1: 4 latents]`.
         spans: number of latents of each span.
-        tokens: tokens of the response, latents included.
+        tokens: number of tokens in the response, latents included.
         finish_reason: why decoding ended.
     """
 
@@ -26,14 +26,14 @@ class Transcript:
 
 
 def transcripts(rollout: Rollout, tokenizer: Any) -> list[Transcript]:
-    """Put every response of a rollout into words.
+    """Decode every response of a rollout to text.
 
     Args:
         rollout: what :meth:`LatentReasoner.generate` returned.
         tokenizer: the model's tokenizer.
 
     Returns:
-        N transcripts, branches of a prompt next to each other.
+        N transcripts; branches of a prompt are adjacent.
     """
     lengths = rollout.response_mask.sum(dim=1).tolist()
     return [_transcript(rollout, row, int(length), tokenizer) for row, length in enumerate(lengths)]

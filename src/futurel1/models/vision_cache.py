@@ -1,4 +1,4 @@
-"""Features of a frozen vision tower on disk: each frame goes through the tower once, whatever the number of epochs."""
+"""On-disk cache for features of a frozen vision tower: each frame is encoded once, not once per epoch."""
 
 import hashlib
 import logging
@@ -27,13 +27,14 @@ def tower_fingerprint(reasoner: LatentReasoner) -> str:
 
 
 class VisionFeatureCache:
-    """Looks features up by what was seen and by which tower, and computes only what is missing.
+    """Looks up features by frame and tower, and computes only those that are missing.
 
-    An entry's name is a digest of its whole key (file, modification time, size, frame, patch grid, tower); the key also
-    stands inside the file and is compared on every read, so a changed video or tower can never be served old features.
+    An entry's file name is a digest of its full key (video file, modification time, size, frame, patch grid, precision,
+    tower). The entry also stores the key, and every read compares it, so a changed video or tower never gets stale
+    features.
 
     Args:
-        folder: where the safetensors files are, two letters of the digest per subfolder.
+        folder: folder of the safetensors files, with subfolders named after the first two digits of the digest.
         reasoner: model with a frozen vision tower.
 
     Raises:
@@ -53,7 +54,7 @@ class VisionFeatureCache:
         self.misses = 0
 
     def encode(self, pixel_values: Tensor, grid_thw: Tensor, keys: Sequence[str]) -> VisionFeatures:
-        """Features of some images.
+        """Look up or compute the features of images.
 
         Args:
             pixel_values: (P, D) patches of all images.

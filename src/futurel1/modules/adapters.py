@@ -1,4 +1,4 @@
-"""What is done to a loaded model before training: LoRA, Liger kernels, gradient checkpointing, sharding."""
+"""Preparation of a loaded model for training: LoRA, Liger kernels, gradient checkpointing, sharding."""
 
 import copy
 import logging
@@ -20,16 +20,16 @@ LANGUAGE_MODEL_LINEARS = r".*language_model\.layers\..*\.(q_proj|k_proj|v_proj|o
 
 
 def add_lora(reasoner: LatentReasoner, *, rank: int, alpha: int, dropout: float, targets: str) -> Any:
-    """Put LoRA adapters into the stock model with `peft` and freeze its other weights.
+    """Add LoRA adapters to the stock model with `peft` and freeze its other weights.
 
     The rows of the three latent tokens, in the embedding table and in `lm_head`, stay trainable through `peft`'s token
-    adapters: a checkpoint that was never trained on them could not learn when to start a span otherwise.
+    adapters; otherwise a checkpoint that was never trained on these tokens could not learn when to start a span.
 
     Args:
         reasoner: the model, changed in place.
         rank: rank of the adapters.
         alpha: scale, divided by the rank.
-        dropout: dropout in front of the adapters.
+        dropout: dropout before the adapters.
         targets: pattern of module names that get an adapter.
 
     Returns:
@@ -55,10 +55,10 @@ def add_lora(reasoner: LatentReasoner, *, rank: int, alpha: int, dropout: float,
 
 
 def merged(adapted: Any, reasoner: LatentReasoner) -> LatentReasoner:
-    """A copy of the reasoner with its LoRA adapters merged into the stock weights; the original is left as it is.
+    """Copy a reasoner and merge the LoRA adapters of the copy into its stock weights.
 
     Args:
-        adapted: what :func:`add_lora` returned.
+        adapted: the `peft` model that :func:`add_lora` returned.
         reasoner: the model with adapters.
     """
     adapted, reasoner = copy.deepcopy((adapted, reasoner))
@@ -75,12 +75,12 @@ def gathered_state(reasoner: LatentReasoner) -> dict[str, Tensor]:
 
 
 def save_adapter(adapted: Any, folder: Path) -> None:
-    """Write the LoRA adapter alone, as `peft` reads it."""
+    """Write only the LoRA adapter, in the format of `peft`."""
     adapted.save_pretrained(folder, safe_serialization=True)
 
 
 def enable_gradient_checkpointing(reasoner: LatentReasoner) -> None:
-    """Recompute activations in backward; latents enter as embeddings, so they are inputs of the recomputation too."""
+    """Recompute activations in backward; latents are input embeddings, so the recomputation sees them too."""
     reasoner.backbone.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 
 
@@ -91,16 +91,16 @@ LIGER_MLPS = ("Qwen3VLTextMLP", "Qwen2MLP")
 def apply_liger(reasoner: LatentReasoner, device: torch.device) -> int:
     """Run the norms and MLPs of this model's language model on Liger's Triton kernels, on CUDA only.
 
-    Only the modules of this model change their `forward`; classes and functions of `transformers` stay as they are
+    Only the modules of this model get another `forward`; classes and functions of `transformers` do not change
     (Liger's own `apply_liger_kernel_to_...` replaces them for the whole process, and in 0.8.5 fails to import under
-    transformers 5.23). The token loss is fused by `futurel1.losses`.
+    transformers 5.23). `futurel1.losses` fuses the token loss.
 
     Args:
         reasoner: the model, changed in place.
-        device: where it will train.
+        device: device that the model will be trained on.
 
     Returns:
-        Number of modules that were changed; 0 on other devices, where the reason is logged.
+        Number of changed modules; on other devices than CUDA 0, with the reason in the log.
 
     Raises:
         ConfigError: liger-kernel is not installed, or the family has other norms.
@@ -141,13 +141,13 @@ def shard(
 ) -> None:
     """Shard a LightningModule and its reasoner with FSDP2, one group per transformer block.
 
-    A frozen vision tower is kept whole on every rank, in `dtype`: it needs no gradients or optimizer state, and ranks
-    may run it different numbers of times (a batch without images or hints), which gathering would wait for forever. A
-    tower that is trained is sharded; every rank's batches then need images and hints alike.
+    A frozen vision tower is not sharded but cast to `dtype`: it needs no gradients or optimizer state, and ranks may
+    run it different numbers of times (a batch without images or hints), which would deadlock gathering. A trainable
+    tower is sharded; then the batches of all ranks have to agree in whether they have images and hints.
 
     Args:
-        module: the LightningModule; its steps become the root of the sharding, so every part of the model that runs
-            inside them finds its weights gathered.
+        module: the LightningModule; its steps become the root of the sharding, so the weights of every part of the
+            model that runs within them are gathered.
         reasoner: the model inside it.
         mesh: one-dimensional data-parallel device mesh.
         dtype: dtype of gathered weights; gradients are reduced in float32.

@@ -1,4 +1,4 @@
-"""What all training modules share: loading and preparing the model, the optimizer, exact resumes, the export."""
+"""Base of all training modules: loading and preparing the model, the optimizer, exact resumes, the export."""
 
 import logging
 import time
@@ -7,33 +7,32 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from lightning import LightningModule
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from futurel1.errors import CheckpointError, ConfigError, MissingFileError
-from futurel1.models import LatentReasoner, load_processor
+from futurel1.models import LatentReasoner, TrainingRun, load_processor
 from futurel1.modules import adapters
+from futurel1.modules.lazy_reasoner import LazyReasonerModule
 from futurel1.modules.optimization import Part, freeze_parts, parameter_groups, schedule_factor
 from futurel1.runs import DTYPES, start_checkpoint, start_folder
 
 logger = logging.getLogger(__name__)
 
 
-class ReasonerModule(LightningModule):
+class ReasonerModule(LazyReasonerModule):
     """Base of the training modules.
 
-    A subclass has a constructor whose hyper-parameters name the start weights, the parts to freeze, LoRA and the
-    optimizer as :class:`LatentSFTModule` does.
+    The constructor of a subclass has the hyper-parameters of :class:`LatentSFTModule` for start weights, frozen parts,
+    LoRA and the optimizer.
     """
 
-    reasoner: LatentReasoner
     sharded_steps: ClassVar[tuple[str, ...]] = adapters.STEPS
-    """Steps that compute with sharded weights, which all ranks then have to take equally often."""
+    """Steps that compute with sharded weights, so all ranks have to call them equally often."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._adapted: tuple[Any, ...] = ()  # the peft model, in a tuple so that it is no submodule
+        self._adapted: tuple[Any, ...] = ()  # the peft model, in a tuple so that it is not a submodule
         self._window_began = self._validation_began = time.perf_counter()
 
     def check_dtypes(self) -> None:
@@ -47,6 +46,8 @@ class ReasonerModule(LightningModule):
     @cached_property
     def processor(self) -> Any:
         """The processor of the checkpoint, loaded without its weights."""
+        if self._given:
+            return self._given[0].processor
         return load_processor(start_folder(self.hparams["backbone"], self.hparams["init_from"]))
 
     def configure_model(self) -> None:
@@ -54,7 +55,7 @@ class ReasonerModule(LightningModule):
         if hasattr(self, "reasoner"):
             return
         hparams = self.hparams
-        reasoner = LatentReasoner.from_pretrained(
+        reasoner = self._given_reasoner() or LatentReasoner.from_pretrained(
             start_folder(hparams["backbone"], hparams["init_from"]),
             dtype=DTYPES[hparams["dtype"]],
             attn_implementation=hparams["attn_implementation"],
@@ -86,8 +87,8 @@ class ReasonerModule(LightningModule):
         if checkpoint is not None:
             self._load_start_weights(checkpoint)
         self.reasoner.train()
-        # Buffers are constants. DDP would send them round in every step, also in evaluation, where ranks that have
-        # unequal numbers of batches would then wait for each other forever.
+        # Buffers are constants. DDP would broadcast them in every step, also in evaluation, where ranks with unequal
+        # numbers of batches would then deadlock.
         ddp: Any = DistributedDataParallel
         ddp._set_params_and_buffers_to_ignore_for_model(self, [name for name, _ in self.named_buffers()])
         self.before_sharding()
@@ -95,11 +96,24 @@ class ReasonerModule(LightningModule):
             compute_dtype = DTYPES[hparams["compute_dtype"] or hparams["dtype"]]
             adapters.shard(self, reasoner, mesh["data_parallel"], compute_dtype, self.sharded_steps)
 
+    def _given_reasoner(self) -> LatentReasoner | None:
+        """The reasoner that the caller loaded, in the dtype of the settings.
+
+        Raises:
+            ConfigError: settings that only loading can follow.
+        """
+        if not self._given:
+            return None
+        loaded = [name for name in ("projection_head", "projection_hidden_dim", "init_from") if self.hparams[name]]
+        if loaded:
+            raise ConfigError(f"backbone is a loaded reasoner, which keeps its weights and head: leave out {loaded}")
+        return self._given[0].to(DTYPES[self.hparams["dtype"]])
+
     def adjust_settings(self, reasoner: LatentReasoner) -> None:
-        """Change the settings that exported checkpoints carry; the checkpoint's own by default."""
+        """Change the settings that exports store; by default those of the start checkpoint stay."""
 
     def before_sharding(self) -> None:
-        """Make what has to be made of whole start weights; nothing by default."""
+        """Hook for work that needs the whole start weights, such as copies; does nothing by default."""
 
     def _load_start_weights(self, file: Path) -> None:
         if not file.is_file():
@@ -117,9 +131,9 @@ class ReasonerModule(LightningModule):
     # ------------------------------------------------------------------ starting and resuming
 
     def on_train_start(self) -> None:
-        """`from_pretrained` returns eval mode and `fit` keeps it: switch to training mode here."""
+        """Switch to training mode: `from_pretrained` returns eval mode, and `fit` keeps it."""
         self.train()
-        # A resumed run may have another number of steps: its rates come from the new schedule at once.
+        # A resumed run may have another number of steps: apply the new schedule's rates from its first step.
         for config in self.trainer.lr_scheduler_configs:
             schedule: Any = config.scheduler
             rates = [
@@ -130,22 +144,22 @@ class ReasonerModule(LightningModule):
         self._window_began = time.perf_counter()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the random state, for dropout after a resume."""
+        """Save the random state, for dropout after a resume."""
         checkpoint["torch_rng_state"] = torch.get_rng_state()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Put the random state back."""
+        """Restore the random state."""
         if "torch_rng_state" in checkpoint:
             torch.set_rng_state(checkpoint["torch_rng_state"].cpu())
 
     # ------------------------------------------------------------------ logging
 
     def on_validation_start(self) -> None:
-        """Take the time, so that validation does not count as training time."""
+        """Note the time, so that validation does not count as training time."""
         self._validation_began = time.perf_counter()
 
     def on_validation_end(self) -> None:
-        """Leave the time of validation out of the training throughput."""
+        """Exclude validation time from the training throughput."""
         self._window_began += time.perf_counter() - self._validation_began
 
     def gradient_norm(self) -> float:
@@ -154,9 +168,9 @@ class ReasonerModule(LightningModule):
         return float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
 
     def reduced(self, values: Tensor, *, maximum: bool = False) -> list[float]:
-        """Add float64 numbers up over all ranks, or take their maxima."""
+        """Sum float64 numbers over all ranks, or take their maxima."""
         if self.trainer.world_size > 1:
-            # NCCL reduces tensors on its device only
+            # NCCL reduces only tensors on its device
             values = values.to(self.device, torch.float32 if self.device.type == "mps" else torch.float64)
             operation = torch.distributed.ReduceOp.MAX if maximum else torch.distributed.ReduceOp.SUM
             torch.distributed.all_reduce(values, op=operation)
@@ -190,7 +204,7 @@ class ReasonerModule(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def _total_steps(self) -> int:
-        # `trainer.estimated_stepping_batches` would set the train loader up before its saved state is restored.
+        # `trainer.estimated_stepping_batches` would set up the train loader before its saved state is restored.
         trainer = self.trainer
         if trainer.max_steps != -1:
             return int(trainer.max_steps)
@@ -203,14 +217,15 @@ class ReasonerModule(LightningModule):
 
     # ------------------------------------------------------------------ export
 
-    def export(self, folder: str | Path) -> Path:
-        """Write the model so that `transformers` and :meth:`LatentReasoner.from_pretrained` read it.
+    def export(self, folder: str | Path, *, training: TrainingRun | None = None) -> Path:
+        """Write the model in the format of `transformers` and :meth:`LatentReasoner.from_pretrained`.
 
-        LoRA adapters are merged into the weights and also written alone, in `adapter/`. Sharded weights are gathered;
-        every rank has to call this.
+        LoRA adapters are merged into the weights and also written separately, to `adapter/`. Sharded weights are
+        gathered; every rank has to call this.
 
         Args:
-            folder: where to write.
+            folder: folder to write.
+            training: the run, for the model card.
 
         Returns:
             The folder.
@@ -221,7 +236,7 @@ class ReasonerModule(LightningModule):
         if self.global_rank == 0:
             for adapted in self._adapted:
                 adapters.save_adapter(adapted, folder / "adapter")
-                adapters.merged(adapted, self.reasoner).save_pretrained(folder)
+                adapters.merged(adapted, self.reasoner).save_pretrained(folder, training=training)
             if not self._adapted:
-                self.reasoner.save_pretrained(folder, state_dict=state)
+                self.reasoner.save_pretrained(folder, state_dict=state, training=training)
         return folder

@@ -14,7 +14,7 @@ from torch import Tensor
 from futurel1.data import PromptBatch
 from futurel1.errors import ConfigError
 from futurel1.losses import PolicyLoss
-from futurel1.models import HeadKind
+from futurel1.models import HeadKind, LatentReasoner
 from futurel1.models.policies import LatentPolicy, VonMisesFisherLatents
 from futurel1.modules import adapters
 from futurel1.modules.base import ReasonerModule
@@ -32,41 +32,40 @@ logger = logging.getLogger(__name__)
 class LADAPOModule(ReasonerModule):
     """LA-DAPO (Future-L1, arXiv 2606.05769, Section 4): group-relative policy optimization of text and latents.
 
-    Prompts are answered `num_rollouts` times, rewarded, filtered by group and trained on with a clipped objective; see
-    :class:`futurel1.rollout.RolloutCollector` and :class:`futurel1.losses.PolicyLoss`. Micro-batches of an optimizer
-    step are the Trainer's ``accumulate_grad_batches``: a rollout batch is divided into that many per minibatch and
-    device, however many groups each then holds. Defaults are the paper's;
-    ``futurel1 fit --config configs/tiny/la_dapo.yaml`` shows a small run.
+    Each prompt gets `num_rollouts` responses. These are rewarded, filtered by group and trained on with a clipped
+    objective; see :class:`futurel1.rollout.RolloutCollector` and :class:`futurel1.losses.PolicyLoss`. The Trainer's
+    ``accumulate_grad_batches`` is the number of micro-batches per minibatch and device, whatever the number of groups
+    in each. Defaults are the paper's; ``futurel1 fit --config configs/tiny/la_dapo.yaml`` shows a small run.
 
     Args:
-        backbone: checkpoint folder, hub name, or ``tiny``.
-        init_from: start weights in place of `backbone`'s, and the reference of the KL: an SFT run's folder, its Hugging
+        backbone: checkpoint folder, hub name, or ``tiny``; from Python also a loaded :class:`LatentReasoner`.
+        init_from: start weights instead of `backbone`'s, and the reference of the KL: an SFT run's folder, its Hugging
             Face export, or a .ckpt file. To continue a run exactly, use ``--resume`` instead.
-        dtype: dtype of the weights in memory, whatever they were stored in.
+        dtype: dtype of the weights in memory, whatever the stored dtype.
         compute_dtype: dtype in which sharded weights (``ModelParallelStrategy``, FSDP2) are gathered, computed with and
             sampled from; None: `dtype`. Without sharding, use ``trainer.precision``.
         attn_implementation: attention of `transformers` (sdpa, eager).
         projection_head: ``none``, ``swiglu`` or ``lvr``; None keeps the checkpoint's.
         projection_hidden_dim: width inside a ``swiglu`` head; None keeps the checkpoint's.
-        reward: what rollouts are rewarded for; None: the paper's (`CompositeReward.preset("paper")`).
+        reward: reward of rollouts; None: the paper's (`CompositeReward.preset("paper")`).
         latent_policy: how latents are sampled; None: ``VonMisesFisherLatents()``. With ``DeterministicLatents`` there
             is no latent term.
         rollout: how rollout batches are collected and used.
         sampling: how responses are sampled.
         objective: the clipped objective and its weights; with ``kl_weight`` 0 no reference is kept.
         log_samples_every: write the rollouts of every n-th rollout batch to `rollouts.jsonl`; 0: never.
-        freeze: parts that are not trained, among ``vision``, ``merger``, ``llm``, ``head``.
+        freeze: parts not to train, among ``vision``, ``merger``, ``llm``, ``head``.
         learning_rate: AdamW learning rate.
         vision_learning_rate: rate of the vision tower; None: `learning_rate`.
         merger_learning_rate: rate of the mergers; None: `learning_rate`.
         betas: AdamW betas.
         weight_decay: AdamW decay of matrices; norms and biases are not decayed.
         lr_schedule: ``cosine``, ``linear`` or ``constant`` after the warm-up.
-        warmup_ratio: share of all steps that warms up linearly.
-        lora_rank: rank of LoRA adapters in the language model; 0 for none. The reference is then the model without
-            them, and takes no memory.
+        warmup_ratio: share of all steps used for linear warm-up.
+        lora_rank: rank of LoRA adapters in the language model; 0 for none. With adapters, the reference is the model
+            without them, and takes no memory.
         lora_alpha: LoRA scale, divided by the rank.
-        lora_dropout: dropout in front of the adapters.
+        lora_dropout: dropout before the adapters.
         lora_targets: pattern of module names that get an adapter.
         gradient_checkpointing: recompute activations in backward.
         liger_kernel: run norms and MLPs of the language model on Liger's kernels on CUDA; never on CPU.
@@ -75,13 +74,13 @@ class LADAPOModule(ReasonerModule):
         ConfigError: settings that contradict each other.
     """
 
-    # Evaluation decodes with a whole copy: ranks may have different numbers of batches, or none.
+    # Evaluation decodes with an unsharded copy, so ranks may have different numbers of batches, or none.
     sharded_steps: ClassVar[tuple[str, ...]] = ("training_step",)
     sampler: GroupSampler
 
     def __init__(
         self,
-        backbone: str = "tiny",
+        backbone: str | LatentReasoner = "tiny",
         init_from: str | None = None,
         dtype: Literal["float32", "bfloat16", "float16"] = "float32",
         compute_dtype: Literal["float32", "bfloat16", "float16"] | None = None,
@@ -110,6 +109,7 @@ class LADAPOModule(ReasonerModule):
         liger_kernel: bool = False,
     ) -> None:
         super().__init__()
+        backbone = self.take(backbone)
         self.save_hyperparameters(ignore=["reward", "latent_policy"])
         self.check_dtypes()
         self.rollout = settings_of(self.hparams, "rollout", rollout, RolloutSettings)
@@ -130,7 +130,7 @@ class LADAPOModule(ReasonerModule):
     # ------------------------------------------------------------------ the model
 
     def before_sharding(self) -> None:
-        """Keep the start weights as reference; with sharded weights also a whole copy to sample from."""
+        """Keep the start weights as reference, and for sharding also an unsharded copy to sample from."""
         if self.reasoner.processor is None:
             raise ConfigError("reinforcement learning reads and rewards text: the checkpoint needs a tokenizer")
         self._freeze_idle_head()
@@ -158,7 +158,7 @@ class LADAPOModule(ReasonerModule):
         return self.trainer.precision_plugin.forward_context() if attached else nullcontext()
 
     def _freeze_idle_head(self) -> None:
-        """Freeze a head that no gradient reaches: weight decay alone would change it, and DDP waits for gradients."""
+        """Freeze a head without gradient: weight decay alone would change it, and DDP would wait for its gradients."""
         head = self.reasoner.projection_head
         if any(p.requires_grad for p in head.parameters()) and not self._has_latent_term:
             policy = type(self.latent_policy).__name__
@@ -173,7 +173,7 @@ class LADAPOModule(ReasonerModule):
 
     @cached_property
     def _has_latent_term(self) -> bool:
-        """Whether latents enter the loss: they have a weight, and a density that depends on what was predicted."""
+        """Whether latents enter the loss: with a weight, and a density that depends on the prediction."""
         with torch.enable_grad():
             density = self.latent_policy.log_prob(torch.ones(1, 2), torch.ones(1, 2, requires_grad=True))
         return bool(self.objective.latent_weight) and density.requires_grad
@@ -181,18 +181,18 @@ class LADAPOModule(ReasonerModule):
     # ------------------------------------------------------------------ training
 
     def setup(self, stage: str) -> None:
-        """Refuse what this module does not do before anything is loaded."""
+        """Refuse prediction before anything is loaded."""
         if stage == "predict":
             raise ConfigError(
                 "LADAPOModule makes no predictions: use LatentPredictor, with model.init_args.init_from the run folder"
             )
 
     def predict_step(self, *args: Any) -> Any:
-        """Not here; Lightning asks for it before :meth:`setup` says so."""
+        """Not supported; defined because Lightning checks for it before :meth:`setup` can refuse."""
         raise NotImplementedError
 
     def on_fit_start(self) -> None:
-        """The first rollouts that are written replace those that an interrupted run wrote after its checkpoint."""
+        """Open the sample log, whose first entry replaces those of an interrupted run after its checkpoint."""
         file = Path(self.trainer.default_root_dir) / "rollouts.jsonl"
         self._sample_log = SampleLog(file, self.hparams["log_samples_every"])
 
@@ -202,7 +202,7 @@ class LADAPOModule(ReasonerModule):
             self._sample_log.write(number, records)
 
     def on_train_start(self) -> None:
-        """Refuse epochs that end inside an optimizer step: it would miss micro-batches of its rollout batch."""
+        """Refuse epochs that end within an optimizer step, which would then miss micro-batches."""
         super().on_train_start()
         trainer: Any = self.trainer
         if any(isinstance(callback, GradientAccumulationScheduler) for callback in trainer.callbacks):
@@ -218,7 +218,7 @@ class LADAPOModule(ReasonerModule):
             )
 
     def training_step(self, batch: Experience, batch_idx: int) -> Tensor:
-        """Loss of one micro-batch, normalised by the tokens of its whole optimizer step."""
+        """Loss of one micro-batch, divided by the tokens of its whole optimizer step."""
         self._check_batch(batch, Experience)
         self._step = self._step or StepStatistics()
         if batch.statistics:
@@ -242,7 +242,7 @@ class LADAPOModule(ReasonerModule):
             reference_log_probs=batch.reference_log_probs,
         )
         self._step.add(batch, scores, output, mask)
-        # The Trainer divides by the accumulation and averages gradients over ranks; the total has done both.
+        # The total covers all micro-batches and ranks; undo the Trainer's division by accumulation and world size.
         loss: Tensor = output.loss * (self.trainer.accumulate_grad_batches * self.trainer.world_size)
         return loss
 
@@ -269,12 +269,12 @@ class LADAPOModule(ReasonerModule):
         self.log_dict({name: value for name, value in statistics.items() if name not in shown})
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep what is logged about the rollout batch that is trained on."""
+        """Save the statistics of the current rollout batch."""
         super().on_save_checkpoint(checkpoint)
         checkpoint["rollout_statistics"] = dict(self._rollout_statistics)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Put it back."""
+        """Restore the statistics of the current rollout batch."""
         super().on_load_checkpoint(checkpoint)
         self._rollout_statistics = dict(checkpoint.get("rollout_statistics", {}))
 
@@ -297,16 +297,16 @@ class LADAPOModule(ReasonerModule):
             self.log("val_accuracy", logs["val/accuracy"], prog_bar=True, logger=False)
 
     def on_validation_start(self) -> None:
-        """Take the time, and the current weights to decode with."""
+        """Note the time, and refresh the weights to decode with."""
         super().on_validation_start()
         self.sampler.models.refresh()
 
     def on_test_start(self) -> None:
-        """Take the current weights to decode with."""
+        """Refresh the weights to decode with."""
         self.sampler.models.refresh()
 
     def validation_step(self, batch: PromptBatch, batch_idx: int) -> None:
-        """Greedy accuracy, and every other reward part, on held-out prompts."""
+        """Greedy accuracy and all other reward parts on held-out prompts."""
         self._evaluate(batch)
 
     def on_validation_epoch_end(self) -> None:
@@ -314,7 +314,7 @@ class LADAPOModule(ReasonerModule):
         self._log_evaluation("val")
 
     def test_step(self, batch: PromptBatch, batch_idx: int) -> None:
-        """The same as validation, on the test split."""
+        """Like validation, on the test split."""
         self._evaluate(batch)
 
     def on_test_epoch_end(self) -> None:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
-from lightning import LightningModule
 from torch import nn
 
 from futurel1.data import PromptBatch
@@ -18,63 +17,63 @@ from futurel1.data.samples import PromptInfo
 from futurel1.errors import ConfigError
 from futurel1.json_lines import json_line
 from futurel1.metrics import LatentUsage, Throughput
-from futurel1.metrics.functional import elect, expected_answer
+from futurel1.metrics.functional import expected_answer
 from futurel1.models import LatentBank, LatentReasoner, SpanBudget, load_processor
 from futurel1.models.decoding.rollout import Rollout, ended_by_budget
 from futurel1.models.interventions import BANK_FILES, WITH_BANK, Intervention, make_intervention
 from futurel1.models.policies import DeterministicLatents, LatentPolicy
 from futurel1.models.transcript import Transcript, transcripts
+from futurel1.modules.lazy_reasoner import LazyReasonerModule
 from futurel1.modules.scorers import SCORERS
 from futurel1.modules.settings import settings_of
+from futurel1.predictor import elect_responses
 from futurel1.rewards import Judge
 from futurel1.rollout import SamplingSettings
 from futurel1.runs import DTYPES, exported_folder
 
 LATENT_PARTS = "latents.parts"
-"""Folder in the run folder with the latents of each batch, until the run has ended."""
+"""Subfolder of the run folder for the latents of each batch, until the run ends."""
 
 
-class LatentPredictor(LightningModule):
+class LatentPredictor(LazyReasonerModule):
     """Decodes prompts with a trained reasoner.
 
     `predict_step` returns one record per prompt: `id` (file and number), `record_id` (the record's own `id`),
     `response` (spans as `[imagined frame 1: 4 latents]`), `answer`, `votes` (share of branches per answer), `spans`,
-    `tokens`, `finish_reason` and `seconds`. `test_step` scores a benchmark as well, and at the end prints the paper's
-    rows beside ours.
+    `tokens`, `finish_reason` and `seconds`. `test_step` also scores a benchmark, and prints our row below the paper's
+    at the end.
 
     Args:
-        backbone: checkpoint folder, hub name, or ``tiny``.
-        init_from: weights in place of `backbone`'s: a run folder, or its Hugging Face export.
+        backbone: checkpoint folder, hub name, or ``tiny``; from Python also a loaded :class:`LatentReasoner`.
+        init_from: weights instead of `backbone`'s: a run folder, or its Hugging Face export.
         dtype: dtype of the weights in memory.
         attn_implementation: attention of `transformers` (sdpa, eager, flash_attention_2).
-        num_branches: responses per prompt; with more than one the most frequent answer counts (on FutureBench by the
-            strict extraction, whatever the protocol).
-        do_sample: sample at random, as branches need to differ; False: greedy, whatever `temperature` and `top_p`.
-        sampling: how responses are sampled; its seed is also that of the noise of the intervention ``noise``.
+        num_branches: responses per prompt; with several, the most frequent answer counts (on FutureBench by the strict
+            extraction, for every protocol).
+        do_sample: sample tokens at random, which several branches need; False: greedy, ignoring `temperature` and
+            `top_p`.
+        sampling: how responses are sampled; its seed also seeds the intervention ``noise``.
         latent_policy: how latents are sampled.
-        benchmark: ``futurebench`` or ``twiffbench`` for `futurel1 test`; the data module has to fit.
+        benchmark: ``futurebench`` or ``twiffbench`` for `futurel1 test`; the data module has to match.
         judge: judge of TwiFF-Bench answers.
         name: name of this model in tables.
-        intervention: what the model is fed in the place of its latents, to see whether it uses them: ``zero`` zeros,
-            ``mean`` the mean latent of `latent_bank`, ``noise`` Gaussian noise with its mean and standard deviations,
-            ``other`` the latents of a sample of another video in it; ``markers`` removes them and keeps START and END,
-            whatever `sampling.span_budget` says; ``none`` its own.
-        latent_bank: `latents.safetensors` of an earlier run, or that run's folder; for ``mean``, ``noise`` and
-            ``other``, and only for them.
-        save_latents: write the latents that the first branch of every prompt was fed to `latents.safetensors` in the
-            run folder when a test or a prediction ends; every rank but the first to its own `latents-rank1.safetensors`
-            and so on. Until then they lie in `latents.parts`, one file a batch, so a prediction that was killed and
-            goes on loses none.
+        intervention: what replaces the model's latents, to test whether it uses them: ``none``: nothing; ``zero``:
+            zeros; ``mean``: the mean latent of `latent_bank`; ``noise``: Gaussian noise with the bank's mean and
+            standard deviations; ``other``: the bank's latents of a sample of another video. ``markers`` removes latents
+            and keeps START and END, overriding `sampling.span_budget`.
+        latent_bank: `latents.safetensors` of an earlier run, or that run's folder; required for ``mean``, ``noise`` and
+            ``other``, and allowed only for them.
+        save_latents: save the latents fed to the first branch of every prompt to `latents.safetensors` in the run
+            folder when a test or prediction ends; ranks above 0 write `latents-rank1.safetensors` and so on. Until then
+            `latents.parts` contains one file per batch, so a killed prediction loses none when it continues.
 
     Raises:
         ConfigError: settings that contradict each other.
     """
 
-    reasoner: LatentReasoner
-
     def __init__(
         self,
-        backbone: str = "tiny",
+        backbone: str | LatentReasoner = "tiny",
         init_from: str | None = None,
         dtype: Literal["float32", "bfloat16", "float16"] = "float32",
         attn_implementation: str = "sdpa",
@@ -90,6 +89,7 @@ class LatentPredictor(LightningModule):
         save_latents: bool = False,
     ) -> None:
         super().__init__()
+        backbone = self.take(backbone)
         self.save_hyperparameters(ignore=["latent_policy", "judge"])
         self.sampling = settings_of(self.hparams, "sampling", sampling, SamplingSettings)
         if dtype not in DTYPES:
@@ -113,6 +113,8 @@ class LatentPredictor(LightningModule):
     @cached_property
     def processor(self) -> Any:
         """The processor of the checkpoint, loaded without its weights."""
+        if self._given:
+            return self._given[0].processor
         return load_processor(exported_folder(self.hparams["backbone"], self.hparams["init_from"]))
 
     def configure_model(self) -> None:
@@ -122,11 +124,14 @@ class LatentPredictor(LightningModule):
         path = self.hparams["latent_bank"]
         bank = None if path is None else LatentBank.load(path)
         self._intervention = make_intervention(self.hparams["intervention"], bank, self.sampling.seed)
-        self.reasoner = LatentReasoner.from_pretrained(
-            exported_folder(self.hparams["backbone"], self.hparams["init_from"]),
-            dtype=DTYPES[self.hparams["dtype"]],
-            attn_implementation=self.hparams["attn_implementation"],
-        )
+        if self._given:
+            self.reasoner = self._given[0]
+        else:
+            self.reasoner = LatentReasoner.from_pretrained(
+                exported_folder(self.hparams["backbone"], self.hparams["init_from"]),
+                dtype=DTYPES[self.hparams["dtype"]],
+                attn_implementation=self.hparams["attn_implementation"],
+            )
         if self.reasoner.processor is None:
             raise ConfigError("prediction needs a checkpoint with a tokenizer")
         if bank is not None:
@@ -136,7 +141,7 @@ class LatentPredictor(LightningModule):
     # ------------------------------------------------------------------ steps
 
     def decode(self, batch: PromptBatch) -> tuple[Rollout, list[Transcript], float]:
-        """Decode a batch: the rollout, N transcripts, and the seconds it took."""
+        """Decode a batch; returns the rollout, N transcripts and the seconds that decoding took."""
         hparams = self.hparams
         arguments = self.sampling.arguments()
         if hparams["intervention"] == "markers":
@@ -154,7 +159,7 @@ class LatentPredictor(LightningModule):
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         seconds = time.perf_counter() - began
-        return rollout, transcripts(rollout, self.reasoner.processor.tokenizer), seconds
+        return rollout, transcripts(rollout, self.reasoner.tokenizer), seconds
 
     def predict_step(self, batch: PromptBatch, batch_idx: int) -> list[dict[str, Any]]:
         """Decode and describe every prompt of a batch."""
@@ -165,14 +170,14 @@ class LatentPredictor(LightningModule):
     def _records(
         self, batch: PromptBatch, texts: Sequence[Transcript], seconds: float
     ) -> tuple[list[dict[str, Any]], list[Transcript]]:
-        """One record per prompt, and the response that stands for it."""
+        """One record per prompt, and the prompt's elected response."""
         branches = self.hparams["num_branches"]
         records, winners = [], []
         infos = batch.info or (PromptInfo(),) * len(batch)
-        for row, (sample, info) in enumerate(zip(batch.sample_ids, infos, strict=True)):
-            group = texts[row * branches : (row + 1) * branches]
-            place, votes = elect([text.text for text in group], info.options)
-            winner = group[place]
+        elected = elect_responses(texts, branches, [info.options for info in infos])
+        for prompt, (sample, info, (row, votes)) in enumerate(zip(batch.sample_ids, infos, elected, strict=True)):
+            group = texts[prompt * branches : (prompt + 1) * branches]
+            winner = texts[row]
             winners.append(winner)
             records.append(
                 {
@@ -191,11 +196,11 @@ class LatentPredictor(LightningModule):
         return records, winners
 
     def setup(self, stage: str) -> None:
-        """Remove what an earlier run in this folder left, but for latents of predictions that go on."""
+        """Remove files of an earlier run in this folder, except latents of predictions that continue."""
         folder = self._folder()
         going_on = stage == "predict" and any(file.stat().st_size for file in folder.glob("predictions*.jsonl"))
         if going_on:
-            # Nothing may be left to decode, and then no other hook is called.
+            # If nothing is left to decode, no other hook is called.
             self._save_latents()
         elif self.global_rank == 0:
             stale = list(folder.glob("samples-rank*.jsonl")) if stage == "test" else []
@@ -206,7 +211,7 @@ class LatentPredictor(LightningModule):
         self.scorer.begin()
 
     def test_step(self, batch: PromptBatch, batch_idx: int) -> None:
-        """Decode, score and write every prompt of a batch; a judge is asked at the end."""
+        """Decode, score and write every prompt of a batch; a judge scores only at the end."""
         rollout, texts, seconds = self.decode(batch)
         self._keep_latents(batch, rollout)
         records, winners = self._records(batch, texts, seconds)
@@ -220,7 +225,7 @@ class LatentPredictor(LightningModule):
     # ------------------------------------------------------------------ latents
 
     def _keep_latents(self, batch: PromptBatch, rollout: Rollout) -> None:
-        """Write the latents of a batch's first branches to a file of their own."""
+        """Write the latents of a batch's first branches to one file."""
         if not self.hparams["save_latents"]:
             return
         if not batch.sample_ids:
@@ -238,9 +243,9 @@ class LatentPredictor(LightningModule):
         bank.save(folder / f"{self.global_rank}-{number:08d}.safetensors")
 
     def _save_latents(self) -> None:
-        """Put the parts of this rank, and of ranks that an earlier part of the run had and this one has not, together.
+        """Merge this rank's parts, and parts of ranks that only an earlier session of the run had.
 
-        What an earlier part of a prediction has saved stays.
+        Latents that an earlier session of a prediction saved are kept.
         """
         if not self.hparams["save_latents"]:
             return
@@ -253,7 +258,7 @@ class LatentPredictor(LightningModule):
             LatentBank.merge([LatentBank.load(part) for part in [*before, *parts]]).save(file)
         for part in parts:
             part.unlink()
-        with suppress(OSError):  # not there, or other ranks' parts still are
+        with suppress(OSError):  # the folder does not exist, or still has other ranks' parts
             (folder / LATENT_PARTS).rmdir()
 
     def on_predict_epoch_end(self) -> None:
@@ -280,7 +285,7 @@ class LatentPredictor(LightningModule):
         )
 
     def on_test_epoch_end(self) -> None:
-        """Log all scores over all ranks; write `results.json`, `results.md` and `results.tex` and print the table."""
+        """Log scores over all ranks, write `results.json`, `results.md` and `results.tex`, and print the table."""
         self._save_latents()
         judged = self.scorer.finish(dict(self.metrics.items()))
         if judged:

@@ -32,10 +32,10 @@ class LatentSFTModule(ReasonerModule):
     Defaults are the paper's; ``futurel1 fit --config configs/tiny/sft.yaml`` shows a small run.
 
     Args:
-        backbone: checkpoint folder, hub name, or ``tiny``.
-        init_from: start weights in place of `backbone`'s: a run folder, its Hugging Face export, or a .ckpt file. To
+        backbone: checkpoint folder, hub name, or ``tiny``; from Python also a loaded :class:`LatentReasoner`.
+        init_from: start weights instead of `backbone`'s: a run folder, its Hugging Face export, or a .ckpt file. To
             continue a run exactly, use ``--resume`` instead.
-        dtype: dtype of the weights in memory, whatever they were stored in.
+        dtype: dtype of the weights in memory, whatever the stored dtype.
         compute_dtype: dtype in which sharded weights (``ModelParallelStrategy``, FSDP2) are gathered and computed with;
             None: `dtype`. Without sharding, use ``trainer.precision``.
         attn_implementation: attention of `transformers` (sdpa, eager, flash_attention_2).
@@ -45,30 +45,29 @@ class LatentSFTModule(ReasonerModule):
         alignment: ``mse`` or ``cosine``.
         latent_feedback: ``teacher`` (true features as inputs), ``mixed`` (a share of rows reads its own latents) or
             ``self`` (all rows do).
-        feedback_share: share of rows in ``mixed`` after its schedule.
-        feedback_start: optimizer step at which the share begins to grow from 0.
-        feedback_ramp: optimizer steps over which it grows linearly to `feedback_share`; 0: at once.
-        feedback_passes: parallel passes that make own latents.
+        feedback_share: final share of rows that read their own latents in ``mixed``.
+        feedback_start: optimizer step at which this share begins to grow from 0.
+        feedback_ramp: number of optimizer steps over which it grows linearly to `feedback_share`; 0: at once.
+        feedback_passes: number of parallel passes that compute own latents.
         latent_gradient: ``stop`` or ``pathwise`` (gradient through the fed latents of the last pass).
         cross_entropy: ``auto``, ``liger``, ``torch`` or ``chunked``.
-        freeze: parts that are not trained, among ``vision``, ``merger``, ``llm``, ``head``.
+        freeze: parts not to train, among ``vision``, ``merger``, ``llm``, ``head``.
         learning_rate: AdamW learning rate.
         vision_learning_rate: rate of the vision tower; None: `learning_rate`.
         merger_learning_rate: rate of the mergers; None: `learning_rate`.
         betas: AdamW betas.
         weight_decay: AdamW decay of matrices; norms and biases are not decayed.
         lr_schedule: ``cosine``, ``linear`` or ``constant`` after the warm-up.
-        warmup_ratio: share of all steps that warms up linearly.
+        warmup_ratio: share of all steps used for linear warm-up.
         lora_rank: rank of LoRA adapters in the language model; 0 for none.
         lora_alpha: LoRA scale, divided by the rank.
-        lora_dropout: dropout in front of the adapters.
+        lora_dropout: dropout before the adapters.
         lora_targets: pattern of module names that get an adapter.
         gradient_checkpointing: recompute activations in backward.
         liger_kernel: run norms and MLPs of the language model on Liger's kernels on CUDA; never on CPU.
-        max_latent_tokens: L_max written into exported checkpoints; None: the data module's, or the start checkpoint's
-            where the data module names none.
-        fixed_latents: exported checkpoints decode with exactly `max_latent_tokens` per span; None: as the data module,
-            or the start checkpoint, says.
+        max_latent_tokens: L_max stored in exported checkpoints; None: the data module's or else the start checkpoint's.
+        fixed_latents: whether exported checkpoints decode exactly `max_latent_tokens` latents per span; None: the data
+            module's setting or else the start checkpoint's.
 
     Raises:
         ConfigError: settings that contradict each other.
@@ -76,7 +75,7 @@ class LatentSFTModule(ReasonerModule):
 
     def __init__(
         self,
-        backbone: str = "tiny",
+        backbone: str | LatentReasoner = "tiny",
         init_from: str | None = None,
         dtype: Literal["float32", "bfloat16", "float16"] = "float32",
         compute_dtype: Literal["float32", "bfloat16", "float16"] | None = None,
@@ -110,6 +109,7 @@ class LatentSFTModule(ReasonerModule):
         fixed_latents: bool | None = None,
     ) -> None:
         super().__init__()
+        backbone = self.take(backbone)
         self.save_hyperparameters()
         if not 0 <= feedback_share <= 1:
             raise ConfigError(f"feedback_share must be between 0 and 1, got {feedback_share}")
@@ -126,10 +126,10 @@ class LatentSFTModule(ReasonerModule):
         self._eval_sums: Tensor | None = None
 
     def setup(self, stage: str) -> None:
-        """Settle how many latents a span has: what was not given is the data's.
+        """Fill span settings that were not given with those of the data module.
 
         Raises:
-            ConfigError: model and data contradict each other in training.
+            ConfigError: in training, model and data contradict each other.
         """
         data = getattr(self.trainer, "datamodule", None)
         settled = {name: self.hparams[name] for name in ("max_latent_tokens", "fixed_latents")}
@@ -141,12 +141,12 @@ class LatentSFTModule(ReasonerModule):
                     "another span budget than it was trained with; leave the model's out"
                 )
             settled[name] = theirs if own is None else own
-        self.save_hyperparameters(settled)  # so that checkpoints carry them
+        self.save_hyperparameters(settled)  # so that checkpoints contain them
         if hasattr(self, "reasoner"):
             self.adjust_settings(self.reasoner)
 
     def adjust_settings(self, reasoner: LatentReasoner) -> None:
-        """Exported checkpoints say what they were trained with."""
+        """Set the latent settings of exported checkpoints to those used in training."""
         settings, hparams = reasoner.settings, self.hparams
         if hparams["max_latent_tokens"] is not None:
             settings = replace(settings, max_latent_tokens=hparams["max_latent_tokens"])
@@ -157,7 +157,7 @@ class LatentSFTModule(ReasonerModule):
     # ------------------------------------------------------------------ training
 
     def current_feedback_share(self) -> float:
-        """Share of rows that reads its own latents at this optimizer step."""
+        """Share of rows that read their own latents at this optimizer step."""
         start, ramp = self.hparams["feedback_start"], self.hparams["feedback_ramp"]
         if self.global_step < start:
             return 0.0
@@ -165,7 +165,7 @@ class LatentSFTModule(ReasonerModule):
         return float(self.hparams["feedback_share"]) * grown
 
     def training_step(self, batch: SFTBatch, batch_idx: int) -> Tensor:
-        """Loss of one micro-batch, normalised by the token totals of its whole optimizer step."""
+        """Loss of one micro-batch, divided by the totals of its whole optimizer step."""
         accumulate, world = self.trainer.accumulate_grad_batches, self.trainer.world_size
         if batch.total_tokens is None and accumulate * world > 1:
             raise ConfigError(
@@ -173,17 +173,17 @@ class LatentSFTModule(ReasonerModule):
                 "means is not the mean over tokens. Load data with a futurel1 datamodule, or set total_tokens and "
                 "total_latents of every SFTBatch"
             )
-        # Another choice of self-fed rows every epoch, and for every seed of `seed_everything`.
+        # Each epoch and each seed of `seed_everything` chooses other rows to read their own latents.
         salt = int(os.environ.get("PL_GLOBAL_SEED", "0")) * 1_000_003 + self.current_epoch
         output = self.objective(self.reasoner, batch, feedback_share=self.current_feedback_share(), salt=salt)
         sums = self._sums(output, batch)
         self._train_sums = sums if self._train_sums is None else self._train_sums + sums
-        # The Trainer divides by the accumulation and averages gradients over ranks; the totals have done both.
+        # The totals cover all micro-batches and ranks; undo the Trainer's division by accumulation and world size.
         loss: Tensor = output.loss * (accumulate * world)
         return loss
 
     def _sums(self, output: LatentSFTOutput, batch: SFTBatch) -> Tensor:
-        """(7,) float64 sums that add up over micro-batches and ranks."""
+        """(7,) float64 sums, additive over micro-batches and ranks."""
         cosine = nn.functional.cosine_similarity(output.predicted.float(), output.target.float(), dim=-1).sum()
         numbers = (
             output.ce_sum, output.latent_sum, cosine, output.num_tokens, output.num_latents, len(batch),
@@ -201,7 +201,7 @@ class LatentSFTModule(ReasonerModule):
         return means
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
-        """Log the whole optimizer step: means over all its tokens, whatever the accumulation and the ranks."""
+        """Log means over all tokens of the optimizer step, across micro-batches and ranks."""
         norm = self.gradient_norm()
         if self._train_sums is None:
             return
@@ -222,8 +222,8 @@ class LatentSFTModule(ReasonerModule):
 
     def _evaluate(self, batch: SFTBatch) -> None:
         teacher = self._evaluators["teacher"](self.reasoner, batch)
-        # With true features as inputs the first token of a frame gives the others away, and one frame the next:
-        # whether a frame was imagined can only be seen on the model's own latents.
+        # True features as inputs reveal the rest of a frame after its first token, and the next frame after this one.
+        # Only the model's own latents show whether it imagined a frame.
         own = self._evaluators["self"](self.reasoner, batch)
         retrieved = hint_retrieval(own.predicted, own.target, own.span)
         hints = len(retrieved)
@@ -246,9 +246,9 @@ class LatentSFTModule(ReasonerModule):
             self.log("val_loss", logs["loss"], prog_bar=True, logger=False)  # a name without a slash, for file names
 
     def validation_step(self, batch: SFTBatch, batch_idx: int) -> None:
-        """Teacher-forced loss; on the model's own latents, cross entropy and retrieval of the true hint.
+        """Teacher-forced loss, and with the model's own latents, cross entropy and retrieval of the true hint.
 
-        Retrieval is the share of imagined hints that are nearest to their own true hint among those of the batch.
+        Retrieval is the share of imagined hints whose nearest true hint in the batch is their own.
         """
         self._evaluate(batch)
 
@@ -257,7 +257,7 @@ class LatentSFTModule(ReasonerModule):
         self._log_evaluation("val")
 
     def test_step(self, batch: SFTBatch, batch_idx: int) -> None:
-        """The same as validation, on the test split."""
+        """Like validation, on the test split."""
         self._evaluate(batch)
 
     def on_test_epoch_end(self) -> None:
@@ -268,8 +268,8 @@ class LatentSFTModule(ReasonerModule):
         """Teacher-forced scores of every record.
 
         Returns:
-            Per record `id` (file and number), `record_id` (its own `id`), `ce` (nats per token), `latent` (alignment
-            error) and `cosine`.
+            Per record, `id` (file and number), `record_id` (the record's own `id`), `ce` (nats per token), `latent`
+            (alignment error) and `cosine`.
         """
         scores = {
             name: column.tolist() for name, column in self._evaluators["teacher"].scores(self.reasoner, batch).items()

@@ -15,10 +15,10 @@ METRICS_FILE = "metrics.csv"
 
 
 class ResumableCSVLogger(CSVLogger):
-    """Lightning's CSVLogger, which keeps the rows of the run it continues instead of deleting them.
+    """Lightning's CSVLogger, but a resumed run keeps its earlier rows instead of deleting them.
 
-    Rows from the first newly logged step on are dropped: the resumed run computes them again. Arguments are those of
-    `lightning.pytorch.loggers.CSVLogger`; rows are written at once, so that a killed run keeps them.
+    Rows from the first newly logged step on are dropped, because the resumed run computes them again. Arguments are
+    those of `lightning.pytorch.loggers.CSVLogger`; rows are written immediately, so that a killed run keeps them.
     """
 
     def __init__(
@@ -35,14 +35,14 @@ class ResumableCSVLogger(CSVLogger):
 
     @property
     def experiment(self) -> Any:
-        """Lightning's writer; it deletes the file when it is made, so the file steps aside for that moment."""
+        """Lightning's writer; its constructor deletes the file, so the file is moved aside meanwhile."""
         if self._experiment is not None or getattr(rank_zero_only, "rank", 0) != 0:
             return super().experiment
         aside = self._file.with_suffix(".csv.kept")
         if self._file.is_file():
             os.replace(self._file, aside)
         experiment = super().experiment
-        if aside.is_file():  # also one that a process killed right here had left
+        if aside.is_file():  # perhaps left by a process that was killed at this point
             os.replace(aside, self._file)
             with self._file.open(newline="", encoding="utf-8") as stream:
                 experiment.metrics_keys = list(csv.DictReader(stream).fieldnames or [])
@@ -51,7 +51,7 @@ class ResumableCSVLogger(CSVLogger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
-        """Log metrics of a step; the first call drops the rows that are computed again."""
+        """Log metrics of a step; the first call drops the rows that will be computed again."""
         experiment = self.experiment
         if self._continues and step is not None:
             self._continues = False

@@ -19,7 +19,7 @@ def parts_of(reasoner: LatentReasoner) -> dict[Part, list[nn.Parameter]]:
 
     Returns:
         ``vision``: the tower without its mergers; ``merger``: merger and DeepStack mergers; ``head``: projection head;
-        ``llm``: the rest, embedding table and `lm_head` included.
+        ``llm``: the rest, including embedding table and `lm_head`.
     """
     merger = {id(p): p for module in reasoner.backbone.mergers() for p in module.parameters()}
     vision = {id(p): p for p in reasoner.backbone.vision_tower.parameters() if id(p) not in merger}
@@ -30,7 +30,7 @@ def parts_of(reasoner: LatentReasoner) -> dict[Part, list[nn.Parameter]]:
 
 
 def freeze_parts(reasoner: LatentReasoner, parts: Iterable[Part]) -> None:
-    """Take parts out of training.
+    """Freeze parts of a reasoner.
 
     Raises:
         ConfigError: an unknown part, or nothing left to train.
@@ -56,7 +56,7 @@ def parameter_groups(
         weight_decay: decay of matrices.
 
     Returns:
-        Groups with `params`, `lr`, `weight_decay` and `name`, empty ones left out.
+        Non-empty groups with `params`, `lr`, `weight_decay` and `name`.
     """
     groups = []
     for part, parameters in parts_of(reasoner).items():
@@ -73,12 +73,12 @@ def parameter_groups(
 
 
 def schedule_factor(schedule: Schedule, total_steps: int, warmup_ratio: float) -> Callable[[int], float]:
-    """Learning-rate factor by optimizer step: linear warm-up, then the schedule down to zero at `total_steps`.
+    """Learning-rate factor by optimizer step: linear warm-up, then the schedule; decays reach zero at `total_steps`.
 
     Args:
         schedule: shape after the warm-up.
         total_steps: optimizer steps of the whole run.
-        warmup_ratio: share of them that warms up.
+        warmup_ratio: share of these steps used for warm-up.
 
     Raises:
         ConfigError: an unknown schedule, or a ratio outside 0 to 1.

@@ -1,4 +1,4 @@
-"""What reinforcement learning logs: sums over an optimizer step and over an evaluation, added up over ranks."""
+"""Statistics that reinforcement learning logs: sums over an optimizer step or an evaluation, over all ranks."""
 
 import math
 import time
@@ -14,13 +14,13 @@ from futurel1.rollout.experience import Experience
 
 
 class Reduce(Protocol):
-    """Adds float64 numbers up over all ranks, or takes their maxima; see :meth:`ReasonerModule.reduced`."""
+    """Sums float64 numbers over all ranks, or takes their maxima; see :meth:`ReasonerModule.reduced`."""
 
     def __call__(self, values: Tensor, *, maximum: bool = False) -> list[float]: ...  # noqa: D102 (documented above)
 
 
 class StepStatistics:
-    """Numbers of one optimizer step, whatever the accumulation and the ranks: means over all its tokens."""
+    """Statistics of one optimizer step: means over all its tokens, across micro-batches and ranks."""
 
     def __init__(self) -> None:
         self._began = time.perf_counter()
@@ -33,8 +33,8 @@ class StepStatistics:
 
         Args:
             batch: the micro-batch.
-            scores: of its rollouts, under the current policy.
-            output: its terms of the objective.
+            scores: scores of the micro-batch's rollouts under the current policy.
+            output: the micro-batch's terms of the objective.
             mask: (N, R) bool, decisions that count.
         """
         rollout, text, latents = batch.rollout, output.text, output.latents
@@ -82,11 +82,12 @@ class StepStatistics:
         """The step's log; all ranks have to call it.
 
         Args:
-            reduce: adds up over ranks.
+            reduce: reduction over ranks.
             latent_term: whether latents enter the loss.
 
         Returns:
-            Every name at every step, NaN where there was nothing: Lightning logs the last value of a name again.
+            The same names at every step, NaN where nothing was counted: Lightning would log the last value of a missing
+            name again.
         """
         sums = _reduced(self._sums, reduce)
         most = _reduced(self._maxima, reduce, maximum=True)
@@ -127,16 +128,16 @@ class EvaluationStatistics:
     """Means of an evaluation over all ranks.
 
     Args:
-        names: columns that are logged.
+        names: names of the columns to log.
     """
 
     def __init__(self, names: list[str]) -> None:
         self._sums = {name: torch.zeros(2, dtype=torch.float64) for name in sorted(names)}
 
     def add(self, columns: Mapping[str, Tensor]) -> None:
-        """Add (B,) columns; NaN is not counted, and ``accuracy`` becomes the share that is right.
+        """Add (B,) columns; NaN is not counted, and ``accuracy`` becomes the share of correct answers.
 
-        The accuracy reward charges repetition on top, with -1.
+        The accuracy reward also penalises repetition, by -1, so its mean is not that share.
         """
         for name, values in columns.items():
             if name == "accuracy":
@@ -147,7 +148,7 @@ class EvaluationStatistics:
 
     def means(self, reduce: Reduce) -> dict[str, float]:
         """Mean of each column that has a value on any rank; all ranks have to call it."""
-        # A rank without samples has the same names: they do not depend on what it saw.
+        # Names do not depend on the samples, so ranks without samples have the same ones.
         values = reduce(torch.cat(list(self._sums.values())))
         pairs = zip(self._sums, values[::2], values[1::2], strict=True)
         return {name: total / known for name, total, known in pairs if known}
@@ -159,5 +160,5 @@ def _reduced(values: dict[str, Tensor], reduce: Reduce, *, maximum: bool = False
 
 
 def ratio(total: float, count: float) -> float:
-    """`total / count`, NaN where there is nothing to count."""
+    """`total / count`, NaN if `count` is 0."""
     return total / count if count else math.nan

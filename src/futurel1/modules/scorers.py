@@ -1,4 +1,4 @@
-"""What `futurel1 test` does for each benchmark: one scorer each, with its metric, its columns and its table."""
+"""Scorers of `futurel1 test`, one per benchmark, with its metrics, record columns and table."""
 
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -18,30 +18,30 @@ Record = dict[str, Any]
 
 
 class Scorer:
-    """Scores nothing: `futurel1 test` then measures use of latents and throughput alone.
+    """Scores nothing: `futurel1 test` then only measures use of latents and throughput.
 
-    A scorer of a benchmark derives from this class and is listed in `SCORERS`.
+    The scorer of a benchmark derives from this class and is listed in `SCORERS`.
 
     Args:
         judge: judge of free answers, for benchmarks that need one.
-        voted: several responses per prompt are decoded, and their vote is scored.
+        voted: whether several responses per prompt are decoded, and their vote is scored.
     """
 
     splits: ClassVar[tuple[str, ...]] = ()
-    """Parts of the benchmark, by which use of latents is reported too."""
+    """Splits of the benchmark, for which use of latents is also reported."""
     published: ClassVar[PublishedBenchmark | None] = None
-    """The benchmark's table of published rows; None: none."""
+    """Name of the benchmark's table of published rows, if there is one."""
 
     def __init__(self, judge: Judge | None = None, voted: bool = False) -> None:
         self.judge = judge
         self.voted = voted
 
     def metrics(self) -> dict[str, Metric]:
-        """The benchmark's metrics by name; their module is the one that holds the model."""
+        """The benchmark's metrics by name; the module with the model holds them."""
         return {}
 
     def begin(self) -> None:
-        """Forget what a test that was interrupted left."""
+        """Reset the state of an interrupted test."""
 
     def score(
         self,
@@ -50,26 +50,26 @@ class Scorer:
         responses: Sequence[Transcript],
         infos: Sequence[PromptInfo],
     ) -> None:
-        """Score a batch, and add what is known of each response to its record.
+        """Score a batch, and add scores to the records.
 
         Args:
-            metrics: those of :meth:`metrics`, on the model's device.
-            records: one per prompt, as `futurel1 predict` writes them.
-            responses: the one that stands for each prompt.
-            infos: what is known of each prompt.
+            metrics: the metrics of :meth:`metrics`, on the model's device.
+            records: one record per prompt, as `futurel1 predict` writes them.
+            responses: the elected response of each prompt.
+            infos: answer, options and other metadata of each prompt.
         """
 
     def finish(self, metrics: dict[str, Any]) -> Sequence[Record]:
-        """Score what is better scored all at once; records that have changed since they were written."""
+        """Score responses that are scored all at once; returns the records that this changed."""
         return ()
 
     def table(self, values: dict[str, float], form: Any, label: str) -> str:
-        """Our row below the published ones, as ``markdown`` or ``latex``; "" without a table."""
+        """Our row below the published ones, as ``markdown`` or ``latex``; "" without a published table."""
         return "" if self.published is None else comparison_table(values, self.published, form, label)
 
 
 class FutureBenchScorer(Scorer):
-    """FutureBench: accuracy by split and protocol; of several responses the vote counts, by the strict protocol."""
+    """FutureBench: accuracy by split and protocol; several responses are voted on, by the strict protocol."""
 
     splits = FUTUREBENCH_SPLITS
     published = "futurebench"
@@ -85,7 +85,7 @@ class FutureBenchScorer(Scorer):
         responses: Sequence[Transcript],
         infos: Sequence[PromptInfo],
     ) -> None:
-        """Score a batch; records get `split`, and the letter by both protocols as `paper` and `strict`."""
+        """Score a batch; records get `split`, and the letters by both protocols as `paper` and `strict`."""
         texts = [
             f"<answer>{record['answer']}</answer>" if self.voted else response.text
             for record, response in zip(records, responses, strict=True)
@@ -103,7 +103,7 @@ class FutureBenchScorer(Scorer):
 
 
 class TwiFFBenchScorer(Scorer):
-    """TwiFF-Bench: a judge scores reasoning and answer, all at once when the responses are written.
+    """TwiFF-Bench: a judge scores reasoning and answer of all responses at once, when decoding is done.
 
     Args:
         judge: the judge.
@@ -122,7 +122,7 @@ class TwiFFBenchScorer(Scorer):
         self.begin()
 
     def begin(self) -> None:
-        """Forget responses that wait for the judge."""
+        """Discard responses that wait for the judge."""
         self._waiting: list[tuple[Record, PromptInfo, str]] = []
 
     def metrics(self) -> dict[str, Metric]:
@@ -141,7 +141,7 @@ class TwiFFBenchScorer(Scorer):
         self._waiting += zip(records, infos, texts, strict=True)
 
     def finish(self, metrics: dict[str, Any]) -> Sequence[Record]:
-        """Have all responses of this rank judged; records get `score` and `judge`, its reason."""
+        """Have all responses of this rank judged; records get `score`, and the judge's reason as `judge`."""
         judge: Any = self.judge
         items = [
             ResponseItem(
@@ -169,4 +169,4 @@ SCORERS: dict[str, type[Scorer]] = {
     "futurebench": FutureBenchScorer,
     "twiffbench": TwiFFBenchScorer,
 }
-"""Names of benchmarks, as `model.init_args.benchmark` says them."""
+"""Scorers by the values of `model.init_args.benchmark`."""

@@ -1,4 +1,4 @@
-"""Nested settings of a LightningModule: dataclasses that check themselves, kept as plain values in checkpoints."""
+"""Nested settings of a LightningModule: self-validating dataclasses, stored as plain values in checkpoints."""
 
 from collections.abc import Mapping, MutableMapping
 from dataclasses import asdict
@@ -8,12 +8,13 @@ Settings = TypeVar("Settings")
 
 
 def settings_of(hparams: MutableMapping[str, Any], name: str, given: Any, kind: type[Settings]) -> Settings:
-    """Settings that a constructor got: a dataclass, or its fields as a checkpoint has them.
+    """Settings from a constructor argument: a dataclass, or a mapping of its fields from a checkpoint.
 
     Args:
-        hparams: hyper-parameters of the module; they keep the fields, so that a checkpoint holds plain values.
+        hparams: hyper-parameters of the module, in which the fields replace the dataclass, so that checkpoints contain
+            plain values.
         name: name of the argument.
-        given: its value.
+        given: value of the argument.
         kind: the dataclass.
     """
     made: Any = kind(**given) if isinstance(given, Mapping) else given

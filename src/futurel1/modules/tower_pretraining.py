@@ -1,4 +1,4 @@
-"""A vision tower learns to see the world of events, before a language model learns to read what it sees."""
+"""Pretraining of a vision tower on the world of events, before a language model learns to read its features."""
 
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from futurel1.datamodules.event_frames import FrameBatch
 from futurel1.errors import ConfigError
-from futurel1.models import LatentReasoner, LatentTokens, load_processor
+from futurel1.models import LatentReasoner, LatentTokens, TrainingRun, load_processor
 from futurel1.models.backbones import Qwen3VLBackbone
 from futurel1.models.backbones.tiny import tiny_model
 from futurel1.models.checkpoints import TINY_RANDOM
@@ -22,24 +22,24 @@ from futurel1.worlds.collisions import NUM_STATES
 
 
 class TowerPretrainModule(LightningModule):
-    """Trains the vision tower alone: every post-merger feature of a frame regresses what the whole frame shows.
+    """Trains only the vision tower: every post-merger feature of a frame regresses the content of the whole frame.
 
     The target is the frame's code (positions, colours and forms of the shapes, gate, pillar), centred, scaled to a root
-    mean square of 1 and rotated at random into the width of the features. So a feature holds what can be said of the
-    frame and nothing else, a mean of features says the same, and features have the scale that latents need. DeepStack
-    mergers have no part in the loss and stay as they were initialised.
+    mean square of 1 and rotated at random into the width of the features. So every feature, and any mean of features,
+    describes the whole frame and nothing else, and features have the scale that latents need. DeepStack mergers are not
+    part of the loss and keep their initial weights.
 
     Args:
-        vision_depth: layers of the vision tower.
+        vision_depth: number of layers of the vision tower.
         vision_width: width of the vision tower.
-        text_depth: layers of the language model, which is exported as it was initialised.
+        text_depth: number of layers of the language model, which is exported with its initial weights.
         text_width: width of the language model, and of the features.
         seed: seed of the initial weights.
         learning_rate: AdamW learning rate.
         betas: AdamW betas.
         weight_decay: AdamW decay.
         lr_schedule: ``cosine``, ``linear`` or ``constant`` after the warm-up.
-        warmup_ratio: share of all steps that warms up linearly.
+        warmup_ratio: share of all steps used for linear warm-up.
         rotation_seed: seed of the rotation.
 
     Raises:
@@ -73,7 +73,7 @@ class TowerPretrainModule(LightningModule):
         return load_processor(TINY_RANDOM)
 
     def configure_model(self) -> None:
-        """Make the backbone once, and the target's constants."""
+        """Build the backbone and the target's constants, once."""
         if hasattr(self, "reasoner"):
             return
         hparams = self.hparams
@@ -101,7 +101,7 @@ class TowerPretrainModule(LightningModule):
         self.register_buffer("scale", (width / (codes - mean).square().sum(dim=1).mean()).sqrt())
 
     def on_train_start(self) -> None:
-        """`tiny_model` returns eval mode and `fit` keeps it: switch to training mode here."""
+        """Switch to training mode: `tiny_model` returns eval mode, and `fit` keeps it."""
         self.train()
 
     def _features(self, batch: FrameBatch) -> tuple[Tensor, Tensor]:
@@ -113,7 +113,7 @@ class TowerPretrainModule(LightningModule):
         return features.embeds, target.repeat_interleave(counts, dim=0)
 
     def codes(self, features: Tensor) -> Tensor:
-        """(N, H) features to the (N, CODE_SIZE) scene codes that they stand for: the rotation undone."""
+        """(N, H) features to the (N, CODE_SIZE) scene codes that they stand for, by inverting the rotation."""
         mean, scale, rotation = self.get_buffer("mean"), self.get_buffer("scale"), self.get_buffer("rotation")
         return features @ rotation.T / scale + mean
 
@@ -126,7 +126,7 @@ class TowerPretrainModule(LightningModule):
         return loss
 
     def validation_step(self, batch: FrameBatch, batch_idx: int) -> None:
-        """Error, and what can be read from the mean feature of a frame by undoing the rotation."""
+        """Log the error, and how well the mean feature of a frame encodes positions, colours and visibility."""
         features, target = self._features(batch)
         frames = len(batch.codes)
         pooled = features.view(frames, -1, features.shape[-1]).mean(dim=1)
@@ -137,7 +137,7 @@ class TowerPretrainModule(LightningModule):
         values: dict[str, Any] = {
             "loss": F.mse_loss(features, target),
             "rms": features.square().mean().sqrt(),
-            "position_error": float(apart.mean()),  # sides of the arena
+            "position_error": float(apart.mean()),  # in sides of the arena
             "colour_accuracy": float((told[1] == true[1])[visible].mean()),
             "visible_accuracy": float((told[2] == visible).mean()),
         }
@@ -157,15 +157,16 @@ class TowerPretrainModule(LightningModule):
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
-    def export(self, folder: str | Path) -> Path:
+    def export(self, folder: str | Path, *, training: TrainingRun | None = None) -> Path:
         """Write the model in Hugging Face format.
 
         Args:
-            folder: where to write.
+            folder: folder to write.
+            training: the run, for the model card.
 
         Returns:
             The folder.
         """
         if self.global_rank == 0:
-            self.reasoner.save_pretrained(folder)
+            self.reasoner.save_pretrained(folder, training=training)
         return Path(folder)

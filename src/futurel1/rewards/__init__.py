@@ -1,6 +1,6 @@
-"""Rewards of a rollout and the judge they, and the benchmarks, may ask; nothing here knows of Lightning.
+"""Rewards of rollouts, and the judge that rewards and benchmarks may ask; all independent of Lightning.
 
-PyTorch loads when a reward is first used, so that the judge stays light.
+PyTorch is imported when a reward is first used, so that the judge stays light.
 """
 
 from importlib import import_module

@@ -1,4 +1,4 @@
-"""Whether the answer is right."""
+"""Reward for a correct answer."""
 
 import math
 
@@ -19,13 +19,13 @@ class AccuracyReward(Reward):
 
     The rule comes first: the first ``<answer>`` equals the ground truth, apart from case, blanks and surrounding
     brackets, quotes and full stops of any script, as :func:`~futurel1.metrics.functional.plain_answer` compares them:
-    ``（B）`` and ``b。`` are B. What fails the rule goes to the judge, all of it in one call; no answer is wrong
-    without asking, and a repetitive response is not asked about. `inputs.correct`, where given, is returned as it is.
+    ``（B）`` and ``b。`` are B. All answers that fail the rule go to the judge in one call. The judge is not asked
+    about responses without an answer (0) or repetitive ones (-1). `inputs.correct`, if given, is returned unchanged.
 
     Args:
-        judge: asked about answers that differ from the ground truth; None: they are wrong.
-        repetition_limit: a response with a higher `repetition_score` is repetitive; 1: none is, for reasoning that has
-            to say the same again where nothing changed.
+        judge: judges answers that fail the rule; None: they are wrong.
+        repetition_limit: a response with a higher `repetition_score` is repetitive; 1 switches this off, for reasoning
+            that has to repeat itself where nothing changed.
 
     Raises:
         ConfigError: a limit outside 0 to 1.
@@ -44,10 +44,10 @@ class AccuracyReward(Reward):
             inputs: the rollouts.
 
         Returns:
-            (N,) float32; NaN where the judge's call failed.
+            (N,) float32; NaN where the judge gave no verdict.
 
         Raises:
-            JudgeError: the judge refuses the calls, or too many of them fail.
+            JudgeError: the endpoint refuses the calls, or too many of them fail.
         """
         device = inputs.group_ids.device
         if inputs.correct is not None:

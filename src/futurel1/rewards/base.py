@@ -1,4 +1,4 @@
-"""What a reward is given and what it gives. Shapes: N rollouts, S latents of a rollout, H hidden size."""
+"""Inputs and outputs of rewards. Shapes: N rollouts, S latents of a rollout, H hidden size."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -15,21 +15,20 @@ RewardVariant = Literal["paper", "released"]
 
 @dataclass
 class RewardInputs:
-    """N rollouts to be scored, in any order.
+    """N rollouts to score, in any order.
 
     Attributes:
-        responses: decoded texts, special tokens kept.
+        responses: decoded texts, including special tokens.
         answers: ground truths, ``"B"`` or ``"<answer>B</answer>"``.
-        problems: what was asked, with its options.
+        problems: the questions, with their options.
         group_ids: (N,) int64; rollouts of one prompt share a number.
         response_lengths: (N,) int64 tokens.
-        reference_lengths: (N,) int64 tokens of a reference response, 0 or less where there is none.
+        reference_lengths: (N,) int64 tokens of a reference response, 0 or less if there is none.
         latents: (N, S, H) in order of emission, right-padded.
         latent_mask: (N, S) bool, True at latents.
         span_ids: (N, S) int64 number of the span of each latent, -1 at padding.
-        span_counts: (N,) int64 complete spans of each response by the rollout's span table, those without latents too.
-        correct: (N,) float accuracy where it is known already, NaN where it could not be found out; `CompositeReward`
-            fills it.
+        span_counts: (N,) int64 complete spans of each response in the rollout's span table, including empty spans.
+        correct: (N,) float accuracy if known already, NaN where it could not be determined; `CompositeReward` fills it.
 
     Raises:
         BatchError: fields that contradict each other.
@@ -82,10 +81,10 @@ class RewardInputs:
         return len(self.responses)
 
     def spans(self) -> Tensor | None:
-        """Number of spans of each response by the rollout's span table, as far as it is known.
+        """Number of spans of each response in the rollout's span table, as far as it is known.
 
         Returns:
-            (N,) int64: `span_counts`; without it as many as `span_ids` numbers; None where there are no latents.
+            (N,) int64: `span_counts`, else the number derived from `span_ids`; None without latents.
 
         Raises:
             BatchError: latents without `span_ids` and `span_counts`.
@@ -94,7 +93,7 @@ class RewardInputs:
             return self.span_counts
         if self.span_ids is None:
             raise BatchError("latents without span_ids (N, S) or span_counts (N,): their spans are not known")
-        # A span without latents has a number too, which only those behind it show.
+        # Empty spans are numbered too, but only show if a span with latents follows them.
         return torch.cat([self.span_ids, self.span_ids.new_full((len(self), 1), -1)], dim=1).amax(dim=1) + 1
 
 
@@ -105,7 +104,7 @@ def _kind(tensor: Tensor) -> str:
 
 
 class Reward(ABC):
-    """Scores rollouts; any callable with this signature will do as one."""
+    """Scores rollouts; any callable with this signature can be used instead."""
 
     @abstractmethod
     def __call__(self, inputs: RewardInputs) -> Tensor:
@@ -126,7 +125,7 @@ class RewardOutput:
     Attributes:
         total: (N,) float32 weighted sum of the parts, NaN where not valid.
         parts: (N,) float32 of every reward, before weights.
-        valid: (N,) bool, False where a part that has a weight is not finite; such a rollout must not be learned from.
+        valid: (N,) bool, False where a part with a non-zero weight is not finite; do not train on such a rollout.
     """
 
     total: Tensor

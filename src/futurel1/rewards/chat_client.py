@@ -1,4 +1,4 @@
-"""Requests to an OpenAI-compatible chat endpoint that may be slow, busy, wrong or down: retries, keys, concurrency."""
+"""Requests to an OpenAI-compatible chat endpoint: concurrency, keys, and retries when it is slow, busy or wrong."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _Result = TypeVar("_Result")
 
 
 class AttemptError(Exception):
-    """An attempt that failed in a way that may pass."""
+    """An attempt that failed in a way that a retry may overcome."""
 
     def __init__(self, category: str, detail: str, retry_after_s: float = 0.0) -> None:
         super().__init__(f"{category}: {detail}" if detail else category)
@@ -50,7 +50,7 @@ class AttemptError(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class EndpointSettings:
-    """Where an endpoint is and how it is asked; :class:`~futurel1.rewards.Judge` documents the settings.
+    """Address of an endpoint, and limits of its requests; :class:`~futurel1.rewards.Judge` documents the settings.
 
     Raises:
         ConfigError: settings out of range.
@@ -77,10 +77,10 @@ class EndpointSettings:
         object.__setattr__(self, "base_url", _checked_url(self.base_url))
 
     def api_key(self) -> str:
-        """The key, or an empty string; no message ever shows it.
+        """The key, or an empty string if none is needed; no message ever shows the key.
 
         Raises:
-            ConfigError: no key where there should be one, or one that no request can carry.
+            ConfigError: the key is not set, or contains characters that a request header cannot carry.
         """
         if self.api_key_env is None:
             return ""
@@ -90,7 +90,7 @@ class EndpointSettings:
                 f"the environment variable {self.api_key_env} with the judge's key is not set or empty; set it, name "
                 "another one in api_key_env, or set api_key_env to null for an endpoint without keys"
             )
-        # HTTP libraries quote a header they cannot send, key and all.
+        # HTTP libraries quote a header that they cannot send, including the key.
         if not (key.isascii() and key.isprintable()) or " " in key:
             raise ConfigError(
                 f"the key in the environment variable {self.api_key_env} contains a blank, a line break or a character "
@@ -99,22 +99,22 @@ class EndpointSettings:
         return key
 
     def redact(self, text: str) -> str:
-        """Text from outside, without the key: endpoints and proxies may echo a request."""
+        """Remove the key from a text: endpoints and proxies may echo a request."""
         key = self.api_key()
         return text.replace(key, "[api key]") if key else text
 
 
 class ChatClient:
-    """Asks an endpoint until it gives a reply that can be read.
+    """Sends requests to an endpoint until it gives a readable reply.
 
-    Requests that time out, lose their connection, get 408, 429 or 5xx, or a reply that cannot be read are repeated with
-    exponential back-off and full jitter; `Retry-After` is honoured. Any other status is a `JudgeError`, as every
+    Requests that time out, lose their connection, or get 408, 429, 5xx or an unreadable reply are repeated with
+    exponential back-off and full jitter; `Retry-After` is honoured. Any other status raises `JudgeError`, because every
     further call would get it too.
 
     Args:
-        endpoint: where the endpoint is and how it is asked.
+        endpoint: address of the endpoint, and limits of its requests.
         model: the model's name, for messages.
-        stats: where requests and retries are counted.
+        stats: object that counts requests and retries.
 
     Raises:
         ConfigError: the endpoint's key is not set.
@@ -124,7 +124,7 @@ class ChatClient:
         self.endpoint = endpoint
         self.model = model
         self._stats = stats
-        # A generator of its own: jitter must not move the global one, which seeded training uses.
+        # A separate generator: jitter must not advance the global one, which seeded training uses.
         self._jitter = random.Random()
         endpoint.api_key()
 
@@ -135,15 +135,15 @@ class ChatClient:
 
         Args:
             count: number of items.
-            ask: asks about the item of a number, in a session.
+            ask: coroutine function that asks about the item with a number, in a session.
             progress: show a progress bar.
         """
         import httpx
         from rich.console import Console
         from rich.progress import Progress
 
-        # A call keeps its place while it waits for a retry: a busy or dead endpoint slows the list down, and its
-        # failures show after `max_attempts` requests, not after every item has been tried once.
+        # A call keeps its place while it waits for a retry. So a busy or dead endpoint slows the whole list down, and
+        # its failures show after `max_attempts` requests instead of after one attempt for every item.
         limit = self.endpoint.concurrency
         places = asyncio.Semaphore(limit)
         session = httpx.AsyncClient(
@@ -166,7 +166,7 @@ class ChatClient:
                     for number in range(count):
                         group.create_task(ask_one(number))
             except ExceptionGroup as errors:
-                # Every item fails in its own task; the first error is what stopped the others.
+                # Each item fails in its own task; the first error is the one that cancelled the others.
                 raise errors.exceptions[0] from None
 
     async def ask(
@@ -177,11 +177,11 @@ class ChatClient:
         Args:
             session: open connections, from :meth:`ask_all`.
             body: the request.
-            read: reads the body of a response; raises `ReplyError` where it cannot.
+            read: reads the body of a response; raises `ReplyError` if it cannot.
             label: names the item in messages.
 
         Returns:
-            What was read, or why the last attempt failed; and how many requests were sent.
+            What `read` returned, or why the last attempt failed; and the number of requests sent.
 
         Raises:
             JudgeError: the endpoint refuses the call.
@@ -215,7 +215,7 @@ class ChatClient:
     async def _post(
         self, session: httpx.AsyncClient, body: bytes, read: Callable[[str], _Result], label: str
     ) -> _Result:
-        """One request, and what its response says."""
+        """Send one request and read its response."""
         import httpx
 
         self._stats.requests += 1
@@ -228,7 +228,7 @@ class ChatClient:
         except httpx.RequestError as error:
             raise AttemptError("connection", f"{type(error).__name__} {error}".strip()) from None
         status, text = response.status_code, response.text
-        # The key is taken out before the excerpt is cut, which could leave half of it.
+        # Redact before cutting the excerpt: a cut could leave half of the key.
         quoted = excerpt(self.endpoint.redact(text)) or "empty body"
         if status in (408, 429) or status >= 500:
             wait_s = retry_after_s(response.headers.get("Retry-After"))
@@ -266,7 +266,7 @@ class ChatClient:
 
 
 def require_packages() -> None:
-    """Refuse to go on without what sends requests.
+    """Check that the packages that send requests are installed.
 
     Raises:
         ConfigError: `httpx` or `tenacity` is not installed.
@@ -289,13 +289,13 @@ def run_to_end(coroutine: Coroutine[Any, Any, _Result]) -> _Result:
 
 
 def excerpt(text: str) -> str:
-    """The beginning of a text, in one line."""
+    """The beginning of a text, on one line."""
     text = " ".join(text.split())
     return text if len(text) <= _EXCERPT_LENGTH else f"{text[:_EXCERPT_LENGTH]}.."
 
 
 def retry_after_s(header: str | None) -> float:
-    """Seconds to wait by a `Retry-After` header, in seconds or as a date; 0 without a readable one."""
+    """Seconds to wait according to a `Retry-After` header (seconds or a date); 0 without a readable one."""
     if header is None:
         return 0.0
     if re.fullmatch(r"\s*\d{1,9}(\.\d+)?\s*", header):

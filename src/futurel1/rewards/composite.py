@@ -1,4 +1,4 @@
-"""Several rewards as one."""
+"""Weighted sum of several rewards."""
 
 import math
 from dataclasses import replace
@@ -18,21 +18,21 @@ from futurel1.rewards.length import LengthPenalty
 from futurel1.rewards.repetition import RepetitionPenalty
 
 ACCURACY = "accuracy"
-"""Name of the reward that is computed first and tells the others what is correct."""
+"""Name of the reward that is computed first and tells the others which answers are correct."""
 
 
 class CompositeReward:
     """Weighted sum of rewards (Future-L1, arXiv 2606.05769).
 
-    The reward named ``accuracy`` is computed first; the others read it as `inputs.correct`. Penalties return what they
-    charge and have negative weights; a reward of weight 0 is computed and reported only.
+    The reward named ``accuracy`` is computed first; the others read it as `inputs.correct`. Penalties return positive
+    values and have negative weights; a reward of weight 0 is only computed and reported.
 
     Args:
-        rewards: rewards by name; a text ``"module:callable"`` names a function, or another callable, of your own.
-        weights: weight of each of them, by the same names.
+        rewards: rewards by name; a string ``"module:callable"`` names your own function or other callable.
+        weights: weight of each reward, by the same names.
 
     Raises:
-        ConfigError: names that differ, a weight that is not finite, a ``"module:callable"`` that cannot be had.
+        ConfigError: names that differ, a weight that is not finite, a ``"module:callable"`` that cannot be imported.
     """
 
     def __init__(self, rewards: dict[str, Reward | str], weights: dict[str, float]) -> None:
@@ -61,14 +61,14 @@ class CompositeReward:
         """The six rewards of Future-L1: accuracy, format, length, repetition, contrastive and diversity.
 
         Args:
-            name: ``"paper"``: as its equations; ``"released"``: as the released code computes them, with its length
-                penalty and with the weights that the paper gives the two latent terms (the code ships them at 0).
-            judge: asked about answers that fail the rule; None: they are wrong.
-            rewards: further rewards, or others in place of the six.
+            name: ``"paper"``: as in its equations; ``"released"``: as in the released code, with its length penalty and
+                with the weights that the paper gives the two latent terms (the code sets them to 0).
+            judge: judges answers that fail the rule; None: they are wrong.
+            rewards: further rewards, or replacements of the six by name.
             weights: weights of those, or other weights of the six.
 
         Raises:
-            ConfigError: another name, a judge beside an accuracy reward that would not ask it, or as the constructor.
+            ConfigError: an unknown name, a judge next to an accuracy reward that would not ask it, or as for the class.
         """
         if name not in ("paper", "released"):
             raise ConfigError(f"the reward presets are 'paper' and 'released', got {name!r}")
@@ -100,11 +100,11 @@ class CompositeReward:
             inputs: the rollouts.
 
         Returns:
-            Total, parts and which totals are valid.
+            Total, parts, and which totals are valid.
 
         Raises:
-            ConfigError: a reward that does not return a (N,) tensor of numbers.
-            JudgeError: the judge refuses the calls, or too many of them fail.
+            ConfigError: a reward does not return a tensor of N numbers.
+            JudgeError: the endpoint refuses the calls, or too many of them fail.
         """
         parts: dict[str, Tensor] = {}
         for name in sorted(self.rewards, key=lambda name: name != ACCURACY):
@@ -130,7 +130,7 @@ class CompositeReward:
 
 
 def _resolve(key: str, reward: Reward | str) -> Reward:
-    """The reward itself, or the callable that a text names."""
+    """Return the reward itself, or the callable that a string names."""
     found: object = reward
     if isinstance(reward, str):
         module_name, _, name = reward.partition(":")

@@ -1,4 +1,4 @@
-"""Whether a rollout's latents resemble those of correct rollouts more than those of wrong ones.
+"""Reward for latents that resemble those of correct rollouts more than those of wrong ones.
 
 Shapes: K groups of the same size, G rollouts each, S latents of a rollout, H hidden size.
 """
@@ -16,25 +16,25 @@ NUMBERS_AT_ONCE = 2**23
 
 
 class OutcomeContrastiveReward(Reward):
-    """Similarity to the nearest correct rollout against the wrong ones (R_ctr; Future-L1, arXiv 2606.05769, Eq. 5).
+    """Similarity to the nearest correct rollout, contrasted with wrong (R_ctr; Future-L1, arXiv 2606.05769, Eq. 5).
 
     ``exp(s_i+ / tau) / (exp(s_i+ / tau) + sum_{j in N_i} exp(s_ij / tau))``: P_i and N_i are the other correct and
     wrong rollouts of the group that have latents, `s_i+` is the largest `s_ij` over P_i, and `s_ij` is the mean of
-    ``(1 + cosine) / 2`` over the latents that both have. 0 without latents or without positives. A rollout is correct
-    from accuracy 1 on; `inputs.correct` is asked, or the rule of `AccuracyReward` without it.
+    ``(1 + cosine) / 2`` over the latents that both have. The value is 0 without latents or without positives. A rollout
+    is correct if its accuracy is at least 1: `inputs.correct`, else the rule of `AccuracyReward`.
 
-    A rollout whose correctness is NaN is neither positive nor negative for others. Its own value does not depend on it
-    in the paper's variant, and is NaN in the released one. Latents that are not finite make every value NaN that
-    depends on them.
+    A rollout whose correctness is NaN is neither positive nor negative for others. In the paper's variant its own value
+    does not depend on its correctness; in the released variant its value is NaN. Latents that are not finite make every
+    dependent value NaN.
 
     Args:
         temperature: tau.
-        variant: ``"paper"``, or ``"released"`` as in the released code: a wrong rollout is among its own negatives, the
-            only correct one is its own positive, without positives the numerator and its term are 1, without negatives
-            the value is ``s_i+ / tau``, and a group of one gets 0.
+        variant: ``"paper"``, or ``"released"`` as in the released code: a wrong rollout is among its own negatives, a
+            single correct rollout is its own positive, without positives the numerator and its term are 1, without
+            negatives the value is ``s_i+ / tau``, and a group of one gets 0.
 
     Raises:
-        ConfigError: a value outside its choices.
+        ConfigError: an invalid temperature or variant.
     """
 
     def __init__(self, temperature: float = 0.5, variant: RewardVariant = "paper") -> None:
@@ -68,7 +68,7 @@ class OutcomeContrastiveReward(Reward):
         return rewards.to(device)
 
     def _of_groups(self, scaled: Tensor, present: Tensor, correct: Tensor) -> Tensor:
-        """(K, G) rewards from (K, G, G) similarities over tau; comparisons with NaN are false."""
+        """(K, G) rewards from (K, G, G) similarities divided by tau; comparisons with NaN are false."""
         positive, negative = present & (correct >= 1), present & (correct < 1)
         other = ~torch.eye(scaled.shape[-1], dtype=torch.bool, device=scaled.device)
         positives, negatives = positive[:, None] & other, negative[:, None] & other
@@ -86,7 +86,7 @@ class OutcomeContrastiveReward(Reward):
 
 
 def trajectory_similarity(latents: Tensor, mask: Tensor, rows: Tensor) -> Tensor:
-    """Similarity of the latents of any two rollouts of a group (`s_ij` of Future-L1, Eq. 5), in float32.
+    """Similarity of the latents of every two rollouts of a group (`s_ij` of Future-L1, Eq. 5), in float32.
 
     Args:
         latents: (N, S, H), right-padded.
@@ -94,7 +94,8 @@ def trajectory_similarity(latents: Tensor, mask: Tensor, rows: Tensor) -> Tensor
         rows: (K, G) int64 rollouts of each group.
 
     Returns:
-        (K, G, G) float32, 0 to 1; a zero latent counts as orthogonal to all, and a pair without latents has 0.5.
+        (K, G, G) float32, 0 to 1; a zero latent counts as orthogonal to all others, and a pair without common latents
+        has 0.5.
     """
     steps = torch.arange(latents.shape[1], device=latents.device)
     place = rows[:, None, :], steps[:, None]
@@ -110,10 +111,10 @@ def trajectory_similarity(latents: Tensor, mask: Tensor, rows: Tensor) -> Tensor
 
 
 def _slices_of_groups(group_ids: Tensor, numbers: int) -> Iterator[Tensor]:
-    """(K, G) rows of K groups of the same size G, which need no padding; together the slices hold every group.
+    """Yield (K, G) rows of K groups of the same size G, so that no padding is needed; together they cover all groups.
 
-    A slice has about `NUMBERS_AT_ONCE` numbers of latents, `numbers` each rollout: that little is quickly copied, and
-    memory stays bounded.
+    Each rollout has `numbers` numbers of latents, and a slice has about `NUMBERS_AT_ONCE` in all, which bounds memory
+    and keeps copies fast.
     """
     order = group_ids.argsort(stable=True)
     counts = torch.unique_consecutive(group_ids[order], return_counts=True)[1]

@@ -1,4 +1,4 @@
-"""Whether consecutive spans imagine different things."""
+"""Reward for consecutive spans that imagine different things."""
 
 import torch
 from torch import Tensor
@@ -10,11 +10,11 @@ from futurel1.rewards.base import Reward, RewardInputs
 class TemporalDiversityReward(Reward):
     """``-mean_m cos^2(b_m, b_{m+1})``, `b_m` the mean latent of span m (R_div; Future-L1, arXiv 2606.05769, Eq. 6).
 
-    Spans without latents are passed over, and pairs with a zero mean left out. Fewer than two spans give 0, the largest
-    value: a response with one span is the cheapest answer, which `min_spans` prevents.
+    Spans without latents are skipped, and pairs with a zero mean are left out. Fewer than two spans give 0, the largest
+    value, so a policy could shorten responses to a single span; `min_spans` prevents that.
 
     Args:
-        min_spans: a response with fewer spans that hold latents gets -1, the smallest value.
+        min_spans: a response with fewer non-empty spans gets -1, the smallest value.
 
     Raises:
         ConfigError: `min_spans` below 0.
@@ -48,10 +48,10 @@ class TemporalDiversityReward(Reward):
         opens[:, 1:] &= span_ids[:, 1:] != span_ids[:, :-1]
         spans = opens.sum(dim=1)
         most = max(spans.tolist(), default=0)
-        # Padding is added up too, in a place of its own behind all spans.
+        # Padding is summed too, in an extra place after all spans.
         first = torch.arange(len(inputs), device=mask.device)[:, None] * most
         place = torch.where(mask, first + opens.cumsum(dim=1) - 1, len(inputs) * most)
-        # A cosine does not see the difference between a sum and a mean.
+        # Cosines of sums equal cosines of means.
         sums = latents.new_zeros(len(inputs) * most + 1, latents.shape[-1], dtype=torch.float32)
         sums = sums.index_add_(0, place.flatten(), latents.flatten(0, 1).float())[:-1]
         sums = sums.reshape(len(inputs), most, latents.shape[-1])

@@ -1,4 +1,4 @@
-"""Whether a response has the shape of interleaved reasoning."""
+"""Reward for the format of interleaved reasoning."""
 
 import re
 from typing import Literal
@@ -11,35 +11,35 @@ from futurel1.metrics.functional import plain_answer
 from futurel1.rewards.base import Reward, RewardInputs, RewardVariant
 from futurel1.rewards.responses import SPAN, collapse_blanks, normalize_response
 
-# ASCII: letters that merely fold to the letters of a tag name make no tag.
+# (?a: restricts case folding to ASCII: other letters that fold to those of a tag name do not make a tag.
 _PLAIN = r"(?:(?!</?(?ai:reason|answer|ans)>|<\|latent_).)*"
 _CONTENT = {"paper": (_PLAIN, _PLAIN), "released": ("(?:(?!<reason>).)*?", ".*?")}
-"""What may stand in a reason and in the answer."""
+"""Allowed contents of a reason and of the answer."""
 
 _SPAN = {"paper": r"<\|latent_start\|>(?:<\|latent\|>)*<\|latent_end\|>", "released": re.escape(SPAN)}
-"""How a span reads: with its latents and nothing else, or as `normalize_response` leaves it."""
+"""Pattern of a span: with latents and nothing else in it, or as `normalize_response` leaves it."""
 
 
 class FormatReward(Reward):
     """1 when a response is ``(L R)+ A`` or ``R (L R)+ A``, else 0 (Future-L1, arXiv 2606.05769).
 
-    L is a complete span, R one ``<reason>..</reason>``, A one ``<answer>..</answer>``; nothing but blanks and chat
-    terminators may stand between them. A span is one of the rollout's span table (`inputs.spans()`): a response that
-    spells further ones out in ordinary text gets 0. Inputs without latents have no table; their text is believed.
+    L is a complete span, R one ``<reason>..</reason>``, A one ``<answer>..</answer>``; only blanks and chat terminators
+    may stand between them. A span must be in the rollout's span table (`inputs.spans()`): a response that spells
+    further spans out in ordinary text gets 0. Inputs without latents have no table, so spans in their text count.
 
-    The benchmarks read every answer that this reward accepts: the tags of A stand as they are written here, without the
-    blanks that R may have inside its tags, and an answer of one letter is an upper-case letter of ASCII.
+    The benchmarks can read every answer that this reward accepts: the tags of A must be written exactly as here,
+    without the blanks that tags of R may contain, and an answer of one letter is an upper-case ASCII letter.
 
     Args:
-        order: ``"both"``, or ``"reason_first"`` for ``R (L R)+ A`` alone.
-        min_spans: complete spans that a response needs; with fewer it is 0.
-        variant: ``"paper"``: the above, and R and A hold no tags; ``"released"``: as the released code, in which a span
-            is what the text calls one and may hold anything, all tags may have blanks in them, the answer may hold
-            anything, further answers too, and a reason anything but another ``<reason>``. `min_spans`, which that code
-            does not have, counts spans of the table here too.
+        order: ``"both"``, or ``"reason_first"`` to accept only ``R (L R)+ A``.
+        min_spans: complete spans that a response needs; with fewer it gets 0.
+        variant: ``"paper"``: the above, and R and A hold no tags; ``"released"``: as the released code, which takes
+            spans from the text only, with any content, allows blanks in all tags, any answer (also further answers in
+            it), and any reason without another ``<reason>``. `min_spans`, which that code lacks, counts spans of the
+            table here too.
 
     Raises:
-        ConfigError: a value outside its choices.
+        ConfigError: an invalid order, number or variant.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class FormatReward(Reward):
         Raises:
             BatchError: latents without `span_ids` and `span_counts`.
         """
-        # The released code knows no table.
+        # The released code does not use the span table.
         spans = inputs.spans() if self.variant == "paper" or self.min_spans else None
         counts = [None] * len(inputs) if spans is None else spans.tolist()
         fits = self._fits if self.variant == "paper" else self._fits_released
@@ -84,7 +84,7 @@ class FormatReward(Reward):
     def _fits(self, text: str, count: int | None) -> bool:
         collapsed = collapse_blanks(text)
         match = self.pattern.fullmatch(collapsed)
-        # Every span of the table is in the text, so one more there is spelled out.
+        # Every span of the table is in the text, so any further one is spelled out in ordinary text.
         if match is None or (count is not None and len(re.findall(_SPAN["paper"], collapsed)) > count):
             return False
         letter = plain_answer(match[1])

@@ -1,7 +1,7 @@
-"""A judge behind any OpenAI-compatible chat endpoint: is an answer right, and how good is a TwiFF-Bench response.
+"""A judge behind any OpenAI-compatible chat endpoint: judges answers, and scores TwiFF-Bench responses.
 
-A verdict is either what the judge really said or it is marked as failed; a failed call never turns into "wrong". Only
-the judge's reply is ever read, by the rules of `judge_replies` (`docs/rewards.md`).
+A verdict is either what the judge really said, or marked as failed; a failed call never counts as "wrong". Verdicts are
+only read from the judge's reply, by the rules of `judge_replies` (`docs/rewards.md`).
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ class Verdict:
     Attributes:
         kind: `"answer"` (yes or no) or `"response"` (two scores).
         value: right or wrong; or (reasoning, answer), each 0-5; None when the call failed.
-        failed: no verdict could be had; the item must not be counted as wrong.
+        failed: there is no verdict; do not count the item as wrong.
         reason: the judge's own words, or why the call failed.
         attempts: requests sent for this verdict.
-        cached: taken from the disk, or from the same item earlier in the list.
+        cached: taken from the disk cache, or from an equal item earlier in the list.
     """
 
     kind: VerdictKind
@@ -47,34 +47,34 @@ class Verdict:
 
 
 class Judge:
-    """Client of an OpenAI-compatible chat endpoint that is asked for verdicts.
+    """Client that asks an OpenAI-compatible chat endpoint for verdicts.
 
-    Requests that time out, lose their connection, get 408, 429 or 5xx, or a reply without a verdict are repeated with
-    exponential back-off and full jitter; `Retry-After` is honoured. Any other status stops the run, as every further
-    call would get it too. A call that never succeeds gives a failed `Verdict`; too many of them stop the run.
+    Requests that time out, lose their connection, or get 408, 429, 5xx or a reply without a verdict are repeated with
+    exponential back-off and full jitter; `Retry-After` is honoured. Any other status stops the run, because every
+    further call would get it too. A call that never succeeds gives a failed `Verdict`; too many of them stop the run.
 
-    The same item twice in one list is asked once.
+    Equal items in one list are asked about once.
 
     Args:
-        base_url: address of the API up to and without `/chat/completions`, e.g. `http://localhost:8000/v1`.
+        base_url: address of the API, without `/chat/completions`, e.g. `http://localhost:8000/v1`.
         model: name of the judge's model at that address.
         api_key_env: environment variable that holds the key; None: the endpoint needs none. The key is read when it is
-            needed and stands in no attribute, log line, message or file.
+            needed, and never stored in an attribute, log line, message or file.
         concurrency: most requests in flight at once, per call of a `judge_*` or `score_*` method.
-        timeout_s: longest a request may take from start to end.
+        timeout_s: longest duration of a request, from start to end.
         max_attempts: most requests for one verdict.
-        wait_base_s: longest wait before the first retry; doubles with every further one.
-        wait_max_s: longest wait before any retry that names no `Retry-After`.
-        max_retry_after_s: a longer `Retry-After` than this ends the call as failed.
+        wait_base_s: longest wait before the first retry; it doubles with every further retry.
+        wait_max_s: longest wait before any retry without a `Retry-After`.
+        max_retry_after_s: a `Retry-After` longer than this ends the call as failed.
         cache_dir: folder of verdicts, kept across runs; None: no cache. Entries are named by a digest of the model, the
-            prompt, the images, the parameters and the rules by which replies are read, not of the address; failures
-            are not kept. A folder that cannot be read or written costs calls, not the run: a warning says so once.
+            prompt, the images, the parameters and the rules for reading replies, but not of the address; failures are
+            not stored. If the folder cannot be read or written, calls are repeated, and one warning says so.
         max_failure_rate: share of failed calls above which the run stops.
-        min_calls_for_rate: calls before that share is looked at.
-        failure_window: the share is that of the latest so many calls, so that a late outage stops a long run too.
-        temperature: sampling temperature of the judge; None: left out, for models that refuse it.
-        seed: sampling seed sent to the endpoint; None: left out.
-        max_tokens: longest reply; None: left to the endpoint.
+        min_calls_for_rate: number of calls before that share is checked.
+        failure_window: number of latest calls that the share is taken over, so that a late outage stops a long run too.
+        temperature: sampling temperature of the judge; None: not sent, for models that refuse it.
+        seed: sampling seed sent to the endpoint; None: not sent.
+        max_tokens: most tokens of a reply; None: the endpoint's default.
         extra_body: further fields of the request, e.g. `{"chat_template_kwargs": {"enable_thinking": False}}`.
         accuracy_prompt: file with the system text for `judge_answers`; None: the built-in one.
         twiff_prompt: file with the system text for `score_responses`; None: the built-in one.
@@ -82,7 +82,7 @@ class Judge:
 
     Raises:
         ConfigError: an argument out of range, a key that is not set, or `httpx` or `tenacity` is not installed.
-        MissingFileError: a prompt file that is not there.
+        MissingFileError: a prompt file does not exist.
     """
 
     def __init__(
@@ -147,14 +147,14 @@ class Judge:
     def judge_answers(self, items: Sequence[AnswerItem]) -> list[Verdict]:
         """Ask, for each answer, whether it is right. An empty prediction is wrong without a call.
 
-        Inside a running event loop (a notebook, an async program) the calls are made from a thread of their own while
-        the loop waits; `await judge_answers_async(..)` does not block it.
+        Inside a running event loop (a notebook, an async program) the calls run in a separate thread, and the loop is
+        blocked until they are done; `await judge_answers_async(..)` does not block it.
 
         Args:
             items: N answers.
 
         Returns:
-            N verdicts in the same order; `value` is a bool, or None where `failed`.
+            N verdicts in the same order; `value` is a bool, or None if `failed`.
 
         Raises:
             JudgeError: the endpoint refuses the calls, or more than `max_failure_rate` of them failed.
@@ -162,19 +162,19 @@ class Judge:
         return run_to_end(self.judge_answers_async(items))
 
     def score_responses(self, items: Sequence[ResponseItem]) -> list[Verdict]:
-        """Ask, for each TwiFF-Bench response, for two scores. See `judge_answers` on running event loops.
+        """Ask for two scores of each TwiFF-Bench response. See `judge_answers` on running event loops.
 
         Args:
             items: N responses.
 
         Returns:
-            N verdicts in the same order; `value` is (reasoning, answer), each 0-5, or None where `failed`.
+            N verdicts in the same order; `value` is (reasoning, answer), each 0-5, or None if `failed`.
 
         Raises:
             JudgeError: the endpoint refuses the calls, or more than `max_failure_rate` of them failed.
-            MediaError: an image that cannot be read.
-            MissingFileError: an image file that is not there.
-            RecordError: a text with another number of markers than of images.
+            MediaError: an image cannot be read.
+            MissingFileError: an image file does not exist.
+            RecordError: a text has markers, but not one per image.
         """
         return run_to_end(self.score_responses_async(items))
 
@@ -207,7 +207,7 @@ class Judge:
         if isinstance(item, AnswerItem) and not item.prediction.strip():
             self._stats.empty += 1
             return Verdict(kind, False, failed=False, reason="empty prediction", attempts=0, cached=False)
-        # Pictures are read and encoded, which would keep the other requests' replies waiting.
+        # In a thread, because reading and encoding pictures would delay the replies to other requests.
         body = await asyncio.to_thread(self.request.body, self.system_texts[kind], item, label)
         digest = request_digest(kind, body)
         async with known.locks[digest]:
@@ -248,7 +248,7 @@ class Judge:
         return Verdict(kind, value, failed=False, reason=reason, attempts=attempts, cached=False)
 
     def _count(self, failure: CallFailure | None) -> None:
-        """Count a call, and stop the run when too many of the latest ones failed."""
+        """Count a call, and stop the run if too many of the latest ones failed."""
         self._stats.calls += 1
         if failure is not None:
             self._stats.failed += 1
@@ -265,7 +265,7 @@ class Judge:
 
 
 class _KnownVerdicts:
-    """Verdicts of one list by digest, and a lock per digest so that equal items are asked once."""
+    """Verdicts of one list by digest, with a lock per digest so that equal items are asked about once."""
 
     def __init__(self) -> None:
         self.locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)

@@ -1,6 +1,6 @@
-"""What a judge is shown: the items to be judged and the request that asks about one of them.
+"""Items to judge, and the request that asks a judge about one of them.
 
-What the candidate wrote stands between lines that carry a code which it cannot contain.
+The candidate's text is enclosed in lines that carry a code which the text cannot contain.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ class AnswerItem:
     """An answer to be judged right or wrong.
 
     Attributes:
-        question: what was asked, with its options.
+        question: the question, with its options.
         ground_truth: the right answer.
-        prediction: the model's answer.
+        prediction: the answer of the model.
     """
 
     question: str
@@ -46,15 +46,15 @@ class AnswerItem:
 
 @dataclass(frozen=True)
 class ResponseItem:
-    """A TwiFF-Bench response to be scored. An image is a file's bytes, a path or a PIL image.
+    """A TwiFF-Bench response to be scored. An image is the content of a file, a path or a PIL image.
 
     Attributes:
-        question: what was asked; images stand at its `<image>` markers, or before it when it has none.
+        question: the question; images replace its `<image>` markers, or precede it if it has none.
         ground_truth: the right answer.
-        reasoning: the model's reasoning, tags and latents removed.
+        reasoning: the model's reasoning, without tags and latents.
         answer: the model's answer.
         question_images: images of the question, in order.
-        reference_reasoning: the benchmark's reasoning; images stand at its `<rimage>` markers, or before it.
+        reference_reasoning: the benchmark's reasoning; images replace its `<rimage>` markers, or precede it.
         reference_images: images of the reference reasoning, in order.
     """
 
@@ -68,16 +68,16 @@ class ResponseItem:
 
 
 def candidate_texts(item: AnswerItem | ResponseItem) -> tuple[str, ...]:
-    """The texts of the model that is judged."""
+    """The texts written by the model that is judged."""
     return (item.prediction,) if isinstance(item, AnswerItem) else (item.reasoning, item.answer)
 
 
 @dataclass(frozen=True, kw_only=True)
 class RequestSettings:
-    """The model that is asked and its parameters; :class:`~futurel1.rewards.Judge` documents them.
+    """The judge's model and its parameters; :class:`~futurel1.rewards.Judge` documents them.
 
     Raises:
-        ConfigError: settings that no request can have.
+        ConfigError: invalid settings.
     """
 
     model: str
@@ -99,17 +99,17 @@ class RequestSettings:
             )
 
     def body(self, system_text: str, item: AnswerItem | ResponseItem, label: str) -> bytes:
-        """The body of the request about an item. Everything that can change the verdict is in it, nothing else.
+        """The body of the request about an item: everything that can change the verdict, and nothing else.
 
         Args:
             system_text: the judge's instructions.
-            item: what is to be judged.
+            item: the item to judge.
             label: names the item in errors.
 
         Raises:
-            MediaError: an image that cannot be read.
-            MissingFileError: an image file that is not there.
-            RecordError: a text with another number of markers than of images.
+            MediaError: an image cannot be read.
+            MissingFileError: an image file does not exist.
+            RecordError: a text has markers, but not one per image.
         """
         content = _answer_content(item) if isinstance(item, AnswerItem) else _response_content(item, label)
         parameters = {"temperature": self.temperature, "seed": self.seed, "max_tokens": self.max_tokens}
@@ -119,16 +119,16 @@ class RequestSettings:
             **{name: value for name, value in parameters.items() if value is not None},
             **self.extra_body,
         }
-        # ASCII with escapes also carries the lone surrogates that a broken decode can leave in a model's text.
+        # ASCII with escapes can also carry lone surrogates, which a broken decode can leave in a model's text.
         return json.dumps(body, sort_keys=True).encode("ascii")
 
 
 def system_text(file: str | Path | None, built_in: str) -> str:
-    """A judge's instructions.
+    """Read a judge's instructions.
 
     Args:
-        file: text file; None: the built-in one.
-        built_in: name of the built-in one.
+        file: text file; None: the built-in text.
+        built_in: file name of the built-in text.
 
     Raises:
         ConfigError: the file is empty.
@@ -179,7 +179,7 @@ def _response_content(item: ResponseItem, label: str) -> list[dict[str, Any]]:
 
 
 def _boundary_code(*texts: str) -> str:
-    """A code that no text can contain, as it depends on all of them; the same for equal items, as the cache needs."""
+    """A code that no text can contain, because it depends on all of them; equal items share it, as the cache needs."""
     return hashlib.sha256(json.dumps(texts).encode("ascii")).hexdigest()[:16]
 
 
@@ -192,7 +192,7 @@ def _block(name: str, text: str, code: str) -> str:
 
 
 def _split_at_images(text: str, marker: str, images: Sequence[ImageSource], label: str) -> list[str | dict[str, Any]]:
-    """The text with images at its markers; before it when it has none."""
+    """Split a text at its markers and insert the images; without markers, the images precede the text."""
     pictures = [
         {"type": "image_url", "image_url": {"url": _data_url(image, f"{label}, image {number}")}}
         for number, image in enumerate(images)
@@ -212,7 +212,7 @@ def _split_at_images(text: str, marker: str, images: Sequence[ImageSource], labe
 
 
 def _data_url(image: ImageSource, label: str) -> str:
-    """A picture as a data URL: in its own format if browsers know it, else as PNG."""
+    """Encode a picture as a data URL: unchanged if browsers know its format, else as PNG."""
     from PIL import Image, UnidentifiedImageError
 
     if isinstance(image, (str, Path)):

@@ -1,7 +1,7 @@
-"""What a judge's reply says: one verdict, outside of its reasoning and in its own words, or none.
+"""Read one verdict from a judge's reply, outside of its reasoning and in its own words; or refuse the reply.
 
-Judges reason before they answer, quote what they judge, and change their minds. Only what stands outside of the
-reasoning is read, and a reply that can be read in two ways holds no verdict: `ReplyError`, never a guess.
+Judges reason before they answer, quote what they judge, and change their minds. Only text outside of the reasoning is
+read. A reply that can be read in two ways has no verdict: it raises `ReplyError`, and nothing is guessed.
 """
 
 import json
@@ -28,18 +28,18 @@ VerdictValue = bool | tuple[int, int]
 
 MIN_SCORE, MAX_SCORE = 0, 5
 READING = 3
-"""Version of the rules by which replies are read, part of cache keys; raise it when a rule changes."""
+"""Version of the rules for reading replies, part of cache keys; raise it when a rule changes."""
 
 _TEXT_PARTS = ("text", "output_text")
 _CUT_OFF = ("length", "max_tokens", "model_length", "content_filter")
-"""Finish reasons of a reply that is not whole."""
+"""Finish reasons of an incomplete reply."""
 _Value = TypeVar("_Value")
 
 _NAME = (
     r"(?:(?:ant)?think(?:ing)?|thoughts?|reason(?:ing)?(?:_content)?|rationale|cot|chain_of_thought"
     r"|inner_monologue|analysis|reflection|scratchpad)"
 )
-# gpt-oss: <|channel|>analysis<|message|>.., with what ends the message before it
+# gpt-oss: <|channel|>analysis<|message|>.., including the end of the message before it
 _CHANNEL = (
     r"(?:<\|(?:end|return)\|>\s*)?(?:<\|start\|>\s*assistant\s*)?"
     r"<\|channel\|>\s*{}\b[^<]*(?:<\|constrain\|>[^<]*)?<\|message\|>"
@@ -64,15 +64,15 @@ _ENDS = (
     r"(?-i:assistantfinal)",
 )
 _MARK = re.compile(f"(?P<end>{'|'.join(_ENDS)})|(?P<opening>{'|'.join(_OPENINGS)})", re.IGNORECASE)
-# What models end a turn with: <|im_end|>, </s>, <end_of_turn>, <eos>
+# Tokens with which models end a turn: <|im_end|>, </s>, <end_of_turn>, <eos>
 _SPECIAL = re.compile(r"<(?:\|\w+\|?|/s|end_of_(?:turn|text|sentence)|eos|eot|\uff5c[^<>\n]{1,40}\uff5c)>\s*")
 _FULL_WIDTH_LETTERS = {
     wide: wide - 0xFEE0 for wide in (*range(0xFF21, 0xFF3B), *range(0xFF41, 0xFF5B))
 }  # as in \uff59\uff45\uff53
 _MOST_BROKEN_OBJECTS = 64
-"""Each costs a pass over the text behind it."""
+"""Each broken object costs a pass over the text after it."""
 _OBJECT = re.compile(r"\{(?=\s*[\"}])")
-# "No" is right. yes. is what it says: the candidate's word more likely than the judge's
+# '"No" is right.' or 'yes. is what it says': the word is more likely the candidate's than the judge's
 _FIRST_WORD_GOES_ON = re.compile(
     r"[\W_]*?(?P<quote>[\"'`\u201c\u2018\xab]?)(?:yes|no)"
     r"(?:[\"'`\u201d\u2019\xbb*_]*[ \t]+[^\W_]|\.[\"'`\u201d\u2019\xbb*_]*[ \t]+(?-i:[a-z]))",
@@ -82,7 +82,7 @@ _BEGINS_WITH_A_VERDICT = re.compile(r"\W*(yes|no)\s*[,:\u2013\u2014]", re.IGNORE
 _SENTENCE_END = re.compile(r"\n+|[.!?;]+(?!\w)")
 _WORD = re.compile(r"[^\W_]+(?:['\u2019-][^\W_]+)*")
 
-# With yes or no alone among them, a sentence or line is a verdict: "So, no.", "Final answer: yes", "Yes or no".
+# A sentence or line that holds yes or no and otherwise only these words is a verdict: "So, no.", "Final answer: yes".
 _AROUND_A_VERDICT = {
     "yes", "no", "a", "actually", "again", "and", "answer", "be", "but", "conclusion", "correction", "decision",
     "final", "finally", "hence", "hmm", "i", "is", "it", "it's", "judgement", "judgment", "mean", "my", "of", "on",
@@ -91,18 +91,18 @@ _AROUND_A_VERDICT = {
 }  # fmt: skip
 _FEWEST_ECHOED_WORDS = 2
 _ECHOED_WORDS = 4
-"""So many words in common with the beginning of the candidate's text are its words, not the judge's."""
+"""With this many words in common with the beginning of the candidate's text, a reply is quoting the candidate."""
 
 
 class ReplyError(FutureL1Error, ValueError):
-    """A judge's reply that does not hold a verdict."""
+    """A judge's reply holds no verdict."""
 
 
 def read_verdict(kind: VerdictKind, body: str, *candidate: str) -> tuple[VerdictValue, str]:
-    """The verdict in the body of a chat completion.
+    """Read the verdict from the body of a chat completion.
 
     Args:
-        kind: what was asked for.
+        kind: the kind of verdict that was asked for.
         body: the body of the endpoint's response.
         candidate: the texts that were judged.
 
@@ -113,8 +113,8 @@ def read_verdict(kind: VerdictKind, body: str, *candidate: str) -> tuple[Verdict
         ReplyError: there is no verdict; see :func:`parse_yes_no` and :func:`parse_scores`.
     """
     reply, complete = _reply_of(body)
-    # What was cut off may end inside a quotation, or be the beginning of reasoning whose opening tag stood in the
-    # template. One word is neither.
+    # A cut-off reply may end inside a quotation, or be the beginning of reasoning whose opening tag is in the template.
+    # A single word is neither.
     if not complete and (kind == "response" or len(reply.split()) > 1):
         raise ReplyError("cut off at the endpoint's token limit (raise max_tokens)")
     if kind == "answer":
@@ -123,10 +123,10 @@ def read_verdict(kind: VerdictKind, body: str, *candidate: str) -> tuple[Verdict
 
 
 def checked_value(kind: VerdictKind, value: Any) -> VerdictValue:
-    """A value that was kept, if it is one that could have been written.
+    """Check a stored verdict value.
 
     Raises:
-        ValueError, TypeError: it is not.
+        ValueError, TypeError: the value cannot be a verdict of this kind.
     """
     if kind == "answer":
         if not isinstance(value, bool):
@@ -139,7 +139,7 @@ def checked_value(kind: VerdictKind, value: Any) -> VerdictValue:
 
 
 def _reply_of(body: str) -> tuple[str, bool]:
-    """What the judge said, out of the body of a chat completion, and whether it was allowed to finish."""
+    """Extract the judge's text from the body of a chat completion, and whether the judge could finish it."""
     try:
         choice = json.loads(body)["choices"][0]
         content, finish_reason = choice["message"]["content"], choice.get("finish_reason")
@@ -148,7 +148,7 @@ def _reply_of(body: str) -> tuple[str, bool]:
     except (KeyError, IndexError, TypeError, AttributeError):
         raise ReplyError("no choices[0].message.content") from None
     if isinstance(content, list):
-        # Parts of other types hold reasoning. So do fields beside `content`, which are never read.
+        # Parts of other types hold reasoning; so do other fields of the message, which are never read.
         parts = [part for part in content if isinstance(part, Mapping) and part.get("type", "text") in _TEXT_PARTS]
         content = "".join(part["text"] for part in parts if isinstance(part.get("text"), str))
     if not isinstance(content, str) or not content.strip():
@@ -157,14 +157,15 @@ def _reply_of(body: str) -> tuple[str, bool]:
 
 
 def parse_yes_no(reply: str, *candidate: str) -> bool:
-    """The verdict in a yes/no reply: its first word outside of reasoning, whatever its case and punctuation.
+    """The verdict in a yes/no reply: its first word outside of reasoning, ignoring case and punctuation.
 
-    Reasoning is what stands in or before the end of `<think>`, `<thinking>`, `<thought>`, `<reasoning>` and the like,
-    and every channel of gpt-oss but the final one. The opening tag may be missing, as chat templates write it.
+    Reasoning is text inside `<think>`, `<thinking>`, `<thought>`, `<reasoning>` and the like, and every channel of
+    gpt-oss but the final one. The opening tag may be missing, because some chat templates write it; then all text
+    before the closing tag is reasoning.
 
     Args:
         reply: what the judge said.
-        candidate: the texts that it judged, where they are known: with them, what is quoted is told from what is said.
+        candidate: the judged texts, if known; they help to tell quotations from the judge's own words.
 
     Raises:
         ReplyError: the first word is neither yes nor no, the reasoning does not end, the reply begins with the
@@ -174,29 +175,29 @@ def parse_yes_no(reply: str, *candidate: str) -> bool:
 
 
 def parse_scores(reply: str, *candidate: str) -> tuple[tuple[int, int], str]:
-    """The scores in the JSON object with a `score` that a reply holds outside of reasoning, fenced or bare.
+    """The scores in a reply's JSON object with a `score`, fenced or bare, outside of reasoning.
 
-    The first two numbers of `score` count, depth first; numeric strings are numbers, other strings are passed over, and
-    fractions are rounded as Python rounds. Objects that give the same scores are one verdict. See :func:`parse_yes_no`
-    on reasoning.
+    The first two numbers of `score` count, depth first; numeric strings are numbers, other strings are skipped, and
+    fractions are rounded as Python rounds. Several objects with the same scores are one verdict. See
+    :func:`parse_yes_no` on reasoning.
 
     Args:
         reply: what the judge said.
-        candidate: the texts that it judged, where they are known: with them, what is quoted is told from what is said.
+        candidate: the judged texts, if known; they help to tell quotations from the judge's own words.
 
     Returns:
-        ((reasoning, answer), the judge's own reasoning, as its last object has it).
+        ((reasoning, answer), the `reasoning` of its last such object).
 
     Raises:
         ReplyError: no such object, or only one that the candidate wrote; no two numbers, a boolean, a score outside
-            0-5; objects with different scores, or one in broken JSON, which may be a quotation; a reply that begins
+            0-5; objects with different scores, or a score in broken JSON, which may be a quotation; a reply that begins
             with the candidate's own text; reasoning that does not end; more than 64 broken JSON objects.
     """
     return _read(reply, candidate, _scores)
 
 
 def _read(reply: str, candidate: Sequence[str], read: Callable[[str, Sequence[str]], _Value]) -> _Value:
-    """Read what stands outside of the reasoning; other ways to tell the two apart must not give another verdict."""
+    """Read the text outside of reasoning; other possible ways to delimit the reasoning must give the same verdict."""
     if _echoes(reply, [own for own in candidate if _MARK.search(own)], None):
         raise ReplyError("it begins with the candidate's own words")
     text, others = _outside_of_reasoning(reply, candidate)
@@ -219,7 +220,7 @@ def _plain(verdict: Any) -> Any:
 
 
 def _outside_of_reasoning(reply: str, candidate: Sequence[str]) -> tuple[str, list[str]]:
-    """What stands outside of reasoning, and what would if an end of it were a quotation of the candidate."""
+    """Return the text outside of reasoning, and alternatives in case an end of reasoning is a quotation."""
     hidden = [(found.start, found.end) for found in _objects(reply)] + _quotations(reply, candidate)
     marks = [mark for mark in _MARK.finditer(reply) if not any(a <= mark.start() < b for a, b in hidden)]
     outside: list[str] = []
@@ -232,7 +233,7 @@ def _outside_of_reasoning(reply: str, candidate: Sequence[str]) -> tuple[str, li
             inside = True
             continue
         if not inside:
-            # The opening tag stood in the template, and all so far was reasoning.
+            # The opening tag is in the chat template, so all text so far is reasoning.
             before = "\n".join([*outside, reply[start : mark.start()]])
             if number or not _is_the_judges(mark, before, candidate):
                 others.append(before)
@@ -247,11 +248,11 @@ def _outside_of_reasoning(reply: str, candidate: Sequence[str]) -> tuple[str, li
 
 
 def _is_the_judges(mark: re.Match[str], before: str, candidate: Sequence[str]) -> bool:
-    """Whether a first end of reasoning without a beginning is surely no quotation."""
+    """Whether an end of reasoning that has no beginning is surely not a quotation (only for the first mark)."""
     if candidate:
         return not any(_MARK.search(text) for text in candidate)
-    # Nothing is known of the candidate: what begins like a verdict is one, and not reasoning, when the end stands
-    # within a line, as quotations do.
+    # Without the candidate's texts: if the text before the mark begins like a verdict, and the mark stands within a
+    # line, as quotations do, then the text is a verdict and not reasoning.
     first, *_ = _SENTENCE_END.split(before.strip(), maxsplit=1)
     within_a_line = _WORD.match(mark.string[mark.end() :].lstrip(" \t\"'`*_{")) is not None
     starts_with_an_object = before.lstrip("` \t\n").removeprefix("json").lstrip().startswith("{")
@@ -259,7 +260,7 @@ def _is_the_judges(mark: re.Match[str], before: str, candidate: Sequence[str]) -
 
 
 def _is_followed_by_the_candidates_word(mark: re.Match[str], candidate: Sequence[str]) -> bool:
-    """Whether an end of reasoning and the yes or no behind it stand so in a text of the candidate."""
+    """Whether a text of the candidate contains this end of reasoning followed by the same yes or no."""
     word = _WORD.search(mark.string, mark.end())
     if word is None or word[0].casefold() not in ("yes", "no"):
         return False
@@ -268,7 +269,7 @@ def _is_followed_by_the_candidates_word(mark: re.Match[str], candidate: Sequence
 
 
 def _quotations(text: str, candidate: Sequence[str]) -> list[tuple[int, int]]:
-    """Where a whole text of the candidate stands behind other words of a line: `It wrote: ..`."""
+    """Find whole texts of the candidate that follow other words on a line: `It wrote: ..`."""
     found = []
     for own in candidate:
         words = own.split()
@@ -291,18 +292,18 @@ def _bare(word: str) -> str:
 
 
 def _compact(text: str) -> str:
-    """A text without its blanks, case, and what may stand before a quotation."""
+    """A text without blanks and case, and without characters that may precede a quotation."""
     return "".join(text.split()).lstrip("\"'`>*_-").casefold()
 
 
 def _echoes(text: str, candidate: Sequence[str], enough: int | None) -> bool:
-    """Whether a text begins with one of the candidate's: with the whole of it, or with `enough` of its words."""
+    """Whether a text begins with a candidate's text: with the whole of it, or with `enough` of its words."""
     said = _words(text)
     for own in candidate:
         words = _words(own)
         pairs = enumerate(zip(said, words, strict=False))
         shared = next((place for place, (one, other) in pairs if one != other), min(len(said), len(words)))
-        # One word alone, such as the answer yes, may be the judge's.
+        # A single word, such as the answer yes, may be the judge's own.
         if shared >= _FEWEST_ECHOED_WORDS and (shared in (len(said), len(words)) or (enough and shared >= enough)):
             return True
         if (_MARK.search(own) or "`" in own) and _compact(text).startswith(_compact(own)):
@@ -339,7 +340,7 @@ def _yes_or_no(text: str, candidate: Sequence[str]) -> bool:
 
 
 def _stated(sentence: str) -> set[str]:
-    """The verdicts that a sentence or line is, and does not merely mention."""
+    """The verdicts that a sentence or line states, as opposed to mentions."""
     words = set(_words(sentence))
     return words & {"yes", "no"} if words <= _AROUND_A_VERDICT else set()
 
@@ -360,7 +361,7 @@ def _objects(text: str) -> list[_Object]:
     """The outermost JSON objects of a text, in order.
 
     Raises:
-        ReplyError: too many broken ones.
+        ReplyError: there are too many broken objects.
     """
     decoder = json.JSONDecoder(object_pairs_hook=_without_duplicates)
     found: list[_Object] = []
@@ -392,7 +393,7 @@ def _scores(text: str, candidate: Sequence[str]) -> tuple[tuple[int, int], str]:
         raise ReplyError("no JSON object with a score")
     starts, ends = [one.start for one in found], [one.end for one in found]
     around = [text[a:b] for a, b in zip([0, *ends], [*starts, len(text)], strict=True)]
-    # An object inside an object that is broken is likely a quotation of the candidate, badly escaped.
+    # An object inside a broken object is likely a badly escaped quotation of the candidate.
     if any(part.count("{") != part.count("}") or '"score"' in part for part in around):
         raise ReplyError("broken JSON around the score")
     written = ["".join(own.split()) for own in candidate]
@@ -421,7 +422,7 @@ def _coerce_scores(score: Any) -> tuple[int, int]:
                 continue
         if not isinstance(value, (int, float)):
             continue
-        # Before rounding: 5.4 is outside the scale. NaN fails here too.
+        # Check before rounding: 5.4 is outside the scale. NaN fails here too.
         if not MIN_SCORE <= value <= MAX_SCORE:
             raise ReplyError(f"a score outside {MIN_SCORE}-{MAX_SCORE}")
         numbers.append(round(value))

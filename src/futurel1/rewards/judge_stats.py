@@ -1,4 +1,4 @@
-"""What a judge has done so far, and when too much of it has failed to go on."""
+"""Counts of a judge's calls, and the failure rate at which a run stops."""
 
 from collections import Counter, deque
 from dataclasses import dataclass, field
@@ -10,22 +10,22 @@ __all__ = ["CallFailure", "FailureLimit", "JudgeError", "JudgeStats", "RecentCal
 
 
 class JudgeError(FutureL1Error, RuntimeError):
-    """The endpoint refuses the calls, or too many of them fail, so going on would not give honest numbers."""
+    """The endpoint refuses the calls, or so many fail that the results would not be honest."""
 
 
 @dataclass
 class JudgeStats:
-    """What a judge has done since it was made.
+    """What a judge has done since it was created.
 
     Attributes:
-        calls: items that had to be asked and are finished, well or not.
-        requests: HTTP requests sent, retries included.
-        cached: items answered from the disk or by the same item in the same list.
+        calls: finished items that were asked about, with or without a verdict.
+        requests: HTTP requests sent, including retries.
+        cached: items answered from the disk cache, or by an equal item in the same list.
         empty: empty predictions, wrong without a call.
         failed: calls without a verdict after all attempts.
-        unsaved: verdicts that the cache could not take, as its folder could not be written.
-        retries: how often a request was repeated, by reason.
-        failures: why calls failed, by reason.
+        unsaved: verdicts that could not be written to the cache.
+        retries: number of repeated requests, by reason.
+        failures: number of failed calls, by reason.
     """
 
     calls: int = 0
@@ -42,8 +42,8 @@ class CallFailure(NamedTuple):
     """Why a call gave no verdict.
 
     Attributes:
-        category: what calls that failed alike have in common.
-        message: what happened to this one.
+        category: what similar failures have in common.
+        message: details of this failure.
     """
 
     category: str
@@ -52,7 +52,7 @@ class CallFailure(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class FailureLimit:
-    """How many calls may fail before the run stops; :class:`~futurel1.rewards.Judge` documents the settings.
+    """Share of calls that may fail before the run stops; :class:`~futurel1.rewards.Judge` documents the settings.
 
     Raises:
         ConfigError: settings out of range.
@@ -76,10 +76,10 @@ class FailureLimit:
 
 
 class RecentCalls:
-    """The latest calls, of which only so many may fail.
+    """The latest calls, and a check that not too many of them failed.
 
     Args:
-        limit: how many.
+        limit: the largest share of failures, and the number of calls that it is taken over.
     """
 
     def __init__(self, limit: FailureLimit) -> None:
@@ -87,14 +87,14 @@ class RecentCalls:
         self._calls: deque[CallFailure | None] = deque(maxlen=limit.failure_window)
 
     def add(self, failure: CallFailure | None) -> str | None:
-        """Take down a finished call.
+        """Record a finished call.
 
         Args:
             failure: why it failed; None: it has a verdict.
 
         Returns:
-            How many calls failed and why, when this one makes them too many. The count then starts afresh, for whoever
-            tries again.
+            How many calls failed and why, if this one makes them too many; else None. Counting then restarts, in case
+            the caller tries again.
         """
         self._calls.append(failure)
         failures = [call for call in self._calls if call is not None]

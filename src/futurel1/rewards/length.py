@@ -1,4 +1,4 @@
-"""How much too long a response is."""
+"""Penalties for responses that are too long."""
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ class LengthPenalty(Reward):
             inputs: the rollouts.
 
         Returns:
-            (N,) float32 tokens, 0 where the reference length is not known.
+            (N,) float32 tokens, 0 where the reference length is unknown.
         """
         lengths, references = inputs.response_lengths, inputs.reference_lengths
         if references is None:
@@ -28,11 +28,11 @@ class LengthPenalty(Reward):
 
 
 class OverlongPenalty(Reward):
-    """Soft punishment near the longest response allowed (DAPO, arXiv 2503.14476, Eq. 13); its weight is negative.
+    """Soft penalty near the longest allowed response (DAPO, arXiv 2503.14476, Eq. 13); its weight is negative.
 
     Args:
-        max_length: tokens from which on the charge is 1.
-        buffer: tokens before that over which the charge grows from 0.
+        max_length: tokens from which on the penalty is 1.
+        buffer: tokens before `max_length` over which the penalty grows from 0.
 
     Raises:
         ConfigError: not 0 < buffer <= max_length.

@@ -1,4 +1,4 @@
-"""How repetitive a response is."""
+"""Penalty for repetitive responses."""
 
 import re
 from functools import lru_cache
@@ -18,18 +18,18 @@ _SPECIAL_TOKEN = re.compile(r"<\|.*?\|>")
 _TAG = re.compile("</?(?:think|reason|answer)>")
 
 
-# Accuracy and repetition both ask about every response of a rollout batch.
+# Cached because accuracy and repetition both score every response of a rollout batch.
 @lru_cache(maxsize=1024)
 def repetition_score(response: str) -> float:
-    """Share of a response that repeats itself, by the rule of the released code.
+    """Share of a response that is repetition, by the rule of the released code.
 
     Args:
-        response: a decoded response, special tokens kept.
+        response: a decoded response, including special tokens.
 
     Returns:
-        0 to 1: the largest of the share of repeated 4-grams; the share covered by the longest run of one window of 50
-        or 25 words repeated at once, from 100 words on; the share of repeated lines, among more than two lines of over
-        10 characters. 0 below five words.
+        0 to 1, the largest of: the share of repeated 4-grams; from 100 words on, the share covered by the longest run
+        of immediate repeats of one window of 50 or 25 words; and, with more than two lines of over 10 characters, the
+        share of repeated lines. 0 below five words.
     """
     text = normalize_response(response)
     words = _TAG.sub(" ", _SPECIAL_TOKEN.sub(" ", text)).split()
@@ -46,7 +46,7 @@ def repetition_score(response: str) -> float:
 
 
 def _repeated_words(words: list[str], window: int) -> int:
-    """Words in the longest run of one window and its immediate repeats, 0 without a repeat."""
+    """Words in the longest run of one window and its immediate repeats; 0 without a repeat."""
     longest = run = 0
     for word, later in zip(words, words[window:], strict=False):
         run = run + 1 if word == later else 0
@@ -55,7 +55,7 @@ def _repeated_words(words: list[str], window: int) -> int:
 
 
 class RepetitionPenalty(Reward):
-    """How repetitive a response is; a penalty, so its weight is negative or 0.
+    """Repetitiveness of a response; a penalty, so its weight is negative or 0.
 
     With weight 0, as in both presets, repetition acts through `AccuracyReward`, which is -1 above its limit.
     """

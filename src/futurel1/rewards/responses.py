@@ -1,9 +1,9 @@
-"""How rewards read a response; the rules are those of the released code (`docs/rewards.md`)."""
+"""Parsing of responses for rewards, by the rules of the released code (`docs/rewards.md`)."""
 
 import re
 
 SPAN = "<|latent_start|><|latent|><|latent_end|>"
-"""How every complete span reads after `normalize_response`."""
+"""Text of every complete span after `normalize_response`."""
 
 _TERMINATORS = ("<|im_end|>", "<|endoftext|>", "<|im_start|>", "<|eot|>", "<|eot_id|>")
 _END = "<|latent_end|>"
@@ -18,17 +18,17 @@ def collapse_blanks(text: str) -> str:
 
 
 def normalize_response(text: str) -> str:
-    """A response as rewards read it; takes time linear in its length, whatever was written.
+    """Normalize a response for the rewards, in time linear in its length.
 
     Args:
-        text: a decoded response, special tokens kept.
+        text: a decoded response, including special tokens.
 
     Returns:
-        The text without chat terminators and without blanks around ``<``, ``>`` and ``/``, each complete span with one
-        LATENT in it.
+        The text without chat terminators and without blanks around ``<``, ``>`` and ``/``; each complete span holds one
+        LATENT.
     """
     text = collapse_blanks(text)
-    # A START behind the last END would be searched to the end of the text for nothing.
+    # Search only up to the last END: a START after it would make the search run to the end of the text in vain.
     closed, end, rest = text.rpartition(_END)
     return _COMPLETE_SPAN.sub(SPAN, closed + end) + rest
 

@@ -1,7 +1,7 @@
-"""Verdicts on the disk, kept across runs.
+"""Verdicts on disk, kept across runs.
 
-The cache may cost calls, but never the run: entries that cannot be read are asked for again, and verdicts that cannot
-be written are returned all the same.
+Failures of the cache cost calls, but never the run: unreadable entries are asked for again, and verdicts that cannot be
+written are still returned.
 """
 
 import hashlib
@@ -21,23 +21,23 @@ logger = logging.getLogger(__name__)
 
 
 def request_digest(kind: VerdictKind, body: bytes) -> str:
-    """The name of a request: equal for equal questions that are read by equal rules."""
+    """The name of a request; requests share it if they are equal and are read by the same rules."""
     return hashlib.sha256(f"{kind} {READING}\n".encode() + body).hexdigest()
 
 
 class VerdictCache:
-    """A folder of verdicts by digest of their request; failures are never put there.
+    """A folder of verdicts by digest of their request; failures are not stored.
 
     Args:
-        folder: where the verdicts are; made when the first one is written.
-        model: name of the judge's model, for whoever reads an entry.
+        folder: the folder; created when the first verdict is written.
+        model: name of the judge's model, stored for people who read an entry.
 
     Raises:
         ConfigError: the folder is a file.
     """
 
     def __init__(self, folder: str | Path, model: str) -> None:
-        # Unlike a path's methods, False where the folder above may not be looked into.
+        # os.path, unlike Path, returns False where permissions forbid a look into the parent folder.
         if os.path.exists(folder) and not os.path.isdir(folder):
             raise ConfigError(f"cache_dir {folder} is a file; name a folder")
         self.folder = Path(folder)
@@ -45,7 +45,7 @@ class VerdictCache:
         self._warned: set[str] = set()
 
     def read(self, digest: str, kind: VerdictKind) -> tuple[VerdictValue, str] | None:
-        """The verdict on a request and the judge's words; None where there is none that can be read."""
+        """The verdict on a request and the judge's words; None if there is no readable entry."""
         file = self._file(digest)
         try:
             entry = json.loads(file.read_bytes())
@@ -63,10 +63,10 @@ class VerdictCache:
         return value, entry["reason"]
 
     def write(self, digest: str, kind: VerdictKind, value: VerdictValue | None, reason: str) -> bool:
-        """Keep a verdict.
+        """Store a verdict.
 
         Returns:
-            Whether it could be written.
+            Whether it was written.
         """
         entry = {"digest": digest, "kind": kind, "model": self.model, "value": value, "reason": reason}
         file = self._file(digest)
@@ -74,7 +74,7 @@ class VerdictCache:
             file.parent.mkdir(parents=True, exist_ok=True)
             write_whole(file, json.dumps(entry, indent=1))
         except OSError as error:
-            # The verdict has been paid for, and the run can do without the cache.
+            # The verdict has been paid for, and the run does not need the cache.
             self._say_it_fails("written", error)
             return False
         return True
@@ -83,7 +83,7 @@ class VerdictCache:
         return self.folder / digest[:2] / f"{digest[2:40]}.json"
 
     def _say_it_fails(self, what: Literal["read", "written"], error: OSError) -> None:
-        """Warn, the first time."""
+        """Warn once for reading and once for writing."""
         if what in self._warned:
             return
         self._warned.add(what)

@@ -1,4 +1,4 @@
-"""Experience of a policy: prompts are sampled, scored, filtered and handed out in micro-batches."""
+"""Experience for training a policy: rollouts are sampled, scored, filtered and batched."""
 
 from futurel1.rollout.collector import PromptSource, RolloutCollector, RolloutSampler
 from futurel1.rollout.experience import Experience, Group, join_groups, split_rollout

@@ -1,7 +1,7 @@
-"""Collects rollout batches: prompts are sampled, answered, scored and filtered until a batch is full.
+"""Collects rollout batches: prompts are answered, scored and filtered until a batch is full.
 
-Everything is decided for all ranks together and in the order of the prompts, so that a rollout batch is the same
-whatever the number of processes.
+All decisions are made for all ranks together and in the order of the prompts, so that a rollout batch does not depend
+on the number of processes.
 """
 
 import logging
@@ -26,27 +26,27 @@ logger = logging.getLogger(__name__)
 
 
 class RolloutError(FutureL1Error, RuntimeError):
-    """No rollout batch can be made: nothing passes the filter, or too many rewards fail."""
+    """A rollout batch cannot be collected: no group passes the filter, or too many rewards fail."""
 
 
 class PromptSource(Protocol):
-    """An endless stream of prompts; the prompt of an index is always the same one."""
+    """An endless stream of prompts; an index always gives the same prompt."""
 
     def take(self, first: int, count: int, rank: int, world_size: int) -> Iterable[tuple[int, EncodedSample | None]]:
         """Prompts of the indices `first + rank`, `first + rank + world_size`, ... below `first + count`.
 
         Returns:
-            (prompt index, prompt); None in place of a record that could not be used and was reported.
+            (prompt index, prompt) pairs; the prompt is None for an unusable record, which was reported.
         """
         ...
 
 
 class RolloutSampler(Protocol):
-    """What the collector needs of a policy; :class:`futurel1.rollout.GroupSampler` is one."""
+    """Interface that the collector needs of a policy; :class:`futurel1.rollout.GroupSampler` implements it."""
 
     @property
     def device(self) -> torch.device:
-        """Where rollouts are made and trained on."""
+        """Device on which rollouts are sampled and trained on."""
         ...
 
     @property
@@ -56,15 +56,15 @@ class RolloutSampler(Protocol):
 
     @property
     def pad_token_id(self) -> int:
-        """Id that fills prompts and responses."""
+        """Id that pads prompts and responses."""
         ...
 
     def on_collect(self) -> None:
-        """Called by all ranks before a rollout batch is sampled."""
+        """Prepare for sampling a rollout batch; all ranks call it."""
         ...
 
     def sample_groups(self, prompts: Sequence[tuple[int, EncodedSample]]) -> tuple[list[Group], list[dict[str, Any]]]:
-        """Answer and score prompts: a group of each, and one plain record per rollout for the sample log."""
+        """Answer and reward prompts: one group per prompt, and one plain record per rollout for the sample log."""
         ...
 
     def score_behaviour(self, experience: Experience) -> tuple[Tensor, Tensor]:
@@ -78,11 +78,11 @@ class RolloutSampler(Protocol):
 
 @dataclass
 class RolloutBatch:
-    """One rollout batch, as far as it belongs to this rank.
+    """This rank's share of a rollout batch.
 
     Attributes:
-        micro_batches: per minibatch, per micro-batch, its groups; a micro-batch may be empty.
-        total_tokens: per minibatch, its tokens over all micro-batches and ranks.
+        micro_batches: groups per minibatch and micro-batch; a micro-batch may be empty.
+        total_tokens: tokens per minibatch, over all micro-batches and ranks.
         statistics: numbers to log, the same on all ranks.
     """
 
@@ -93,14 +93,14 @@ class RolloutBatch:
 
 @dataclass
 class _Sampled:
-    """What this rank has sampled for a rollout batch so far.
+    """This rank's samples for a rollout batch so far.
 
     Attributes:
-        kept: groups that passed the filter, those that were left over included.
-        next_index: index of the first prompt that was not sampled.
-        rounds: rounds of prompts.
-        tally: prompts by outcome.
-        summaries: of all groups, kept or not.
+        kept: groups that passed the filter, including leftovers of earlier batches.
+        next_index: index of the next prompt to sample.
+        rounds: number of rounds of prompts.
+        tally: number of prompts by outcome.
+        summaries: summaries of all groups, kept or not.
     """
 
     kept: list[Group]
@@ -111,7 +111,7 @@ class _Sampled:
 
 
 def gather(value: Any) -> list[Any]:
-    """Every rank's value, in order of rank; pickled, so for small things."""
+    """Every rank's value, in order of rank; pickled, so use it for small values."""
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return [value]
     values: list[Any] = [None] * torch.distributed.get_world_size()
@@ -127,12 +127,12 @@ class RolloutCollector:
         source: the prompts.
         settings: see :class:`RolloutSettings`.
         micro_batches: micro-batches per minibatch and rank (the Trainer's accumulation).
-        rank: this process's place.
+        rank: rank of this process.
         world_size: number of processes.
         log_samples: called with the number of the rollout batch and plain records of its rollouts.
 
     Raises:
-        ConfigError: a rollout batch that cannot be shared among the ranks.
+        ConfigError: `batch_size` is not a multiple of `world_size`.
     """
 
     def __init__(
@@ -167,22 +167,22 @@ class RolloutCollector:
 
     @property
     def collected(self) -> int:
-        """Rollout batches made so far."""
+        """Number of rollout batches collected so far."""
         return self._collected
 
     # ------------------------------------------------------------------ collecting
 
     def collect(self) -> RolloutBatch:
-        """Make the next rollout batch.
+        """Collect the next rollout batch.
 
         Raises:
             RolloutError: no group passed the filter in `max_rounds` rounds, or too many rewards failed.
         """
         began = time.perf_counter()
         for group in self._current:
-            group.vision = None  # the batch is used up, and features are the largest thing it holds
+            group.vision = None  # the batch is used up, and features take most of its memory
         self.sampler.on_collect()
-        # Nothing of the state changes before all has gone well: a run that failed here is resumed from before.
+        # The state changes only at the end: a run that fails here resumes from before this batch.
         sampled = _Sampled(list(self._leftovers), self._next_index)
         indices = self._sample_rounds(sampled)
         totals: Counter[str] = Counter()
@@ -212,7 +212,7 @@ class RolloutCollector:
         return batch
 
     def _sample_rounds(self, sampled: _Sampled) -> list[int]:
-        """Sample rounds of prompts until enough groups are kept; the prompt index of every one, over all ranks."""
+        """Sample rounds of prompts until enough groups are kept; returns the prompt indices of all ranks' groups."""
         size = self.settings.batch_size
         while True:
             indices = [index for part in gather([group.prompt_index for group in sampled.kept]) for index in part]
@@ -252,7 +252,7 @@ class RolloutCollector:
             )
 
     def _check_size(self, count: int, rounds: int, totals: Mapping[str, int]) -> None:
-        """Refuse a rollout batch without groups, and warn of one that is not full."""
+        """Raise an error for a rollout batch without groups, and warn about one that is not full."""
         settings = self.settings
         if not count:
             passed = f"{settings.filter_low} < mean {settings.filter_key} < {settings.filter_high}"
@@ -268,14 +268,14 @@ class RolloutCollector:
             )  # fmt: skip
 
     def _owner(self, place: int, count: int) -> tuple[int, int]:
-        """Minibatch and rank of the group at a place of the chosen ones."""
+        """Minibatch and rank of a group, given its place among the chosen groups and their number."""
         return place * self.settings.num_minibatches // count, place % self.world_size
 
     def _exchange(self, groups: list[Group], chosen: Sequence[int]) -> tuple[list[Group], Group]:
-        """Hand every chosen group to the rank that trains on it, so that all have the same work.
+        """Move every chosen group to the rank that trains on it, which balances the work.
 
         Returns:
-            This rank's groups, and one to compute on (with weight 0) where other ranks have more micro-batches.
+            This rank's groups, and a stand-in to compute on (with weight 0) where other ranks have more micro-batches.
         """
         owner = {index: self._owner(place, len(chosen))[1] for place, index in enumerate(chosen)}
         own = [index for index in chosen if owner[index] == self.rank]
@@ -284,7 +284,7 @@ class RolloutCollector:
         mine = {group.prompt_index: group for group in groups if group.prompt_index in wanted}
         copied = chosen[0] if some_idle else None
         moving = [group for group in groups if group.prompt_index not in own or group.prompt_index == copied]
-        # One group of every rank at a time: they take their pixels and features with them.
+        # One group per rank at a time, because pixels and features move along.
         for place in range(max(gather(len(moving)))):
             for parcel in gather(self._packed(moving[place]) if place < len(moving) else None):
                 if parcel is not None and parcel[0]["prompt_index"] in wanted and parcel[0]["prompt_index"] not in mine:
@@ -302,7 +302,7 @@ class RolloutCollector:
         return Group.from_state_dict(state, sample, self.sampler.latent_policy, self.sampler.device)
 
     def _arrange(self, current: Sequence[Group], chosen: Sequence[int]) -> RolloutBatch:
-        """Divide this rank's groups into minibatches and micro-batches, the same ones whenever it is asked."""
+        """Divide this rank's groups into minibatches and micro-batches, deterministically."""
         minibatch_of = {index: self._owner(place, len(chosen))[0] for place, index in enumerate(chosen)}
         minibatches: list[list[Group]] = [[] for _ in range(self.settings.num_minibatches)]
         for group in current:
@@ -317,7 +317,7 @@ class RolloutCollector:
     # ------------------------------------------------------------------ scores
 
     def _score(self, batch: RolloutBatch, leftovers: list[Group]) -> None:
-        """Score what later policies train on, while the policy that sampled it is the current one."""
+        """Score the groups that later policies will train on, while the policy that sampled them is current."""
         settings = self.settings
         behind = [] if settings.is_on_policy else [part for parts in batch.micro_batches for part in parts if part]
         chunk = max(1, settings.batch_size // (self.world_size * settings.num_minibatches * self.micro_batches))
@@ -327,7 +327,7 @@ class RolloutCollector:
         self._remember_reference(batch)
 
     def _remember_behaviour(self, groups: Sequence[Group]) -> None:
-        """Score a micro-batch under the policy that sampled it; groups that an earlier policy sampled have scores."""
+        """Score a micro-batch under the policy that sampled it; groups of earlier policies keep their scores."""
         if any(group.old_log_probs is None for group in groups):
             log_probs, latent_log_probs = self.sampler.score_behaviour(self._join(groups))
             self._share(groups, log_probs, "old_log_probs")
@@ -342,7 +342,7 @@ class RolloutCollector:
 
     @staticmethod
     def _share(groups: Sequence[Group], values: Tensor, name: str) -> None:
-        """Give every group that has none yet its rows of (N, R) or (N, S) values."""
+        """Store (N, R) or (N, S) values in those groups that have none yet."""
         row = 0
         for group in groups:
             mask = group.rollout.latent_mask if name == "old_latent_log_probs" else group.rollout.response_mask
@@ -363,7 +363,7 @@ class RolloutCollector:
         )
 
     def experience(self, groups: Sequence[Group], total_tokens: int, statistics: Mapping[str, float]) -> Experience:
-        """A micro-batch of groups; an empty one (another rank has more groups) is a stand-in that weighs nothing."""
+        """Join groups into a micro-batch; without groups (other ranks have more), a stand-in with weight 0."""
         if not groups:
             stand_in = self._join([self._stand_in], max(1, total_tokens), statistics)
             stand_in.valid = torch.zeros_like(stand_in.valid)
@@ -373,7 +373,7 @@ class RolloutCollector:
     # ------------------------------------------------------------------ state
 
     def state_dict(self) -> dict[str, Any]:
-        """Place in the stream, the current rollout batch and what is left over, of all ranks; all have to call it."""
+        """Position in the stream, current rollout batch and leftovers of all ranks; all ranks have to call it."""
         groups = {
             name: sorted(
                 (state for part in gather([group.state_dict() for group in held]) for state in part),
@@ -386,10 +386,10 @@ class RolloutCollector:
         return {"prompt_index": self._next_index, "collected": self._collected, **groups}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a state, whatever the number of ranks that it was taken with.
+        """Continue from a state, which may come from another number of ranks.
 
-        The prompts of the current batch are encoded when :meth:`current_batch` asks for them: mostly it is used up. One
-        of them is at once, to see that the records are the same.
+        The current batch is mostly used up, so its prompts are encoded only when :meth:`current_batch` needs them. One
+        is encoded here, to check that the records are the same.
         """
         self._next_index, self._collected = state["prompt_index"], state["collected"]
         self._current, self._restored_current = [], state["current"]
@@ -407,7 +407,7 @@ class RolloutCollector:
         return groups
 
     def current_batch(self) -> RolloutBatch:
-        """The rollout batch that was collected last, for a run that was stopped inside it; all ranks call it."""
+        """The last collected rollout batch, for a run that was stopped inside it; all ranks have to call it."""
         if self._restored_current is not None:
             states = list(self._restored_current)
             mine = [state for place, state in enumerate(states) if self._owner(place, len(states))[1] == self.rank]
@@ -421,5 +421,5 @@ class RolloutCollector:
 
 
 def describe(tally: Mapping[str, int]) -> str:
-    """Counts in words."""
+    """Counts of outcomes as text."""
     return ", ".join(f"{tally.get(name, 0)} {name.replace('_', ' ')}" for name in OUTCOMES)

@@ -1,4 +1,4 @@
-"""Typed experience: the rollouts of one prompt (a group), and groups joined into a micro-batch.
+"""Experience: the rollouts of one prompt (a group), and groups joined into a micro-batch.
 
 Shapes: G rollouts of a prompt, N rollouts of a micro-batch, R response positions, S latents, H hidden size.
 """
@@ -26,7 +26,7 @@ _WIDTHS = {
     "latents": "latent_mask", "latent_mask": "latent_mask", "span_ids": "latent_mask",
     "latent_log_probs": "latent_mask",
 }  # fmt: skip
-"""Per-rollout tensors, and the mask that says how wide they have to be."""
+"""Per-rollout tensors, and the mask that determines the width of each."""
 
 
 @dataclass
@@ -34,16 +34,16 @@ class Group:
     """All rollouts of one prompt with their rewards.
 
     Attributes:
-        prompt_index: place of the prompt in the endless stream of prompts.
+        prompt_index: index of the prompt in the endless stream of prompts.
         sample: the encoded prompt.
-        rollout: its G responses.
+        rollout: the prompt's G responses.
         parts: (G,) raw reward parts by name.
         rewards: (G,) total rewards, NaN where `valid` is False.
         valid: (G,) bool, False where a reward could not be computed.
-        advantages: (G,).
-        vision: features of the prompt's images and videos when the tower is frozen, in host memory: those of a whole
-            rollout batch can be larger than the model.
-        old_log_probs: (G, R) under the policy that sampled, where later policies train on the group; else None.
+        advantages: (G,) advantages.
+        vision: features of the prompt's images and videos if the tower is frozen; in host memory, because those of a
+            whole rollout batch can be larger than the model.
+        old_log_probs: (G, R) under the policy that sampled, if later policies train on the group; else None.
         old_latent_log_probs: (G, S), the same for latents.
         reference_log_probs: (G, R) under the frozen reference; None: not computed (yet).
     """
@@ -62,12 +62,12 @@ class Group:
 
     @property
     def num_tokens(self) -> int:
-        """Response tokens that are trained on: all that the policy chose, and latents, of valid rollouts."""
+        """Number of trained response tokens: the policy's choices and the latents of valid rollouts."""
         rollout = self.rollout
         return int(((rollout.chosen_mask | rollout.slot_mask) & self.valid[:, None]).sum())
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything but what can be made again: the encoded prompt, its features and the reference's scores."""
+        """Everything except what can be recomputed: the encoded prompt, its features and the reference's scores."""
         rollout = {field.name: getattr(self.rollout, field.name) for field in fields(self.rollout)}
         del rollout["policy"]
         tensors = {
@@ -88,10 +88,10 @@ class Group:
     def from_state_dict(
         cls, state: Mapping[str, Any], sample: EncodedSample, policy: LatentPolicy, device: torch.device
     ) -> "Group":
-        """Put a group together again.
+        """Rebuild a group.
 
         Raises:
-            CheckpointError: the prompt at its place in the stream is another one now.
+            CheckpointError: the stream has another prompt at the group's index now.
         """
         if state["id"] != sample.sample_id:
             raise CheckpointError(
@@ -116,21 +116,21 @@ def _map_tensors(value: Any, device: torch.device) -> Any:
 
 
 class Experience:
-    """A micro-batch of groups, and what the whole optimizer step it belongs to has to share.
+    """A micro-batch of groups, with what it needs to know about its whole optimizer step.
 
-    Not a dataclass: Lightning's precision plugins would convert its float32 and float64 log-probabilities.
+    Not a dataclass, because Lightning's precision plugins would convert its float32 and float64 log-probabilities.
 
     Args:
         prompt: B prompts.
         rollout: N = B * G responses.
-        advantages: (N,).
-        valid: (N,) bool, rollouts that are trained on.
+        advantages: (N,) advantages.
+        valid: (N,) bool, rollouts to train on.
         total_tokens: tokens of the whole optimizer step over micro-batches and ranks.
-        vision: features of the prompts' images and videos when the tower is frozen.
-        old_log_probs: (N, R) under the policy that sampled; NaN where that is the current one. None: everywhere.
+        vision: features of the prompts' images and videos if the tower is frozen.
+        old_log_probs: (N, R) under the policy that sampled; NaN where that is the current policy. None: it is for all.
         old_latent_log_probs: (N, S), the same for latents.
         reference_log_probs: (N, R) under the frozen reference; None without one.
-        statistics: what is to be logged about the rollout batch; empty but for its first micro-batch.
+        statistics: numbers to log about the rollout batch; empty except in its first micro-batch.
     """
 
     def __init__(
@@ -161,7 +161,7 @@ class Experience:
         return len(self.rollout)
 
     def to(self, device: torch.device | str) -> "Experience":
-        """The same experience; it was made on the device it is used on, and anything else is an error."""
+        """Return the experience itself; a device other than its own is an error."""
         own, wanted = self.advantages.device, torch.device(device)
         if wanted.type != own.type or wanted.index not in (None, own.index):
             raise BatchError(f"experience was sampled on {own}, it cannot be used on {wanted}")
@@ -169,7 +169,7 @@ class Experience:
 
 
 def split_rollout(rollout: Rollout) -> list[Rollout]:
-    """The rollouts of each prompt, as narrow as their longest response."""
+    """Split a rollout by prompt; each part is as wide as its longest response."""
     size = rollout.num_branches
     return [_rows(rollout, start, size) for start in range(0, len(rollout), size)]
 
@@ -187,7 +187,7 @@ def _rows(rollout: Rollout, start: int, size: int) -> Rollout:
 
 
 def _pad(parts: Sequence[Tensor], value: float = 0.0) -> Tensor:
-    """Rows of all parts, padded on the right of dimension 1."""
+    """Concatenate the rows of all parts, padded on the right of dimension 1."""
     width = max(part.shape[1] for part in parts)
     return torch.cat(
         [F.pad(part, (0, 0) * (part.dim() - 2) + (0, width - part.shape[1]), value=value) for part in parts]
@@ -195,7 +195,7 @@ def _pad(parts: Sequence[Tensor], value: float = 0.0) -> Tensor:
 
 
 def join_rollouts(rollouts: Sequence[Rollout], pad_token_id: int) -> Rollout:
-    """One rollout of all prompts, padded to the longest response."""
+    """Join rollouts into one, padded to the longest response."""
     first = rollouts[0]
     for name in ("num_branches", "temperature"):
         found = sorted({getattr(rollout, name) for rollout in rollouts})
@@ -232,10 +232,10 @@ def join_groups(
 
     Args:
         groups: at least one.
-        pad_token_id: id that fills prompts and responses.
-        device: where the prompts go; the groups' tensors are there.
+        pad_token_id: id that pads prompts and responses.
+        device: device of the groups' tensors, to which the prompts are moved.
         total_tokens: tokens of the whole optimizer step.
-        statistics: what is to be logged with this micro-batch.
+        statistics: numbers to log with this micro-batch.
     """
 
     def optional(name: str, mask: str) -> Tensor | None:
@@ -265,7 +265,7 @@ def join_groups(
 
 
 def split_vision(vision: Vision, samples: Sequence[EncodedSample]) -> list[Vision]:
-    """The features of each prompt's own images and videos."""
+    """Split features by prompt."""
     images = _split_features(vision.images, [_count(sample.image_grid_thw) for sample in samples])
     videos = _split_features(vision.videos, [_count(sample.video_grid_thw) for sample in samples])
     return [Vision(image, video) for image, video in zip(images, videos, strict=True)]
@@ -299,7 +299,7 @@ def _split_features(features: VisionFeatures | None, counts: Sequence[int]) -> l
 
 
 def move_vision(vision: Vision | None, device: torch.device) -> Vision | None:
-    """The same features on a device."""
+    """Move features to a device."""
 
     def moved(features: VisionFeatures | None) -> VisionFeatures | None:
         if features is None:
@@ -319,7 +319,7 @@ def move_vision(vision: Vision | None, device: torch.device) -> Vision | None:
 def _join_vision(parts: Sequence[Vision | None]) -> Vision | None:
     present = [part for part in parts if part is not None]
     if len(present) < len(parts):
-        return None  # features are made again, for all of them
+        return None  # all features are computed again
     return Vision(_join_features([part.images for part in present]), _join_features([part.videos for part in present]))
 
 

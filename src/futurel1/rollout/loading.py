@@ -1,4 +1,4 @@
-"""The train loader of reinforcement learning: iterating it is collecting."""
+"""The train loader of reinforcement learning: iterating over it collects rollouts."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -15,18 +15,18 @@ _REMEDY = (
 
 
 class ExperienceLoader:
-    """Micro-batches of experience, collected when the first one of a rollout batch is asked for.
+    """Yields micro-batches of experience; requesting the first of a rollout batch collects that batch.
 
-    Sized, because Lightning fetches a batch ahead from a loader without a length: the next rollout batch would be
-    sampled *before* the update. Its `state_dict` tells Lightning that it can be resumed; the rollouts are in its
-    `collection_state`, which its owner keeps, because Lightning restores loaders from some checkpoints only.
+    It has a length because Lightning prefetches from loaders without one, and would sample the next rollout batch
+    *before* the update. Its `state_dict` tells Lightning that it can be resumed. The rollouts are in its
+    `collection_state`, which its owner saves, because Lightning restores loaders only from some checkpoints.
 
     Args:
-        collector: makes rollout batches.
-        batches_per_epoch: rollout batches of one pass.
-        position: epoch and number of its micro-batches that are done, asked when a pass begins; None: this loader's own
-            count.
-        limit: number of micro-batches after which a pass is cut short, asked when it begins.
+        collector: collects rollout batches.
+        batches_per_epoch: number of rollout batches per pass.
+        position: returns the epoch and the number of its micro-batches that are done, called when a pass begins; None:
+            this loader's own count.
+        limit: returns the number of micro-batches after which a pass is cut short, called when it begins.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class ExperienceLoader:
 
     @property
     def per_rollout_batch(self) -> int:
-        """Micro-batches that are made of one rollout batch."""
+        """Number of micro-batches per rollout batch."""
         settings = self.collector.settings
         return settings.num_epochs * settings.num_minibatches * self.collector.micro_batches
 
@@ -94,11 +94,11 @@ class ExperienceLoader:
             )
 
     def state_dict(self) -> dict[str, int]:
-        """Number of micro-batches that were handed out."""
+        """Number of micro-batches yielded so far."""
         return {"done": self._done}
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
-        """Go on after so many micro-batches (with `position`: where that says)."""
+        """Continue after the saved number of micro-batches (with `position`: at that position)."""
         self._done = state["done"]
 
     def collection_state(self) -> dict[str, Any]:
@@ -112,8 +112,8 @@ class ExperienceLoader:
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on after the last micro-batch that was handed out (with `position`: where that says).
+        """Continue after the last yielded micro-batch (with `position`: at that position).
 
-        The prompts of rollouts that wait are encoded anew, when the next micro-batch is asked for.
+        Prompts of pending rollouts are encoded again when the next micro-batch is requested.
         """
         self._done, self._restored = state["done"], state

@@ -1,4 +1,4 @@
-"""The models that rollouts need: the one that is trained, a copy to sample from, and the reference of the KL."""
+"""Models that rollouts need: the trained policy, a copy to sample from, and the KL reference."""
 
 import copy
 from typing import Any
@@ -13,16 +13,16 @@ from futurel1.rollout.experience import Experience
 class PolicyModels:
     """The policy and its frozen copies.
 
-    Copies belong to no module, so no checkpoint and no optimizer holds them.
+    Copies belong to no module, so neither checkpoints nor optimizers contain them.
 
     Args:
-        policy: the model that is trained, before its weights are sharded.
-        sampling_dtype: dtype of a whole copy to sample from, for weights that will be sharded; None: sample from the
-            policy itself. Ranks decode different numbers of steps: gathering sharded weights block by block, they would
-            wait for each other forever.
+        policy: the model to train, before its weights are sharded.
+        sampling_dtype: dtype of an unsharded copy to sample from, for weights that will be sharded; None: sample from
+            the policy itself. Ranks decode different numbers of steps, so they would deadlock if decoding gathered
+            sharded weights.
         with_reference: keep the start weights as the reference of the KL.
-        adapted: the policy with LoRA adapters as `peft` wraps it; the reference is then the policy without them, and
-            takes no memory. None: no adapters.
+        adapted: the policy with LoRA adapters, as wrapped by `peft`; the reference is then the policy without adapters,
+            and takes no memory. None: no adapters.
     """
 
     def __init__(
@@ -46,8 +46,8 @@ class PolicyModels:
 
     @property
     def device(self) -> torch.device:
-        """Where the policy is."""
-        return self.policy.backbone.lm_head.weight.device
+        """Device of the policy."""
+        return self.policy.device
 
     @property
     def sampling(self) -> LatentReasoner:
@@ -56,7 +56,7 @@ class PolicyModels:
 
     @torch.no_grad()
     def refresh(self) -> None:
-        """Bring the copy that is sampled from up to date with sharded weights; all ranks have to call it."""
+        """Update the sampling copy from the sharded weights; all ranks have to call it."""
         if self._copy is None:
             return
         current = dict(self.policy.named_parameters())
@@ -74,8 +74,8 @@ class PolicyModels:
             return rollout_scores(self.policy, experience)
 
     def _placed(self, copied: LatentReasoner) -> LatentReasoner:
-        """A frozen copy on the policy's device, in the dtype that is computed with."""
-        return copied.to(self.device, self.sampling_dtype or self.policy.backbone.lm_head.weight.dtype)
+        """A frozen copy on the policy's device, in its compute dtype."""
+        return copied.to(self.device, self.sampling_dtype or self.policy.dtype)
 
 
 def rollout_scores(reasoner: LatentReasoner, experience: Experience) -> RolloutScores:
@@ -84,7 +84,7 @@ def rollout_scores(reasoner: LatentReasoner, experience: Experience) -> RolloutS
 
 
 def frozen_copy(reasoner: LatentReasoner, dtype: torch.dtype | None = None) -> LatentReasoner:
-    """A copy in eval mode (in `dtype`) that takes no gradient and shares every parameter that is not trained."""
+    """A copy in eval mode (in `dtype`) without gradients, which shares every parameter that is already frozen."""
     shared: dict[int, Any] = {id(p): p for p in reasoner.parameters() if not p.requires_grad}
     shared[id(reasoner.processor)] = reasoner.processor
     copied = copy.deepcopy(reasoner, shared)

@@ -1,4 +1,4 @@
-"""What is logged about the rollouts that were sampled for a rollout batch."""
+"""Statistics for the log of the rollouts sampled for a rollout batch."""
 
 import math
 from collections import Counter
@@ -12,7 +12,7 @@ __all__ = ["means", "summary"]
 
 
 def summary(group: Group) -> dict[str, float]:
-    """Sums over one group's rollouts, from which :func:`means` makes what is logged."""
+    """Sums over one group's rollouts, the input of :func:`means`."""
     rollout, valid = group.rollout, group.valid
     lengths = rollout.response_mask.sum(dim=1)
     spans = torch.bincount(rollout.span_table[:, 0], minlength=len(rollout))
@@ -36,9 +36,9 @@ def summary(group: Group) -> dict[str, float]:
 
 
 def means(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """What is logged about all rollouts that were sampled for a batch, whether or not they were kept."""
+    """Statistics to log of all rollouts that were sampled for a batch, whether or not they were kept."""
     if not rows:
-        return {}  # all of the batch was left over from the one before
+        return {}  # the whole batch came from leftovers of the one before
     sums: Counter[str] = Counter()
     for row in rows:
         sums.update(row)

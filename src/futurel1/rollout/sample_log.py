@@ -12,11 +12,11 @@ from futurel1.json_lines import json_line
 class SampleLog:
     """Writes the rollouts of every n-th rollout batch, one JSON line each.
 
-    The first call cuts the file back to earlier rollout batches: an interrupted run may have written rollouts after
-    its checkpoint.
+    The first call truncates the file to earlier rollout batches, because an interrupted run may have written rollouts
+    after its checkpoint.
 
     Args:
-        file: where to write.
+        file: file to write.
         every: n; 0 writes nothing.
     """
 
@@ -39,10 +39,10 @@ class SampleLog:
 
 
 def drop_samples(file: Path, number: int) -> None:
-    """Cut written rollouts back to those of rollout batches before `number`, and a line that was cut off."""
+    """Drop written rollouts of rollout batches from `number` on, and an incomplete last line."""
     if not file.is_file():
         return
-    # Bytes, because texts may hold other characters that end a line for `str`.
+    # Bytes, because `str.splitlines` also splits at other characters, which texts may contain.
     lines = file.read_bytes().splitlines(keepends=True)
     kept = [line for line in lines if line.endswith(b"\n") and json.loads(line)["rollout_batch"] < number]
     if len(kept) < len(lines):

@@ -1,4 +1,4 @@
-"""Answers prompts with the policy, rewards the answers and scores them."""
+"""Samples responses of the policy, rewards them and scores them."""
 
 import logging
 import math
@@ -32,21 +32,22 @@ from futurel1.rollout.settings import RolloutSettings, SamplingSettings
 
 logger = logging.getLogger(__name__)
 SECONDS_OF_SILENCE = 30.0
-"""The Trainer's progress bar stands still while rollouts are sampled; the log then says how far they are."""
+"""Time between log messages while rollouts are sampled and the Trainer's progress bar stands still."""
 SEED_STRIDE = 2**32
-"""Prompts that one seed can number before they meet those of the next seed."""
+"""Distance between the sampling seeds of two seeds; below this number of prompts they do not overlap."""
 
 
 class GroupSampler:
     """Samples groups of rollouts and rewards them; a :class:`futurel1.rollout.RolloutSampler`.
 
     Args:
-        models: the policy, and the reference.
-        reward: what rollouts are rewarded for.
+        models: the policy and the reference.
+        reward: reward of rollouts.
         latent_policy: how latents are sampled.
-        rollout: how many rollouts per prompt, how many prompts at once, and how rewards become advantages.
-        sampling: how a response is sampled.
-        precision: context of the forward passes, such as the Trainer's autocast: collecting runs outside of its steps.
+        rollout: number of rollouts per prompt, number of prompts at once, and how rewards become advantages.
+        sampling: how responses are sampled.
+        precision: context of the forward passes, such as the Trainer's autocast, because collecting runs outside the
+            Trainer's steps.
     """
 
     def __init__(
@@ -68,12 +69,12 @@ class GroupSampler:
 
     @property
     def device(self) -> torch.device:
-        """Where rollouts are made and trained on."""
+        """Device on which rollouts are sampled and trained on."""
         return self.models.device
 
     @property
     def pad_token_id(self) -> int:
-        """Id that fills prompts and responses."""
+        """Id that pads prompts and responses."""
         return int(self._tokenizer.pad_token_id)
 
     @contextmanager
@@ -88,14 +89,14 @@ class GroupSampler:
     # ------------------------------------------------------------------ sampling
 
     def sample_groups(self, prompts: Sequence[tuple[int, EncodedSample]]) -> tuple[list[Group], list[dict[str, Any]]]:
-        """Answer every prompt `num_rollouts` times and reward the answers.
+        """Sample `num_rollouts` responses per prompt and reward them.
 
         Args:
-            prompts: (index in the stream of prompts, prompt).
+            prompts: pairs of an index in the stream of prompts and the prompt.
 
         Returns:
-            One group per prompt, and one plain record per rollout: its index, id, prompt, response, answer and reward
-            parts.
+            One group per prompt, and one plain record per rollout: prompt index, id, prompt, response, answer and
+            reward parts.
         """
         if not prompts:
             return [], []
@@ -125,7 +126,7 @@ class GroupSampler:
     def _answer(
         self, prompts: Sequence[tuple[int, EncodedSample]]
     ) -> tuple[list[Rollout], list[Any], list[Transcript]]:
-        """Rollouts and, where they can be used again, features of every prompt; the text of every rollout."""
+        """Rollouts and, if they stay valid, features of every prompt; the text of every rollout."""
         rollouts: list[Rollout] = []
         visions: list[Any] = []
         texts: list[Transcript] = []
@@ -150,14 +151,14 @@ class GroupSampler:
                 )
                 texts += transcripts(rollout, self._tokenizer)
                 rollouts += split_rollout(rollout)
-                # Features of a tower that is trained are out of date after the next update.
+                # Features of a trainable tower are stale after the next update.
                 keep = not self.models.policy.vision_is_trainable
                 in_memory = move_vision(vision, torch.device("cpu")) if keep else None
                 visions += [None] * len(samples) if in_memory is None else split_vision(in_memory, samples)
         return rollouts, visions, texts
 
     def answer_greedily(self, batch: PromptBatch) -> dict[str, Tensor]:
-        """One greedy response per prompt, with latents as predicted.
+        """Decode one greedy response per prompt, with latents as predicted.
 
         Returns:
             (B,) columns: every reward part, ``reward``, ``response_length`` and ``spans``.
@@ -175,7 +176,7 @@ class GroupSampler:
         }
 
     def rewarded(self, rollout: Rollout, texts: Sequence[Transcript], infos: Sequence[PromptInfo]) -> RewardOutput:
-        """Rewards of all rollouts of some prompts at once: a judge is asked about all of them together."""
+        """Rewards of all rollouts of several prompts at once, so that a judge gets all of them together."""
         branches = rollout.num_branches
         rows = [info for info in infos for _ in range(branches)]
         lengths = [-1 if info.reference_length is None else info.reference_length for info in rows]

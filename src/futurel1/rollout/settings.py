@@ -1,4 +1,4 @@
-"""Settings of sampling, and of collecting and using rollouts; YAML names their keys under `sampling` and `rollout`."""
+"""Settings of sampling and of rollout batches; in YAML their keys are under `sampling` and `rollout`."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 KEPT, EASY, HARD, FAILED, SKIPPED = "kept", "dropped_easy", "dropped_hard", "dropped_failed", "skipped"
 OUTCOMES = (KEPT, EASY, HARD, FAILED, SKIPPED)
 NO_FILTER = "none"
-"""Not null: of nested settings, jsonargparse reads `null` on the command line as the text "None"."""
+"""A word instead of null: in nested settings, jsonargparse reads a `null` on the command line as the text "None"."""
 MAX_SEED = 2**31
-"""Seeds are below this, so that a seed and a 32-bit prompt index fit into one 64-bit number."""
+"""Seeds are below this limit, so that a seed and a 32-bit prompt index fit into one 64-bit number."""
 
 
 @dataclass(frozen=True)
@@ -27,9 +27,9 @@ class SamplingSettings:
     """How responses are sampled.
 
     Args:
-        max_new_tokens: most tokens of a response; latents count.
-        temperature: divides logits before a token is sampled; log-probabilities are taken at it.
-        top_p: sample among the most likely tokens that together have this probability.
+        max_new_tokens: maximum number of tokens per response, latents included.
+        temperature: divides the logits before a token is sampled; log-probabilities are recorded at this temperature.
+        top_p: sample among the fewest most likely tokens that together have at least this probability.
         span_budget: ``checkpoint``, ``fixed`` (exactly `span_latents`) or ``loose`` (at most `span_latents`).
         span_latents: latents per span for ``fixed`` and ``loose``.
         seed: seed of the samples.
@@ -73,16 +73,16 @@ class RolloutSettings:
 
     Args:
         num_rollouts: G, responses per prompt.
-        batch_size: groups of a rollout batch, over all ranks.
-        generation_batch_size: prompts that are decoded at once on a device.
-        num_minibatches: optimizer steps that a rollout batch is divided into.
-        num_epochs: passes over a rollout batch.
+        batch_size: number of groups in a rollout batch, over all ranks.
+        generation_batch_size: number of prompts that a device decodes at once.
+        num_minibatches: number of optimizer steps per pass over a rollout batch.
+        num_epochs: number of passes over a rollout batch.
         advantage: ``grpo`` (divided by the group's std), ``dr_grpo`` (not divided) or ``rloo`` (leave one out).
         filter_key: reward part (or ``total``) whose group mean decides whether a group is kept; ``none`` keeps all.
-        filter_low: groups at or below are too hard.
-        filter_high: groups at or above are too easy.
-        max_rounds: most rounds of `batch_size` prompts for one rollout batch.
-        max_failed: largest share of rollouts of a round without a reward, above which the run stops.
+        filter_low: groups with this mean or a lower one are too hard.
+        filter_high: groups with this mean or a higher one are too easy.
+        max_rounds: maximum number of rounds of `batch_size` prompts for one rollout batch.
+        max_failed: the run stops if more than this share of a round's rollouts has no reward.
 
     Raises:
         ConfigError: a value outside its range.
@@ -120,11 +120,11 @@ class RolloutSettings:
 
     @property
     def is_on_policy(self) -> bool:
-        """Whether a rollout batch makes one update only, so that all of it is the current policy's."""
+        """Whether a rollout batch is used for a single update, so that the current policy sampled all of it."""
         return self.num_minibatches * self.num_epochs == 1
 
     def outcome(self, group: Group) -> str:
-        """What becomes of a group: one of `OUTCOMES`.
+        """Whether a group is kept, or why not: one of `OUTCOMES`.
 
         Raises:
             ConfigError: `filter_key` names no part of the group's reward.
@@ -136,11 +136,11 @@ class RolloutSettings:
             return KEPT
         self.check_filter(group.parts)
         values = group.rewards if key == "total" else group.parts[key]
-        # A part without a weight may have failed where the total is known.
+        # A part without a weight may have failed although the total is known.
         values = values[group.valid & values.isfinite()]
         if len(values) < 2:
             return FAILED
-        # In float64: 1 of 10 is 0.1, and not a little above it.
+        # In float64, a mean of 1 in 10 equals 0.1 instead of being slightly above.
         mean = float(values.double().mean())
         if mean <= self.filter_low:
             return HARD
@@ -152,5 +152,5 @@ class RolloutSettings:
         if self.filter_key not in (NO_FILTER, *known):
             raise ConfigError(
                 f"filter_key={self.filter_key!r} is no reward part; there are {', '.join(known)} "
-                "({NO_FILTER}: keep all groups)"
+                f"({NO_FILTER}: keep all groups)"
             )

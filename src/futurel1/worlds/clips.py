@@ -1,6 +1,6 @@
-"""What worlds have in common: splits, episodes by number, clips to write and the shape of their records.
+"""Common parts of the worlds: splits, numbered episodes, clips and the form of their records.
 
-`World` is all that the writer (`futurel1.worlds.writing`) knows of a world.
+The writer (`futurel1.worlds.writing`) uses a world only through the protocol `World`.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ __all__ = [
 
 Split = Literal["train", "test", "rl", "pretrain"]
 
-SPLITS: tuple[Split, ...] = ("train", "test", "rl", "pretrain")  # the position is the split's number in the seed
+SPLITS: tuple[Split, ...] = ("train", "test", "rl", "pretrain")  # the index of a split is part of its seed
 VIDEO_FOLDER, OBSERVED_FOLDER = "videos", "observed"
 
 
 @dataclass(frozen=True)
 class Clip:
-    """A clip of a world with all that is recorded of it.
+    """A clip of a world with all its records.
 
     Args:
-        id: its name, such as `train-00012`; `video_of` and `observed_of` tell where its files are.
-        video: renders its (N, H, W, 3) RGB frames; called when the file is not there yet.
-        records: its records, by the name of the file that they belong to.
-        observed: renders the observed frames alone, for benchmarks that show a video whole; None for none.
+        id: its name, such as `train-00012`; `video_of` and `observed_of` give the paths of its files.
+        video: renders its (N, H, W, 3) RGB frames; called if the file does not exist yet.
+        records: its records, by the name of their file.
+        observed: renders only the observed frames, for benchmarks that show a whole video; None: no such file.
     """
 
     id: str
@@ -53,35 +53,35 @@ class Clip:
 
 
 class World(Protocol):
-    """What the writer knows of a world; constructors refuse settings that cannot work, before anything is written."""
+    """Interface of a world to the writer; constructors refuse invalid settings before anything is written."""
 
     @property
     def splits(self) -> tuple[Split, ...]:
-        """Splits that it has."""
+        """The splits of this world."""
 
     @property
     def settings(self) -> dict[str, Any]:
-        """All that its clips depend on, as JSON can hold it; a folder with clips of other settings is refused."""
+        """All settings that clips depend on, JSON-serializable; a folder with clips of other settings is refused."""
 
     def record_files(self, split: Split) -> tuple[str, ...]:
-        """Names of the files of a split's records; all are written, also where there is no clip."""
+        """Names of the record files of a split; all of them are written, even if there are no clips."""
 
     def clips(self, split: Split, count: int) -> Iterator[Clip]:
-        """The first clips of a split; they do not depend on how many are asked for."""
+        """Yield the first clips of a split; a clip does not depend on `count`."""
 
 
 def check_seed(seed: int) -> None:
-    """Refuse the seed of a world that is below 0.
+    """Refuse a negative seed of a world.
 
     Raises:
-        ConfigError: it is.
+        ConfigError: the seed is negative.
     """
     if seed < 0:
         raise ConfigError(f"seed={seed}: seeds count from 0")
 
 
 def check_episode(split: str, number: int, seed: int) -> None:
-    """Refuse what names no episode.
+    """Refuse arguments that identify no episode.
 
     Raises:
         ConfigError: an unknown split, or a negative number or seed.
@@ -98,12 +98,12 @@ def video_of(clip: str) -> str:
 
 
 def observed_of(clip: str) -> str:
-    """Path of the video of a clip's observed frames alone, relative to the world's folder."""
+    """Path of the video that holds only a clip's observed frames, relative to the world's folder."""
     return f"{OBSERVED_FOLDER}/{clip}.mp4"
 
 
 def thoughts_text(thoughts: Sequence[str]) -> str:
-    """Numbered thoughts with a hint between each and the next."""
+    """Join numbered thoughts, with an image marker for a hint between any two."""
     return " <image>\n".join(f"THOUGHT {number}: {text}" for number, text in enumerate(thoughts))
 
 
@@ -125,9 +125,9 @@ def frame_record(
         video: path of its clip, relative to the folder of the records' file.
         observed: pool frames (1-based) that are shown with the question.
         hints: pool frames (1-based) of the future, one for each ``<image>`` in `response`.
-        question: what is asked, with its options.
-        response: thoughts and hints.
-        answer: what is answered after them.
+        question: the question, with its options.
+        response: the thoughts, with markers for the hints.
+        answer: the final answer.
         **more: further fields.
 
     Returns:

@@ -1,8 +1,8 @@
 """Discs that collide with walls, a gate and each other: a fixed-step simulation of many scenes at once.
 
-Lengths are sides of the square arena, x runs right and y runs down, times are steps. A step is one frame of a clip and
-is simulated in `SUBSTEPS` equal parts: collisions of several shapes have no closed form. Nothing depends on the size of
-the pictures.
+Lengths are in sides of the square arena, x points right, y points down, and times are in steps. A step is one frame of
+a clip and is simulated in `SUBSTEPS` equal parts, because collisions of several shapes have no closed form. Nothing
+depends on the size of the pictures.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ PILLAR_HALF = 0.15  # half the side of the pillar
 
 @dataclass(frozen=True, eq=False)
 class Layouts:
-    """What stands in B arenas.
+    """Positions of gate and pillar in B arenas.
 
     Args:
         gate_axis: (B,) axis that the gate bars: 0 for an upright gate, 1 for a level one.
-        gate_at: (B,) coordinate of its middle on that axis. It reaches from wall to wall until it is open.
-        pillar: (B, 2) middle of the square pillar in front of everything.
+        gate_at: (B,) coordinate of the gate's middle on that axis. A closed gate reaches from wall to wall.
+        pillar: (B, 2) middle of the square pillar, which hides everything behind it.
     """
 
     gate_axis: Ints
@@ -50,9 +50,9 @@ class Layouts:
 
 @dataclass(frozen=True, eq=False)
 class States:
-    """What happens in scenes; entry t of the time axis is frame t, and events at t happen between frames t - 1 and t.
+    """States and events of scenes; entry t of the time axis is frame t, and its events happen after frame t - 1.
 
-    The batch axis, shown as B, is missing from the states of a single scene. N is the number of shapes, T of frames.
+    States of a single scene have no batch axis B. N is the number of shapes, T the number of frames.
 
     Args:
         positions: (B, T, N, 2) centres.
@@ -62,8 +62,8 @@ class States:
         wall_hits: (B, T, N, 4) bounces off the left, right, top and bottom wall.
         contacts: (B, T, N, N) collisions between shapes, symmetric; each changes the colours of both.
         gate_hits: (B, T, N) whether the shape bumped into the closed gate, which opens it.
-        clear_cut: (B, T, N) whether no event of the shape lies so close to a frame that its step is a matter of
-            opinion, and no shape collides with others twice, which would undo its change of colour.
+        clear_cut: (B, T, N) whether no event of the shape is so close to a frame that its step would be ambiguous,
+            and no shape has two collisions with shapes in one step, which would undo its change of colour.
         flips: (B, T, N) colour changes since frame 0.
     """
 
@@ -78,7 +78,7 @@ class States:
     flips: Ints
 
     def scene(self, number: int) -> States:
-        """The states of one scene of the batch, copied out of it."""
+        """The states of one scene of the batch, as a copy."""
         return States(**{field.name: getattr(self, field.name)[number].copy() for field in fields(self)})
 
     def reordered(self, order: Sequence[int]) -> States:
@@ -97,14 +97,14 @@ class States:
         )
 
     def goes_behind(self) -> Bools:
-        """(B, T, N) whether the shape is behind the pillar and was not one frame before."""
+        """(B, T, N) whether the shape is behind the pillar but was not in the frame before."""
         before = np.concatenate([self.hidden[..., :1, :], self.hidden[..., :-1, :]], axis=-2)
         enters: Bools = self.hidden & ~before
         return enters
 
 
 def starts_apart(start: Floats, layouts: Layouts) -> Bools:
-    """(B,) whether no two of the (B, N, 2) discs overlap and none stands in the gate."""
+    """(B,) whether no two of the (B, N, 2) discs overlap and none overlaps the gate."""
     apart: Bools = np.ones(len(start), bool)
     for first, second in PAIRS:
         gap = start[:, first] - start[:, second]
@@ -120,16 +120,16 @@ def simulate(start: Floats, velocity: Floats, layouts: Layouts) -> States:
     Args:
         start: (B, N, 2) centres at frame 0, for which `starts_apart` holds.
         velocity: (B, N, 2) at frame 0, in sides per step.
-        layouts: what stands in the arenas.
+        layouts: gates and pillars of the arenas.
 
     Returns:
         States of `NUM_STATES` frames.
     """
     scenes, shapes = start.shape[:2]
-    # Scenes are the last axis in here: numpy is fast along it, and there are many of them.
+    # Scenes are the last axis inside this function, because numpy is fast along it and there are many scenes.
     place, speed = (np.array(vectors.transpose(1, 2, 0), order="C") for vectors in (start, velocity))
     level, gate = layouts.gate_axis == 1, layouts.gate_at
-    side = np.sign(_along(place, level) - gate)  # nobody changes sides while it is closed
+    side = np.sign(_along(place, level) - gate)  # no shape changes sides while the gate is closed
     closed = np.ones(scenes, bool)
 
     positions = np.empty((NUM_STATES, shapes, 2, scenes))
@@ -141,7 +141,7 @@ def simulate(start: Floats, velocity: Floats, layouts: Layouts) -> States:
     at_frame = np.zeros((NUM_STATES, shapes, scenes), bool)
     positions[0], velocities[0] = place, speed
 
-    # A loop over time: every part of a step needs the one before it.
+    # The loop over time is sequential: every part of a step needs the one before it.
     for step in range(1, NUM_STATES):
         for part in range(SUBSTEPS):
             place += speed / SUBSTEPS
@@ -175,7 +175,7 @@ def simulate(start: Floats, velocity: Floats, layouts: Layouts) -> States:
 
 
 def _collide_all(place: Floats, speed: Floats) -> Bools:
-    """Let the discs of every scene bounce off each other, in place, both (N, 2, B); (N, N, B) which did."""
+    """Bounce the discs of every scene off each other, (N, 2, B) arrays in place; return (N, N, B) collisions."""
     touching = np.zeros((NUM_SHAPES, NUM_SHAPES, place.shape[-1]), bool)
     for first, second in PAIRS:
         touching[first, second] = touching[second, first] = _collide(place, speed, first, second)
@@ -183,14 +183,14 @@ def _collide_all(place: Floats, speed: Floats) -> Bools:
 
 
 def _collide(place: Floats, speed: Floats, first: int, second: int) -> Bools:
-    """Let two discs of every scene bounce off each other, in place, both (N, 2, B); (B,) whether they did."""
+    """Bounce two discs of every scene off each other, (N, 2, B) arrays in place; return (B,) whether they collided."""
     gap = place[first] - place[second]
     distance = np.maximum(np.hypot(gap[0], gap[1]), 1e-9)
     near = distance < 2 * RADIUS
     normal = gap / distance
     approach = ((speed[first] - speed[second]) * normal).sum(axis=0)
     touching: Bools = near & (approach < 0)
-    # equal masses exchange the parts of their velocities that point at each other
+    # equal masses exchange the velocity components along the line between their centres
     impulse = np.where(touching, approach, 0) * normal
     speed[first] -= impulse
     speed[second] += impulse
@@ -201,7 +201,7 @@ def _collide(place: Floats, speed: Floats, first: int, second: int) -> Bools:
 
 
 def _hit_walls(place: Floats, speed: Floats) -> Bools:
-    """Let discs bounce off the walls, in place, both (N, 2, B); (N, 4, B) off which: left, right, top, bottom."""
+    """Bounce discs off the walls, (N, 2, B) arrays in place; return (N, 4, B) hits: left, right, top, bottom."""
     below, above = (place < LOW) & (speed < 0), (place > HIGH) & (speed > 0)
     np.negative(speed, out=speed, where=below | above)
     np.clip(place, LOW, HIGH, out=place)
@@ -209,7 +209,7 @@ def _hit_walls(place: Floats, speed: Floats) -> Bools:
 
 
 def _bump(place: Floats, speed: Floats, level: Bools, gate: Floats, side: Floats, closed: Bools) -> Bools:
-    """Let discs bounce off closed gates, in place, both (N, 2, B); (N, B) which did."""
+    """Bounce discs off closed gates, (N, 2, B) arrays in place; return (N, B) whether they hit one."""
     blocked = closed & ((_along(place, level) - gate) * side < REACH)
     bumps: Bools = blocked & (_along(speed, level) * side < 0)
     for axis, barred in enumerate((~level, level)):
@@ -219,6 +219,6 @@ def _bump(place: Floats, speed: Floats, level: Bools, gate: Floats, side: Floats
 
 
 def _along(vectors: Floats, level: Bools) -> Floats:
-    """(N, B) parts of (N, 2, B) vectors on the axis that the gate bars: x at an upright gate, y at a level one."""
+    """(N, B) components of (N, 2, B) vectors on the axis that the gate bars: x if it is upright, y if it is level."""
     parts: Floats = np.where(level, vectors[:, 1], vectors[:, 0])
     return parts

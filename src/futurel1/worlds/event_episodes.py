@@ -1,4 +1,4 @@
-"""An episode of the world of events: a scene with a question about its future, told in words and written as records."""
+"""An episode of the world of events: a scene with a question about its future, in words and as records."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class EventEpisode(EventScene):
     """A scene with one question about its future.
 
     Args:
-        size: as of a scene.
-        layout: as of a scene.
-        last_colours: as of a scene.
-        states: as of a scene.
-        split: the split it belongs to.
+        size: see `EventScene`.
+        layout: see `EventScene`.
+        last_colours: see `EventScene`.
+        states: see `EventScene`.
+        split: its split.
         number: its number in the split, from 0.
         asked: the question and its answer.
     """
@@ -56,7 +56,7 @@ class EventEpisode(EventScene):
 
     @property
     def listed_options(self) -> str:
-        """The options as they stand behind a question, each on a line of its own."""
+        """The options as appended to a question, one per line."""
         return "".join(f"\n{letter}. {text}" for letter, text in self.options.items())
 
     @property
@@ -66,7 +66,7 @@ class EventEpisode(EventScene):
 
     @property
     def thoughts(self) -> tuple[str, ...]:
-        """What to think before each hint, and after the last; coarse words, never coordinates."""
+        """Thoughts before each hint and after the last, in coarse words without coordinates."""
         if self.asked.kind == "zone":
             return tuple(self.caption(step) for step in (LAST_SEEN, *self.asked.hints))
         return (self._now(), *(self._step(step) for step in self.asked.hints))
@@ -94,10 +94,10 @@ class EventEpisode(EventScene):
         )
 
     def futurebench_record(self, video: str) -> dict[str, Any]:
-        """The episode in FutureBench's shape.
+        """The episode as a FutureBench record.
 
         Args:
-            video: path of a clip of what is observed alone, for the benchmark shows a video whole.
+            video: path of a clip of only the observed frames, because the benchmark shows a whole video.
 
         Returns:
             A record that JSON can hold.
@@ -110,7 +110,7 @@ class EventEpisode(EventScene):
         }
 
     def open_record(self, video: str) -> dict[str, Any]:
-        """A question without options about the same clip, as TwiFF asks: what one shape does, in a sentence.
+        """An open question about the same clip, as in TwiFF: what happens to one shape, answered in a sentence.
 
         Args:
             video: path of its clip, relative to the folder of the records' file.
@@ -139,23 +139,23 @@ class EventEpisode(EventScene):
         )
 
     def zone(self, shape: int, step: int) -> int:
-        """Index into `ZONES` of where a shape is in a step."""
+        """Index into `ZONES` of the zone of a shape at a step."""
         return int(zones_of(self.states.positions[step, shape]))
 
     def caption(self, step: int) -> str:
-        """Where all shapes are in a step: the one that is asked about, then the others in the order of their pairs."""
+        """Zones of all shapes at a step: the shape asked about, then the others in the order of their colour pairs."""
         pairs = np.asarray(self.asked.colours) % (len(COLOURS) // 2)
         order = sorted(range(NUM_SHAPES), key=lambda shape: (shape != self.asked.target, pairs[shape]))
         return ", ".join(f"{self.asked.names[shape]} {ZONES[self.zone(shape, step)]}" for shape in order)
 
     def _now(self) -> str:
-        """The scene when last seen, as far as the question needs it."""
+        """The scene when last seen, as far as it matters to the question."""
         if self.asked.kind == "event":
             return self._look(self.asked.target)
         return " ".join(self._look(shape) for shape in range(NUM_SHAPES))
 
     def _look(self, shape: int) -> str:
-        """Where a shape is when last seen, and where it goes."""
+        """Position and direction of a shape when last seen."""
         states = self.states
         zone = ZONES[zones_of(states.positions[LAST_SEEN, shape])]
         place = f"behind the pillar in the {zone} zone" if states.hidden[LAST_SEEN, shape] else f"in the {zone} zone"
@@ -163,7 +163,7 @@ class EventEpisode(EventScene):
         return f"The {self.asked.names[shape]} is {place} and moves {heading}."
 
     def _step(self, step: int) -> str:
-        """What a step brings, as far as the question needs it."""
+        """The events of a step, as far as they matter to the question."""
         states, names, colours = self.states, self.asked.names, list(COLOURS)
         if self.asked.kind == "event":
             return self._walk(self.asked.target, step)
@@ -179,7 +179,7 @@ class EventEpisode(EventScene):
         return " ".join(meetings) or "No shapes touch."
 
     def _walk(self, shape: int, step: int) -> str:
-        """What one shape does in a step, and where it goes."""
+        """What happens to one shape in a step, and its zone and direction after that."""
         before, after = zones_of(self.states.positions[step - 1 : step + 1, shape])
         zone = f"{'stays in' if before == after else 'moves into'} the {ZONES[after]} zone"
         deeds = self._deeds(shape, step)

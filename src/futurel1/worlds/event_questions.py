@@ -1,6 +1,6 @@
-"""Questions about the world of events, and the scenes that fit them.
+"""Questions about the world of events, and sampling of scenes that fit them.
 
-A question, its options and which of them is right are sampled first, and then a scene in which that is so.
+A question, its options and the right one are sampled first, and then a scene in which exactly this option is right.
 """
 
 from __future__ import annotations
@@ -41,37 +41,38 @@ Bools = NDArray[np.bool_]
 KINDS: tuple[Kind, ...] = ("zone", "event", "pair", "gate")
 OBSERVED = (1, 2, 3, 4)  # pool frames, 1-based, and steps
 INTERPOLATION = 5  # the `hop` of questions about what happens on the way to a later frame
-LATER = 8  # the step that those tell about
-ARRIVALS = (2, 3)  # steps after the last observed one in which a shape gets where those about zones tell it to be
+LATER = 8  # the step in which an interpolation states where a shape is
+ARRIVALS = (2, 3)  # steps after the last observed one in which that shape may arrive there, in zone questions
 STAY_RATE = 0.25  # share of zone questions whose answer is the last seen zone: repeating it is no better than chance
 CANDIDATES = 1024  # scenes simulated at once
-MARGIN = 1 / 24  # distance to a zone boundary below which a zone would be a matter of opinion
+MARGIN = 1 / 24  # distance to a zone boundary below which the zone would be ambiguous
 PILLAR_MARGIN = 1 / 48  # the same for the edge of the pillar
 ARRIVAL_MARGIN = 1 / 96  # the same for a shape on its way into a zone, whose steps are hardly longer than MARGIN
-SEEN_AT_LEAST = 2  # observed frames in which a shape has to be visible for a question about it
+SEEN_AT_LEAST = 2  # observed frames in which a shape must be visible for a question about it
 
-# What can happen to one shape, by code: bounces off the 4 walls, contacts with the 3 shapes (itself: never), and
+# Events of one shape, by code: bounces off the 4 walls, contacts with the 3 shapes (never with itself), and
 GATE, PILLAR, NOTHING = 7, 8, 9
 NO_ONE = 3  # the answer, by code, of pair and gate questions when no pair touches and no shape opens the gate
 
 
 @dataclass(frozen=True)
 class Asked:
-    """A question and its answer, sampled before there is a scene.
+    """A question and its answer, sampled before its scene.
 
     Args:
         kind: `zone` asks where a shape is, `event` what happens to it, `pair` which two touch, `gate` which one opens
             the gate.
-        hop: step asked about, counted from the last observed one, or `INTERPOLATION`.
-        target: number of the shape it is about; a `pair` or `gate` question tells about it in interpolations only.
+        hop: the step asked about, counted from the last observed one, or `INTERPOLATION`.
+        target: number of the shape asked about; `pair` and `gate` questions mention it only in interpolations.
         colours: number of each shape's colour when last seen.
-        choices: codes of the four options in the order shown: zones, what can happen, pairs or shapes.
-        right: place of the right one.
-        later_zone: number of the zone that an interpolation tells a shape to be in at its end; -1 for other hops.
-        told: number of that shape: the target, but in zone questions another one; -1 for other hops.
-        arrival: step after the last observed one in which it gets there, in zone questions; -1 for others.
+        choices: codes of the four options in the order shown: zones, events, pairs or shapes.
+        right: index of the right option.
+        later_zone: number of the zone in which an interpolation states a shape to be at its end; -1 for other hops.
+        told: number of that shape: the target, but another shape in zone questions; -1 for other hops.
+        arrival: step after the last observed one in which that shape arrives, in zone questions; -1 for others.
         stays: whether the answer to a zone question is the zone last seen. In an interpolation the target then leaves
-            it in the step after the other's arrival: the zone in the last hint is right in the other ones only.
+            that zone in the step after the other shape's arrival, so that its zone in the last hint is the right answer
+            only if `stays` is False.
     """
 
     kind: Kind
@@ -99,12 +100,12 @@ class Asked:
 
     @property
     def hints(self) -> tuple[int, ...]:
-        """Pool frames (1-based) of the future that lead to the answer."""
+        """Future pool frames (1-based) that lead to the answer."""
         return tuple(range(LAST_SEEN + 1, min(self.window[1], LATER - 1) + 1))
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What the shapes are called: form, and colour when last seen, which stays in the name when it changes."""
+        """Names of the shapes: form and colour when last seen; a name stays the same when the colour changes."""
         colours = list(COLOURS)
         return tuple(f"{colours[colour]} {form}" for colour, form in zip(self.colours, FORMS, strict=True))
 
@@ -148,11 +149,11 @@ class Asked:
 
 
 def question_cells(kinds: Sequence[Kind]) -> tuple[tuple[int, Kind], ...]:
-    """Hop and kind of the questions of a block of consecutive episodes, each of them asked once with each letter."""
+    """Hop and kind of the questions in a block of consecutive episodes; each occurs once with each answer letter."""
     if not kinds or len(set(kinds)) < len(kinds) or not set(kinds) <= set(KINDS):
         raise ConfigError(f"kinds={list(kinds)}: choose some of {', '.join(KINDS)}, each once")
     return tuple(
-        # What happens on the way tells more than where a shape is then.
+        # Events on the way reveal more than the zone of a shape at that time.
         (hop, "event" if hop == INTERPOLATION and kind == "zone" and "event" in kinds else kind)
         for hop in (1, 2, 3, INTERPOLATION)
         for kind in kinds
@@ -163,7 +164,7 @@ def question_cells(kinds: Sequence[Kind]) -> tuple[tuple[int, Kind], ...]:
 def sample_block(
     seed: int, split: Split, block: int, cells: tuple[tuple[int, Kind], ...]
 ) -> tuple[tuple[Asked, Layout, States], ...]:
-    """Questions of a block of consecutive numbers, each with a scene of its own that fits it."""
+    """Questions of a block of consecutive numbers, each with its own fitting scene."""
     words = np.random.default_rng(np.random.SeedSequence([seed, SPLITS.index(split), block], spawn_key=(1,)))
     scenes = np.random.default_rng(np.random.SeedSequence([seed, SPLITS.index(split), block], spawn_key=(2,)))
     order = words.permutation(len(cells) * len(LETTERS)).tolist()
@@ -175,7 +176,7 @@ def sample_block(
         states, apart = sample_scenes([layouts[number] for number in numbers], scenes)
         edge_free = _off_the_pillars_edge(states, [layouts[number] for number in numbers])
         unused = apart
-        # Discs are alike, so every way to name them makes another scene of the same simulation.
+        # Discs are interchangeable, so every assignment of names makes another scene of the same simulation.
         for order in permutations(range(NUM_SHAPES)):
             named, clear = states.reordered(order), edge_free[..., order]
             for place, asked in enumerate(questions):
@@ -189,13 +190,13 @@ def sample_block(
 
 
 def sample_question(split: Split, cell: tuple[int, Kind], right: int, rng: np.random.Generator) -> Asked:
-    """Sample a question and four options, of which the one at `right` is right; nothing else decides that."""
+    """Sample a question and four options, with the right one at index `right`."""
     hop, kind = cell
     target = int(rng.integers(NUM_SHAPES))
     later_zone = int(rng.integers(len(ZONES))) if hop == INTERPOLATION else -1
     if kind == "event":
         others = [len(WALLS) + shape for shape in range(NUM_SHAPES) if shape != target]
-        # Within four steps a shape that ends in a zone hardly comes from the walls opposite.
+        # Within four steps a shape that ends in a zone can hardly have come from the opposite walls.
         walls = range(len(WALLS)) if later_zone < 0 else (later_zone % 2, 2 + later_zone // 2)
         possible = [*walls, *others, GATE, PILLAR, NOTHING]
     else:
@@ -223,7 +224,7 @@ def sample_question(split: Split, cell: tuple[int, Kind], right: int, rng: np.ra
 
 
 def _off_the_pillars_edge(states: States, layouts: Sequence[Layout]) -> Bools:
-    """(B, T, N) whether it is beyond dispute that a shape is behind the pillar, or that it is not."""
+    """(B, T, N) whether it is unambiguous that a shape is behind the pillar or not."""
     pillars = np.array([layout.pillar for layout in layouts])
     beyond = np.abs(states.positions - pillars[:, None, None]).max(axis=-1) - PILLAR_HALF
     clear: Bools = np.abs(beyond) >= PILLAR_MARGIN
@@ -231,7 +232,7 @@ def _off_the_pillars_edge(states: States, layouts: Sequence[Layout]) -> Bools:
 
 
 def _outcomes(asked: Asked, states: States, first: int, last: int) -> Bools:
-    """(B, codes) which answers, by code, are true of the steps from `first` to `last`."""
+    """(B, codes) which answers, by code, are true for the steps from `first` to `last`."""
     steps, target = slice(first, last + 1), asked.target
     if asked.kind == "zone":
         step = LAST_SEEN + asked.arrival if asked.hop == INTERPOLATION else last
@@ -251,29 +252,29 @@ def _outcomes(asked: Asked, states: States, first: int, last: int) -> Bools:
 
 
 def arrivals(there: Bools) -> Bools:
-    """(..., K) whether a shape is somewhere for the first time in a step and stays, from (..., 1 + K) where it is."""
+    """(..., K) whether a shape arrives in a step and stays, given (..., 1 + K) whether it is there."""
     steps = range(1, there.shape[-1])
     return np.stack([~there[..., :step].any(axis=-1) & there[..., step:].all(axis=-1) for step in steps], axis=-1)
 
 
 def _fits(asked: Asked, states: States, edge_free: Bools) -> Bools:
-    """(B,) in which scenes the right option is true, beyond dispute, and the other three are not."""
+    """(B,) whether the right option is unambiguously true in a scene and the other three are false."""
     return _answered(asked, states) & _beyond_dispute(asked, states, edge_free) & _zones_as_told(asked, states)
 
 
 def _answered(asked: Asked, states: States) -> Bools:
-    """(B,) in which scenes the right option is true and the other three are not."""
+    """(B,) whether the right option is true in a scene and the other three are false."""
     first, last = asked.window
     true = _outcomes(asked, states, first, last)[:, list(asked.choices)]
     fits: Bools = true[:, asked.right] & (true.sum(axis=1) == 1)
     nothing = {"event": NOTHING, "pair": NO_ONE, "gate": NO_ONE}.get(asked.kind, asked.answer)
     if asked.hop == INTERPOLATION and asked.answer != nothing:
-        fits &= _outcomes(asked, states, first, last - 1)[:, asked.answer]  # hints lie between, so the event does too
+        fits &= _outcomes(asked, states, first, last - 1)[:, asked.answer]  # the event must happen within the hints
     return fits
 
 
 def _beyond_dispute(asked: Asked, states: States, edge_free: Bools) -> Bools:
-    """(B,) in which scenes the shapes were seen, and it is clear in which step each event happens, and that it does."""
+    """(B,) whether the shapes of a scene were seen, and it is unambiguous whether and in which step events happen."""
     first, last = asked.window
     involved = list(range(NUM_SHAPES))
     if asked.kind in ("zone", "event"):
@@ -289,9 +290,9 @@ def _beyond_dispute(asked: Asked, states: States, edge_free: Bools) -> Bools:
 
 
 def _zones_as_told(asked: Asked, states: States) -> Bools:
-    """(B,) in which scenes shapes are in the zones that the question tells, clear of the boundaries of those in words.
+    """(B,) whether shapes are in the zones that the question implies, clear of boundaries where thoughts name zones.
 
-    Zones are told at the start and the end, and in zone questions of one shape all the way.
+    Thoughts name zones at the start and the end, and in zone questions those of the target at every step.
     """
     _, last = asked.window
     target = asked.target

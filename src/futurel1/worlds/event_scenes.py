@@ -1,4 +1,4 @@
-"""Scenes of the world of events: gate and pillar, three shapes in their colours, what happens to them, and frames."""
+"""Scenes of the world of events: gate, pillar, three coloured shapes, events and frames."""
 
 from __future__ import annotations
 
@@ -49,22 +49,22 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
-SLOWEST, FASTEST = 0.05, 0.10  # arena sides per step: what a small model can foresee for three steps
-ACROSS_THE_GATE = 0.3  # part of their motion across the gate that shapes keep in scenes with a gate that lasts
+SLOWEST, FASTEST = 0.05, 0.10  # arena sides per step: slow enough for a small model to predict three steps
+ACROSS_THE_GATE = 0.3  # share of the motion across the gate that shapes keep in scenes whose gate should stay closed
 
 GATE_COLOUR = (232, 232, 236)
 PILLAR_COLOUR = (112, 96, 84)
-GATE_STUB = 0.06  # what stays of an open gate beside each wall
-FORM_SCALE: Mapping[Form, float] = {"circle": 1.0, "square": 0.86, "triangle": 0.98}  # drawn inside the disc that moves
+GATE_STUB = 0.06  # length of an open gate that remains at each wall
+FORM_SCALE: Mapping[Form, float] = {"circle": 1.0, "square": 0.86, "triangle": 0.98}  # relative to the moving disc
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the gate and the pillar stand, in sides of the arena.
+    """Positions of gate and pillar, in sides of the arena.
 
     Args:
         gate_axis: 0 for an upright gate, which bars the way along x, 1 for a level one.
-        gate_at: coordinate of its middle on that axis.
+        gate_at: coordinate of the gate's middle on that axis.
         pillar: middle (x, y) of the pillar.
     """
 
@@ -78,9 +78,9 @@ PILLARS = tuple((x, y) for x in (0.24, 0.5, 0.76) for y in (0.24, 0.5, 0.76))
 
 
 def layouts_of(split: Split) -> list[Layout]:
-    """The layouts that a split samples from: 24 of the 72 are for tests, 48 for training and reinforcement learning.
+    """The layouts that a split samples from: 24 of the 72 for tests, 48 for training and reinforcement learning.
 
-    Each gate and each pillar occurs in both parts, but no pair of them does.
+    Every gate and every pillar occurs in both parts, but no combination of the two does.
     """
     return [
         Layout(axis, at, pillar)
@@ -92,15 +92,15 @@ def layouts_of(split: Split) -> list[Layout]:
 
 @dataclass(frozen=True, kw_only=True)
 class EventScene:
-    """A clip of the world of events; frames are drawn on demand.
+    """A clip of the world of events; frames are rendered on demand.
 
-    Shapes are numbered as their forms are: circle, square, triangle.
+    Shapes are numbered like their forms: circle, square, triangle.
 
     Args:
         size: side of the frames in pixels.
-        layout: where the gate and the pillar stand.
+        layout: positions of gate and pillar.
         last_colours: number of each shape's colour when last seen, in the order of `COLOURS`.
-        states: what happens, frame by frame: labels for whatever learns to see.
+        states: states and events frame by frame, usable as labels of what a frame shows.
     """
 
     size: int
@@ -133,7 +133,7 @@ class EventScene:
         bars = [self._bar(bool(is_open)) for is_open in self.states.gate_open[chosen]]
         paint(frames, np.stack(bars), GATE_COLOUR)
         centres, colours = self.positions(chosen), self.colours[chosen]
-        for number, form in enumerate(FORMS):  # painter's order: each shape covers those before it
+        for number, form in enumerate(FORMS):  # painter's order: each shape covers the ones before it
             cover = shape_cover(form, centres[:, number], RADIUS * FORM_SCALE[form] * self.size, self.size)
             rgb = np.array(list(COLOURS.values()), np.float32)[colours[:, number]]
             paint(frames, cover, rgb[:, None, None])
@@ -156,10 +156,10 @@ def make_event_scenes(
     """Sample scenes without questions.
 
     Args:
-        rng: source of all that is random about them.
+        rng: the only source of randomness.
         count: number of scenes.
         size: side of the frames in pixels, a multiple of 32.
-        split: take combinations of colour and form, and layouts, of this split; None for all there are.
+        split: use the combinations of colour and form, and the layouts, of this split; None: use all.
 
     Returns:
         The scenes.
@@ -183,7 +183,7 @@ def make_event_scenes(
 
 
 def sample_colours(split: Split, rng: np.random.Generator) -> tuple[int, ...]:
-    """A colour for each form, such that no two shapes have the same colour now or after changes."""
+    """A colour for each form; no two shapes can ever have the same colour, even after changes."""
     allowed = {(list(COLOURS).index(colour), form) for colour, form in palette(split)}
     while True:
         colours = _apart_colours(rng)
@@ -192,14 +192,14 @@ def sample_colours(split: Split, rng: np.random.Generator) -> tuple[int, ...]:
 
 
 def _apart_colours(rng: np.random.Generator) -> tuple[int, ...]:
-    """Three colours, no two of them equal or what the other changes into."""
+    """Three colours, none of them equal to another one or to its partner."""
     half = len(COLOURS) // 2
     colours: list[int] = (rng.permutation(half) + half * rng.integers(2, size=half)).tolist()
     return tuple(colours)
 
 
 def sample_scenes(layouts: Sequence[Layout], rng: np.random.Generator) -> tuple[States, Bools]:
-    """Simulate a random start for every layout; the second value tells which starts are possible."""
+    """Simulate a random start for every layout; also return which starts are possible."""
     standing = Layouts(
         gate_axis=np.array([layout.gate_axis for layout in layouts]),
         gate_at=np.array([layout.gate_at for layout in layouts]),
@@ -209,7 +209,8 @@ def sample_scenes(layouts: Sequence[Layout], rng: np.random.Generator) -> tuple[
     start = rng.uniform(LOW, HIGH, (*shape, 2))
     angle = rng.uniform(0, 2 * np.pi, shape)
     heading = np.stack([np.cos(angle), np.sin(angle)], axis=-1)
-    # In half of the scenes all move along the gate rather than across, so that it is often closed when last seen.
+    # In half of the scenes all shapes move along the gate rather than across it, so that it is often still closed when
+    # last seen.
     across = np.arange(2) == standing.gate_axis[::2, None]
     heading[::2] *= np.where(across, ACROSS_THE_GATE, 1)[:, None]
     heading /= np.linalg.norm(heading, axis=-1, keepdims=True)
@@ -218,12 +219,12 @@ def sample_scenes(layouts: Sequence[Layout], rng: np.random.Generator) -> tuple[
 
 
 def _partner(colours: Ints) -> Ints:
-    """What colours change into, and back: three places on, which never leaves the combinations of a split."""
+    """The colour that each colour changes into and back: three places on, which stays within a split's combinations."""
     return (colours + len(COLOURS) // 2) % len(COLOURS)
 
 
 def _box(size: int, across: tuple[float, float], down: tuple[float, float]) -> Floats:
-    """(size, size) share of every pixel that a rectangle, given in sides of the arena, covers."""
+    """(size, size) share of every pixel covered by a rectangle, which is given in sides of the arena."""
     edges = np.arange(size)
     x, y = (
         np.clip(np.minimum(edges + 1, high * size) - np.maximum(edges, low * size), 0, 1)

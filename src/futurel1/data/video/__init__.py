@@ -1,4 +1,4 @@
-"""Video files: which frames they show, when, and their pixels; an error for all that cannot be read faithfully."""
+"""Video files: their frames, display times and pixels; anything that cannot be read faithfully is an error."""
 
 from futurel1.data.video.backends import VideoBackend, VideoReader, check_backend, open_video
 from futurel1.data.video.container import check_is_file

@@ -1,7 +1,7 @@
-"""The readers of video files behind one interface.
+"""Video readers behind one interface.
 
-What a file shows, and when, is always told by :class:`PyAVReader` from the file's packets. The other backends decode
-the same frames with another decoder, in files that they count alike.
+:class:`PyAVReader` always determines the frames of a file and their times, from the file's packets. The other backends
+only decode these frames, and refuse files in which they count or time frames differently.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from futurel1.errors import ConfigError, MediaError
 
 T = TypeVar("T")
 VideoBackend = Literal["auto", "pyav", "decord", "torchcodec"]
-"""`auto` is `pyav`: no other reports damage that its decoder finds, so none is known to be right for a file."""
+"""`auto` is `pyav`: the others do not report damage that their decoder finds, so their frames cannot be trusted."""
 BACKENDS: tuple[VideoBackend, ...] = get_args(VideoBackend)
 
-# decord replaces a frame that it cannot decode by the nearest good one and, by default, says nothing; any positive
-# tolerance below one frame makes it raise instead (0 would switch the check off)
+# decord silently replaces a frame that it cannot decode by the nearest good one; any positive tolerance below one
+# frame makes it raise instead (0 would switch the check off)
 _SUBSTITUTED_FRAMES_ALLOWED = 1e-9
 _TIME_TOLERANCE = 1e-3
 """Seconds by which two readers may differ on when a frame is shown: Matroska rounds to milliseconds."""
@@ -34,7 +34,7 @@ class VideoReader(Protocol):
     """One open video.
 
     Attributes:
-        info: what the video shows.
+        info: number of frames, frame rate, size and duration.
         times: (V,) seconds from the first frame to each frame, ascending.
     """
 
@@ -42,9 +42,9 @@ class VideoReader(Protocol):
     times: np.ndarray[Any, np.dtype[np.float64]]
 
     def read(self, numbers: Sequence[int], convert: Callable[[int, Pixels], T]) -> dict[int, T]:
-        """Decode frames by number, 0 to V - 1, and keep what `convert` makes of each.
+        """Decode frames by number, 0 to V - 1, and keep what `convert` returns for each.
 
-        It is called with the number and the (H, W, 3) RGB pixels of a frame as soon as that is decoded.
+        `convert` is called with the number and the (H, W, 3) RGB pixels of a frame as soon as it is decoded.
         """
         ...
 
@@ -54,18 +54,18 @@ class VideoReader(Protocol):
 
 
 def check_backend(backend: str) -> None:
-    """Raise a ConfigError, with the choices, where there is no such backend."""
+    """Raise a ConfigError that lists the choices if there is no such backend."""
     if backend not in BACKENDS:
         raise ConfigError(f"video_backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
 
 
 @contextmanager
 def open_video(path: str | PathLike[str], backend: VideoBackend = "auto") -> Iterator[VideoReader]:
-    """Open a video for the time of a `with` block.
+    """Open a video for the duration of a `with` block.
 
     Args:
         path: an MP4/MOV, Matroska/WebM or AVI file.
-        backend: what decodes it; all but `auto` and `pyav` are packages to install.
+        backend: the video decoder; all but `auto` and `pyav` need a package installed.
 
     Raises:
         MissingFileError: there is no such file.
@@ -91,7 +91,7 @@ class _OtherReader:
             raise self._refusal("frames that are turned or mirrored for display")
 
     def close(self) -> None:
-        """Nothing is kept open between calls."""
+        """Does nothing: no file is kept open between calls."""
 
     def _refusal(self, what: str) -> MediaError:
         return MediaError(f"{self.path}: {self.name} does not read {what}; set video_backend: pyav")
@@ -120,8 +120,8 @@ class _OtherReader:
 class DecordReader(_OtherReader):
     """Decodes with decord, in order from the first frame.
 
-    decord's random access is not used: where key frames are no clean cuts (open groups of H.264, HEVC, MPEG-4 with
-    B-frames, AVI) it returns a neighbouring or broken frame without any sign of it.
+    decord's random access is not used: where key frames are not clean cuts (open groups of H.264, HEVC, MPEG-4 with
+    B-frames, AVI), it silently returns a neighbouring or broken frame.
     """
 
     name = "decord"
@@ -141,9 +141,9 @@ class DecordReader(_OtherReader):
             self._check_count(len(reader))
             for number, frame in self._in_order(reader, sorted(set(numbers))):
                 kept[number] = convert(number, self._checked(frame))
-        # RuntimeError for a file that decord cannot open, DECORDError for one it cannot decode, LimitReached (no
-        # subclass of it) for a frame that it would have replaced by another, StopIteration past the last frame that
-        # could be decoded, TypeError for frames narrower than it can hand over
+        # RuntimeError: decord cannot open the file; DECORDError: it cannot decode it; LimitReached (no subclass of
+        # DECORDError): it would have replaced a frame; StopIteration: past the last frame that could be decoded;
+        # TypeError: frames narrower than it can return
         except (decord.DECORDError, decord.DECORDLimitReachedError, RuntimeError, StopIteration, TypeError) as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise MediaError(
@@ -153,16 +153,16 @@ class DecordReader(_OtherReader):
         return kept
 
     def _in_order(self, reader: Any, ascending: Sequence[int]) -> Iterator[tuple[int, Pixels]]:
-        """Yield number and a copy of each frame, decoding forward from the first without a seek."""
+        """Yield the number and a copy of each frame, decoding forward from the first frame without seeking."""
         key_indices = reader.get_key_indices()
         num_frames = len(reader)
         starts = reader.get_frame_timestamp(range(num_frames))[:, 0]
-        # skip_frames leaves frames unconverted, but it tells them apart by their timestamps
+        # skip_frames saves the conversion of frames, but identifies frames by their timestamps
         can_skip = bool(np.all(np.diff(starts) > 0))
         position = 0
         for index in ascending:
             while position < index:
-                # skip_frames seeks when it passes a key frame, so it may only run up to the frame before one
+                # skip_frames seeks when it passes a key frame, so it may only run up to the frame before the next one
                 next_key = bisect.bisect_right(key_indices, position)
                 limit = key_indices[next_key] - 1 if next_key < len(key_indices) else num_frames - 1
                 num_skipped = min(index, limit) - position
@@ -177,7 +177,7 @@ class DecordReader(_OtherReader):
 
 
 class TorchCodecReader(_OtherReader):
-    """Decodes with torchcodec, by seeks of its own, which go wrong in AVI: that stores no times of display."""
+    """Decodes with torchcodec, which seeks by itself; its seeks fail in AVI, which stores no display times."""
 
     name = "torchcodec"
 
@@ -191,7 +191,7 @@ class TorchCodecReader(_OtherReader):
         try:
             from torchcodec.decoders import VideoDecoder
         except (ImportError, RuntimeError) as error:
-            # It raises RuntimeError where it is installed but finds no shared libraries of FFmpeg.
+            # It raises RuntimeError if it is installed but the shared libraries of FFmpeg are missing.
             raise ConfigError(
                 "video_backend: torchcodec needs the package 'torchcodec' and the shared libraries of FFmpeg: pip "
                 f"install torchcodec, and FFmpeg from your system's packages ({str(error).splitlines()[0]})"

@@ -1,6 +1,6 @@
-"""Which files are opened as videos, and whether one is whole: told from its first bytes and the sizes it declares.
+"""Check that a file is a video and complete, from its first bytes and the sizes that its container declares.
 
-Cut exactly between two frames, a file opens and decodes without complaint, only shorter: its container's sizes tell.
+A file cut exactly between two frames opens and decodes without an error, only shorter: the declared sizes reveal it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from futurel1.errors import MediaError, MissingFileError
 __all__ = ["Container", "check_container", "check_is_file"]
 
 Container = Literal["mov", "matroska", "avi"]
-"""The container families that are read, by FFmpeg's names of their demuxers."""
+"""The supported container families, by the names of FFmpeg's demuxers."""
 
 _MP4_FIRST_BOXES = {b"ftyp", b"styp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot"}
 _EBML_HEADER_ID = b"\x1a\x45\xdf\xa3"
@@ -25,8 +25,8 @@ _RE_ENCODE = (
     "re-encode it: ffmpeg -i INPUT -c:v libx264 -pix_fmt yuv420p -vf 'pad=ceil(iw/2)*2:ceil(ih/2)*2' OUTPUT.mp4"
 )
 _PICTURE = "name it where the record names images, not videos"
-# What makes a file of these kinds readable depends on what it holds: MP4 and Matroska do not carry the streams of all
-# of them, and bare streams have no times to copy.
+# The remedy for these kinds depends on their content: MP4 and Matroska cannot carry every stream type in them, and
+# bare streams have no times to copy.
 _OTHER_KINDS: tuple[tuple[int, bytes, str, str], ...] = (
     (0, b"GIF8", "an animated GIF", _RE_ENCODE),
     (0, b"OggS", "an Ogg file", _RE_ENCODE),
@@ -51,7 +51,7 @@ _TRANSPORT_PACKET = {0: 188, 4: 192}
 
 
 def check_is_file(path: Path) -> int:
-    """Check that a path names a file that holds something.
+    """Check that a path names a file that is not empty.
 
     Returns:
         Its size in bytes, at least 1.
@@ -65,7 +65,7 @@ def check_is_file(path: Path) -> int:
     except (FileNotFoundError, NotADirectoryError):
         raise MissingFileError(f"{path}: no such file; check the path and the folder it is relative to") from None
     except (OSError, ValueError) as error:
-        # A name longer than the system allows, a loop of links, a folder without permission, a zero byte.
+        # Causes: a name longer than the system allows, a loop of links, a folder without permission, a zero byte.
         reason = error.strerror if isinstance(error, OSError) else error
         raise MediaError(f"{_shortened(path)}: cannot be opened ({reason}); check the path") from error
     if not path.is_file():
@@ -81,7 +81,7 @@ def _shortened(path: Path) -> str:
 
 
 def check_container(path: Path) -> Container:
-    """Tell the family of a video file, and check that the file is as long as its container says.
+    """Determine the family of a video file, and check that the file is as long as its container says.
 
     Args:
         path: a file.
@@ -91,7 +91,7 @@ def check_container(path: Path) -> Container:
 
     Raises:
         MissingFileError: there is no such file.
-        MediaError: another kind of file, or one that is cut short.
+        MediaError: the file is not a supported video, or is cut short.
     """
     size = check_is_file(path)
     try:
@@ -129,7 +129,7 @@ def _what_else(head: bytes) -> str:
 
 
 def _mp4_end(path: Path, stream: BinaryIO, size: int) -> int:
-    """Return where the last media or index box of an MP4 file says it ends, in bytes."""
+    """Return the declared end of the last media or index box of an MP4 file, in bytes."""
     position = end = 0
     has_index = False
     while position + 8 <= size:
@@ -144,7 +144,7 @@ def _mp4_end(path: Path, stream: BinaryIO, size: int) -> int:
             break
         has_index |= kind == b"moov"
         position += length
-        # padding after the media may be anything
+        # trailing padding may be anything, so only these boxes count
         if kind in (b"moov", b"moof", b"mdat"):
             end = position
     if not has_index and end <= size:
@@ -153,7 +153,7 @@ def _mp4_end(path: Path, stream: BinaryIO, size: int) -> int:
 
 
 def _matroska_end(stream: BinaryIO) -> int:
-    """Return where the segment of a Matroska file says it ends, in bytes; 0 if it does not say."""
+    """Return the declared end of the segment of a Matroska file, in bytes; 0 if it declares none."""
     stream.seek(len(_EBML_HEADER_ID))
     header_length = _matroska_size(stream)
     stream.seek(header_length or 0, 1)
@@ -164,7 +164,7 @@ def _matroska_end(stream: BinaryIO) -> int:
 
 
 def _matroska_size(stream: BinaryIO) -> int | None:
-    """Read an element size: the leading zero bits of the first byte count the bytes that follow; all ones: unknown."""
+    """Read an element size; leading zero bits of the first byte give the number of further bytes; all ones: unknown."""
     first = stream.read(1)
     if not first or first[0] == 0:
         return None

@@ -1,4 +1,4 @@
-"""What one pass over the packets of a video finds, before any picture is decoded."""
+"""Information about a video from one pass over its packets, before any picture is decoded."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ __all__ = ["Packets", "hide_untimed", "scan_packets", "visible"]
 
 @dataclass(frozen=True)
 class Packets:
-    """What one pass over the packets found; arrays are in the order of the file, hidden frames included."""
+    """Result of one pass over the packets; arrays are in file order and include hidden frames."""
 
     pts: list[int | None] = field(default_factory=list)
     dts: list[int | None] = field(default_factory=list)
     positions: list[int | None] = field(default_factory=list)
-    """Where the packets lie in the file, in bytes."""
+    """Byte offsets of the packets in the file."""
     durations: list[int] = field(default_factory=list)
     shown: list[bool] = field(default_factory=list)
     keys: list[int] = field(default_factory=list)
     """Packets that the file calls key frames."""
     clean: list[int] = field(default_factory=list)
-    """Those of them after which decoding comes out right, as far as the packet tells."""
+    """Key frames from which decoding is correct at once, as far as the packet tells."""
     gradual: list[int] = field(default_factory=list)
-    """Those of them from which it comes out right only some frames later."""
+    """Key frames from which decoding is correct only some frames later."""
 
 
 def scan_packets(container: av.container.InputContainer, stream: av.VideoStream, path: Path) -> Packets:
-    """Read all packets of a video once, from where the container stands.
+    """Read all packets of a video once, from the container's current position.
 
     Args:
         container: the open file.
-        stream: its video.
+        stream: its video stream.
         path: the file, for messages.
 
     Raises:
@@ -60,7 +60,7 @@ def scan_packets(container: av.container.InputContainer, stream: av.VideoStream,
         packets.dts.append(packet.dts)
         packets.positions.append(packet.pos)
         packets.durations.append(packet.duration or 0)
-        # VP8 stores frames that are only references as packets of their own; a bit of the first byte says so.
+        # VP8 stores reference-only frames as separate packets, marked by a bit of the first byte.
         shown = not packet.is_discard and not (codec == "vp8" and not memoryview(packet)[0] & 0x10)
         packets.shown.append(shown)
         if packet.is_keyframe:
@@ -72,10 +72,10 @@ def scan_packets(container: av.container.InputContainer, stream: av.VideoStream,
 
 
 def hide_untimed(packets: Packets) -> int:
-    """Take packets without a time that follow the first as hidden frames before it; return their number.
+    """Treat packets without a time that follow the first packet as hidden frames before it; return their number.
 
-    Matroska cannot store times before 0, which the frames have that lead the first key frame of a clip that was cut,
-    without decoding, from open groups. They lack what they are decoded from.
+    Matroska cannot store times before 0. A clip that was cut from open groups without decoding has such frames: they
+    lead the first key frame, and the frames that they are decoded from are missing.
     """
     number = sum(1 for _ in itertools.takewhile(lambda time: time is None, packets.pts[1:]))
     if number and packets.pts[0] is not None and packets.keys[:1] == [0]:
@@ -86,10 +86,10 @@ def hide_untimed(packets: Packets) -> int:
 
 
 def visible(packet: av.Packet[Any]) -> av.Packet[Any]:
-    """A packet that an edit list hides, unmarked: FFmpeg would drop its frame, and with it the sign of damage."""
+    """Unmark a packet hidden by an edit list: FFmpeg would drop its frame, and with it the sign of damage."""
     import av
 
-    # Made by size, the packet ends with the zeros that decoders read past its end.
+    # A packet made by size ends with the zero padding that decoders read past its end.
     copy = av.Packet(packet.size)
     copy.update(bytes(packet))
     copy.pts, copy.dts, copy.time_base, copy.is_keyframe = packet.pts, packet.dts, packet.time_base, packet.is_keyframe

@@ -1,11 +1,11 @@
-"""Which frames a video file shows and when, from its packets, before any picture is decoded; and their pixels.
+"""Determine from the packets which frames a video shows and when, before any picture is decoded; then read pixels.
 
-A video player shows the frames that an edit list leaves, each at its own time. Both stand in the packets of a file: one
-pass over them, without decoding, gives the number of frames and their times. The packets of some files do not tell: AVI
-stores no times of display, and a packet of interlaced H.264 may be half a frame. Those files are decoded once to count.
+A video player shows the frames that an edit list leaves, each at its own time. The packets of a file hold both: one
+pass over them, without decoding, gives the number of frames and their times. Packets are not enough for some files: AVI
+stores no display times, and a packet of interlaced H.264 may be half a frame. Those files are decoded once to count.
 
-The packets also say where decoding may start: at a key frame from which every frame shown later comes out right.
-The key frame of an open group is such a place; the frames that precede it in time are decoded from the one before.
+The packets also say where decoding may start: at a key frame from which every frame shown later comes out right. The
+key frame of an open group qualifies; frames displayed before it are decoded from the key frame before.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ MAX_PIXELS = 2**26
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What a video shows: number of frames, average frames per second, size in pixels as displayed, seconds in all."""
+    """Properties of a video: number of frames, average frames per second, displayed size in pixels, total seconds."""
 
     num_frames: int
     fps: float
@@ -54,7 +54,7 @@ class VideoInfo:
 
 @dataclass(frozen=True)
 class _KeyFrame:
-    """A place to start decoding: its times, and the latest from which a seek ends there, in steps of the clock."""
+    """A place to start decoding: its times, and the latest seek target that ends there, in clock ticks."""
 
     pts: int
     dts: int | None
@@ -62,15 +62,15 @@ class _KeyFrame:
 
 
 class PyAVReader:
-    """Reads frames of one video by FFmpeg, exactly, from the nearest key frame; see the module.
+    """Reads frames of one video with FFmpeg, exactly, decoding from the nearest key frame; see the module.
 
     Args:
         path: an MP4/MOV, Matroska/WebM or AVI file.
 
     Attributes:
-        info: what the video shows.
+        info: number of frames, frame rate, size and duration.
         times: (V,) seconds from the first frame to each frame, in ascending order.
-        family: the container's.
+        family: the family of the container.
         upright: whether frames are stored as they are displayed, neither turned nor mirrored.
 
     Raises:
@@ -82,7 +82,7 @@ class PyAVReader:
         self.path = path
         self.family: Container = check_container(path)
         self._first: tuple[int, int] | None = None
-        """Time of the first packet, in steps of the stream's clock, and where it lies in the file."""
+        """Time of the first packet, in ticks of the stream's clock, and its byte offset in the file."""
         self._container, self._stream = self._open()
         try:
             with self._errors():
@@ -105,7 +105,7 @@ class PyAVReader:
                 "reading videos needs PyAV, the package 'av', which is not installed: pip install av"
             ) from error
 
-        # Of the bare name 12:30.mp4 FFmpeg takes "12" for a protocol; a protocol of its own ends that.
+        # FFmpeg would take the "12" of a file name 12:30.mp4 for a protocol; an explicit protocol prevents that.
         name = "file:" + os.path.abspath(self.path)
         with self._errors():
             container = av.open(name, format=self.family)
@@ -173,24 +173,24 @@ class PyAVReader:
             self._first = time, packets.positions[0]
 
     def _times_tell(self, packets: Packets) -> bool:
-        """Whether each packet is one frame with a time of its own."""
-        # AVI has no times of display: what FFmpeg gives is a guess from the order of the packets.
+        """Whether each packet is one frame with its own time."""
+        # AVI has no display times: FFmpeg guesses them from the order of the packets.
         every_frame_is_key = len(packets.keys) == len(packets.pts)
         if self.family == "avi" and not every_frame_is_key:
             return False
-        # Cut within a gradual refresh, a video begins where the decoder sees fit to.
+        # If a video is cut within a gradual refresh, the decoder decides which frame it shows first.
         if None in packets.pts or not packets.keys or packets.keys[0] in packets.gradual:
             return False
         times = [time for time, shown in zip(packets.pts, packets.shown, strict=True) if shown]
         return 0 < len(times) == len(set(times))
 
     def _index_by_time(self, packets: Packets, num_untimed: int) -> bool:
-        """Index the frames by the times of their packets; False: the decoder shows others than those."""
+        """Index the frames by the times of their packets; False if the decoder shows other frames."""
         pts = np.array(packets.pts, dtype=np.int64)
         shown = np.array(packets.shown)
         first_key = packets.keys[0]
-        # Frames before the first key frame, by either order, lack references. Whether a player shows them is up to the
-        # codec, so the decoder is asked.
+        # Frames before the first key frame, in display or file order, lack references. Whether they are shown depends
+        # on the codec, so the decoder is asked.
         leading = shown & ((pts < pts[first_key]) | (np.arange(len(pts)) < first_key))
         self._first_key = int(pts[first_key])
         decoded = self._decode_head(any_leading=bool(leading.any()) or num_untimed > 0)
@@ -212,8 +212,8 @@ class PyAVReader:
         return True
 
     def _clean_keys(self, packets: Packets, pts: np.ndarray[Any, np.dtype[np.int64]]) -> list[_KeyFrame]:
-        """Key frames before which, in the file, nothing stands that is shown after them."""
-        # A seek to the time of a key frame itself may end at the one before: MP4 counts the delay of its frames.
+        """Clean key frames after which no earlier packet of the file is displayed."""
+        # A seek to the time of a key frame may end at the one before, because MP4 counts the delay of its frames.
         latest = {
             order: (self._index_time(packets.pts[following], packets.dts[following]) or 0) - 1
             for order, following in itertools.pairwise(packets.keys)
@@ -233,12 +233,12 @@ class PyAVReader:
         return 1 / rate if rate > 0 else 0.0
 
     def _rate(self) -> float:
-        """Frames per second as the file states them; 0 if it does not."""
+        """Frames per second stated by the file; 0 if it states none."""
         rate = self._stream.average_rate or self._stream.guessed_rate
         return float(rate) if rate and math.isfinite(rate) and rate > 0 else 0.0
 
     def _decode_head(self, any_leading: bool) -> list[int]:
-        """Decode the first frame, or, where frames lead the first key frame, those up to it; return their times."""
+        """Decode the first frame, or all frames up to the first key frame if frames lead it; return their times."""
         self._restart()
         times: list[int] = []
         for frame in self._decoded():
@@ -266,7 +266,7 @@ class PyAVReader:
         self._pts, self._keys = np.arange(count), []
         times = np.array([math.nan if time is None else time for time in given], dtype=np.float64)
         if self.family == "avi" and count == len(packets.dts):
-            # Frames of AVI are shown in the order of decoding, at the times of decoding, all equally late.
+            # AVI shows frames in decoding order, at their decoding times plus a constant delay.
             times = np.array(packets.dts, dtype=np.float64) * self._unit
         elif self.family == "avi":
             times[:] = math.nan
@@ -284,7 +284,7 @@ class PyAVReader:
         self._interlaced = frame.interlaced_frame and self._stream.codec_context.name == "h264"
 
     def _display_turn(self, frame: av.VideoFrame) -> tuple[bool, bool, bool] | None:
-        """How frames are turned for display: transposed, then mirrored left to right and top to bottom; None: not."""
+        """Turn for display: transpose, then mirror left to right and top to bottom; None: no turn."""
         side_data: Any = frame.side_data
         matrix = next((data for data in side_data if data.type.name == "DISPLAYMATRIX"), None)
         if matrix is None:
@@ -309,14 +309,14 @@ class PyAVReader:
 
         Args:
             numbers: 0-based frame numbers, each below `info.num_frames`.
-            convert: what to keep of a frame, from its number and (H, W, 3) RGB pixels; called as each is decoded, so
-                that no more than one is held at full size.
+            convert: takes the number and the (H, W, 3) RGB pixels of a frame and returns what to keep; called as soon
+                as a frame is decoded, so that only one is held at full size.
 
         Returns:
-            Number to what was kept.
+            What `convert` returned, by frame number.
 
         Raises:
-            MediaError: a frame that is wanted, or one that it is decoded from, is damaged.
+            MediaError: a requested frame, or a frame that it is decoded from, is damaged.
         """
         ascending = sorted(set(numbers))
         kept: dict[int, T] = {}
@@ -328,7 +328,7 @@ class PyAVReader:
                 try:
                     kept |= self._read_run(key, wanted, convert)
                 except _InexactSeekError as error:
-                    # Exact all the same, only slower: the start of a file is the one place that cannot mislead.
+                    # Equally exact, only slower: no seek is involved.
                     logger.debug("%s: %s after a seek; decoding from the start", self.path, error)
                     kept |= self._read_run(-1, wanted, convert)
         return kept
@@ -348,16 +348,16 @@ class PyAVReader:
         return kept
 
     def _read_run(self, key: int, wanted: Mapping[int, int], convert: Callable[[int, Pixels], T]) -> dict[int, T]:
-        """Decode from a key frame (-1: the start of the file) up to the last of the wanted frames, numbers by time."""
+        """Decode from a key frame (-1: file start) through the last wanted frame; `wanted` maps times to numbers."""
         import av
 
         from_start = not self._seek(key)
-        # Frames that lead a key frame, which nothing after it is decoded from, lack what they are decoded from.
+        # Frames that lead a key frame lack their references, and no frame after it refers to them: ignore their damage.
         first_time = self._first_key if from_start else self._keys[key].pts
         kept: dict[int, T] = {}
         try:
             for frame in self._decoded(wanted):
-                # Frames of packets with a time have it.
+                # A frame has a time if its packet has one.
                 time = int(frame.pts or 0)
                 if time >= first_time or time in wanted:
                     self._check_frame(frame)
@@ -379,10 +379,10 @@ class PyAVReader:
         return kept
 
     def _decoded(self, wanted: Collection[int] | None = None) -> Iterator[av.VideoFrame]:
-        """Decode on from where the file stands; with `wanted`, to the last frame of these times.
+        """Decode on from the current position; with `wanted`, through the last frame with one of these times.
 
-        After the last wanted frame the decoder is emptied, so that frames are seen which it was given before that one
-        and shows later: they may be what the wanted one was decoded from.
+        After the last wanted frame the decoder is flushed. This also yields frames that it received earlier but shows
+        later: the wanted frame may be decoded from them, so they must be checked for damage.
         """
         context = self._stream.codec_context
         context.skip_frame = "DEFAULT"
@@ -392,7 +392,7 @@ class PyAVReader:
             if packet.size == 0:
                 continue
             if skips:
-                # Frames that no other refers to need no decoding unless they are wanted.
+                # Frames that no other frame refers to need no decoding unless they are wanted.
                 context.skip_frame = "DEFAULT" if packet.pts in remaining else "NONREF"
             if wanted is not None and packet.is_discard:
                 packet = visible(packet)
@@ -421,7 +421,7 @@ class PyAVReader:
 
     @property
     def _unit(self) -> float:
-        """Seconds of a step of the stream's clock."""
+        """Seconds per tick of the stream's clock."""
         return float(self._stream.time_base or 0)
 
     def _pixels(self, frame: av.VideoFrame) -> Pixels:
@@ -436,7 +436,7 @@ class PyAVReader:
     # ------------------------------------------------------------------ moving in the file
 
     def _restart(self) -> None:
-        """Go to the very first packet: by opening again where a seek to its time does not lead there."""
+        """Go to the very first packet: by a seek, or by reopening the file if the seek does not lead there."""
         if self._first is not None:
             time, place = self._first
             if self._arrives(time, lambda packet: packet.pos == place):
@@ -445,12 +445,12 @@ class PyAVReader:
         self._container, self._stream = self._open()
 
     def _index_time(self, pts: int | None, dts: int | None) -> int | None:
-        """The time by which the container tells a packet from the others, wherever reading began."""
-        # Matroska stores times of display alone; those of decoding are FFmpeg's guess, which differs after a seek.
+        """The time that identifies a packet in the container, independent of where reading began."""
+        # Matroska stores only display times; FFmpeg guesses decoding times, and guesses differently after a seek.
         return pts if self.family == "matroska" or dts is None else dts
 
     def _seek(self, key: int) -> bool:
-        """Go to a key frame, or an earlier one; False: to the start of the file."""
+        """Go to a key frame or an earlier one and return True, or go to the start of the file and return False."""
 
         def leads_to_it(packet: av.Packet[Any]) -> bool:
             return self._key_numbers.get(self._index_time(packet.pts, packet.dts), key + 1) <= key
@@ -465,7 +465,7 @@ class PyAVReader:
         return False
 
     def _arrives(self, position: int, accept: Callable[[av.Packet[Any]], bool]) -> bool:
-        """Seek, and tell whether the packet that is there is accepted; it is the next one to be read then."""
+        """Seek; return whether `accept` takes the packet found there, which is then the next one to be read."""
         self._go_to(position)
         packet = next(iter(self._container.demux(self._stream)), None)
         if packet is None or not accept(packet):
@@ -479,4 +479,4 @@ class PyAVReader:
 
 
 class _InexactSeekError(Exception):
-    """Decoding from a key frame did not give what decoding from the start gives."""
+    """Decoding from a key frame did not give the frames that decoding from the start would give."""

@@ -1,4 +1,4 @@
-"""Where decoding may start: what the packet of a key frame says of the frames that are shown after it."""
+"""Where decoding may start: what a key frame's packet says about the frames shown after it."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _FRAMES_RESET_BY_KEYS = {
     "av1", "dnxhd", "ffv1", "h263", "libdav1d", "mjpeg", "mpeg1video", "mpeg2video", "mpeg4", "png", "prores",
     "rawvideo", "vp8", "vp9",
 }  # fmt: skip
-"""Codecs whose key frames let every frame that is shown after them be decoded. (H.264 and HEVC say so key by key.)"""
+"""Codecs in which every frame shown after a key frame can be decoded. (H.264 and HEVC state it per key frame.)"""
 
 
 def nal_length_size(codec: str, extradata: bytes | None) -> int:
-    """Bytes of the length before each unit of an H.264 or HEVC packet; 0: units follow start codes (Annex B)."""
+    """Bytes of the length field before each unit of an H.264 or HEVC packet; 0: start codes instead (Annex B)."""
     place = {"h264": 4, "hevc": 21}.get(codec)
     if place is None or not extradata or len(extradata) <= place or extradata[0] != 1:
         return 0
@@ -28,11 +28,11 @@ def nal_length_size(codec: str, extradata: bytes | None) -> int:
 
 
 def recovery_of(codec: str, packet: av.Packet[Any], length_size: int) -> Recovery | None:
-    """Whether all frames shown from this key frame on, or from some frames later, can be decoded from it; None: unsaid.
+    """Whether decoding from this key frame is right at once or after some frames; None if the packet does not say.
 
-    H.264: an instantaneous refresh (IDR), or a recovery point, exact (ITU-T H.264, D.1.8): of zero frames for the key
-    frame of an open group, of several for gradual refresh. HEVC: a random access point (H.265, 7.4.2.2: types 16 to
-    21).
+    H.264: an instantaneous refresh (IDR), or an exact recovery point (ITU-T H.264, D.1.8): one of zero frames for the
+    key frame of an open group, one of several for gradual refresh. HEVC: a random access point (H.265, 7.4.2.2: types
+    16 to 21).
     """
     if codec in _FRAMES_RESET_BY_KEYS:
         return "at once"
@@ -65,7 +65,7 @@ def nal_units(data: bytes, length_size: int) -> Iterator[bytes]:
 
 
 def recovery_point(messages: bytes) -> Recovery | None:
-    """What the supplemental messages of H.264 say of recovery; None: nothing, or an inexact one of zero frames."""
+    """Read the recovery point from H.264 supplemental messages; None: there is none, or an inexact one of 0 frames."""
     position = 0
     while position + 2 < len(messages):
         fields = []

@@ -1,6 +1,6 @@
-"""Task folder for lmms-eval (`--include_path`): FutureBench and TwiFF-Bench, with what their tasks share.
+"""Task folder for lmms-eval (`--include_path`): FutureBench and TwiFF-Bench, and functions that their tasks share.
 
-lmms-eval executes a task's `utils.py` anew for every name that the YAML file takes from it, so they hold no state.
+lmms-eval executes a task's `utils.py` again for every name that the YAML file takes from it, so they hold no state.
 """
 
 import os
@@ -15,11 +15,11 @@ _BUILDERS = {".arrow": "arrow", ".parquet": "parquet", ".json": "json", ".jsonl"
 
 
 def dataset_file(variable: str) -> Path:
-    """File or folder of a benchmark, as an environment variable names it.
+    """File or folder of a benchmark, named by an environment variable.
 
     Raises:
         ConfigError: the variable is not set.
-        MissingFileError: what it names is not there.
+        MissingFileError: there is no such file or folder.
     """
     value = os.environ.get(variable, "").strip()
     if not value:
@@ -31,7 +31,7 @@ def dataset_file(variable: str) -> Path:
 
 
 def dataset_source(variable: str) -> tuple[str, dict[str, dict[str, list[str]]]]:
-    """What `datasets.load_dataset` takes to read a benchmark as one split, ``test``.
+    """Arguments of `datasets.load_dataset` to read a benchmark as a single split, ``test``.
 
     Args:
         variable: environment variable that names a .arrow, .parquet, .json or .jsonl file, or a folder of them such as
@@ -41,14 +41,14 @@ def dataset_source(variable: str) -> tuple[str, dict[str, dict[str, list[str]]]]
         Name of the builder, and its ``data_files``.
 
     Raises:
-        ConfigError: the variable is not set, or there are no such files, or files of several kinds.
-        MissingFileError: what it names is not there.
+        ConfigError: the variable is not set, or names no such files, or files of several kinds.
+        MissingFileError: there is no such file or folder.
     """
     path = dataset_file(variable)
-    found = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.suffix in _BUILDERS)
-    if path.is_dir() and any(file.suffix == ".arrow" for file in found):
-        # `save_to_disk` writes JSON files about the data beside it, and `map` leaves copies of it.
-        found = [file for file in found if file.suffix == ".arrow" and not file.name.startswith("cache-")]
+    found = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.suffix.lower() in _BUILDERS)
+    if path.is_dir() and any(file.suffix.lower() == ".arrow" for file in found):
+        # Beside the data, `save_to_disk` writes JSON files about them, and `map` leaves cached copies.
+        found = [file for file in found if file.suffix.lower() == ".arrow" and not file.name.startswith("cache-")]
     builders = {_BUILDERS.get(file.suffix.lower(), "") for file in found}
     if len(builders) != 1 or "" in builders:
         kinds = ", ".join(sorted({file.suffix for file in found})) or "no files"
@@ -57,11 +57,11 @@ def dataset_source(variable: str) -> tuple[str, dict[str, dict[str, list[str]]]]
 
 
 def mean(items: Sequence[dict[str, float] | None]) -> float:
-    """Mean of the items' ``score``; None stands for a sample that does not count here. NaN when none counts."""
+    """Mean of the items' ``score``, ignoring None (samples that do not count for this metric); NaN if all are None."""
     scores = [item["score"] for item in items if item is not None]
     return sum(scores) / len(scores) if scores else float("nan")
 
 
 def total(items: Sequence[dict[str, float] | None]) -> float:
-    """Sum of the items' ``score``; None stands for a sample that does not count here."""
+    """Sum of the items' ``score``, ignoring None (samples that do not count for this metric)."""
     return sum(item["score"] for item in items if item is not None)

@@ -1,4 +1,4 @@
-"""Parsers and scores as plain functions; the metrics of `futurel1.metrics` are thin states around them."""
+"""Parsers and scores as plain functions; the metrics of `futurel1.metrics` are thin state around them."""
 
 from futurel1.metrics.functional.futurebench import (
     FUTUREBENCH_SPLITS,

@@ -1,4 +1,4 @@
-"""FutureBench: the prompt, how an option is read from a response, and accuracy with Wilson intervals.
+"""FutureBench: the prompt, extraction of an option from a response, and accuracy with Wilson intervals.
 
 Source: Future-L1, arXiv 2606.05769, section on FutureBench. 1,056 four-option questions in four splits.
 """
@@ -33,21 +33,21 @@ FUTUREBENCH_SPLITS = ("hop1", "hop2", "hop3", "hop5")
 
 INSTRUCTION = "Please provide only the single option letter within the <answer> </answer> tags."
 UNANSWERED, WRONG, CORRECT = -1.0, 0.0, 1.0
-"""What a stored outcome can be."""
+"""Values of a stored outcome."""
 
 _ANSWER = ("<answer>", "</answer>")
 _LETTER = re.compile("[A-D]")
-# A sign right behind a letter that makes it something else, as in C++, C#, B♭ or the mark A-.
+# A sign directly after a letter that changes its meaning, as in C++, C#, B♭ or the mark A-.
 _SIGN = r"(?:[+#\u00b0\u266d\u266f](?!\s*[A-D]\b)|[-\u2212](?=[^\w\s]*\s*\Z))"
 _ONLY_LETTER = regex.compile(rf"[^\w\p{{M}}]*([A-D])(?!{_SIGN})[^\w\p{{M}}]*")
-# No part of a word: scripts other than the Latin one write no words with these letters, so "答案是B" has one alone.
+# A letter that is not part of a word. Only words in Latin script contain these letters, so the B of "答案是B" counts.
 _LETTER_ALONE = regex.compile(
     r"(?<![\p{Latin}\p{Nd}]\p{M}*)(?<![\p{Latin}\p{Nd}][-\u2010\u2011'\u2019_])"
     r"[A-D](?![\p{Latin}\p{Nd}\p{M}])(?![-\u2010\u2011'\u2019_][\p{Latin}\p{Nd}])" + f"(?!{_SIGN})"
 )
 _INITIALS = regex.compile(r"(?<!\p{L})\p{Latin}(?:\.\p{Latin})+(?:\.(?!\p{L})|(?<=\.\p{L}\.\p{L})(?!\p{L}))")
 _NAMES_OPTION = regex.compile(r"\b(?:answer|choice|letter|option)\s{1,3}$", re.IGNORECASE)
-# Only before a word in Latin script can "A" be the English article.
+# "A" can be the English article only before a word in Latin script.
 _NEXT_WORD = regex.compile(r"\s+((?=\p{Latin})\p{Ll}[\p{L}\p{M}'\u2019-]*)")
 _NEVER_AFTER_ARTICLE = frozenset({
     "an", "and", "are", "as", "at", "be", "because", "but", "by", "could", "did", "does", "for", "from", "had", "has",
@@ -56,8 +56,8 @@ _NEVER_AFTER_ARTICLE = frozenset({
     "this", "those", "to", "was", "we", "were", "when", "where", "which", "who", "why", "with", "would", "you",
     "your",
 })  # fmt: skip
-"""Words that no noun begins with: an "A" before one of them is the letter, and no article."""
-# No slash, ampersand or bar: they join two letters.
+"""Words that never follow an article: an "A" before one of them is the letter."""
+# Without slash, ampersand and bar, which join two letters.
 _MARKS = r"(?:[^\w\s/&|+]|_)*"
 _LABEL_ENDS = regex.compile(
     rf"{_MARKS}(?:[.:,)\]}}\u3001\u3002\u3011\u300d]|\*\*|__|\s*[-\u2013\u2014]|\s*\n){_MARKS}\s*{_MARKS}"
@@ -65,7 +65,7 @@ _LABEL_ENDS = regex.compile(
 _LABEL_CLOSES = regex.compile(r"\A[\s\p{Pe}\p{Pf}*_`\"']*+")
 _OPENS_BRACKET, _CLOSES_AT_END = regex.compile(r"\p{Ps}"), regex.compile(r"\A[\s.]*+\p{Pe}")
 _LONGEST_LABEL_END = 20
-"""Bounds the time that `_LABEL_ENDS` takes on long runs of punctuation."""
+"""Limit that bounds the time of `_LABEL_ENDS` on long runs of punctuation."""
 _INTRODUCES_LABEL = regex.compile(
     r"(?:[\W_]|\b(?:the|my|so|thus|therefore|hence|final|correct|right|best|is|would|be)\b"
     r"|\b(?:answer|choice|letter|option)\b|(?:答案|选项?|是|为))*+",
@@ -79,21 +79,21 @@ def extract_option(text: str, protocol: ExtractionProtocol = "paper", options: M
     Args:
         text: the response.
         protocol: ``"paper"``: the first character A-D inside the first ``<answer>..</answer>`` (lower-case tags only),
-            even inside a word, so that "Answer: C" reads as A; ``"direct"``: the same over the whole text, for models
-            that do not reason; ``"strict"``: inside the first answer block (tags as in `extract_answer`), exactly one
-            option letter that stands alone (upper case, full-width or not, repeated or not, no part of a word, whatever
-            punctuation or script is around it), or the exact text of one option, also behind its own label, as in
-            "B. .." and "A the boy sits down". An "A" that may be an article, as in "A man leaves", is no answer by
-            itself, and the letter A where another letter stands alone; only right behind a label, as in "B. A man
-            leaves", it is an article. What is ambiguous is no answer: two different letters ("A not B"), the label of
+            even inside a word, so that "Answer: C" reads as A. ``"direct"``: the same over the whole text, for models
+            that do not reason. ``"strict"``: inside the first answer block (tags as in `extract_answer`), exactly one
+            standalone option letter (upper case, also full-width or repeated, not part of a word, with any punctuation
+            or script around it), or the exact text of one option, also after its own label, as in "B. .." and "A the
+            boy sits down". An "A" that may be an article, as in "A man leaves", is not an answer by itself. Next to
+            another standalone letter it counts as the letter A, except directly after a label, as in "B. A man leaves",
+            where it is an article. Ambiguous responses have no answer: two different letters ("A not B"), the label of
             one option before the text of another, a text that two options share.
-        options: letter to text of the options, for ``"strict"``. Compared are their `plain_answer` forms.
+        options: letter to text of the options, for ``"strict"``; texts are compared by their `plain_answer`.
 
     Returns:
-        ``"A"`` to ``"D"``, or ``""`` when there is no answer.
+        ``"A"`` to ``"D"``, or ``""`` without an answer.
 
     Raises:
-        ConfigError: another protocol.
+        ConfigError: an unknown protocol.
     """
     if protocol == "paper":
         return _first_letter(_paper_answer(text))
@@ -105,17 +105,17 @@ def extract_option(text: str, protocol: ExtractionProtocol = "paper", options: M
 
 
 def futurebench_prompt(record_qa: Mapping[str, Any]) -> str:
-    """Text of a FutureBench question, as the reference harness asks it.
+    """Text of a FutureBench question, as in the reference harness.
 
     Args:
         record_qa: the record's `qa`: ``Question``, and ``Options``, letters A-D to texts. Options are appended as
-            ``A. ..`` lines unless the question already carries ``A) `` and ``D) ``.
+            ``A. ..`` lines unless the question already contains ``A) `` and ``D) ``.
 
     Returns:
         The user turn's text: a line break, question, options, instruction.
 
     Raises:
-        RecordError: the question, or an option that has to be appended, is missing or no text.
+        RecordError: the question, or an option that has to be appended, is missing or not a text.
     """
     question = record_qa.get("Question")
     if not isinstance(question, str) or not question.strip():
@@ -136,7 +136,7 @@ def gold_option(answer: str) -> str:
     """Letter of a ground truth such as ``"B"``, ``"d"``, ``"(C)."`` or ``"<answer>B</answer>"``.
 
     Raises:
-        BatchError: it is not one letter A-D.
+        BatchError: the ground truth is not one letter A-D.
     """
     found = _ONLY_LETTER.fullmatch(ordinary_text(extract_answer(answer) or answer).upper())
     if found is None:
@@ -147,12 +147,13 @@ def gold_option(answer: str) -> str:
 def wilson_interval(correct: Tensor, level: float = 0.95) -> tuple[float, float]:
     """Wilson score interval of an accuracy.
 
-    Unlike a percentile bootstrap it has a width where all or none are correct, and covers accuracies near 0 and 1. Over
-    accuracies its coverage is `level` on average, and less within some tenths of a sample of 0 and 1.
+    Unlike a percentile bootstrap interval, it has a positive width if all or none are correct, and it covers accuracies
+    near 0 and 1. Its coverage is `level` on average over accuracies, and lower within some tenths of a sample of 0 and
+    1.
 
     Args:
         correct: (N,) bool or 0 / 1.
-        level: share of such intervals that hold the true accuracy.
+        level: share of such intervals that contain the true accuracy.
 
     Returns:
         Lower and upper end in percent; NaN without samples.
@@ -178,7 +179,7 @@ def wilson_interval(correct: Tensor, level: float = 0.95) -> tuple[float, float]
     center = share + z_squared / (2 * number)
     half = math.sqrt(z_squared * (share * (1 - share) + z_squared / (4 * number)) / number)
     scale = 100 / (1 + z_squared / number)
-    # Rounding may miss the ends of the scale.
+    # Exactly 0 and 100, which rounding may miss.
     return scale * (center - half) if share > 0 else 0.0, scale * (center + half) if share < 1 else 100.0
 
 
@@ -190,7 +191,7 @@ def _futurebench_update(
     protocols: Sequence[ExtractionProtocol],
     known_splits: Sequence[str],
 ) -> dict[str, Tensor]:
-    """(n, number of protocols) outcomes of the samples of each split that occurs, in order."""
+    """(n, number of protocols) outcomes of each split's samples, in order; only splits that occur."""
     lengths = {
         "responses": len(responses),
         "answers": len(answers),
@@ -230,7 +231,7 @@ def _futurebench_compute(outcomes: Mapping[str, Tensor], protocols: Sequence[Ext
 
 
 def _paper_answer(text: str) -> str:
-    """Content of the first `<answer>` block, case-sensitive; the reference knows no other spelling."""
+    """Content of the first `<answer>` block, case-sensitive like the reference."""
     opening, closing = _ANSWER
     start = text.find(opening)
     end = text.find(closing, start) if start >= 0 else -1
@@ -246,7 +247,7 @@ def _strict_option(answer: str, options: Mapping[str, str]) -> str:
     text = ordinary_text(answer)
     only_letter = _ONLY_LETTER.fullmatch(text)
     exact = _letters_of(text, options)
-    # A letter and nothing else is the letter, even where another option's text is that letter.
+    # A letter and nothing else is that letter, even if it is also the text of another option.
     if only_letter and (not exact or plain_answer(text) == only_letter[1].lower()):
         return str(only_letter[1])
     initials = {place for match in _INITIALS.finditer(text) for place in range(*match.span())}
@@ -263,8 +264,8 @@ def _letters_of(text: str, options: Mapping[str, str]) -> set[str]:
 
 
 def _labelled(text: str, label: regex.Match[str], options: Mapping[str, str]) -> set[str]:
-    """The label where its own option's text is behind it, the label and the others where another's is, else nothing."""
-    # The bracket of the label, "B) ..", and the one around label and text, "(B: ..)", are no part of the text.
+    """The label if its own option's text follows, the label and the others if another's follows, else nothing."""
+    # The bracket of the label, "B) ..", and the one around label and text, "(B: ..)", are not part of the text.
     behind = _LABEL_CLOSES.sub("", text[label.end() :], count=1)
     if _OPENS_BRACKET.search(text[: label.start()]):
         letters = _letters_of(_CLOSES_AT_END.sub("", behind[::-1], count=1)[::-1], options)
@@ -275,10 +276,10 @@ def _labelled(text: str, label: regex.Match[str], options: Mapping[str, str]) ->
 
 
 def _standing(text: str, alone: Sequence[regex.Match[str]]) -> set[str]:
-    """The letters that stand alone; an "A" that may be an article counts where another letter does, and only there."""
+    """Standalone letters; an "A" that may be an article counts only if another letter does."""
     articles = [_may_be_article(text, match) for match in alone]
     letters = {match[0] for match, article in zip(alone, articles, strict=True) if not article}
-    # Only the letter that opens the answer is a label, so the article behind it is the second letter.
+    # Only the first letter of an answer can be a label, so only the second can be an article after a label.
     uncertain = articles.count(True) - (articles[1:2] == [True] and _is_label(text, alone[0], alone[1]))
     return letters | {"A"} if letters and uncertain else letters
 
@@ -291,7 +292,7 @@ def _may_be_article(text: str, letter: regex.Match[str]) -> bool:
 
 
 def _is_label(text: str, letter: regex.Match[str], following: regex.Match[str]) -> bool:
-    """Whether a letter opens the answer, introduced or not, as a label of what follows: "B. A man leaves"."""
+    """Whether a letter opens the answer, introduced or not, as a label of the text after it: "B. A man leaves"."""
     if following.start() - letter.end() > _LONGEST_LABEL_END:
         return False
     opens = _INTRODUCES_LABEL.fullmatch(text, 0, letter.start()) is not None

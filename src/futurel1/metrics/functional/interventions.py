@@ -1,4 +1,4 @@
-"""What do(z) changes: the same questions answered with and without the model's own latents."""
+"""Effect of do(z): the same questions answered with and without the model's own latents."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -18,17 +18,17 @@ def intervention_effect(
     """Compare predictions under an intervention on the latents with those without.
 
     Args:
-        base: records of `futurel1 predict` with `id`, `response`, `answer` and `expected`, latents untouched.
+        base: records of `futurel1 predict` with `id`, `response`, `answer` and `expected`, without intervention.
         changed: records of the same samples, in any order, with latents replaced or removed.
 
     Returns:
-        `accuracy_base` and `accuracy` in 0 to 1, an answer being right when its `plain_answer` is that of the
-        expected one; `drop`, the first minus the second; `right_to_wrong` and `wrong_to_right`, numbers of
-        samples; `changed_text`, share of responses whose text differs at all, numbers of latents left out: under 0.05
-        the intervention hardly acts, on the text if not on the latents; `n`, number of samples.
+        `accuracy_base` and `accuracy` in 0 to 1, where an answer is right if its `plain_answer` is that of the expected
+        one; `drop`, the first minus the second; `right_to_wrong` and `wrong_to_right`, numbers of samples;
+        `changed_text`, share of responses whose text differs apart from numbers of latents (below 0.05, the
+        intervention hardly affects the text); `n`, number of samples.
 
     Raises:
-        RecordError: no records, a missing field, or ids that are not the same in both.
+        RecordError: no records, a missing field, a repeated id, or ids or expected answers that differ between the two.
 
     Example:
         >>> base = [{"id": "a", "response": "x", "answer": "A", "expected": "A"}]
@@ -83,5 +83,5 @@ def _is_right(record: Mapping[str, Any]) -> bool:
 
 
 def _text(record: Mapping[str, Any]) -> str:
-    # How many latents a frame has is set by the intervention ("markers"), not written by the model.
+    # The number of latents in a frame may come from the intervention ("markers"), not from the model.
     return FRAME.sub(r"[imagined frame \1]", str(record["response"]))

@@ -1,4 +1,4 @@
-"""How much a model uses its latents: spans and latents per response, how alike neighbouring spans are."""
+"""Statistics of how a model uses its latents: spans and latents per response, similarity of neighbouring spans."""
 
 from collections.abc import Mapping, Sequence
 
@@ -22,7 +22,7 @@ SUMS = (
     "budget_known",
     "ended",
 )
-"""What is summed per split; `budget_known` are the spans for which it is known whether the budget ended them."""
+"""Sums per split; `budget_known` counts the spans for which it is known whether the budget ended them."""
 
 
 def adjacent_span_cosines(latents: Tensor, rows: Tensor, span_ids: Tensor, num_rows: int) -> tuple[Tensor, Tensor]:
@@ -31,17 +31,17 @@ def adjacent_span_cosines(latents: Tensor, rows: Tensor, span_ids: Tensor, num_r
     Args:
         latents: (L, H) all latents of a batch.
         rows: (L,) int64 response of each latent.
-        span_ids: (L,) int64 number of the span of each latent within its response.
+        span_ids: (L,) int64 number of each latent's span within its response.
         num_rows: number of responses.
 
     Returns:
-        (K,) float64 cosines of the K pairs of spans m, m + 1 that both hold latents, NaN where a mean is zero or not
-        finite; (K,) int64 response of each pair.
+        (K,) float64 cosines of the K pairs of spans m, m + 1 with latents in both, NaN if a mean is zero or not finite;
+        (K,) int64 response of each pair.
     """
     width = int(span_ids.max()) + 1 if len(span_ids) else 1
     place = rows * width + span_ids
     sums = latents.new_zeros(num_rows * width, latents.shape[-1], dtype=torch.float64)
-    # A cosine does not see the difference between a sum and a mean.
+    # Sums instead of means: the cosine is the same.
     sums = sums.index_add(0, place, latents.double()).reshape(num_rows, width, latents.shape[-1])
     filled = torch.bincount(place, minlength=num_rows * width).reshape(num_rows, width) > 0
     row, left = (filled[:, :-1] & filled[:, 1:]).nonzero(as_tuple=True)
@@ -92,7 +92,7 @@ def _latent_usage_update(
 def _cosine_sums(
     spans: Spans, latents: Tensor, latent_mask: Tensor | None, span_ids: Tensor | None
 ) -> dict[str, Tensor]:
-    """Per response: sum of defined cosines, number of those, number of pairs without one."""
+    """Per response: sum and number of defined cosines, and number of pairs without one."""
     number = len(spans.counts)
     if latent_mask is None or span_ids is None:
         raise BatchError("latents need their latent_mask (N, S) and span_ids (N, S); at least one of them is missing")
@@ -132,7 +132,7 @@ def _cosine_sums(
 
 
 def _budget_sums(spans: Spans, ended_by_budget: Tensor) -> dict[str, Tensor]:
-    """Per response: spans that the budget ended, and spans."""
+    """Per response: number of spans that the budget ended, and number of spans."""
     number, most = len(spans.counts), int(spans.counts.max()) if len(spans.counts) else 0
     shape = tuple(ended_by_budget.shape)
     if ended_by_budget.ndim != 2 or shape[0] != number or shape[1] < most:
@@ -157,7 +157,7 @@ def _latent_usage_compute(sums: Mapping[str, Tensor], splits: Sequence[str]) -> 
 
 
 def _usage_ratios(sums: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """0 / 0 is NaN: nothing was there to average."""
+    """Ratios of the sums; 0 / 0 gives NaN, for values with nothing to average."""
     return {
         "responses": sums["responses"],
         "share_with_span": sums["with_span"] / sums["responses"],

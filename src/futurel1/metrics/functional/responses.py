@@ -1,4 +1,4 @@
-"""What a tagged response says: its first answer, its reasoning without tags, and when two answers are the same."""
+"""Parsing of tagged responses: the first answer, the reasoning without tags, and a normal form of answers."""
 
 import re
 
@@ -8,7 +8,7 @@ __all__ = ["extract_answer", "plain_answer", "sanitize_response"]
 
 
 def _tag(name: str, slash: str = "") -> str:
-    # ASCII for the name alone: letters that merely fold to the letters of a tag name make no tag.
+    # ASCII flag for the name only: other letters that case-fold to those of a tag name do not make a tag.
     return rf"<\s*{slash}(?ai:{name})\s*>"
 
 
@@ -19,10 +19,10 @@ _OPEN_REASON, _CLOSE_REASON = re.compile(_tag("reason")), re.compile(_tag("reaso
 _TAG = re.compile(_tag("(?:reason|answer|ans)", r"(?:/\s*)?") + "|" + _SPECIAL_TOKEN.pattern)
 
 _FULL_WIDTH = {wide: wide - 0xFEE0 for wide in range(0xFF01, 0xFF5F)} | {0x3000: " "}
-_BLANK = regex.compile(r"[\s\p{Cf}]")  # with characters without width (direction marks)
+_BLANK = regex.compile(r"[\s\p{Cf}]")  # including zero-width characters (direction marks)
 _BRACKET = regex.compile(r"(?P<opening>\p{Ps})|\p{Pe}")
 _CLOSE_BRACKET = regex.compile(r"\p{Pe}")
-# Quotes of all scripts by their Unicode categories ("\u201e" and "\u301d" are brackets there), and ASCII's marks.
+# Quotes of all scripts by Unicode category (except those that Unicode calls brackets, like "\u201e"); ASCII's marks.
 _QUOTE = regex.compile(r"[\p{Pi}\p{Pf}\u201a\u201e\u301d-\u301f]")
 _SAME_MARK = frozenset("\"'`*")
 _STOP = regex.compile(r"[\p{Terminal_Punctuation}\u2025\u2026]")
@@ -30,30 +30,29 @@ _INVERTED = frozenset("\u00a1\u00bf")
 
 
 def extract_answer(text: str) -> str:
-    """Content of the first complete answer block, as TwiFF-Bench reads it.
+    """Content of the first complete answer block, by the rules of TwiFF-Bench.
 
     Args:
-        text: a response; ``<answer>..</answer>`` and the older ``<ans>..</ans>`` both count, in any case and with
-            blanks inside the tags, as in ``< answer >``.
+        text: a response; ``<answer>..</answer>`` and the older ``<ans>..</ans>`` both count, in upper or lower case and
+            with blanks inside the tags, as in ``< answer >``.
 
     Returns:
-        The content without surrounding blanks, tags inside it kept; ``""`` without a complete block.
+        The content without surrounding blanks but with any tags inside; ``""`` without a complete block.
     """
     block = _first_block(text)
     return "" if block is None else text[block[1] : block[2]].strip()
 
 
 def plain_answer(answer: str) -> str:
-    """An answer as it is compared with others: two answers are the same when their plain forms are.
+    """Normal form of an answer for comparisons: two answers are the same if their plain forms are.
 
     Args:
         answer: the content of an answer block, a ground truth, or the text of an option.
 
     Returns:
-        The answer without differences of case, of blanks (also around ``<``, ``>`` and ``/``) and of full-width and
-        ordinary characters, and without quotes, ``*``, full stops and the like (``,:;!?``) and pairs of brackets
-        around it, whatever their script. Signs that change a value stay, as in ``-5``, ``.5``, ``5%``, ``5!``, ``6'``,
-        ``C*`` and ``[0,1)``.
+        The answer with case, blanks (also around ``<``, ``>`` and ``/``) and full-width characters normalised, and
+        without surrounding quotes, ``*``, full stops and the like (``,:;!?``) and pairs of brackets, in any script.
+        Signs that change a value stay, as in ``-5``, ``.5``, ``5%``, ``5!``, ``6'``, ``C*`` and ``[0,1)``.
 
     Example:
         >>> plain_answer("（Ｂ）。"), plain_answer("**The gate  opens.**"), plain_answer("-5 %")
@@ -66,19 +65,19 @@ def plain_answer(answer: str) -> str:
 
 
 def sanitize_response(text: str) -> str:
-    """A response as a judge of TwiFF-Bench sees it: the reasoning, then one ``<answer>`` line.
+    """A response in the form for a judge of TwiFF-Bench: the reasoning, then one ``<answer>`` line.
 
-    Latent and chat tokens are removed. The contents of the reason blocks come first, joined by a blank line; behind
-    them, after another blank line, whatever stands outside of them and of the first answer, on one line. A response
-    without a complete reason block keeps its lines. The only tags left are those around the first answer. Nothing that
-    a model writes can add another: removal repeats until no tag is left, so ``<rea<reason>son>`` leaves none either.
-    Sanitizing twice changes nothing.
+    Latent and chat tokens are removed. The contents of the reason blocks come first, separated by blank lines; then,
+    after another blank line, the text outside reason blocks and the first answer, on one line. A response without a
+    complete reason block keeps its lines. The only remaining tags are those around the first answer. A model cannot
+    smuggle in others: removal repeats until no tag is left, so ``<rea<reason>son>`` leaves none either. Sanitizing
+    twice changes nothing.
 
     Args:
-        text: a decoded response, special tokens included or not.
+        text: a decoded response, with or without special tokens.
 
     Returns:
-        ``"{reasoning}\\n<answer>{answer}</answer>"``; a part that is empty is left out.
+        ``"{reasoning}\\n<answer>{answer}</answer>"``, without empty parts.
 
     Example:
         >>> sanitize_response("<reason>a</reason> first <reason>b</reason>\\n then <answer>x</answer>")
@@ -92,14 +91,14 @@ def sanitize_response(text: str) -> str:
     rest = _remove(_TAG, rest)
     if reasons:
         rest = " ".join(line.strip() for line in rest.splitlines() if line.strip())
-    # Pieces that were apart can make a tag where they meet.
+    # Joined pieces can form a new tag.
     reasoning = _remove(_TAG, "\n\n".join([*paragraphs, rest.strip()])).strip()
     answer = _remove(_TAG, inside).strip()
     return "\n".join(filter(None, [reasoning, f"<answer>{answer}</answer>" if answer else ""]))
 
 
 def _bare_span(text: str) -> tuple[int, int]:
-    """Start and end of a text without what is around it; linear in its length."""
+    """Start and end of a text without surrounding blanks, quotes, stops and brackets; linear in its length."""
     partners = _bracket_pairs(text)
     start, end = 0, len(text)
     while start < end:
@@ -125,37 +124,37 @@ def _bare_span(text: str) -> tuple[int, int]:
 
 
 def _bracket_pairs(text: str) -> dict[int, int]:
-    """Place of each opening bracket that a closing one of its kind ends, and the place of that."""
+    """Index of each opening bracket that a bracket of the same kind closes, to the index of that bracket."""
     pairs, waiting = {}, []
     for bracket in _BRACKET.finditer(text):
         if bracket["opening"]:
             waiting.append(bracket)
         elif waiting:
-            # Of whatever kind, it ends what was opened last: ([0,1)) is a pair around an interval.
+            # A bracket of any kind closes the last open one: ([0,1)) is a pair around an interval.
             opening = waiting.pop()
-            # In Unicode a closing bracket stands within two places of its opening one.
+            # In Unicode, the code point of a closing bracket is at most two after that of its opening one.
             if 0 < ord(bracket[0]) - ord(opening[0]) <= 2:
                 pairs[opening.start()] = bracket.start()
     return pairs
 
 
 def _is_leading_stop(text: str, start: int, end: int) -> bool:
-    # A point before a digit is part of the number.
+    # A decimal point before a digit is part of the number.
     return _STOP.match(text[start]) is not None and not (start + 1 < end and text[start + 1].isdecimal())
 
 
 def _trailing_marks(text: str, start: int, end: int) -> int:
-    """Where a text ends without the stops or quotes at its end, or the bracket of a label such as "B)"."""
+    """End of a text without its trailing stops or quotes, or without the bracket of a label such as "B)"."""
     last = text[end - 1]
     if last == "!" or last in _SAME_MARK or _QUOTE.match(last):
-        # Behind a digit or a single letter these are signs: 5!, 6', f'', C*.
+        # After a digit or a single letter, these marks are part of the value: 5!, 6', f'', C*.
         run = end - 1
         while run > start and text[run - 1] == last:
             run -= 1
         if run == start:
             return start
         base = text[run - 1]
-        # Letters have cases; in scripts without, one character is a word.
+        # Only characters with upper and lower case count as letters: in other scripts, one character can be a word.
         is_letter = base.upper() != base.lower() and not (run - 2 >= start and text[run - 2].isalnum())
         is_option = last == "!" and run - start == 1 and base.upper() in "ABCD"
         return end if (base.isdecimal() or is_letter) and not is_option else run
@@ -165,12 +164,12 @@ def _trailing_marks(text: str, start: int, end: int) -> int:
 
 
 def ordinary_text(text: str) -> str:
-    """The text without latent and chat tokens, its full-width characters replaced by the ordinary ones."""
+    """The text without latent and chat tokens, with ordinary instead of full-width characters."""
     return _remove(_SPECIAL_TOKEN, text).translate(_FULL_WIDTH)
 
 
 def _split_reasons(text: str) -> tuple[list[str], str]:
-    """Contents of the complete reason blocks, and what stands outside of them; linear in the text's length."""
+    """Contents of the complete reason blocks, and the text outside them; linear in the text's length."""
     reasons, rest, done = [], [], 0
     while (opening := _OPEN_REASON.search(text, done)) and (closing := _CLOSE_REASON.search(text, opening.end())):
         reasons.append(text[opening.end() : closing.start()])
@@ -184,7 +183,7 @@ def _first_block(text: str) -> tuple[int, int, int, int] | None:
     blocks = []
     for name, opening in _OPEN.items():
         start = opening.search(text)
-        # A block that begins later would need a closing tag behind this one too, so the first opening decides.
+        # Any later block also needs a closing tag after the first opening one, so the first opening tag decides.
         end = None if start is None else _CLOSE[name].search(text, start.end())
         if start is not None and end is not None:
             blocks.append((start.start(), start.end(), end.start(), end.end()))
@@ -192,7 +191,7 @@ def _first_block(text: str) -> tuple[int, int, int, int] | None:
 
 
 def _remove(pattern: re.Pattern[str], text: str) -> str:
-    """Remove matches until none is left: a removal can join the halves of another match."""
+    """Remove matches until none is left, because a removal can join the halves of another match."""
     found = 1
     while found:
         text, found = pattern.subn("", text)

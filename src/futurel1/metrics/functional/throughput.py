@@ -1,4 +1,4 @@
-"""What a response costs: tokens and seconds."""
+"""Cost of a response: tokens and seconds."""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""TwiFF-Bench: scores read from a judge's reply, and their means.
+"""TwiFF-Bench: scores from a judge's reply, and their means.
 
 Source: Future-L1, arXiv 2606.05769, section on TwiFF-Bench. 1,078 open questions; a judge gives 0-5 for the reasoning
 (CoT) and 0-5 for the answer.
@@ -18,25 +18,25 @@ LOWEST_SCORE, HIGHEST_SCORE = 0, 5
 
 
 def coerce_scores(score: object) -> list[int] | None:
-    """The two scores in the ``score`` entry of a judge's reply, as the reference reads them, whatever their range.
+    """The two scores in the ``score`` entry of a judge's reply, read as in the reference, in any range.
 
     Args:
-        score: a parsed JSON value, meant to be ``[cot, answer]``. The first two numbers count, depth-first through
+        score: a parsed JSON value, supposed to be ``[cot, answer]``. The first two numbers count, depth-first through
             nested lists; floats and numeric strings are rounded (Python: halves to even), booleans and values that are
             not finite are skipped.
 
     Returns:
-        ``[cot, answer]``, or None when `score` is no list or holds fewer than two numbers.
+        ``[cot, answer]``, or None if `score` is not a list or contains fewer than two numbers.
     """
     numbers = _first_two_numbers(score)
     return None if numbers is None else [round(number) for number in numbers]
 
 
 def judged_scores(score: object) -> list[int] | None:
-    """`coerce_scores` for a score that may be used: None also when a number, before rounding, lies outside 0-5.
+    """Like `coerce_scores`, but None also if a number, before rounding, is outside 0-5.
 
-    A judge client calls this to see whether it has to ask again; :class:`~futurel1.metrics.TwiFFBenchScore` counts None
-    as a failure.
+    A judge client calls this to decide whether to ask again; :class:`~futurel1.metrics.TwiFFBenchScore` counts None as
+    a failure.
     """
     numbers = _first_two_numbers(score)
     if numbers is None or not all(LOWEST_SCORE <= number <= HIGHEST_SCORE for number in numbers):
@@ -48,7 +48,7 @@ def _first_two_numbers(score: object) -> list[int | float] | None:
     if not isinstance(score, list | tuple):
         return None
     found: list[int | float] = []
-    # A stack of its own: a reply may be nested deeper than Python recurses.
+    # An explicit stack, because a reply may be nested deeper than Python's recursion limit.
     waiting: list[Iterator[object]] = [iter(score)]
     while waiting and len(found) < 2:
         for item in waiting[-1]:

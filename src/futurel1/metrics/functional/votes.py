@@ -1,4 +1,4 @@
-"""Answers of responses, brought to one form, and votes over the responses to one prompt."""
+"""Answers of responses in a common form, and votes over the responses to one prompt."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -10,10 +10,11 @@ __all__ = ["answer_of", "elect", "expected_answer", "vote"]
 
 
 def answer_of(text: str, options: Mapping[str, str] | None = None) -> str:
-    """The answer of a response; "" for none.
+    """The answer of a response; "" without one.
 
-    With options it is a letter: for A to D by the strict protocol of FutureBench, for other sets of letters the letter
-    itself or the exact text of an option. Without, it is the text in `<answer>`, free of latent and chat tokens.
+    With options it is a letter: options A to D are read by the strict protocol of FutureBench, other sets of letters by
+    the letter itself or the exact text of an option. Without options it is the text in `<answer>`, without latent and
+    chat tokens.
     """
     if options and set(options) <= set(OPTION_LETTERS):
         return extract_option(text, "strict", options=options)
@@ -23,24 +24,24 @@ def answer_of(text: str, options: Mapping[str, str] | None = None) -> str:
     by_name = {plain_answer(value): letter for letter, value in options.items()}
     by_name |= {plain_answer(letter): letter for letter in options}
     plain = plain_answer(answer)
-    # An option of signs alone has no plain form, and neither has a missing answer.
+    # The plain form of a missing answer is empty, and so is that of an option made only of punctuation.
     return by_name.get(plain, "") if plain else ""
 
 
 def expected_answer(answer: str | None, options: Mapping[str, str] | None = None) -> str | None:
-    """A ground truth as :func:`answer_of` writes answers: a letter, be it given as one or as an option's text."""
+    """A ground truth in the form of :func:`answer_of`: a letter, whether given as a letter or as an option's text."""
     return answer if answer is None else answer_of(f"<answer>{answer}</answer>", options) or answer
 
 
 def vote(texts: Sequence[str], options: Mapping[str, str] | None = None) -> dict[str, float]:
-    """Share of responses per answer, most frequent first; no answer comes last, and ties keep their first appearance.
+    """Share of responses per answer, most frequent first; ties are in order of appearance, and "no answer" is last.
 
     Args:
         texts: responses of one prompt.
         options: letters and texts of a multiple-choice question.
 
     Returns:
-        Answer, as it was first written, to share; answers with the same `plain_answer` are one.
+        Mapping from answer, as it was first written, to share; answers with the same `plain_answer` count as one.
     """
     answers = [answer_of(text, options) for text in texts]
     first: dict[str, str] = {}
@@ -52,7 +53,7 @@ def vote(texts: Sequence[str], options: Mapping[str, str] | None = None) -> dict
 
 
 def elect(texts: Sequence[str], options: Mapping[str, str] | None = None) -> tuple[int, dict[str, float]]:
-    """The place of the response that stands for a prompt, the first that gave the answer which won, and the votes."""
+    """The index of a prompt's elected response, which is the first with the winning answer, and the votes."""
     votes = vote(texts, options)
     best = plain_answer(next(iter(votes)))
     return next(place for place, text in enumerate(texts) if plain_answer(answer_of(text, options)) == best), votes

@@ -46,7 +46,7 @@ def register_backbone(backbone: type[AnyBackbone]) -> type[AnyBackbone]:
         The same class.
 
     Raises:
-        ConfigError: no such subclass, or another adapter has the same `model_type`.
+        ConfigError: not such a subclass, or another adapter has the same `model_type`.
     """
     if not (isinstance(backbone, type) and issubclass(backbone, Backbone)):
         raise ConfigError(f"a backbone is a subclass of futurel1.models.Backbone, got {backbone!r}")
@@ -68,14 +68,14 @@ def register_backbone(backbone: type[AnyBackbone]) -> type[AnyBackbone]:
 def backbone_class(model_type: str) -> type[Backbone]:
     """The adapter of a model family.
 
-    Looks among the registered adapters first. An entry point of the group `futurel1.backbones` is loaded only when the
-    `model_type` that it is named after is asked for.
+    Registered adapters come first. An entry point of the group `futurel1.backbones` is loaded only when the
+    `model_type` that it is named after is requested.
 
     Args:
         model_type: `model_type` of the checkpoint's configuration.
 
     Raises:
-        CheckpointError: no adapter for that family, or an entry point that does not give one.
+        CheckpointError: no adapter for this family, or an entry point that does not provide one.
     """
     if model_type not in BACKBONES:
         installed = entry_points(group=ENTRY_POINT_GROUP)

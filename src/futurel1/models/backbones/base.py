@@ -1,4 +1,4 @@
-"""What the reasoner needs from a vision-language model, and the part that all Qwen families share.
+"""Interface between the reasoner and a vision-language model, with the code that all Qwen families share.
 
 A backbone is an adapter around an untouched `transformers` model: it calls the public submodules of the stock class
 (vision tower, token embedding, language model, `lm_head`) and never replaces any of their code.
@@ -17,16 +17,16 @@ from futurel1.errors import BatchError
 
 @dataclass
 class VisionFeatures:
-    """What the vision tower makes of some images (or of the temporal patches of videos).
+    """Output of the vision tower for images (or for the temporal patches of videos).
 
     Attributes:
         embeds: (N, H) merged visual tokens of all images, in order, each image in raster order.
         deepstack: per DeepStack layer an (N, H) tensor that is added to the hidden states after that layer of the
             language model; empty for families without DeepStack.
         grid_thw: (I, 3) int64, temporal, vertical and horizontal number of patches of each image.
-        counts: visual tokens of each image; ``sum(counts) == N``.
+        counts: number of visual tokens of each image; ``sum(counts) == N``.
         seconds_per_grid: (I,) seconds between temporal patches of each video, for families whose temporal positions
-            follow real time; None for images and for the others.
+            follow real time; None for images and for other families.
     """
 
     embeds: Tensor
@@ -88,13 +88,13 @@ class Backbone(nn.Module):
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
-        # transformers 5.24 renamed `past_key_values`, and warns at the old name in every call.
+        # transformers 5.24 renamed `past_key_values`, and warns about the old name at every call.
         named = signature(self.language_model.forward).parameters
         self._cache_argument = "cache" if "cache" in named else "past_key_values"
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        # Rotary frequencies stay in float32 whatever the weights are cast to, as in the stock `from_pretrained`: in
-        # bfloat16 their relative error of 2^-9 is an angle of many radians at position 8,000.
+        # Rotary frequencies stay in float32 when weights are cast, as in the stock `from_pretrained`: in bfloat16 their
+        # relative error of 2^-9 is an angle of many radians at position 8,000.
         before = dict(self.named_buffers())
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         for path, buffer in self.named_buffers():
@@ -148,7 +148,7 @@ class Backbone(nn.Module):
         return head
 
     def mergers(self) -> list[nn.Module]:
-        """The parts of the tower that map into the language model's space (merger and DeepStack mergers)."""
+        """Parts of the tower that map into the language model's space (merger and DeepStack mergers)."""
         tower: Any = self.vision_tower
         return [tower.merger, *getattr(tower, "deepstack_merger_list", [])]
 
@@ -156,11 +156,11 @@ class Backbone(nn.Module):
         """Run the vision tower on images.
 
         Args:
-            pixel_values: (P, D) patches of all images as the family's image processor lays them out.
+            pixel_values: (P, D) patches of all images, in the layout of the family's image processor.
             grid_thw: (I, 3) int64 patch grid of each image.
 
         Raises:
-            BatchError: the number of patches is not what the grids say.
+            BatchError: the number of patches does not match the grids.
         """
         check_patches("image", pixel_values, grid_thw)
         return self._features(self.model.get_image_features(pixel_values, grid_thw), grid_thw)
@@ -168,12 +168,12 @@ class Backbone(nn.Module):
     def encode_videos(
         self, pixel_values: Tensor, grid_thw: Tensor, seconds_per_grid: Tensor | None = None
     ) -> VisionFeatures:
-        """Run the vision tower on videos; arguments as for :meth:`encode_images`, one grid per video.
+        """Run the vision tower on videos, like :meth:`encode_images`.
 
         Args:
             pixel_values: (P, D) patches of all videos.
             grid_thw: (I, 3) int64 patch grid of each video.
-            seconds_per_grid: (I,) seconds between temporal patches; None where the family has no use for it.
+            seconds_per_grid: (I,) seconds between temporal patches; None for families that do not use it.
         """
         check_patches("video", pixel_values, grid_thw)
         return self._features(self.model.get_video_features(pixel_values, grid_thw), grid_thw, seconds_per_grid)
@@ -209,13 +209,13 @@ class Backbone(nn.Module):
         Args:
             input_ids: (B, T) token ids.
             attention_mask: (B, T), non-zero at real tokens.
-            vision: features whose grids lay the visual tokens out.
+            vision: features whose grids determine the positions of visual tokens.
 
         Returns:
             (3, B, T) int64 temporal, vertical and horizontal position of every token.
 
         Raises:
-            BatchError: blocks of placeholders that do not follow the grids.
+            BatchError: blocks of placeholders that do not match the grids.
         """
         images, videos = vision.images, vision.videos
         types = self.visual_type_ids(input_ids)
@@ -232,7 +232,7 @@ class Backbone(nn.Module):
         return torch.as_tensor(positions)
 
     def _check_blocks(self, kind: str, mask: Tensor, features: VisionFeatures | None) -> None:
-        """Raise a `BatchError` unless every grid has one unbroken block of placeholders of its size, in order."""
+        """Raise a `BatchError` unless the unbroken blocks of placeholders match the grids in size and order."""
         edges = torch.nn.functional.pad(mask.int(), (1, 1)).diff(dim=1)
         blocks = ((edges == -1).nonzero()[:, 1] - (edges == 1).nonzero()[:, 1]).tolist()
         expected: list[int] = []
@@ -249,11 +249,11 @@ class Backbone(nn.Module):
             )
 
     def position_options(self, vision: Vision) -> dict[str, Any]:
-        """Further arguments of the family's `get_rope_index`."""
+        """Extra arguments for the family's `get_rope_index`."""
         return {}
 
     def scatter_vision(self, embeds: Tensor, input_ids: Tensor, vision: Vision) -> tuple[Tensor, VisualRows | None]:
-        """Put visual tokens in the place of their placeholders.
+        """Replace placeholders with visual tokens.
 
         Args:
             embeds: (B, T, H) embeddings.
@@ -264,7 +264,7 @@ class Backbone(nn.Module):
             The embeddings with visual tokens, and the DeepStack rows (None without DeepStack or visual tokens).
 
         Raises:
-            BatchError: placeholders and visual tokens differ in number.
+            BatchError: the number of placeholders is not the number of visual tokens.
         """
         levels: list[Tensor] = []
         masks: list[Tensor] = []
@@ -312,10 +312,10 @@ class Backbone(nn.Module):
             attention_mask: (B, S) over cached and new tokens, or (B, 1, T, S) additive, bool or a
                 :class:`~futurel1.models.decoding.attention.BranchMask`, or None (causal).
             visual: DeepStack rows of the new tokens.
-            cache: a `transformers` cache, filled in place; None to compute everything anew.
+            cache: a `transformers` cache, filled in place; None to run without a cache.
 
         Returns:
-            (B, T, H) hidden states after the final norm: what `lm_head` reads.
+            (B, T, H) hidden states after the final norm, the input of `lm_head`.
         """
         kwargs: dict[str, Any] = {}
         if visual is not None:
@@ -333,7 +333,7 @@ class Backbone(nn.Module):
 
 
 def check_patches(kind: str, pixel_values: Tensor, grid_thw: Tensor) -> None:
-    """Raise a `BatchError` unless there are as many patches as the grids say."""
+    """Raise a `BatchError` unless the number of patches matches the grids."""
     expected = int(grid_thw.prod(dim=-1).sum())
     if pixel_values.shape[0] != expected:
         raise BatchError(

@@ -1,7 +1,7 @@
-"""A Qwen3-VL of about one million parameters with a real tokenizer and processor, made without any download.
+"""A Qwen3-VL of about one million parameters with a real tokenizer and processor, built without any download.
 
-It is for tests, demos and other projects' smoke runs: the classes, the token layout and the processors are those of
-the 8B model, only the widths are small.
+For tests, demos and other projects' smoke runs: classes, token layout and processors are those of the 8B model, only
+smaller.
 """
 
 import re
@@ -26,7 +26,7 @@ water hand head face walks runs looks looking sits stands smiles talks holds pic
 from into out over under near slowly fast again same different direction keeps continues stops starts because so
 before between during until while not no yes is was be has have does do can THOUGHT
 """
-"""Words whose pieces the tokenizer learns first; any other text falls back to shorter pieces and to bytes."""
+"""Words that the tokenizer is trained on; other text falls back to shorter pieces and to bytes."""
 
 CONTROL_TOKENS = (
     "<|endoftext|>",
@@ -43,13 +43,13 @@ VOCAB_SIZE = 1024
 
 @lru_cache(maxsize=1)
 def _vocabulary() -> tuple[dict[str, int], list[tuple[str, str]]]:
-    """Byte-level pieces and merges learnt from `TEXT_WORDS`, the same on every machine."""
+    """Byte-level pieces and merges learned from `TEXT_WORDS`, the same on every machine."""
     import json
 
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
     words = re.findall(r"\S+", TEXT_WORDS)
-    # Every word with and without the blank that usually stands before it; tags bare.
+    # Every word with and without the usual leading space; tags without it.
     corpus = [text for word in words for text in (word, f" {word}", f" {word}", f" {word.capitalize()}")]
     corpus += [tag for tag in TAG_PIECES for _ in range(8)]
     tokenizer = Tokenizer(models.BPE())
@@ -87,7 +87,7 @@ CHAT_TEMPLATE = (
 
 
 def tiny_processor() -> Any:
-    """A `Qwen3VLProcessor` around :func:`tiny_tokenizer`: patches of 16 pixels, merged 2 by 2, at most 256 an image."""
+    """A `Qwen3VLProcessor` with :func:`tiny_tokenizer`: 16-pixel patches, merged 2 by 2, at most 256 per image."""
     from transformers import Qwen2VLImageProcessor, Qwen3VLProcessor, Qwen3VLVideoProcessor
 
     image_size = {"shortest_edge": 32 * 32, "longest_edge": 64 * 32 * 32}
@@ -155,7 +155,7 @@ def tiny_model(seed: int = 0, vision: Mapping[str, Any] | None = None, **text_ov
     """A stock ``Qwen3VLForConditionalGeneration`` of about one million parameters with seeded random weights.
 
     Args:
-        seed: seed of the initial weights; the global random state is left as it was.
+        seed: seed of the initial weights; the global random state does not change.
         vision: replacements for fields of the vision configuration.
         text_overrides: replacements for fields of the text configuration.
     """
@@ -164,8 +164,8 @@ def tiny_model(seed: int = 0, vision: Mapping[str, Any] | None = None, **text_ov
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model: Any = Qwen3VLForConditionalGeneration(tiny_config(vision, **text_overrides))
-    # Latents are aligned with post-merger features: at the usual initial scale those are so small (rms 0.06) that the
-    # final norm of the language model could not come near them. This brings them to an rms near 1.
+    # Latents are aligned with post-merger features. At the usual initial scale those are too small (rms 0.06) for the
+    # output of the language model's final norm to match; this factor brings them to an rms near 1.
     with torch.no_grad():
         model.model.visual.merger.linear_fc2.weight.mul_(17.0)
     return model.eval()

@@ -1,4 +1,4 @@
-"""Interleaved decoding of text and latents, and scoring of what was decoded."""
+"""Interleaved decoding of text and latents, and scoring of decoded responses."""
 
 from futurel1.models.decoding.generation import DecodingSettings, generate
 from futurel1.models.decoding.protocol import PromptLike, Reasoner, VisualBatch

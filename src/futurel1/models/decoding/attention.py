@@ -1,12 +1,12 @@
-"""Attention of branches that share a prompt, without computing what the mask would throw away.
+"""Attention of branches that share a prompt, without computing masked scores.
 
-:class:`BranchMask` travels through a stock `transformers` model as its attention mask and says, where PyTorch's
-`scaled_dot_product_attention` meets it, how to attend; `torch.nn.attention.bias.CausalBias` works the same way.
+A stock `transformers` model passes a :class:`BranchMask` on as its attention mask, and the mask overrides PyTorch's
+`scaled_dot_product_attention`; `torch.nn.attention.bias.CausalBias` works the same way.
 
 * CPU: the prompt attends to itself causally, all response tokens to the prompt without a mask, every branch to itself
-  causally, and the last two are merged by their log-sum-exp. No mask and no second copy of the prompt's keys exist.
-* CUDA: flex attention, whose kernel skips blocks that are masked altogether.
-* Anything else, or with dropout: the dense mask. The log says so once.
+  causally, and the last two are merged by their log-sum-exp. This needs neither a mask nor copies of the prompt's keys.
+* CUDA: flex attention, whose kernel skips blocks that are fully masked.
+* Anything else, or with dropout: the dense mask, with one warning in the log.
 
 Shapes: Q rows of T tokens, N heads of D channels.
 """
@@ -25,16 +25,16 @@ from futurel1.models.decoding.branching import PROMPT, PackedLayout, visible
 
 logger = logging.getLogger(__name__)
 Spans = list[tuple[slice, list[slice]]]
-"""Per row, the columns of its prompt and of each of its branches that has any."""
+"""Per row, the columns of its prompt and of each of its non-empty branches."""
 
 
 class BranchMask(Tensor):
-    """(Q, 1, T, T) bool mask of packed rows whose entries do not exist until somebody asks for them.
+    """(Q, 1, T, T) bool mask of packed rows whose entries are not stored.
 
     Its storage is a single element; only :func:`torch.nn.functional.scaled_dot_product_attention` may read it.
 
     Args:
-        packed: the layout whose :attr:`~futurel1.models.decoding.branching.PackedLayout.attend` this mask stands for.
+        packed: the layout; the mask stands for :attr:`~futurel1.models.decoding.branching.PackedLayout.attend`.
     """
 
     packed: PackedLayout
@@ -48,19 +48,19 @@ class BranchMask(Tensor):
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Attend as the class says; everything else (shape, dtype, device) is an ordinary tensor's."""
+        """Override `scaled_dot_product_attention`; all else (shape, dtype, device) is that of an ordinary tensor."""
         if func is F.scaled_dot_product_attention:
             return _attend(*args, **(kwargs or {}))
         return super().__torch_function__(func, types, args, kwargs or {})  # type: ignore[no-untyped-call]
 
     @cached_property
     def spans(self) -> Spans:
-        """Where the prompt and the branches of every row are."""
+        """Columns of the prompt and the branches of every row."""
         return [_row_spans(row) for row in self.packed.branch]
 
     @cached_property
     def block_mask(self) -> Any:
-        """The mask as flex attention takes it; made once for all layers."""
+        """The mask in flex attention's format; built once for all layers."""
         from torch.nn.attention.flex_attention import create_block_mask
 
         branch = self.packed.branch
@@ -69,7 +69,7 @@ class BranchMask(Tensor):
         def sees(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
             return visible(branch[row, query], branch[row, key], query, key)
 
-        # Compiled on CUDA, where it would build all T x T entries first; device with its index, for cuda:1.
+        # Compiled on CUDA: uncompiled, it builds all T x T entries first. The device keeps its index, for cuda:1.
         make = torch.compile(create_block_mask) if branch.device.type == "cuda" else create_block_mask
         return make(sees, rows, None, width, width, device=str(branch.device))
 
@@ -89,7 +89,7 @@ def shared_prompt_mask(packed: PackedLayout, attn_implementation: str, dtype: to
 
 
 def _row_spans(branch: Tensor) -> tuple[slice, list[slice]]:
-    """(T,) branch of every column to the columns of the prompt and of each branch: every one is a single run."""
+    """(T,) branch of every column to the columns of the prompt and of each branch, which are contiguous."""
     prompt, branches, start = slice(0, 0), [], 0
     values, counts = torch.unique_consecutive(branch, return_counts=True)
     for value, count in zip(values.tolist(), counts.tolist(), strict=True):
@@ -117,7 +117,7 @@ def _attend(
         key, value = (part.repeat_interleave(query.shape[1] // part.shape[1], dim=1) for part in (key, value))
     device = query.device.type
     if torch.is_autocast_enabled(device):
-        # What autocast does for the stock function; neither the kernels below nor flex attention are on its list.
+        # Autocast does this for the stock function, but neither for the kernels below nor for flex attention.
         query, key, value = (part.to(torch.get_autocast_dtype(device)) for part in (query, key, value))
     why = _no_skipping(device, dropout_p)
     if why is not None:
@@ -141,7 +141,7 @@ def _no_skipping(device: str, dropout: float) -> str | None:
 
 @cache
 def _compiled_flex_attention() -> Callable[..., Any]:
-    """Flex attention as a fused kernel; not compiled, it would build all scores."""
+    """Flex attention as a fused kernel; uncompiled it would build all scores."""
     from torch.nn.attention.flex_attention import flex_attention
 
     return torch.compile(flex_attention)
@@ -153,7 +153,7 @@ def _say_once(message: str) -> None:
 
 
 def _flash(query: Tensor, key: Tensor, value: Tensor, causal: bool, scale: float | None) -> tuple[Tensor, Tensor]:
-    """Output (1, N, L, D) and log-sum-exp (1, N, L) of PyTorch's own CPU kernel, which the public function hides."""
+    """Output (1, N, L, D) and log-sum-exp (1, N, L) of PyTorch's CPU kernel; the public function hides the latter."""
     out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
         query, key, value, is_causal=causal, scale=scale
     )
@@ -161,18 +161,19 @@ def _flash(query: Tensor, key: Tensor, value: Tensor, causal: bool, scale: float
 
 
 class _BranchAttention(torch.autograd.Function):
-    """Packed rows on the CPU, a prompt and a branch at a time: their lengths differ, and slices need no padding.
+    """Packed rows on the CPU, one prompt or branch at a time: their lengths differ, and slices need no padding.
 
-    Softmax over the prompt and the own branch together is both softmaxes weighted by exp(own log-sum-exp - total). In
-    backward, a kernel that is given the total log-sum-exp and the total output computes the exact probabilities and
-    gradients of the keys it is shown, so the two parts add up (as in ring attention, arXiv 2310.01889).
+    The softmax over prompt and own branch together is the sum of the two softmaxes, each weighted by exp(its
+    log-sum-exp - the total log-sum-exp). In backward, a kernel that gets the total log-sum-exp and the total output
+    computes exact probabilities and gradients for its keys, so the two parts add up (as in ring attention, arXiv
+    2310.01889).
     """
 
     @staticmethod
     def forward(
         ctx: Any, query: Tensor, key: Tensor, value: Tensor, spans: Spans, scale: float | None
     ) -> Tensor:  # fmt: skip
-        # As the kernel has it: at least float32, in which the two parts are merged.
+        # Like the kernel's log-sum-exp, at least float32; the two parts are merged in this precision.
         precise = torch.promote_types(query.dtype, torch.float32)
         out, lse = torch.zeros_like(query), query.new_zeros(query.shape[:3], dtype=precise)
         for row, (prompt, branches) in enumerate(spans):

@@ -1,8 +1,8 @@
-"""One prompt, many branches: where every token of a group stands, what it sees, and which hidden state scores it.
+"""Layouts of one prompt with many branches: a token's column, what it attends to, and which hidden state scores it.
 
-Two layouts give the same numbers. ``"shared"``: the G responses of a prompt follow it in one row, branch after branch;
-a branch sees the prompt and itself, and positions start anew in every branch. ``"rows"``: every branch is a row of its
-own with its own copy of the prompt; for backbones whose layers cannot be masked apart (recurrent ones).
+Two layouts give the same results. ``"shared"``: the G responses of a prompt follow it in one row, branch after branch;
+a branch attends to the prompt and itself, and positions restart in every branch. ``"rows"``: every branch is a row with
+its own copy of the prompt; for backbones with layers that a mask cannot separate (recurrent ones).
 """
 
 import logging
@@ -19,9 +19,9 @@ from futurel1.models.backbones import Backbone
 logger = logging.getLogger(__name__)
 Layout = Literal["shared", "rows"]
 MASKED_ATTENTION = ("sdpa", "eager")
-"""Attention implementations that take any mask, which branches that share a prompt need."""
+"""Attention implementations that take an arbitrary mask, as branches that share a prompt need."""
 PROMPT, PADDING = -1, -2
-"""What stands in :attr:`PackedLayout.branch` at columns that belong to no branch."""
+"""Values of :attr:`PackedLayout.branch` at columns outside all branches."""
 
 
 @dataclass(frozen=True)
@@ -29,13 +29,13 @@ class PackedLayout:
     """Rows of prompts followed by response tokens. Q rows, T columns; N branches of at most R tokens.
 
     Attributes:
-        prompt: (Q,) int64, which prompt a row starts with.
+        prompt: (Q,) int64, the prompt that each row starts with.
         branch: (Q, T) int64, the branch of each token, counted within its row; ``PROMPT`` or ``PADDING`` elsewhere.
-        step: (Q, T) int64, place of each response token within its branch; -1 at prompt and padding columns.
-        row: (N,) int64, the row that holds each branch.
-        column: (N, R) int64, the column whose hidden state predicts each response token; 0 where there is none.
-        fed_column: (N, R) int64, the column at which each response token is an input; -1 where it is none (the last
-            token of a branch, and padding).
+        step: (Q, T) int64, index of each response token within its branch; -1 at prompt and padding columns.
+        row: (N,) int64, the row that contains each branch.
+        column: (N, R) int64, the column whose hidden state predicts each response token; 0 at padding.
+        fed_column: (N, R) int64, the column at which each response token is an input; -1 for tokens that are not (the
+            last token of a branch, and padding).
     """
 
     prompt: Tensor
@@ -47,16 +47,16 @@ class PackedLayout:
 
     @property
     def attend(self) -> Tensor:
-        """(Q, 1, T, T) bool, True where the token of a row may attend to a column; built anew at every use."""
+        """(Q, 1, T, T) bool, True where a token may attend to a column of its row; rebuilt at every access."""
         places = torch.arange(self.branch.shape[1], device=self.branch.device)
         return visible(self.branch[:, None, :, None], self.branch[:, None, None, :], places[:, None], places[None, :])
 
 
 def visible(branch: Tensor, key_branch: Tensor, column: Tensor, key_column: Tensor) -> Tensor:
-    """Whether tokens see others, given the branch and the column of both; shapes broadcast.
+    """Whether tokens attend to keys, given the branch and the column of both; shapes broadcast.
 
-    A token sees what stands before it in the prompt and in its own branch. Everything sees itself: a row of attention
-    without any column would be NaN at padding.
+    A token attends to earlier columns of the prompt and of its own branch, and every column attends to itself: padding
+    that attended to nothing would give NaN.
     """
     reaches = (key_branch == PROMPT) | ((key_branch == branch) & (branch >= 0))
     return (reaches & (key_column <= column)) | (key_column == column)
@@ -78,7 +78,7 @@ def pack(prompt_mask: Tensor, lengths: Tensor, width: int, layout: Layout) -> Pa
     if layout == "rows":
         prompt = prompt.repeat_interleave(branches)
         lengths = lengths.reshape(-1, 1)
-    # The last token of a branch predicts nothing, so it is never an input.
+    # The last token of a branch predicts nothing, so it is not an input.
     fed = (lengths - 1).clamp(min=0)
     offset = start + fed.cumsum(dim=1) - fed
     total = start + int(fed.sum(dim=1).max())
@@ -101,7 +101,7 @@ def pack(prompt_mask: Tensor, lengths: Tensor, width: int, layout: Layout) -> Pa
 
 
 def next_positions(positions: Tensor, mask: Tensor) -> Tensor:
-    """(B,) int64 position of the first response token: one after the largest of the prompt's.
+    """(B,) int64 position of the first response token: one after the prompt's largest position.
 
     Args:
         positions: (3, B, P) M-RoPE positions of the prompts.
@@ -111,9 +111,9 @@ def next_positions(positions: Tensor, mask: Tensor) -> Tensor:
 
 
 def branch_mask(prompt_mask: Tensor, branches: int, steps: int, dtype: torch.dtype) -> Tensor:
-    """Attention of one decoding step in the shared layout.
+    """Attention mask of one decoding step in the shared layout.
 
-    Cached columns are the prompt, then `branches` columns per step taken so far.
+    The cache holds the prompt, then `branches` columns per step.
 
     Args:
         prompt_mask: (B, P), non-zero at real tokens.
@@ -132,13 +132,13 @@ def branch_mask(prompt_mask: Tensor, branches: int, steps: int, dtype: torch.dty
 
 
 def kept_columns(prompt_width: int, old_branches: int, steps: int, kept: Tensor) -> Tensor:
-    """Cache columns that stay when branches leave.
+    """Cache columns to keep when branches are dropped.
 
     Args:
         prompt_width: P.
         old_branches: W, columns per step before.
         steps: response steps in the cache.
-        kept: (B, K) int64, the branch slots of each prompt that stay, in order.
+        kept: (B, K) int64, the branch slots of each prompt to keep, in order.
 
     Returns:
         (B, P + K * steps) int64 column indices: the prompt, then the kept slots of every step.
@@ -149,14 +149,14 @@ def kept_columns(prompt_width: int, old_branches: int, steps: int, kept: Tensor)
 
 
 def choose_layout(backbone: Backbone, share_prompt: bool | None) -> Layout:
-    """The layout that was asked for, or that a backbone can have.
+    """Choose the requested layout, or by default the best one that a backbone supports.
 
     Args:
-        backbone: what runs the branches.
-        share_prompt: whether branches share a prompt; None: where the backbone can.
+        backbone: backbone that runs the branches.
+        share_prompt: whether branches share a prompt; None: if the backbone supports it.
 
     Raises:
-        ConfigError: `share_prompt` with a backbone whose branches cannot.
+        ConfigError: `share_prompt` with a backbone that does not support it.
     """
     attention = backbone.attn_implementation
     why = None
@@ -177,7 +177,7 @@ def _say_once(message: str) -> None:
 
 
 def require_left_padding(mask: Tensor) -> None:
-    """Raise a `BatchError` unless the zeros of a (B, P) attention mask stand before all real tokens."""
+    """Raise a `BatchError` unless the zeros of a (B, P) attention mask precede all real tokens."""
     real = mask != 0
     if not bool(real[:, -1].all()) or bool((real[:, :-1] & ~real[:, 1:]).any()):
         raise BatchError("prompts have to be padded on the left: attention_mask has zeros after real tokens")

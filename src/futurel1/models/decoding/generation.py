@@ -1,7 +1,7 @@
 """Interleaved decoding of text and latents, many branches per prompt (Future-L1, arXiv 2606.05769, Section 3).
 
 Shapes: B prompts of P tokens, G branches each, N = B * G rows of which A are active in a step, R response tokens, H
-hidden size, V vocabulary. Rows of a prompt's branches stand next to each other.
+hidden size, V vocabulary. Rows of a prompt's branches are adjacent.
 """
 
 from collections.abc import Callable, Sequence
@@ -31,7 +31,7 @@ class DecodingSettings:
     """How responses are decoded; :meth:`futurel1.models.LatentReasoner.generate` documents each setting.
 
     Raises:
-        ConfigError: a number that is too small, or an empty stop string.
+        ConfigError: `num_branches` or `max_new_tokens` below 1, or an empty stop string.
     """
 
     num_branches: int
@@ -65,7 +65,7 @@ def generate(
     vision: Vision | None = None,
     on_step: Callable[[DecodingStep], None] | None = None,
 ) -> Rollout:
-    """Decode; see :meth:`futurel1.models.LatentReasoner.generate`, which fills the defaults in."""
+    """Decode responses; see :meth:`futurel1.models.LatentReasoner.generate`, which fills in the defaults."""
     ids, seed, branches = prompt.input_ids, settings.seed, settings.num_branches
     layout = choose_layout(reasoner.backbone, share_prompt)
     require_left_padding(prompt.attention_mask)
@@ -77,7 +77,7 @@ def generate(
     runner = RUNNERS[layout](reasoner, prompt, vision, branches)
     hidden = runner.start()
 
-    # 2. Every row has random numbers of its own, and starts with the last token of its prompt.
+    # 2. Every row has its own random numbers, and starts with the last token of its prompt.
     contents = _contents(reasoner, prompt)
     keys = row_keys(seed, contents, branches).to(ids.device)
     if settings.intervention is not None:
@@ -103,7 +103,7 @@ def generate(
         if step + 1 == settings.max_new_tokens or not bool(going.any()):
             break
 
-        # 5. Feed the rows that go on: a token as its row of the table, a latent as it is.
+        # 5. Feed the unfinished rows: a token as its embedding, a latent as it is.
         embeds = reasoner.backbone.embed_tokens(tokens[going])
         embeds = torch.where(is_latent[going, None], latents[going].to(embeds.dtype), embeds)
         active = active[going]
@@ -116,7 +116,7 @@ def _advance(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """One step of the state machine: (A,) tokens, (A, H) latents, (A,) bool whether the token is a latent."""
     tokens, budget, sampling = reasoner.tokens, settings.budget, settings.sampling
-    # 1. The model says what comes next: logits of a token, and the latent it would be inside a span.
+    # 1. Predict the next position of every row: logits for a token, and a latent in case the row is inside a span.
     logits = reasoner.logits(hidden).float()
     mu = reasoner.predict_latents(hidden)
 
@@ -132,41 +132,41 @@ def _advance(
     picked = sampling.choose(logits, RowNoise(keys[active], state.step))
     log_probs = (logits / sampling.scale).log_softmax(dim=-1)
 
-    # 4. Only END ends a span: when it is picked (a fixed budget ignores that), or by force when the budget is spent.
+    # 4. Only END ends a span: when it is picked (ignored by a fixed budget), or by force when the budget is spent.
     full = open_span & (emitted >= budget.latents)
     ends_early = open_span & ~full & (picked == tokens.end_id)
     if budget.kind == "fixed":
         ends_early = torch.zeros_like(ends_early)
 
-    # 5. Whatever else is picked inside a span is a latent; outside, it is text.
+    # 5. Any other pick is a latent inside a span, and text outside.
     is_latent = open_span & ~full & ~ends_early
     forced_start = torch.full_like(full, settings.force_start and state.step == 0) & ~open_span
     next_token = torch.where(is_latent, tokens.latent_id, picked)
     next_token = torch.where(full | ends_early, tokens.end_id, next_token)
     next_token = torch.where(forced_start, tokens.start_id, next_token)
 
-    # 6. Tell the model's choices from what it was forced to, and how likely they were.
+    # 6. Separate the model's choices from forced tokens, and take the log-probability of each choice.
     chosen = ~full & ~forced_start
     if budget.kind == "fixed":
         chosen = chosen & ~is_latent
     chosen_log_prob = log_probs.gather(1, next_token[:, None])[:, 0]
 
-    # 7. Sample the latents; there the choice was to go on.
+    # 7. Sample the latents; the choice at a latent is to continue the span.
     latents = torch.zeros_like(mu)
     if bool(is_latent.any()):
         where = is_latent.nonzero()[:, 0]
         chosen_log_prob[where] = continue_log_prob(log_probs[where], tokens.end_id)
         latents[where] = _sample_latents(settings, state, active[where], mu[where], keys)
 
-    # 8. Write everything down.
+    # 8. Record the step.
     state.record_spans(active, entering, full | ends_early, full)
     state.record_tokens(active, next_token, is_latent, emitted, chosen, chosen_log_prob)
     return next_token, latents, is_latent
 
 
 def _sample_latents(settings: DecodingSettings, state: DecodingState, rows: Tensor, mu: Tensor, keys: Tensor) -> Tensor:
-    """Sample around the (K, H) predictions of K rows, let an intervention replace the samples, record what is fed."""
-    # A row's own random numbers, whichever rows share the step, and others than those that tokens are picked with.
+    """Sample latents around K rows' (K, H) predictions, apply the intervention, and record the latents to feed."""
+    # A row's noise does not depend on the other rows of the step; inverted keys keep it apart from the tokens' noise.
     sampled = settings.latent_policy.sample(mu, RowNoise(keys[rows] ^ -1, state.step))
     intervention = settings.intervention
     if intervention is not None:
@@ -183,7 +183,7 @@ def _sample_latents(settings: DecodingSettings, state: DecodingState, rows: Tens
 
 def _require_finite(logits: Tensor, mu: Tensor, open_span: Tensor, active: Tensor, step: int) -> None:
     bad_latent = open_span & ~mu.isfinite().all(dim=-1)
-    # The largest logit is NaN when any is, and infinite when there is no distribution.
+    # The largest logit is NaN if any logit is, and infinite if the softmax is undefined.
     bad = bad_latent | ~logits.amax(dim=-1).isfinite()
     if bool(bad.any()):
         place = int(bad.nonzero()[0, 0])
@@ -194,18 +194,18 @@ def _require_finite(logits: Tensor, mu: Tensor, open_span: Tensor, active: Tenso
 
 
 def _has_stop_string(reasoner: Reasoner, state: DecodingState, active: Tensor, stop_strings: Sequence[str]) -> Tensor:
-    """(A,) bool, rows whose text holds a stop string since this step; the last token may go on beyond it."""
+    """(A,) bool, rows whose newest token completes a stop string; the token may extend beyond it."""
     if reasoner.processor is None:
         raise ConfigError("stop_strings need a tokenizer; this checkpoint has none")
     longest = max(len(text.encode()) for text in stop_strings)
-    # A token is at least one byte, so the last `longest` tokens hold any stop string that the newest token completed.
+    # A token is at least one byte, so the last `longest` tokens contain any stop string that the newest one completes.
     tail = state.responses[active, max(0, state.step + 1 - longest) : state.step + 1]
     texts = reasoner.processor.tokenizer.batch_decode(tail, skip_special_tokens=False)
     return torch.tensor([any(stop in text for stop in stop_strings) for text in texts], device=active.device)
 
 
 def _contents(reasoner: Reasoner, prompt: PromptLike) -> list[str]:
-    """Names of the prompts: their sample ids, else their token ids with a digest of their pixels."""
+    """Names of the prompts: their sample ids, or else their token ids with digests of their pixels."""
     if prompt.sample_ids:
         return list(prompt.sample_ids)
     masks = prompt.attention_mask != 0
@@ -220,7 +220,7 @@ def _contents(reasoner: Reasoner, prompt: PromptLike) -> list[str]:
             continue
         parts = torch.split(pixels.cpu(), ((prompt.input_ids == token).sum(dim=1) * patches).tolist())
         digests = [sha256(part.contiguous().view(torch.uint8).numpy().tobytes()).hexdigest() for part in parts]
-        # A prompt without pixels has the same name whether or not others have some.
+        # A prompt without pixels keeps its name, whether or not other prompts have pixels.
         names = [
             f"{name}:{digest}" if len(part) else name for name, part, digest in zip(names, parts, digests, strict=True)
         ]

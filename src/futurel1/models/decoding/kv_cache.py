@@ -1,4 +1,4 @@
-"""A key/value cache that grows in place: a decoding step writes its own keys and copies no others."""
+"""A KV cache that grows in place: a decoding step writes its own keys without copying earlier ones."""
 
 from typing import Any
 
@@ -6,13 +6,13 @@ from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 HEADROOM = 256
-"""Fewest positions that a buffer is enlarged by."""
+"""Minimum number of positions by which a buffer grows."""
 
 
 class GrowingLayer(DynamicLayer):  # type: ignore[no-untyped-call]
-    """`DynamicLayer` whose keys and values are views of larger buffers, not concatenated anew.
+    """`DynamicLayer` whose keys and values are views of larger buffers instead of new concatenations.
 
-    Only for decoding without gradient: buffers are written in place.
+    Only for decoding without gradient, because buffers are written in place.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -32,7 +32,7 @@ class GrowingLayer(DynamicLayer):  # type: ignore[no-untyped-call]
         length = held.shape[-2] if held is not None and held.numel() else 0
         total = length + new.shape[-2]
         buffer = self._buffers.get(name)
-        # A cache that was reordered or narrowed holds other tensors than the buffer's.
+        # After reordering or narrowing, the cache holds other tensors than views of the buffer.
         fits = buffer is not None and held is not None and length > 0 and held.data_ptr() == buffer.data_ptr()
         if buffer is None or not fits or buffer.shape[-2] < total:
             shape = list(new.shape)
@@ -46,7 +46,7 @@ class GrowingLayer(DynamicLayer):  # type: ignore[no-untyped-call]
 
 
 def growing_cache(config: Any) -> DynamicCache:
-    """A `DynamicCache` for a text configuration, its plain layers replaced by growing ones."""
+    """A `DynamicCache` for a text configuration, with growing layers in place of plain ones."""
     cache = DynamicCache(config=config)
     cache.layers = [GrowingLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
     return cache

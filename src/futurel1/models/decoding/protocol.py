@@ -1,4 +1,4 @@
-"""What decoding asks of a model and of its prompts; :class:`futurel1.models.LatentReasoner` is such a model."""
+"""Interfaces that decoding needs of a model (:class:`futurel1.models.LatentReasoner` has it) and of its prompts."""
 
 from typing import Any, Protocol
 
@@ -55,7 +55,7 @@ class Reasoner(Protocol):
 
     @property
     def processor(self) -> Any:
-        """The processor with the tokenizer that stop strings are read with; None without one."""
+        """The processor, whose tokenizer decodes text to find stop strings; None if there is none."""
         ...
 
     @property
@@ -76,5 +76,5 @@ class Reasoner(Protocol):
         ...
 
     def predict_latents(self, hidden: Tensor) -> Tensor:
-        """(..., H) hidden states to (..., H) predicted latents of the next position."""
+        """(..., H) hidden states to (..., H) predicted latents of the next positions."""
         ...

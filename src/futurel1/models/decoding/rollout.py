@@ -1,7 +1,7 @@
-"""What decoding gives: responses with their latents and log-probabilities, and what scoring makes of them.
+"""Results of decoding (responses with latents and log-probabilities) and of scoring.
 
 Shapes: B prompts, G branches each, N = B * G responses of at most R tokens and S latents, H hidden size. Rows of a
-prompt's branches stand next to each other.
+prompt's branches are adjacent.
 """
 
 from dataclasses import dataclass
@@ -27,8 +27,8 @@ class DecodingStep:
 
     Attributes:
         step: 0-based number of the step.
-        rows: (A,) int64 rows that are still decoded.
-        tokens: (A,) int64 their new tokens.
+        rows: (A,) int64 rows that are still active.
+        tokens: (A,) int64 new token of each.
         is_latent: (A,) bool, True where the token stands for a latent.
     """
 
@@ -40,26 +40,26 @@ class DecodingStep:
 
 @dataclass
 class Rollout:
-    """Decoded responses and what is needed to score them again.
+    """Decoded responses, with everything that scoring them again needs.
 
     Attributes:
         responses: (N, R) int64 token ids, right-padded.
         response_mask: (N, R) bool, True at real tokens.
-        log_probs: (N, R) float32, log-probability of what the model chose: a token, the end of a span, or at a latent
-            slot the decision to continue, log(1 - p(END)); 0 where nothing was chosen.
-        chosen_mask: (N, R) bool, False at padding and where the state machine forced the token.
+        log_probs: (N, R) float32, log-probability of the model's choice: a token, the end of a span, or at a latent
+            slot the decision to continue, log(1 - p(END)); 0 where it made no choice.
+        chosen_mask: (N, R) bool, True where the model made a choice: False at padding and forced tokens.
         slot_mask: (N, R) bool, True at LATENT tokens that stand for a latent.
         latents: (N, S, H) latents in order of emission, right-padded with zeros.
         latent_mask: (N, S) bool, True at real latents.
         span_ids: (N, S) int64, 0-based span of each latent within its response, -1 at padding.
-        latent_log_probs: (N, S) float64, log-density of each latent under the latent policy: in thousands of dimensions
-            a large number of which only small differences count.
+        latent_log_probs: (N, S) float64, log-density of each latent under the latent policy; in double precision,
+            because only small differences of these large numbers matter.
         span_table: (K, 5) int64, one row per span: response, position of its START (-1 when START ended the prompt),
             number of latents, position of its END (-1 when decoding ended inside), 1 when END was forced by the budget.
-        finish_reasons: N of ``"eos"``, ``"stop"`` (a stop string) and ``"length"``.
+        finish_reasons: N reasons: ``"eos"``, ``"stop"`` (a stop string) or ``"length"``.
         num_branches: G.
         temperature: temperature of the recorded log-probabilities.
-        policy: latent policy that the latents were sampled from.
+        policy: policy that the latents were sampled from.
     """
 
     responses: Tensor
@@ -88,8 +88,8 @@ class RolloutScores:
     Attributes:
         log_probs: (N, R) as in :class:`Rollout`, with gradient.
         latent_log_probs: (N, S) as in :class:`Rollout`, with gradient.
-        entropy: (N, R) entropy in nats of each decision that was the model's, without gradient: of the next token, or
-            at a latent slot of ending against continuing.
+        entropy: (N, R) entropy in nats of each choice of the model, without gradient: over the next token, or at a
+            latent slot over ending or continuing the span.
         predicted: (N, S, H) predicted latents, with gradient.
     """
 

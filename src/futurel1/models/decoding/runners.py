@@ -1,4 +1,4 @@
-"""How the backbone runs step by step: with one copy of a prompt for all its branches, or with one for each.
+"""Step-by-step runs of the backbone, with one copy of a prompt for all its branches or one copy per branch.
 
 Shapes: B prompts, G branches each, A of the B * G rows active in a step, H hidden size.
 """
@@ -21,7 +21,7 @@ class Runner(ABC):
     Args:
         reasoner: the model.
         prompt: B left-padded prompts.
-        vision: features of their images and videos.
+        vision: features of the prompts' images and videos.
         branches: G.
     """
 
@@ -47,7 +47,7 @@ class Runner(ABC):
         """Feed the token that every active row chose in a step.
 
         Args:
-            active: (A,) int64 rows that go on, in order.
+            active: (A,) int64 rows that continue, in order.
             embeds: (A, H) embeddings of their tokens.
             step: 0-based number of the step.
 
@@ -57,7 +57,7 @@ class Runner(ABC):
 
 
 def _new_cache(reasoner: Reasoner) -> Any:
-    from futurel1.models.decoding.kv_cache import growing_cache  # loads transformers, which importing a model does not
+    from futurel1.models.decoding.kv_cache import growing_cache  # imports transformers, so not at the top
 
     return growing_cache(reasoner.backbone.config.get_text_config())
 
@@ -74,7 +74,7 @@ class SharedPrompt(Runner):
         return self._prefill(self.cache).repeat_interleave(self.branches, dim=0)
 
     def step(self, active: Tensor, embeds: Tensor, step: int) -> Tensor:
-        """Feed one token per branch; finished branches leave when enough of them have."""
+        """Feed one token per branch; drop finished branches once there are enough of them."""
         self.slots = torch.where(torch.isin(self.slots, active), self.slots, -1)
         self._drop_finished()
         prompts, width = self.slots.shape
@@ -95,7 +95,7 @@ class SharedPrompt(Runner):
         alive = filled.any(dim=1).nonzero()[:, 0]
         most = int(filled.sum(dim=1).max())
         width = self.slots.shape[1]
-        # Moving the cache costs about a step, so it has to pay: a quarter of the slots, or a whole prompt.
+        # Moving the cache costs about one step, so it has to free a quarter of the slots or a whole prompt.
         if len(alive) == len(self.slots) and most > 0.75 * width:
             return
         kept = filled[alive].long().argsort(dim=1, descending=True, stable=True)[:, :most]
@@ -124,7 +124,7 @@ class CopiedPrompt(Runner):
         return hidden[prompt]
 
     def step(self, active: Tensor, embeds: Tensor, step: int) -> Tensor:
-        """Feed one token per row; finished rows leave when a quarter of them have."""
+        """Feed one token per row; drop finished rows once they are a quarter of all."""
         staying = torch.isin(self.rows, active)
         if int(staying.sum()) <= 0.75 * len(self.rows):
             kept = staying.nonzero()[:, 0]

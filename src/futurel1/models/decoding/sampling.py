@@ -9,7 +9,7 @@ from futurel1.errors import ConfigError
 from futurel1.models.noise import RowNoise
 
 RANKED_TOKENS = 64
-"""Most likely tokens that top_p looks at first."""
+"""Number of most likely tokens that top_p ranks first."""
 
 
 @dataclass(frozen=True)
@@ -20,8 +20,9 @@ class Sampling:
         do_sample: sample at random; False takes the most likely token.
         temperature: divides the logits before sampling, above 0.
         top_k: sample among the k most likely tokens only; 0 for all.
-        top_p: sample among the most likely tokens that together have at least this probability, of what `top_k` left.
-        min_p: sample among tokens at least this share as likely as the most likely one.
+        top_p: sample among the fewest most likely tokens that together have at least this share of the probability that
+            `top_k` leaves.
+        min_p: sample among tokens with at least this fraction of the most likely token's probability.
 
     Raises:
         ConfigError: a value outside its range.
@@ -44,7 +45,7 @@ class Sampling:
 
     @property
     def scale(self) -> float:
-        """Temperature at which log-probabilities are recorded: 1 when greedy."""
+        """Temperature of the recorded log-probabilities: 1 for greedy decoding."""
         return self.temperature if self.do_sample else 1.0
 
     def choose(self, logits: Tensor, noise: RowNoise) -> Tensor:
@@ -54,14 +55,14 @@ class Sampling:
         probabilities = (logits / self.temperature).softmax(dim=-1).double()
         if self.top_k or self.top_p < 1 or self.min_p:
             probabilities = self._truncate(probabilities)
-        # In the order of the vocabulary, not of likelihood: rounding may swap two tokens that are nearly as likely, and
-        # with them everything that is sampled near their border.
+        # Cumulated in vocabulary order, not by likelihood: rounding may swap two almost equally likely tokens, which
+        # would change samples near their boundary.
         cumulative = probabilities.cumsum(dim=-1)
         place = noise.uniform(1).to(cumulative.device) * cumulative[:, -1:]
         return torch.searchsorted(cumulative, place, right=True).clamp(max=logits.shape[-1] - 1)[:, 0]
 
     def _truncate(self, probabilities: Tensor) -> Tensor:
-        """Set what top_k, top_p and min_p leave out to zero, one after the other as in `transformers`."""
+        """Zero the tokens that top_k, top_p and min_p exclude, in this order as in `transformers`."""
         if self.top_k or self.top_p < 1:
             probabilities = probabilities.where(self._among_likeliest(probabilities), 0)
         if self.min_p:
@@ -70,20 +71,20 @@ class Sampling:
         return probabilities
 
     def _among_likeliest(self, probabilities: Tensor, count: int = RANKED_TOKENS) -> Tensor:
-        """(N, V) what top_k and top_p keep; of tokens that are equally likely, the first ones of the vocabulary.
+        """(N, V) bool, tokens that top_k and top_p keep; ties go to the lower token ids.
 
-        top_p ranks the `count` most likely tokens, few of a large vocabulary; in rows that need more, 32 times as many,
-        and then all.
+        To avoid sorting a large vocabulary, top_p ranks only the `count` most likely tokens. Rows that need more are
+        ranked again with 32 times as many, then with all.
         """
         size = probabilities.shape[-1]
         count = min(self.top_k or count, size)
         ranked = probabilities.topk(count, dim=-1).values
         number = torch.full_like(ranked[:, :1], count, dtype=torch.int64)
         short: Tensor | None = None
-        # Rounding may bring the sum of all tokens above 1, and top_p = 1 leaves none out.
+        # Skipped for top_p = 1, which keeps every token even if rounding brings their sum above 1.
         if self.top_p < 1:
             mass = (ranked if self.top_k else probabilities).sum(dim=-1, keepdim=True)
-            # a token is kept when the ones before it do not yet reach top_p
+            # a token is kept if the more likely ones do not yet reach top_p
             inside = ranked.cumsum(dim=-1) - ranked < self.top_p * mass
             number = inside.sum(dim=-1, keepdim=True).clamp(min=1)
             if not self.top_k and count < size:

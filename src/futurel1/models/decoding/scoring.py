@@ -24,13 +24,13 @@ from futurel1.models.decoding.protocol import PromptLike, Reasoner
 from futurel1.models.decoding.rollout import Rollout, RolloutScores
 
 SCORE_CHUNK = 2048
-"""Response positions whose logits over the vocabulary exist at once while scoring."""
+"""Number of response positions whose logits are in memory at once while scoring."""
 
 
 def continue_log_prob(log_probs: Tensor, end_id: int) -> Tensor:
-    """log(1 - p(END)), the log-probability that a span goes on: (N, V) log-probabilities to (N,).
+    """log(1 - p(END)), the log-probability that a span continues: (N, V) log-probabilities to (N,).
 
-    Summed over the other tokens: 1 - p has no digits left where a span is almost certain to end.
+    Sums over the other tokens, because 1 - p loses all digits where a span is almost certain to end.
     """
     end = torch.tensor([end_id], device=log_probs.device)
     return log_probs.index_fill(1, end, -torch.inf).logsumexp(dim=-1).clamp(max=0.0)
@@ -60,12 +60,12 @@ def score(
     row = packed.row[:, None].expand_as(packed.column)
     predicting = hidden[row[real], packed.column[real]]
 
-    # 2. Score the tokens, and at latents the decision to go on.
+    # 2. Score the tokens, and at latents the decision to continue.
     slots = rollout.slot_mask[real]
     chosen, entropy = _decision_log_probs(reasoner, predicting, rollout.responses[real], slots, rollout.temperature)
     log_probs = hidden.new_zeros(real.shape, dtype=torch.float32).masked_scatter(real, chosen)
 
-    # 3. Score the latents as the constants that they were.
+    # 3. Score the recorded latents, as constants.
     mu = reasoner.predict_latents(predicting[slots])
     density = rollout.policy.log_prob(rollout.latents[rollout.latent_mask].detach(), mu).double()
     latent_mask = rollout.latent_mask
@@ -81,7 +81,7 @@ def score(
 def _run_packed(
     reasoner: Reasoner, prompt: PromptLike, rollout: Rollout, packed: PackedLayout, layout: Layout, vision: Vision
 ) -> Tensor:
-    """(Q, T, H) hidden states of the packed rows, recorded latents in their slots."""
+    """(Q, T, H) hidden states of the packed rows, with recorded latents in their slots."""
     ids, mask, backbone = prompt.input_ids, prompt.attention_mask, reasoner.backbone
     start, width = ids.shape[1], packed.branch.shape[1]
     # 1. Embed prompts and responses, and put the responses' tokens into their columns.
@@ -95,17 +95,17 @@ def _run_packed(
     row = packed.row[:, None].expand_as(packed.fed_column)
     embeds = embeds.index_put((row[is_fed], packed.fed_column[is_fed]), response_embeds[is_fed])
 
-    # 2. Positions go on after the prompt, in every branch anew.
+    # 2. Positions continue after the prompt, restarting in every branch.
     positions = backbone.positions(ids, mask, vision)
     next_position = next_positions(positions, mask)
     later = next_position[packed.prompt, None] + packed.step[:, start:].clamp(min=0)
     positions = torch.cat([positions[:, packed.prompt], later[None].expand(3, -1, -1)], dim=2)
 
-    # 3. A branch sees its prompt and itself.
+    # 3. A branch attends to its prompt and itself.
     if layout == "shared":
         attention: Tensor = shared_prompt_mask(packed, backbone.attn_implementation, embeds.dtype)
     else:
-        # Rows are ordinary sequences, and recurrent layers understand a mask of tokens only.
+        # Rows are ordinary sequences, and recurrent layers take only a (B, T) mask.
         real = torch.where(packed.step[:, start:] >= 0, 1, 0).to(mask.dtype)
         attention = torch.cat([mask[packed.prompt], real], dim=1)
     return backbone.run(embeds, positions, attention, spread_visual(visual, packed.prompt, width))
@@ -121,14 +121,14 @@ def _decision_log_probs(
         log_probs = (reasoner.logits(rows).float() / temperature).log_softmax(dim=-1)
         going = continue_log_prob(log_probs[is_slot], end)
         chosen = log_probs.gather(1, ids[:, None])[:, 0].masked_scatter(is_slot, going)
-        # Last, because recomputation in backward ends with the last tensor that has a gradient.
+        # Last, because recomputation in backward stops after the last tensor that needs a gradient.
         with torch.no_grad():
             entropy = -log_probs.exp().mul_(log_probs).sum(dim=-1)
             ended = log_probs[is_slot, end]
             entropy[is_slot] = -(ended.exp() * ended + going.exp() * going)
         return chosen, entropy
 
-    # One chunk of logits at a time, recomputed in backward: the vocabulary is the largest thing here.
+    # One chunk of logits at a time, recomputed in backward: logits are by far the largest tensor here.
     parts = [
         checkpoint(
             chunk, hidden[i : i + SCORE_CHUNK], targets[i : i + SCORE_CHUNK], slots[i : i + SCORE_CHUNK],
@@ -141,11 +141,11 @@ def _decision_log_probs(
 
 
 def spread_visual(visual: VisualRows | None, prompt: Tensor, width: int) -> VisualRows | None:
-    """DeepStack rows of prompts, for rows that start with those prompts and are `width` wide."""
+    """Expand the prompts' DeepStack rows to packed rows that start with those prompts and are `width` wide."""
     if visual is None:
         return None
     starts = visual.mask.sum(dim=1).cumsum(0) - visual.mask.sum(dim=1)
     mask = visual.mask[prompt]
-    # In row-major order a row's visual tokens are its prompt's, in order.
+    # In row-major order, a row's visual tokens are those of its prompt.
     index = (mask.cumsum(dim=1) - 1 + starts[prompt][:, None])[mask]
     return VisualRows(F.pad(mask, (0, width - mask.shape[1])), [level[index] for level in visual.deepstack])

@@ -1,4 +1,4 @@
-"""What decoding remembers about its rows, and the rollout that this becomes when all of them have ended.
+"""State of all rows during decoding, and its conversion to a rollout.
 
 Shapes: N responses of at most R tokens, A of them active in a step, S latents, H hidden size.
 """
@@ -14,32 +14,32 @@ from futurel1.models.decoding.rollout import REASONS, Rollout
 from futurel1.models.policies import LatentPolicy
 
 OPENED, CLOSED = 0, 1
-"""Kinds of notes about spans."""
+"""Kinds of span events."""
 
 
 @dataclass
 class DecodingState:
-    """The state machine of all rows, and what it has written so far.
+    """The state machine of all rows, and its output so far.
 
     Attributes:
         last: (N,) int64, the newest token of each row.
         inside: (N,) bool, whether that token is a latent: the row is inside a span.
-        emitted: (N,) int64, latents of the newest span.
+        emitted: (N,) int64, number of latents in the newest span.
         span: (N,) int64, 0-based number of the newest span; -1 before the first.
-        num_latents: (N,) int64, latents of the response.
-        reason: (N,) int64, why the row ended, as its place in :data:`REASONS`.
+        num_latents: (N,) int64, number of latents in the response.
+        reason: (N,) int64, why the row ended, as an index into :data:`REASONS`.
         responses: (N, R) int64, as in :class:`Rollout`.
         response_mask: (N, R) bool, as in :class:`Rollout`.
         log_probs: (N, R) float32, as in :class:`Rollout`.
         chosen: (N, R) bool, `chosen_mask` of :class:`Rollout`.
         slots: (N, R) bool, `slot_mask` of :class:`Rollout`.
-        step: 0-based number of the step.
+        step: 0-based number of the current step.
         latent_rows: per step with latents, the (K,) rows that they belong to.
         latent_values: per step with latents, the (K, H) latents.
         latent_densities: per step with latents, their (K,) log-densities.
         latent_spans: per step with latents, the (K,) spans that they belong to.
-        span_notes: (K, 5) what happened to spans: row, span, ``OPENED`` or ``CLOSED``, position of that token, and
-            whether the budget forced it.
+        span_notes: (K, 5) span events: row, span, ``OPENED`` or ``CLOSED``, position of START or END, and for
+            ``CLOSED`` whether the budget forced it.
     """
 
     last: Tensor
@@ -67,7 +67,7 @@ class DecodingState:
         Args:
             last: (N,) int64, last token of each row's prompt.
             max_new_tokens: R.
-            pad_token_id: id that fills responses on the right.
+            pad_token_id: id that pads responses on the right.
         """
         rows, device = len(last), last.device
 
@@ -89,14 +89,14 @@ class DecodingState:
         )
 
     def record_latents(self, rows: Tensor, latents: Tensor, log_densities: Tensor) -> None:
-        """Write down the latents of this step: (K,) their rows, (K, H) values, (K,) float64 log-densities."""
+        """Record the latents of this step: (K,) their rows, (K, H) values, (K,) float64 log-densities."""
         self.latent_rows.append(rows)
         self.latent_values.append(latents)
         self.latent_densities.append(log_densities)
         self.latent_spans.append(self.span[rows])
 
     def record_spans(self, active: Tensor, entering: Tensor, ended: Tensor, forced: Tensor) -> None:
-        """Note which of the (A,) active rows entered a span before this step, ended one in it, or were forced to."""
+        """Record which of the (A,) active rows entered a span before this step, ended one in it, or were forced to."""
         spans = self.span[active]
 
         def note(where: Tensor, kind: int, position: Tensor, by_force: Tensor) -> None:
@@ -111,13 +111,13 @@ class DecodingState:
     def record_tokens(
         self, active: Tensor, tokens: Tensor, is_latent: Tensor, emitted: Tensor, chosen: Tensor, log_probs: Tensor
     ) -> None:
-        """Write down the tokens of the (A,) active rows, and move the state machine on.
+        """Record the tokens of the (A,) active rows, and advance the state machine.
 
         Args:
             active: (A,) int64 rows.
-            tokens: (A,) int64 their new tokens.
+            tokens: (A,) int64 new token of each.
             is_latent: (A,) bool, whether the token stands for a latent.
-            emitted: (A,) int64, latents of the newest span before this step.
+            emitted: (A,) int64, number of latents in the newest span before this step.
             chosen: (A,) bool, whether the model chose the token.
             log_probs: (A,) float32 log-probability of the choice.
         """
@@ -132,7 +132,7 @@ class DecodingState:
         self.num_latents[active] += is_latent.long()
 
     def rollout(self, reasoner: Reasoner, num_branches: int, temperature: float, policy: LatentPolicy) -> Rollout:
-        """Everything that was written, row by row."""
+        """Everything recorded so far, row by row."""
         used = int(self.response_mask.any(dim=0).sum())
         rows, device = len(self.last), self.last.device
         if self.latent_rows:
@@ -179,7 +179,7 @@ class DecodingState:
             return torch.zeros((0, 5), dtype=torch.int64, device=span_ids.device)
         notes = torch.cat(self.span_notes)
         opened, closed = notes[notes[:, 2] == OPENED], notes[notes[:, 2] == CLOSED]
-        # A span's key is its row and its number in one.
+        # The key of a span combines its row and its number.
         width = int(notes[:, 1].max()) + 1
         opened = opened[(opened[:, 0] * width + opened[:, 1]).argsort()]
         key = opened[:, 0] * width + opened[:, 1]

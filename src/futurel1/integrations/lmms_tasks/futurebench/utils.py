@@ -1,7 +1,7 @@
 """FutureBench for lmms-eval; `docs/evaluation.md` has the rules.
 
-``FUTUREL1_FUTUREBENCH`` names the records, ``FUTUREL1_FUTUREBENCH_VIDEOS`` the folder of the videos (the records' own
-folder without it). Responses need their ``<answer>`` tags: the model's `response` must not be ``answer``.
+``FUTUREL1_FUTUREBENCH`` names the records, ``FUTUREL1_FUTUREBENCH_VIDEOS`` the folder of the videos (default: the
+folder of the records). Responses need their ``<answer>`` tags: the model's `response` must not be ``answer``.
 """
 
 import os
@@ -26,7 +26,7 @@ PROTOCOLS: tuple[ExtractionProtocol, ...] = ("paper", "strict")
 
 
 def __getattr__(name: str) -> Any:
-    """Values that `futurebench.yaml` takes from the environment when the task is loaded, not when it is listed."""
+    """Read values of `futurebench.yaml` from the environment when the task is loaded, not when it is listed."""
     if name in ("DATASET_PATH", "DATASET_KWARGS"):
         return dict(zip(("DATASET_PATH", "DATASET_KWARGS"), dataset_source(RECORDS), strict=True))[name]
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
@@ -36,7 +36,7 @@ def doc_to_visual(doc: Mapping[str, Any]) -> list[str]:
     """Path of the record's video.
 
     Raises:
-        MissingFileError: it is not there.
+        MissingFileError: there is no such video.
     """
     folder = os.environ.get(VIDEOS, "").strip()
     if folder:
@@ -68,8 +68,8 @@ def process_results(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str,
         results: the response, as the only item.
 
     Returns:
-        For ``paper`` and ``strict``: ``{protocol}_accuracy``, ``{protocol}_{split}`` for every split (None for those of
-        other records) and ``{protocol}_unanswered``, 1 where no option could be read, which also counts as wrong.
+        For ``paper`` and ``strict``: ``{protocol}_accuracy``, ``{protocol}_{split}`` for every split (None except for
+        the record's own), and ``{protocol}_unanswered``: 1 if no option could be read, which also counts as wrong.
 
     Raises:
         RecordError: an unknown split.

@@ -1,10 +1,10 @@
 """TwiFF-Bench for lmms-eval; `docs/evaluation.md` has the rules.
 
 ``FUTUREL1_TWIFFBENCH`` names the Parquet file or folder. The judge is any OpenAI-compatible endpoint:
-``FUTUREL1_JUDGE_URL`` (``http://localhost:8000/v1``; ``none``: no judge, every sample counts as a failure),
-``FUTUREL1_JUDGE_MODEL``, ``FUTUREL1_JUDGE_KEY_ENV`` (name of the variable that holds the key; ``OPENAI_API_KEY`` if
-that is set), ``FUTUREL1_JUDGE_CACHE`` (folder of verdicts). lmms-eval scores samples in `--process_docs_parallel`
-threads, one call each.
+``FUTUREL1_JUDGE_URL`` (``http://localhost:8000/v1``; ``none``: no judge, and every sample counts as a failure),
+``FUTUREL1_JUDGE_MODEL``, ``FUTUREL1_JUDGE_KEY_ENV`` (name of the variable that holds the key; default:
+``OPENAI_API_KEY`` if that is set), ``FUTUREL1_JUDGE_CACHE`` (folder of verdicts). lmms-eval scores samples in
+`--process_docs_parallel` threads, with one call per sample.
 """
 
 import os
@@ -34,19 +34,19 @@ _IMAGE_COLUMNS = ("question_images", "reasoning_images")
 
 
 def __getattr__(name: str) -> Any:
-    """Values that `twiffbench.yaml` takes from the environment when the task is loaded, not when it is listed."""
+    """Read values of `twiffbench.yaml` from the environment when the task is loaded, not when it is listed."""
     if name in ("DATASET_PATH", "DATASET_KWARGS"):
-        judge()  # a judge that cannot work has to show before hours of decoding
+        judge()  # report wrong judge settings before hours of decoding
         return dict(zip(("DATASET_PATH", "DATASET_KWARGS"), dataset_source(RECORDS), strict=True))[name]
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 @lru_cache(maxsize=1)
 def judge() -> Judge | None:
-    """The judge that the environment describes; None for ``FUTUREL1_JUDGE_URL=none``.
+    """The judge configured by the environment; None for ``FUTUREL1_JUDGE_URL=none``.
 
     Raises:
-        ConfigError: an address, a model or a key is missing.
+        ConfigError: the address, the model or the key is missing.
     """
     url, model = os.environ.get(URL, "").strip(), os.environ.get(MODEL, "").strip()
     if url.lower() == "none":
@@ -86,11 +86,11 @@ def process_results(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str,
         results: the response, as the only item.
 
     Returns:
-        ``cot``, ``answer`` and their mean ``average``, each 0-5, None where the judge gave no verdict; ``failures``, 1
-        there.
+        ``cot``, ``answer`` and their mean ``average``, each 0-5, or None if the judge gave no verdict; ``failures``: 1
+        in that case, else 0.
 
     Raises:
-        JudgeError: the endpoint refuses the calls, or too many of them failed.
+        JudgeError: the endpoint refuses the calls, or too many of them fail.
     """
     info = _sample(doc).info
     client = judge()
@@ -117,14 +117,14 @@ def process_results(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str,
 
 
 def _record(doc: Mapping[str, Any]) -> RawRecord:
-    """The record as it is stored: `datasets` opens embedded images that its schema names as such."""
+    """Rebuild the stored record: `datasets` has opened embedded images if its schema declares them as images."""
     raw = dict(doc)
     for column in _IMAGE_COLUMNS:
         raw[column] = [
             picture_bytes(value) if isinstance(value, Image.Image) else value for value in raw.get(column) or ()
         ]
     path = Path(os.environ.get(RECORDS) or ".").expanduser().absolute()
-    # lmms-eval does not say which record of the file a document is; messages name its id.
+    # lmms-eval does not tell which record of the file a document is, so messages name its id.
     return RawRecord(
         raw, file=path, number=0, folder=path if path.is_dir() else path.parent, name=f"TwiFF-Bench id {doc.get('id')}"
     )

@@ -1,0 +1,98 @@
+"""Right answers to held-out questions, counted while a model trains."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+
+from futurel1.data import open_records
+from futurel1.data.collate import Fetched
+from futurel1.data.prompts import PromptCollator, PromptDataset, parse_prompt
+from futurel1.errors import ConfigError
+from futurel1.metrics.functional import answer_of, expected_answer
+from futurel1.models.transcript import transcripts
+
+
+class HeldOutAccuracy(Callback):
+    """Logs `val/accuracy`: the share of held-out questions that the model answers right, decoding greedily.
+
+    Validation losses compare the model with one reference wording, token by token. They can rise while more answers
+    become right. This callback decodes the answers: before the first step, and at every validation.
+
+    Args:
+        records: labelled records: file, folder or list of them; None: the data module's `val`.
+        num_records: use the first so many; None: all.
+        max_new_tokens: maximum number of tokens of a response; latents count.
+        batch_size: questions that are decoded together.
+
+    Raises:
+        ConfigError: a number below 1.
+    """
+
+    def __init__(
+        self,
+        records: str | list[str] | None = None,
+        num_records: int | None = 64,
+        max_new_tokens: int = 160,
+        batch_size: int = 16,
+    ) -> None:
+        if min(1 if num_records is None else num_records, max_new_tokens, batch_size) < 1:
+            raise ConfigError(
+                f"num_records, max_new_tokens and batch_size are at least 1, got {num_records}, {max_new_tokens} and "
+                f"{batch_size}"
+            )
+        self.records = records
+        self.num_records = num_records
+        self.max_new_tokens = max_new_tokens
+        self.batch_size = batch_size
+        self._dataset: PromptDataset | None = None
+
+    def setup(self, trainer: Any, pl_module: LightningModule, stage: str) -> None:
+        """Open the records, with the encoder of the training data."""
+        if stage != "fit":
+            return
+        if pl_module.device_mesh is not None:
+            raise ConfigError("HeldOutAccuracy decodes with whole weights; it does not work with ModelParallelStrategy")
+        data = trainer.datamodule
+        records = self.records or data.hparams.get("val")
+        if records is None:
+            raise ConfigError("HeldOutAccuracy has no records: name them, or give the data module val")
+        self._dataset = PromptDataset(open_records(records, parse=parse_prompt), data.encoder)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log the accuracy before the first step; a resumed run has logged it."""
+        if trainer.global_step == 0:
+            accuracy = self.accuracy(trainer, pl_module)
+            for logger in trainer.loggers:
+                logger.log_metrics({"val/accuracy": accuracy}, step=0)
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log the accuracy, but for the sanity check before training."""
+        if self._dataset is not None and not trainer.sanity_checking:
+            # Counted over all ranks, so each rank has the same number.
+            pl_module.log("val/accuracy", self.accuracy(trainer, pl_module), rank_zero_only=True)
+
+    def accuracy(self, trainer: Trainer, pl_module: Any) -> float:
+        """Decode this rank's share of the questions; the accuracy over all ranks."""
+        dataset = self._dataset
+        assert dataset is not None  # set up for `fit`, which calls this
+        total = min(len(dataset), self.num_records or len(dataset))
+        numbers = range(total)[trainer.global_rank :: trainer.world_size]
+        starts = range(0, len(numbers), self.batch_size)
+        right = sum(self._right(pl_module.reasoner, numbers[start : start + self.batch_size]) for start in starts)
+        counts = torch.tensor([right, len(numbers)], dtype=torch.float64)
+        right_of_all, of_all = pl_module.reduced(counts)
+        return float(right_of_all / of_all)
+
+    def _right(self, reasoner: Any, numbers: range) -> int:
+        dataset: Any = self._dataset
+        prompt = PromptCollator(dataset.encoder.pad_token_id)([Fetched([dataset[number] for number in numbers], [])])
+        rollout = reasoner.generate(prompt.to(reasoner.device), max_new_tokens=self.max_new_tokens)
+        texts = transcripts(rollout, reasoner.tokenizer)
+        pairs = zip(texts, prompt.info, strict=True)
+        return sum(
+            answer_of(text.text, info.options) == expected_answer(info.answer, info.options) for text, info in pairs
+        )

@@ -1,0 +1,64 @@
+"""A reasoner that the caller loaded, and one that is not loaded yet."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from lightning import Trainer
+
+from futurel1 import LADAPOModule, LatentPredictor, LatentReasoner, LatentSFTModule
+from futurel1.datamodules import VideoHintDataModule
+from futurel1.errors import ConfigError
+
+
+@pytest.fixture
+def loaded() -> LatentReasoner:
+    return LatentReasoner.from_pretrained("tiny-random")
+
+
+@pytest.mark.parametrize("kind", [LatentSFTModule, LADAPOModule, LatentPredictor])
+def test_before_a_trainer_loads_it_the_reasoner_says_how(kind: type) -> None:
+    module = kind("tiny-random")
+    assert not hasattr(module, "reasoner")
+    with pytest.raises(AttributeError, match=rf"{kind.__name__} has no reasoner yet.* call configure_model\(\)"):
+        _ = module.reasoner
+    with pytest.raises(AttributeError, match="no attribute 'reasoners'"):
+        _ = module.reasoners
+    module.configure_model()
+    assert isinstance(module.reasoner, LatentReasoner)
+
+
+@pytest.mark.parametrize("kind", [LatentSFTModule, LADAPOModule, LatentPredictor])
+def test_a_loaded_reasoner_is_used_as_it_is(kind: type, loaded: LatentReasoner) -> None:
+    module = kind(loaded)
+    assert module.processor is loaded.processor
+    assert not list(module.parameters())  # it becomes a submodule when the strategy is ready
+    module.configure_model()
+    assert module.reasoner is loaded
+    assert isinstance(module.hparams["backbone"], str)  # checkpoints hold plain values
+
+
+def test_a_loaded_reasoner_trains_like_one_that_is_named(loaded: LatentReasoner, world: Path, tmp_path: Path) -> None:
+    results = []
+    for backbone in ("tiny-random", loaded):
+        module = LatentSFTModule(backbone, learning_rate=1e-3, warmup_ratio=0.0)
+        data = VideoHintDataModule(
+            str(world / "train.jsonl"), batch_size=2, num_workers=0, system_prompt=str(world / "prompt.txt")
+        )
+        Trainer(
+            default_root_dir=tmp_path, accelerator="cpu", max_steps=2, logger=False, enable_checkpointing=False,
+            enable_progress_bar=False, enable_model_summary=False,
+        ).fit(module, data)  # fmt: skip
+        results.append(module.reasoner.state_dict())
+    assert all(torch.equal(results[0][name], results[1][name]) for name in results[0])
+    assert loaded.backbone.lm_head.weight.requires_grad
+
+
+def test_settings_that_only_loading_can_follow_are_refused(loaded: LatentReasoner) -> None:
+    with pytest.raises(ConfigError, match=r"keeps its weights and head: leave out \['projection_head'\]"):
+        LatentSFTModule(loaded, projection_head="linear").configure_model()
+    with pytest.raises(ConfigError, match=r"leave out \['init_from'\]"):
+        LADAPOModule(loaded, init_from="runs/first").configure_model()
+    assert LatentSFTModule(loaded, dtype="bfloat16")._given_reasoner().dtype == torch.bfloat16  # type: ignore[union-attr]
