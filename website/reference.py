@@ -11,6 +11,7 @@ import griffe
 from website.repository import ROOT
 
 PACKAGES = (
+    "futurel1.predictor",
     "futurel1.models",
     "futurel1.models.decoding",
     "futurel1.models.policies",
@@ -30,7 +31,9 @@ PACKAGES = (
     "futurel1.curation",
     "futurel1.runs",
     "futurel1.ask",
+    "futurel1.scores",
     "futurel1.curves",
+    "futurel1.shipped_configs",
     "futurel1.cli",
     "futurel1.integrations.lmms_eval",
     "futurel1.errors",
