@@ -12,6 +12,8 @@ FRONT = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGEL
 """Documents outside of `docs/` that are pages of the site, and the names of those pages."""
 
 _FENCED = re.compile(r"(^ *```.*?^ *```$)", re.MULTILINE | re.DOTALL)
+_NAMED = re.compile(r"\[([\w./]+\.md)\](?=\(([^()\s#]+\.md)\))")
+"""A link whose text is the name of a file."""
 _TARGET = re.compile(r"\]\((?![a-z]+:|#|/)([^()\s#]+)(#[^()\s]*)?\)")
 _LANGUAGES = {".py": "python", ".yaml": "yaml", ".toml": "toml", ".json": "json"}
 
@@ -42,7 +44,9 @@ def linked_files(text: str, origin: str) -> set[str]:
 
 
 def with_site_links(text: str, origin: str) -> str:
-    """The document with links as they are on the site; links that lead nowhere stay, and MkDocs reports them.
+    """The document with links as they are on the site.
+
+    A link whose text is the name of a page shows the page's title. Links that lead nowhere stay, and MkDocs reports them.
 
     Args:
         text: the document, in Markdown.
@@ -54,7 +58,22 @@ def with_site_links(text: str, origin: str) -> str:
         path = _resolve(found[1], origin)
         return found[0] if path is None else f"]({posixpath.relpath(page_of(path), here)}{found[2] or ''})"
 
-    return "".join(part if number % 2 else _TARGET.sub(target, part) for number, part in enumerate(_FENCED.split(text)))
+    def titled(found: re.Match[str]) -> str:
+        path = _resolve(found[2], origin)
+        return found[0] if path is None else f"[{title_of(path)}]"
+
+    parts = _FENCED.split(text)
+    parts[::2] = [_TARGET.sub(target, _NAMED.sub(titled, part)) for part in parts[::2]]
+    return "".join(parts)
+
+
+def title_of(path: str) -> str:
+    """Title of a document: its first heading.
+
+    Args:
+        path: from the root of the repository.
+    """
+    return (ROOT / path).read_text(encoding="utf-8").partition("# ")[2].partition("\n")[0]
 
 
 def file_page(path: str) -> str:

@@ -41,6 +41,12 @@ def test_links_lead_to_pages(origin, link, on_site):
     assert with_site_links(f"See [`a`]({link}).", origin) == f"See [`a`]({on_site})."
 
 
+def test_links_named_after_files_show_titles():
+    text = "Records: [docs/data.md](docs/data.md); [`docs/data.md`](docs/data.md#x), [lost.md](lost.md)."
+    expected = "Records: [Training records](data.md); [`docs/data.md`](data.md#x), [lost.md](lost.md)."
+    assert with_site_links(text, "README.md") == expected
+
+
 def test_code_keeps_its_links():
     text = "```md\n[a](docs/data.md)\n```\n[b](docs/data.md)\n"
     assert with_site_links(text, "README.md") == "```md\n[a](docs/data.md)\n```\n[b](data.md)\n"
