@@ -46,7 +46,7 @@ def linked_files(text: str, origin: str) -> set[str]:
 def with_site_links(text: str, origin: str) -> str:
     """The document with links as they are on the site.
 
-    A link whose text is the name of a page shows the page's title. Links that lead nowhere stay, and MkDocs reports them.
+    A link whose text is the name of a page shows the page's title. Links that lead nowhere stay: MkDocs reports them.
 
     Args:
         text: the document, in Markdown.
