@@ -4,16 +4,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN := demo-$(shell date +%Y%m%d-%H%M%S)
 
-.PHONY: help install demo test test-numerics lint proof proof-quick clean
+.PHONY: help install demo test test-numerics lint docs proof proof-quick clean
 
 help:
 	@echo "make demo   install into $(VENV), train the tiny model on video files, show right answers before and after"
 	@echo "make test   install into $(VENV), run the whole test suite in two processes"
 	@echo "make test-numerics  the tests that compare numbers of models, with the kernels of a CPU without AVX"
 	@echo "make lint   ruff and mypy"
+	@echo "make docs   the documentation as a site, in build/site; a broken link or reference fails"
 	@echo "make proof  the paper's table in small: all runs, docs/miniature.md; hours, and the same command goes on"
 	@echo "make proof-quick  the same in a minute, to see that everything works; its numbers mean nothing"
-	@echo "make clean  remove $(VENV) and runs/"
+	@echo "make clean  remove $(VENV), runs/ and build/"
 
 install: $(VENV)/.installed
 
@@ -54,6 +55,10 @@ lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: install
+	HF_HUB_OFFLINE=1 NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	@echo "documentation: build/site/index.html (with search: $(BIN)/python -m http.server --directory build/site)"
+
 proof: install
 	HF_HUB_OFFLINE=1 $(BIN)/python -m experiments.miniature --jobs 2 $(ARGS)
 
@@ -62,4 +67,4 @@ proof-quick: install
 	HF_HUB_OFFLINE=1 $(BIN)/python -m experiments.miniature --quick --root runs/miniature-quick
 
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) runs build

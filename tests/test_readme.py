@@ -16,9 +16,9 @@ from futurel1.models import BACKBONES
 from futurel1.worlds import write_world
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCKS = [
-    (document.name, number, code)
+    (str(document.relative_to(ROOT)), number, code)
     for document in DOCUMENTS
     for number, code in enumerate(re.findall(r"```python\n(.*?)```", document.read_text(), re.DOTALL))
 ]

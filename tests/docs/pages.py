@@ -7,7 +7,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 FRONT = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
-PAGES = [*FRONT, *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [*FRONT, *sorted((ROOT / "docs").rglob("*.md"))]
 """Documents for readers of the project."""
 
 _FENCE = re.compile(r"^( *)```.*?^\1```$", re.MULTILINE | re.DOTALL)
