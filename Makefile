@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 RUN := demo-$(shell date +%Y%m%d-%H%M%S)
+STEPS ?= 240
 
 .PHONY: help install demo test test-numerics lint docs proof proof-quick clean
 
@@ -30,13 +31,15 @@ demo: install
 	$(BIN)/futurel1 world --kinds '[zone]' --out runs/world --train 256 --test 64 --size 64 --footage true
 	$(BIN)/futurel1 ask runs/world/videos/test-00002.mp4 "Imagine the zones after 2 steps."
 	$(BIN)/futurel1 predict --config configs/tiny/predict.yaml --run_name $(RUN)-before
-	$(BIN)/futurel1 fit --config configs/tiny/sft.yaml --run_name $(RUN)
-	$(BIN)/futurel1 predict --config configs/tiny/predict.yaml --model.init_args.init_from runs/$(RUN) --run_name $(RUN)-after
+	$(BIN)/futurel1 fit --config configs/tiny/sft.yaml --run_name $(RUN) --trainer.max_steps $(STEPS)
+	$(BIN)/futurel1 predict --config configs/tiny/predict.yaml --model.init_args.init_from runs/$(RUN) --model.init_args.save_latents true --run_name $(RUN)-after
 	$(BIN)/futurel1 curves runs/$(RUN)
+	$(BIN)/futurel1 report runs/$(RUN)-after
 	@echo
 	@echo "Trained the tiny latent reasoner on clips of the world of events and real footage (runs/world)."
 	@echo "Right answers to its 64 held-out questions (chance 16), before and after:"
 	@$(BIN)/futurel1 scores runs/$(RUN)-after --baseline runs/$(RUN)-before
+	@echo "  report       runs/$(RUN)-after/report.html   (open it in a browser)"
 	@echo "  curves       runs/$(RUN)/curves.png"
 	@echo "  answers      runs/$(RUN)-after/predictions.jsonl"
 	@echo "  metrics      runs/$(RUN)/metrics.csv   (TensorBoard: $(BIN)/tensorboard --logdir runs)"
