@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from futurel1.curves import _draw, _find_metrics, _read_families, _running_mean, curves
+from futurel1.curves import _draw, _find_metrics, _read_families, curves, running_mean
 from futurel1.errors import ConfigError, MissingFileError
 
 COLUMNS = ["epoch", "step", "train/loss", "train/ce", "val/loss", "val/retrieval"]
@@ -121,11 +121,11 @@ def test_a_run_of_nothing_but_nan_still_draws(tmp_path):
 
 
 def test_running_mean_keeps_constants_and_averages_the_middle():
-    assert _running_mean(np.full(100, 2.5)) == pytest.approx(np.full(100, 2.5))
+    assert running_mean(np.full(100, 2.5)) == pytest.approx(np.full(100, 2.5))
     ramp = np.arange(200.0)
-    assert _running_mean(ramp)[50:150] == pytest.approx(ramp[50:150])
+    assert running_mean(ramp)[50:150] == pytest.approx(ramp[50:150])
     noise = np.random.default_rng(0).normal(size=2000)
-    assert _running_mean(noise).std() < noise.std() / 5
+    assert running_mean(noise).std() < noise.std() / 5
 
 
 def test_newest_file_wins_and_out_is_honoured(run, tmp_path):

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from functools import cache
 from hashlib import sha256
 from importlib.resources import files
+from itertools import groupby
 from typing import TYPE_CHECKING, Any, Protocol
 
 from futurel1.report.pictures import data_uri
@@ -128,13 +129,14 @@ def card_page(answer: ShownAnswer) -> str:
                 "before": None if before is None or own is None else float(cosine_similarity(before, own, dim=0)),
             }
         )
+    pieces = pieces_of(answer.text, [len(span.latents) for span in answer.spans])
     letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
     return _filled(
         "card.html.jinja",
         answer=answer,
         options=dict(zip(letters, answer.options, strict=False)),
         votes=[(choice, 100 * share) for choice, share in answer.votes.items()],
-        pieces=pieces_of(answer.text, [len(span.latents) for span in answer.spans]),
+        lines=[list(line) for _, line in groupby(pieces, key=lambda piece: piece.span)],
         spans=spans,
         frames=[data_uri(frame, CARD_PICTURE) for frame in answer.frames],
     ).decode()

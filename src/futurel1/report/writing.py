@@ -12,6 +12,7 @@ from rich.progress import track
 
 from futurel1.errors import ConfigError
 from futurel1.files import write_whole
+from futurel1.models import LatentReasoner
 from futurel1.report.contents import Contents, assemble
 from futurel1.report.neighbours import Retrieval
 from futurel1.report.pages import report_page
@@ -90,14 +91,12 @@ def report(
 ) -> Report:
     """Write a page about a run: its curves and scores, and sample by sample what it saw, imagined and answered.
 
-    The page is one HTML file that needs no network. It shows what the run folder holds: metrics, answers of `predict`
-    or `test`, the latents that `save_latents` wrote, and logged rollouts of reinforcement learning. The run's records
-    are read once, for their frames.
+    The page is one HTML file that needs no network. It shows what the run folder holds: metrics, answers, latents that
+    `save_latents` wrote, logged rollouts. The run's records are read once, for their frames.
 
     Args:
         run: Run folder of `futurel1 predict`, `test` or `fit`.
-        interventions: Run folders of the same records whose latents were replaced; the page switches between their
-            answers.
+        interventions: Run folders of the same records with latents replaced; the page switches between their answers.
         out: HTML file to write; null for report.html in the run folder.
         data: Files or folders of records in the place of those that the run's config.yaml names.
         model: Model that encodes frames, in the place of the run's; run folder, checkpoint folder or hub name.
@@ -118,45 +117,44 @@ def report(
     """
     if min(samples, neighbours) < 0:
         raise ConfigError(f"samples and neighbours count from 0, got {samples} and {neighbours}")
-    contents_of = RunContents(Path(run).expanduser())
+    shown = RunContents(Path(run).expanduser())
     others = by_intervention([RunContents(Path(other).expanduser()) for other in interventions])
-    if not (contents_of.predictions or contents_of.rollouts or contents_of.curves):
+    if not (shown.predictions or shown.rollouts or shown.curves):
         raise ConfigError(
             f"{run} has no predictions.jsonl, samples.jsonl, rollouts.jsonl or metrics.csv, so nothing to show; "
             "decode with futurel1 predict first"
         )
-    records = RunRecords(contents_of, list(data)) if contents_of.predictions else None
-    reasoner = None
-    if records is not None and neighbours and _has_latents(contents_of):
-        chosen = model or contents_of.model
-        if chosen is None:
-            raise ConfigError(f"{run}/config.yaml names no model; give --model, or --neighbours 0")
-        reasoner = load_reasoner(chosen, dtype=dtype, device=device)
-        if contents_of.latents is not None:
-            contents_of.latents.require_width(reasoner.hidden_size)
     contents = assemble(
-        contents_of,
+        shown,
         others,
-        records,
-        reasoner,
+        RunRecords(shown, list(data)) if shown.predictions else None,
+        _encoder_of(shown, model, dtype, device) if shown.predictions and neighbours else None,
         samples=samples,
         neighbours=neighbours,
         thumbnail=thumbnail,
         progress=_progress,
     )
-    return _written(contents_of, contents, Path(out) if out is not None else contents_of.folder / "report.html")
+    return _written(shown, contents, Path(out) if out is not None else shown.folder / "report.html")
 
 
-def _has_latents(run: RunContents) -> bool:
-    """Whether there are latents of the responses that are shown; says why not."""
+def _encoder_of(run: RunContents, model: str | None, dtype: Dtype, device: str) -> LatentReasoner | None:
+    """The model that encodes frames; None, and a word why, where there is nothing to compare them with."""
     if run.latents is None:
         logger.info("%s has no latents*.safetensors: imagined frames are not compared (save_latents)", run.folder)
-    elif run.branches > 1:
+        return None
+    if run.branches > 1:
         logger.info(
             "%s saved the latents of first branches, and shows those that won the vote: imagined frames are not "
-            "compared (num_branches: 1)", run.folder,
-        )  # fmt: skip
-    return run.latents is not None and run.branches == 1
+            "compared (num_branches: 1)",
+            run.folder,
+        )
+        return None
+    chosen = model or run.model
+    if chosen is None:
+        raise ConfigError(f"{run.folder}/config.yaml names no model; give --model, or --neighbours 0")
+    reasoner = load_reasoner(chosen, dtype=dtype, device=device)
+    run.latents.require_width(reasoner.hidden_size)
+    return reasoner
 
 
 def _progress(names: Sequence[str]) -> Iterable[str]:
