@@ -29,6 +29,8 @@ PACKAGES = (
     "futurel1.metrics",
     "futurel1.metrics.functional",
     "futurel1.curation",
+    "futurel1.checking",
+    "futurel1.report",
     "futurel1.runs",
     "futurel1.ask",
     "futurel1.scores",

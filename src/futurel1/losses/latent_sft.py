@@ -62,7 +62,7 @@ class _Run:
 
 
 class LatentSFTLoss(nn.Module):
-    """``CE + latent_weight * alignment`` (Future-L1, arXiv 2606.05769, Eq. 2-3; `docs/method.md`).
+    """``CE + latent_weight * alignment`` (Future-L1, arXiv 2606.05769, Eq. 1-3; `docs/method.md`).
 
     CE covers every labelled token but LATENT. Alignment compares `head(h_{t-1})` with the hint's features at every
     LATENT position `t` of trained turns. With ``latent_feedback="teacher"`` those features are also the inputs at `t`;

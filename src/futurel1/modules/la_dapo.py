@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 
 class LADAPOModule(ReasonerModule):
-    """LA-DAPO (Future-L1, arXiv 2606.05769, Section 4): group-relative policy optimization of text and latents.
+    """LA-DAPO (Future-L1, arXiv 2606.05769, Section 3.3): group-relative policy optimization of text and latents.
 
     Each prompt gets `num_rollouts` responses. These are rewarded, filtered by group and trained on with a clipped
     objective; see :class:`futurel1.rollout.RolloutCollector` and :class:`futurel1.losses.PolicyLoss`. The Trainer's

@@ -69,7 +69,7 @@ class SamplingSettings:
 
 @dataclass(frozen=True)
 class RolloutSettings:
-    """How rollout batches are collected and used (LA-DAPO; Future-L1, arXiv 2606.05769, Section 4).
+    """How rollout batches are collected and used (LA-DAPO; Future-L1, arXiv 2606.05769, Section 3.3).
 
     Args:
         num_rollouts: G, responses per prompt.
