@@ -75,8 +75,14 @@ def test_right_answers_are_those_of_the_records(zones: Path, tmp_path: Path) -> 
     assert callback._right(reasoner, range(3)) == 2
 
 
-def test_settings_that_cannot_work_are_named(zones: Path, tmp_path: Path) -> None:
+def test_without_held_out_records_a_run_says_so_and_trains(
+    zones: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    fit(zones, tmp_path, HeldOutAccuracy(), val=None)
+    assert "HeldOutAccuracy has no records and logs nothing" in caplog.text
+    assert "val/accuracy" not in (tmp_path / "metrics.csv").read_text()
+
+
+def test_numbers_below_one_are_refused() -> None:
     with pytest.raises(ConfigError, match="num_records, max_new_tokens and batch_size are at least 1"):
         HeldOutAccuracy(num_records=0)
-    with pytest.raises(ConfigError, match="HeldOutAccuracy has no records"):
-        fit(zones, tmp_path, HeldOutAccuracy(), val=None)

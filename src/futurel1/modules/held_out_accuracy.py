@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import torch
@@ -14,6 +15,8 @@ from futurel1.data.prompts import PromptCollator, PromptDataset, parse_prompt
 from futurel1.errors import ConfigError
 from futurel1.metrics.functional import answer_of, expected_answer
 from futurel1.models.transcript import transcripts
+
+logger = logging.getLogger(__name__)
 
 
 class HeldOutAccuracy(Callback):
@@ -59,12 +62,13 @@ class HeldOutAccuracy(Callback):
         data = trainer.datamodule
         records = self.records or data.hparams.get("val")
         if records is None:
-            raise ConfigError("HeldOutAccuracy has no records: name them, or give the data module val")
+            logger.warning("HeldOutAccuracy has no records and logs nothing: name some, or give the data module val")
+            return
         self._dataset = PromptDataset(open_records(records, parse=parse_prompt), data.encoder)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the accuracy before the first step; a resumed run has logged it."""
-        if trainer.global_step == 0:
+        if trainer.global_step == 0 and self._dataset is not None:
             accuracy = self.accuracy(trainer, pl_module)
             for logger in trainer.loggers:
                 logger.log_metrics({"val/accuracy": accuracy}, step=0)
