@@ -13,8 +13,7 @@ from PIL import Image
 from futurel1 import EventPredictor, LatentReasoner
 from futurel1.data import read_frames
 from futurel1.errors import ConfigError, MediaError, MissingFileError, RecordError
-from futurel1.models.transcript import Transcript
-from futurel1.predictor import elect_responses, prompt_of
+from futurel1.predictor import prompt_of
 from futurel1.rollout import SamplingSettings
 from futurel1.worlds import write_world
 
@@ -96,14 +95,6 @@ def test_branches_vote(predictor: EventPredictor, videos: list[Path]) -> None:
     assert answer.answer == next(iter(answer.votes))
     again = predictor(videos[0], "Where?", options=["left", "right", "up"], branches=5, sampling=sampling)
     assert (again.votes, again.text) == (answer.votes, answer.text)  # seeded
-
-
-def test_the_elected_response_gave_the_answer_that_won() -> None:
-    texts = ["<answer>B</answer>", "<answer>A</answer>", "<answer>A</answer>", "", "<answer>x</answer>", ""]
-    said = [Transcript(text, text, (), 1, "eos") for text in texts]
-    elected = elect_responses(said, 3, [{"A": "left", "B": "right"}, None])
-    assert [row for row, _ in elected] == [1, 4]
-    assert elected[0][1] == pytest.approx({"A": 2 / 3, "B": 1 / 3})
 
 
 def test_up_to_twenty_six_options(videos: list[Path]) -> None:

@@ -7,7 +7,7 @@ import io
 import logging
 import string
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -28,7 +28,7 @@ from futurel1.data.prompts import PromptCollator
 from futurel1.data.samples import Frame, Turn, Video
 from futurel1.data.whole_videos import VideoSampling
 from futurel1.errors import ConfigError
-from futurel1.metrics.functional import elect, plain_answer
+from futurel1.metrics.functional import elect_each, plain_answer
 from futurel1.models import LatentReasoner
 from futurel1.models.checkpoints import TINY
 from futurel1.models.decoding import Rollout
@@ -36,7 +36,7 @@ from futurel1.models.transcript import Transcript, transcripts
 from futurel1.rollout import SamplingSettings
 from futurel1.runs import Dtype, load_reasoner
 
-__all__ = ["Answer", "EventPredictor", "Span", "elect_responses"]
+__all__ = ["Answer", "EventPredictor", "Span"]
 
 LETTERS = string.ascii_uppercase
 INSTRUCTION = "Please provide only the single option letter within the <answer> </answer> tags."
@@ -293,7 +293,7 @@ class EventPredictor:
             samples, num_branches=branches, do_sample=branches > 1, seed=sampling.seed, **sampling.arguments()
         )
         seconds = round((time.perf_counter() - began) / len(samples), 3)
-        elected = elect_responses(texts, branches, [sample.info.options for sample in samples])
+        elected = elect_each([text.text for text in texts], branches, [sample.info.options for sample in samples])
         return [
             Answer(
                 question=str(sample.info.question),
@@ -309,27 +309,6 @@ class EventPredictor:
             )
             for sample, (row, votes) in zip(samples, elected, strict=True)
         ]
-
-
-def elect_responses(
-    texts: Sequence[Transcript], branches: int, options: Sequence[Mapping[str, str] | None]
-) -> list[tuple[int, dict[str, float]]]:
-    """Vote over the branches of each prompt.
-
-    Args:
-        texts: B * `branches` transcripts, those of a prompt next to each other.
-        branches: responses per prompt.
-        options: of each of the B prompts, letters and texts of its options; None for an open question.
-
-    Returns:
-        Of each prompt, the row of the response that stands for it, and the votes, most frequent first.
-    """
-    elected = []
-    for prompt, choices in enumerate(options):
-        first = prompt * branches
-        place, votes = elect([text.text for text in texts[first : first + branches]], choices)
-        elected.append((first + place, votes))
-    return elected
 
 
 def prompt_of(video: Any, question: str, options: Sequence[str], pool_frames: Sequence[int]) -> Sample:

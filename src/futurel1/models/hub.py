@@ -33,9 +33,8 @@ def push_folder(
 ) -> str:
     """Push a checkpoint folder, such as `huggingface/` of a run, to a model repository in one commit.
 
-    Files of the same name are replaced. Weights and `system_prompt.txt` of an older checkpoint that this one does not
-    have are deleted, since they would be loaded with it. A generated model card gets the repository's name; it does
-    not replace a `README.md` of the repository that somebody wrote or edited. A `README.md` of one's own does.
+    Files of the same name are replaced; weights and `system_prompt.txt` that only an older checkpoint has are deleted.
+    A generated model card does not replace a `README.md` that somebody wrote or edited; one's own `README.md` does.
 
     Args:
         folder: what `save_pretrained` or the export of a run wrote.
@@ -59,11 +58,7 @@ def push_folder(
     if not (folder / "config.json").is_file():
         raise MissingFileError(f"{folder} has no config.json; give the folder of a checkpoint, in a run huggingface/")
     require_online(repo_id)
-    files = {
-        file.relative_to(folder).as_posix(): file
-        for file in sorted(folder.rglob("*"))
-        if file.is_file() and not any(part.startswith(".") for part in file.relative_to(folder).parts)
-    }
+    files = _files(folder)
     api = HfApi(token=token)
     try:
         repository = api.create_repo(repo_id, private=private, exist_ok=True)
@@ -74,9 +69,8 @@ def push_folder(
         operations: list[Any] = [
             CommitOperationDelete(path_in_repo=path) for path in there if _is_loaded(path) and path not in files
         ]
-        card = files.pop(CARD_FILE, None)
+        text = files.pop(CARD_FILE).read_text(encoding="utf-8") if CARD_FILE in files else None
         operations += [CommitOperationAdd(path_in_repo=path, path_or_fileobj=file) for path, file in files.items()]
-        text = None if card is None else card.read_text(encoding="utf-8")
         if text is not None and (CARD_FILE not in there or _may_replace_card(api, name, revision, text)):
             content = renamed(text, name).encode()
             operations.append(CommitOperationAdd(path_in_repo=CARD_FILE, path_or_fileobj=content))
@@ -88,6 +82,15 @@ def push_folder(
             "account that may write there"
         ) from error
     return str(repository) if revision is None else f"{repository}/tree/{revision}"
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    """Files by their paths in the repository; hidden ones are left out."""
+    return {
+        file.relative_to(folder).as_posix(): file
+        for file in sorted(folder.rglob("*"))
+        if file.is_file() and not any(part.startswith(".") for part in file.relative_to(folder).parts)
+    }
 
 
 def _is_loaded(path: str) -> bool:

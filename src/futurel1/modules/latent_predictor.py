@@ -17,7 +17,7 @@ from futurel1.data.samples import PromptInfo
 from futurel1.errors import ConfigError
 from futurel1.json_lines import json_line
 from futurel1.metrics import LatentUsage, Throughput
-from futurel1.metrics.functional import expected_answer
+from futurel1.metrics.functional import elect_each, expected_answer
 from futurel1.models import LatentBank, LatentReasoner, SpanBudget, load_processor
 from futurel1.models.decoding.rollout import Rollout, ended_by_budget
 from futurel1.models.interventions import BANK_FILES, WITH_BANK, Intervention, make_intervention
@@ -26,7 +26,6 @@ from futurel1.models.transcript import Transcript, transcripts
 from futurel1.modules.lazy_reasoner import LazyReasonerModule
 from futurel1.modules.scorers import SCORERS
 from futurel1.modules.settings import settings_of
-from futurel1.predictor import elect_responses
 from futurel1.rewards import Judge
 from futurel1.rollout import SamplingSettings
 from futurel1.runs import DTYPES, exported_folder
@@ -174,7 +173,7 @@ class LatentPredictor(LazyReasonerModule):
         branches = self.hparams["num_branches"]
         records, winners = [], []
         infos = batch.info or (PromptInfo(),) * len(batch)
-        elected = elect_responses(texts, branches, [info.options for info in infos])
+        elected = elect_each([text.text for text in texts], branches, [info.options for info in infos])
         for prompt, (sample, info, (row, votes)) in enumerate(zip(batch.sample_ids, infos, elected, strict=True)):
             group = texts[prompt * branches : (prompt + 1) * branches]
             winner = texts[row]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from futurel1.metrics.functional import answer_of, elect, expected_answer, vote
+from futurel1.metrics.functional import answer_of, elect, elect_each, expected_answer, vote
 
 OPTIONS = {"A": "left", "B": "right", "C": "up", "D": "down"}
 
@@ -44,3 +44,10 @@ def test_the_first_response_that_gave_the_winning_answer_is_elected() -> None:
     place, votes = elect(texts, OPTIONS)
     assert place == 2
     assert next(iter(votes)) == "B"
+
+
+def test_each_prompt_elects_among_its_own_branches() -> None:
+    texts = ["<answer>B</answer>", "<answer>A</answer>", "<answer>A</answer>", "", "<answer>x</answer>", ""]
+    elected = elect_each(texts, 3, [{"A": "left", "B": "right"}, None])
+    assert [row for row, _ in elected] == [1, 4]
+    assert elected[0][1] == pytest.approx({"A": 2 / 3, "B": 1 / 3})

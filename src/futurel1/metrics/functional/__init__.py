@@ -13,7 +13,7 @@ from futurel1.metrics.functional.interventions import intervention_effect, is_ri
 from futurel1.metrics.functional.latent_usage import adjacent_span_cosines
 from futurel1.metrics.functional.responses import extract_answer, plain_answer, sanitize_response
 from futurel1.metrics.functional.twiffbench import coerce_scores, judged_scores
-from futurel1.metrics.functional.votes import answer_of, elect, expected_answer, vote
+from futurel1.metrics.functional.votes import answer_of, elect, elect_each, expected_answer, vote
 
 __all__ = [
     "FUTUREBENCH_SPLITS",
@@ -23,6 +23,7 @@ __all__ = [
     "answer_of",
     "coerce_scores",
     "elect",
+    "elect_each",
     "expected_answer",
     "extract_answer",
     "extract_option",

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from futurel1.metrics.functional.futurebench import OPTION_LETTERS, extract_option
 from futurel1.metrics.functional.responses import extract_answer, plain_answer, sanitize_response
 
-__all__ = ["answer_of", "elect", "expected_answer", "vote"]
+__all__ = ["answer_of", "elect", "elect_each", "expected_answer", "vote"]
 
 
 def answer_of(text: str, options: Mapping[str, str] | None = None) -> str:
@@ -57,3 +57,24 @@ def elect(texts: Sequence[str], options: Mapping[str, str] | None = None) -> tup
     votes = vote(texts, options)
     best = plain_answer(next(iter(votes)))
     return next(place for place, text in enumerate(texts) if plain_answer(answer_of(text, options)) == best), votes
+
+
+def elect_each(
+    texts: Sequence[str], branches: int, options: Sequence[Mapping[str, str] | None]
+) -> list[tuple[int, dict[str, float]]]:
+    """Vote over the branches of each prompt.
+
+    Args:
+        texts: B * `branches` responses, those of a prompt next to each other.
+        branches: responses per prompt.
+        options: of each of the B prompts, letters and texts of its options; None for an open question.
+
+    Returns:
+        Of each prompt, the row of the response that stands for it, and the votes, most frequent first.
+    """
+    elected = []
+    for prompt, choices in enumerate(options):
+        first = prompt * branches
+        place, votes = elect(texts[first : first + branches], choices)
+        elected.append((first + place, votes))
+    return elected
