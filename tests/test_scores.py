@@ -27,6 +27,16 @@ def test_right_answers_with_their_interval(tmp_path: Path) -> None:
     assert "2 of 4 right:  50.0% (95% interval 15.0 to 85.0)" in str(found)
 
 
+def test_right_is_what_it_is_elsewhere(tmp_path: Path) -> None:
+    run = write(tmp_path / "run", {"a": ("Top left.", "top left"), "b": ("", ""), "c": ("B", "A")})
+    line = json.dumps({"id": "d", "answer": "a\u2028b", "expected": "a b"}, ensure_ascii=False)
+    judged = json.dumps({"id": "e", "answer": "x", "expected": "x", "score": 2})
+    with (run / "predictions.jsonl").open("a") as stream:
+        stream.write(f'{line}\n{judged}\n{{"id": "cut')
+    found = scores(run)
+    assert (found.run.right, found.run.total) == (2, 4)  # of "d" the line separator is a blank, a judge scores "e"
+
+
 def test_a_baseline_on_the_same_questions(tmp_path: Path) -> None:
     before = write(tmp_path / "before", {"a": ("A", "B"), "b": ("B", "B"), "c": ("A", "C")})
     after = write(tmp_path / "after", {"a": ("B", "B"), "b": ("A", "B"), "c": ("C", "C")}, "samples.jsonl")

@@ -1,14 +1,14 @@
 """JSON Lines files that a run appends to; a killed run leaves them with an incomplete last line."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from futurel1.errors import RecordError
 from futurel1.files import write_whole
 
-__all__ = ["drop_cut_line", "json_line", "written_ids"]
+__all__ = ["drop_cut_line", "json_line", "read_records", "written_ids"]
 
 
 def json_line(record: Mapping[str, Any], default: Callable[[Any], Any] | None = None) -> bytes:
@@ -33,15 +33,38 @@ def written_ids(file: Path) -> list[str]:
         RecordError: a line is not a record with an id; the message names the file and the line.
     """
     found = []
-    # Split bytes, because `str` would also split at other line-ending characters within texts.
-    for number, line in enumerate(file.read_bytes().splitlines(keepends=True), 1):
-        if not line.endswith(b"\n"):
-            continue  # incomplete: being written, or cut off
+    for number, line in _complete_lines(file):
         try:
             found.append(str(json.loads(line)["id"]))
         except (ValueError, KeyError, TypeError) as error:
             raise RecordError(f"{file}, line {number} is no record with an id ({error}); remove it to go on") from error
     return found
+
+
+def read_records(file: Path) -> list[dict[str, Any]]:
+    """Read every complete line of a file.
+
+    Raises:
+        RecordError: a line is not a JSON object; the message names the file and the line.
+    """
+    found: list[dict[str, Any]] = []
+    for number, line in _complete_lines(file):
+        try:
+            record = json.loads(line)
+        except ValueError as error:
+            raise RecordError(f"{file}, line {number} is no JSON ({error}); remove it") from error
+        if not isinstance(record, dict):
+            raise RecordError(f"{file}, line {number} is no record but {type(record).__name__}; remove it")
+        found.append(record)
+    return found
+
+
+def _complete_lines(file: Path) -> Iterator[tuple[int, bytes]]:
+    """Lines by number, from 1, without a last one that is being written or was cut off."""
+    # Split bytes, because `str` would also split at other line-ending characters within texts.
+    for number, line in enumerate(file.read_bytes().splitlines(keepends=True), 1):
+        if line.endswith(b"\n"):
+            yield number, line
 
 
 def drop_cut_line(file: Path) -> None:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from futurel1.errors import ConfigError, MissingFileError, RecordError
-from futurel1.metrics.functional import wilson_interval
+from futurel1.json_lines import read_records
+from futurel1.metrics.functional import is_right, wilson_interval
 
-__all__ = ["Score", "Scores", "scores"]
-
-FILES = ("predictions*.jsonl", "samples*.jsonl")
+__all__ = ["Score", "Scores", "prediction_files", "scores", "verdict_of"]
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Score:
 
     Attributes:
         run: the run folder.
-        right: predictions that equal the expected answer.
+        right: predictions whose answer is the expected one, see `is_right`.
         total: predictions with an expected answer.
         interval: 95% Wilson interval of the accuracy, in percent.
     """
@@ -66,7 +66,7 @@ class Scores:
 def scores(run: str | Path, baseline: str | Path | None = None) -> Scores:
     """Count right answers in the predictions of a run, and compare them with those of another run.
 
-    A prediction is right when its answer equals the expected one: a letter, or the text of an open answer.
+    A prediction is right when its answer is the expected one, but for case, punctuation and spaces at its ends.
 
     Args:
         run: Folder with predictions.jsonl (`futurel1 predict`) or samples.jsonl (`futurel1 test`).
@@ -98,19 +98,27 @@ def _score(run: str | Path, right: dict[str, bool]) -> Score:
 
 def _right(run: Path) -> dict[str, bool]:
     """Whether each prediction is right, by the id of its record."""
-    files = next((found for pattern in FILES if (found := sorted(run.glob(pattern)))), None)
+    files = prediction_files(run)
     if not files:
         raise MissingFileError(f"{run}: no predictions.jsonl; `futurel1 predict` writes it")
     right: dict[str, bool] = {}
     for file in files:
-        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
-            try:
-                record = json.loads(line)
-                expected, answer = record["expected"], record["answer"]
-            except (ValueError, KeyError, TypeError) as error:
-                raise RecordError(f"{file}, line {number} is no prediction: {line[:80]!r}") from error
-            if expected is not None:
-                right[record["id"]] = expected == answer
+        for number, record in enumerate(read_records(file), start=1):
+            if not {"id", "answer", "expected"} <= record.keys():
+                raise RecordError(f"{file}, line {number} is no prediction: {str(record)[:80]!r}")
+            verdict = verdict_of(record)
+            if verdict is not None:
+                right[str(record["id"])] = verdict
     if not right:
         raise ConfigError(f"{run}: no prediction has an expected answer, so there is nothing to score")
     return right
+
+
+def prediction_files(run: Path) -> list[Path]:
+    """Files that `predict` wrote into a run folder, one for each rank; else those of `test`."""
+    return sorted(run.glob("predictions*.jsonl")) or sorted(run.glob("samples*.jsonl"))
+
+
+def verdict_of(prediction: Mapping[str, Any]) -> bool | None:
+    """Whether a prediction is right; None if its record names no expected answer, or a judge scores it."""
+    return None if prediction.get("expected") is None or "score" in prediction else is_right(prediction)

@@ -10,6 +10,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from futurel1.data.batches import PromptBatch
+from futurel1.data.chat import ChatEncoder
 from futurel1.data.chat_text import first_response
 from futurel1.data.collate import VISUAL_FIELDS, Fetched, SFTDataset, join_rows
 from futurel1.data.encoded import EncodedSample
@@ -19,7 +20,7 @@ from futurel1.data.record_shapes import parse_record
 from futurel1.data.samples import Frame, PromptInfo, RawRecord, RecordFileError, Sample, Turn
 from futurel1.errors import RecordError
 
-__all__ = ["PromptCollator", "PromptDataset", "parse_prompt"]
+__all__ = ["PromptCollator", "PromptDataset", "parse_prompt", "prompt_batch"]
 
 _ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 _PROMPT_VISUALS = tuple(name for name in VISUAL_FIELDS if not name.startswith("hint_"))
@@ -65,6 +66,21 @@ class PromptCollator:
             sources=tuple(sample.sources for sample in samples),
             info=tuple(sample.info for sample in samples),
         )
+
+
+def prompt_batch(encoder: ChatEncoder, samples: Sequence[Sample]) -> PromptBatch:
+    """Encode prompts and pad them into a batch.
+
+    Args:
+        encoder: turns samples into tensors.
+        samples: B prompts.
+
+    Raises:
+        RecordError: a prompt is too long, or has control strings in its text.
+        MediaError: an image or video cannot be read.
+        MissingFileError: an image or video is missing.
+    """
+    return PromptCollator(encoder.pad_token_id)([Fetched([encoder.encode_prompt(sample) for sample in samples], [])])
 
 
 def parse_prompt(record: RawRecord, *, data_root: Path | None = None) -> Sample:

@@ -9,12 +9,13 @@ import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
-from futurel1.data import open_records
-from futurel1.data.collate import Fetched
-from futurel1.data.prompts import PromptCollator, PromptDataset, parse_prompt
+from futurel1.data import RecordSource, open_records
+from futurel1.data.chat import ChatEncoder
+from futurel1.data.prompts import parse_prompt, prompt_batch
 from futurel1.errors import ConfigError
 from futurel1.metrics.functional import answer_of, expected_answer
 from futurel1.models.transcript import transcripts
+from futurel1.scores import verdict_of
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +52,7 @@ class HeldOutAccuracy(Callback):
         self.num_records = num_records
         self.max_new_tokens = max_new_tokens
         self.batch_size = batch_size
-        self._dataset: PromptDataset | None = None
+        self._questions: tuple[RecordSource, ChatEncoder] | None = None
 
     def setup(self, trainer: Any, pl_module: LightningModule, stage: str) -> None:
         """Open the records, with the encoder of the training data."""
@@ -64,26 +65,26 @@ class HeldOutAccuracy(Callback):
         if records is None:
             logger.warning("HeldOutAccuracy has no records and logs nothing: name some, or give the data module val")
             return
-        self._dataset = PromptDataset(open_records(records, parse=parse_prompt), data.encoder)
+        self._questions = (open_records(records, parse=parse_prompt), data.encoder)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the accuracy before the first step; a resumed run has logged it."""
-        if trainer.global_step == 0 and self._dataset is not None:
+        if trainer.global_step == 0 and self._questions:
             accuracy = self.accuracy(trainer, pl_module)
             for logger in trainer.loggers:
                 logger.log_metrics({"val/accuracy": accuracy}, step=0)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the accuracy, but for the sanity check before training."""
-        if self._dataset is not None and not trainer.sanity_checking:
+        if self._questions and not trainer.sanity_checking:
             # Counted over all ranks, so each rank has the same number.
             pl_module.log("val/accuracy", self.accuracy(trainer, pl_module), rank_zero_only=True)
 
     def accuracy(self, trainer: Trainer, pl_module: Any) -> float:
         """Decode this rank's share of the questions; the accuracy over all ranks."""
-        dataset = self._dataset
-        assert dataset is not None  # set up for `fit`, which calls this
-        total = min(len(dataset), self.num_records or len(dataset))
+        assert self._questions is not None  # both hooks ask first
+        number = len(self._questions[0])
+        total = number if self.num_records is None else min(number, self.num_records)
         numbers = range(total)[trainer.global_rank :: trainer.world_size]
         starts = range(0, len(numbers), self.batch_size)
         right = sum(self._right(pl_module.reasoner, numbers[start : start + self.batch_size]) for start in starts)
@@ -92,11 +93,14 @@ class HeldOutAccuracy(Callback):
         return float(right_of_all / of_all)
 
     def _right(self, reasoner: Any, numbers: range) -> int:
-        dataset: Any = self._dataset
-        prompt = PromptCollator(dataset.encoder.pad_token_id)([Fetched([dataset[number] for number in numbers], [])])
+        assert self._questions is not None
+        records, encoder = self._questions
+        prompt = prompt_batch(encoder, [records.sample(number) for number in numbers])
         rollout = reasoner.generate(prompt.to(reasoner.device), max_new_tokens=self.max_new_tokens)
-        texts = transcripts(rollout, reasoner.tokenizer)
-        pairs = zip(texts, prompt.info, strict=True)
-        return sum(
-            answer_of(text.text, info.options) == expected_answer(info.answer, info.options) for text, info in pairs
+        expected = (expected_answer(info.answer, info.options) for info in prompt.info)
+        answers = (
+            answer_of(text.text, info.options)
+            for text, info in zip(transcripts(rollout, reasoner.tokenizer), prompt.info, strict=True)
         )
+        pairs = zip(answers, expected, strict=True)
+        return sum(bool(verdict_of({"answer": answer, "expected": truth})) for answer, truth in pairs)

@@ -17,8 +17,9 @@ from futurel1.report.pictures import Thumbnails
 from futurel1.report.records import RecordView, RunRecords
 from futurel1.report.runs import Prediction, RunContents, evenly
 from futurel1.report.scenes import SceneReader, SeenShape
-from futurel1.report.scores import Effect, Score, effects_of, scores_of, verdict_of
+from futurel1.report.scores import Effect, Score, effects_of, scores_of
 from futurel1.report.texts import Piece, bare_question, pieces_of
+from futurel1.scores import verdict_of
 
 __all__ = ["Contents", "Rollout", "RolloutGroup", "SampleView", "assemble", "groups_of"]
 

@@ -13,8 +13,10 @@ import yaml
 
 from futurel1.curves import METRICS_FILE, Curve, read_curves
 from futurel1.errors import ConfigError, MissingFileError, RecordError
+from futurel1.json_lines import read_records
 from futurel1.models import LatentBank
 from futurel1.models.interventions import BANK_FILES
+from futurel1.scores import prediction_files
 
 __all__ = ["Prediction", "RunContents"]
 
@@ -102,10 +104,9 @@ class RunContents:
         Raises:
             RecordError: a line that is no prediction.
         """
-        files = sorted(self.folder.glob("predictions*.jsonl")) or sorted(self.folder.glob("samples*.jsonl"))
         found: dict[str, Prediction] = {}
-        for file in files:
-            for number, line in enumerate(_lines(file), 1):
+        for file in prediction_files(self.folder):
+            for number, line in enumerate(read_records(file), 1):
                 missing = [name for name in PREDICTION_FIELDS if name not in line]
                 if missing:
                     raise RecordError(
@@ -118,7 +119,7 @@ class RunContents:
     def rollouts(self) -> list[Mapping[str, Any]]:
         """Lines of `rollouts.jsonl` in order, without one that was cut off."""
         file = self.folder / "rollouts.jsonl"
-        return _lines(file) if file.is_file() else []
+        return list(read_records(file)) if file.is_file() else []
 
     @cached_property
     def results(self) -> Mapping[str, float | None]:
@@ -151,23 +152,6 @@ class RunContents:
             if folder.is_dir() and any(folder.rglob(METRICS_FILE)):
                 return folder, read_curves(folder)
         return None
-
-
-def _lines(file: Path) -> list[Mapping[str, Any]]:
-    """Whole lines of a JSON Lines file."""
-    found: list[Mapping[str, Any]] = []
-    # Bytes, because texts may hold other characters that end a line for `str`.
-    for number, line in enumerate(file.read_bytes().splitlines(keepends=True), 1):
-        if not line.endswith(b"\n"):
-            continue  # being written, or cut off
-        try:
-            record = json.loads(line)
-        except ValueError as error:
-            raise RecordError(f"{file}, line {number} is no JSON ({error}); remove it") from error
-        if not isinstance(record, dict):
-            raise RecordError(f"{file}, line {number} is no record but {type(record).__name__}; remove it")
-        found.append(record)
-    return found
 
 
 def _place(name: str) -> tuple[str, int, str]:

@@ -11,8 +11,9 @@ import torch
 from futurel1.errors import ConfigError
 from futurel1.metrics.functional import intervention_effect, is_right, wilson_interval
 from futurel1.report.runs import Prediction, RunContents
+from futurel1.scores import verdict_of
 
-__all__ = ["Effect", "Score", "effects_of", "scores_of", "verdict_of"]
+__all__ = ["Effect", "Score", "effects_of", "scores_of"]
 
 ALL = "all"
 
@@ -71,11 +72,6 @@ class Effect:
     def percent(self) -> float:
         """Accuracy under the intervention, in percent."""
         return 100 * self.right / self.total
-
-
-def verdict_of(prediction: Prediction) -> bool | None:
-    """Whether a prediction is right; None where its record does not say what is, or a judge scores it."""
-    return None if prediction.get("expected") is None or "score" in prediction else is_right(prediction)
 
 
 def scores_of(predictions: Mapping[str, Prediction], splits: Mapping[str, str]) -> list[Score]:
