@@ -21,10 +21,9 @@ from torch import Tensor
 
 from futurel1.data import Sample, frame_pool
 from futurel1.data.chat import ChatEncoder
-from futurel1.data.collate import Fetched
 from futurel1.data.frames import POOL_SIZE, probe_video
 from futurel1.data.media import RecordMedia
-from futurel1.data.prompts import PromptCollator
+from futurel1.data.prompts import prompt_batch
 from futurel1.data.samples import Frame, Turn, Video
 from futurel1.data.whole_videos import VideoSampling
 from futurel1.errors import ConfigError
@@ -282,8 +281,7 @@ class EventPredictor:
         Returns:
             The rollout and its transcripts, those of a prompt next to each other.
         """
-        encoded = [self.encoder.encode_prompt(sample) for sample in samples]
-        prompt = PromptCollator(self.encoder.pad_token_id)([Fetched(encoded, [])])
+        prompt = prompt_batch(self.encoder, samples)
         rollout = self.reasoner.generate(prompt.to(self.reasoner.device), **arguments)
         return rollout, transcripts(rollout, self.reasoner.tokenizer)
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import yaml
+from command_checks import fails, metrics
 from safetensors.torch import load_file
 
 from futurel1.cli import main
@@ -50,20 +50,6 @@ def settings(rl_world: Path, opening: str, tmp_path: Path) -> list[str]:
     file = tmp_path / "quick.yaml"
     file.write_text(yaml.safe_dump(config))
     return ["--config", str(file), "--runs_dir", str(tmp_path / "runs")]
-
-
-def metrics(run: Path, *columns: str) -> list[list[str]]:
-    with (run / "metrics.csv").open(newline="") as stream:
-        return [[row[column] for column in columns] for row in csv.DictReader(stream) if row[columns[-1]]]
-
-
-def fails(capsys: pytest.CaptureFixture[str], *args: str) -> str:
-    with pytest.raises(SystemExit) as caught:
-        main(list(args))
-    assert caught.value.code == 1
-    error = capsys.readouterr().err.strip().splitlines()[-1]
-    assert error.startswith("futurel1: error: ")
-    return error
 
 
 @pytest.mark.slow

@@ -61,4 +61,6 @@ def test_settings_that_only_loading_can_follow_are_refused(loaded: LatentReasone
         LatentSFTModule(loaded, projection_head="linear").configure_model()
     with pytest.raises(ConfigError, match=r"leave out \['init_from'\]"):
         LADAPOModule(loaded, init_from="runs/first").configure_model()
-    assert LatentSFTModule(loaded, dtype="bfloat16")._given_reasoner().dtype == torch.bfloat16  # type: ignore[union-attr]
+    with pytest.raises(ConfigError, match=r"leave out \['init_from'\]"):
+        LatentPredictor(loaded, init_from="runs/first").configure_model()
+    assert LatentSFTModule(loaded, dtype="bfloat16").given_reasoner().dtype == torch.bfloat16  # type: ignore[union-attr]

@@ -6,14 +6,12 @@ import random
 import time
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
 from futurel1.checking.record_checks import RecordChecks
 from futurel1.checking.report import CheckReport, Tally
 from futurel1.checking.splits import Kind, data_module, open_splits
 from futurel1.data.fetching import fetch
 from futurel1.errors import ConfigError
+from futurel1.progress import record_progress
 
 __all__ = ["check"]
 
@@ -86,11 +84,7 @@ def _findings(checks: RecordChecks, sample: int | None, seed: int, num_workers: 
     if sample is not None and sample < len(numbers):
         numbers = sorted(random.Random(seed).sample(numbers, sample))
     batches = [numbers[start : start + _BATCH] for start in range(0, len(numbers), _BATCH)]
-    bar = Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-        TimeRemainingColumn(), console=Console(stderr=True),
-    )  # fmt: skip
-    with bar:
+    with record_progress() as bar:
         line = bar.add_task("checking records", total=len(numbers))
         for batch in fetch(checks, batches, list, num_workers=num_workers):
             yield from batch

@@ -11,13 +11,12 @@ from itertools import groupby
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from futurel1.curation.probes import CandidateDataset, Prober
 from futurel1.curation.results import ProbeFolder, ProbeTable
 from futurel1.data.fetching import fetch
 from futurel1.errors import ConfigError
+from futurel1.progress import record_progress
 
 __all__ = ["Share", "probe"]
 
@@ -77,11 +76,7 @@ def probe(
         table = folder.table()
         numbers = table.todo(share.index, share.count, block=batch_size, retry_failed=retry_failed)
         batches = fetch(candidates, _blocks(numbers, batch_size), list, num_workers=num_workers)
-        bar = Progress(
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-            TimeRemainingColumn(), console=Console(stderr=True), disable=os.environ.get("LOCAL_RANK", "0") != "0",
-        )  # fmt: skip
-        with bar:
+        with record_progress(disable=os.environ.get("LOCAL_RANK", "0") != "0") as bar:
             line = bar.add_task(f"probing {share.index}/{share.count}", total=len(numbers))
             for batch in batches:
                 results = prober(batch)

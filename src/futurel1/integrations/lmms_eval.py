@@ -277,13 +277,11 @@ class FutureL1(_BASE):
     def _loss(self, args: Sequence[Any]) -> tuple[float, bool]:
         import torch
 
-        from futurel1.data.collate import Fetched
-        from futurel1.data.prompts import PromptCollator
+        from futurel1.data.prompts import prompt_batch
 
         query, target = self._reader().continuation(args)
-        encoder, reasoner = self.predictor.encoder, self.predictor.reasoner
-        encoded = encoder.encode_prompt(_sample(query))
-        prompt = PromptCollator(encoder.pad_token_id)([Fetched([encoded], [])]).to(self.device)
+        reasoner = self.predictor.reasoner
+        prompt = prompt_batch(self.predictor.encoder, [_sample(query)]).to(self.device)
         tokens = self.tokenizer(target, add_special_tokens=False, return_tensors="pt")["input_ids"]
         wanted = tokens[0].long().to(self.device)
         if not len(wanted):

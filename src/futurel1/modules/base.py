@@ -55,7 +55,7 @@ class ReasonerModule(LazyReasonerModule):
         if hasattr(self, "reasoner"):
             return
         hparams = self.hparams
-        reasoner = self._given_reasoner() or LatentReasoner.from_pretrained(
+        reasoner = self.given_reasoner() or LatentReasoner.from_pretrained(
             start_folder(hparams["backbone"], hparams["init_from"]),
             dtype=DTYPES[hparams["dtype"]],
             attn_implementation=hparams["attn_implementation"],
@@ -95,19 +95,6 @@ class ReasonerModule(LazyReasonerModule):
         if sharded:
             compute_dtype = DTYPES[hparams["compute_dtype"] or hparams["dtype"]]
             adapters.shard(self, reasoner, mesh["data_parallel"], compute_dtype, self.sharded_steps)
-
-    def _given_reasoner(self) -> LatentReasoner | None:
-        """The reasoner that the caller loaded, in the dtype of the settings.
-
-        Raises:
-            ConfigError: settings that only loading can follow.
-        """
-        if not self._given:
-            return None
-        loaded = [name for name in ("projection_head", "projection_hidden_dim", "init_from") if self.hparams[name]]
-        if loaded:
-            raise ConfigError(f"backbone is a loaded reasoner, which keeps its weights and head: leave out {loaded}")
-        return self._given[0].to(DTYPES[self.hparams["dtype"]])
 
     def adjust_settings(self, reasoner: LatentReasoner) -> None:
         """Change the settings that exports store; by default those of the start checkpoint stay."""

@@ -123,14 +123,11 @@ class LatentPredictor(LazyReasonerModule):
         path = self.hparams["latent_bank"]
         bank = None if path is None else LatentBank.load(path)
         self._intervention = make_intervention(self.hparams["intervention"], bank, self.sampling.seed)
-        if self._given:
-            self.reasoner = self._given[0]
-        else:
-            self.reasoner = LatentReasoner.from_pretrained(
-                exported_folder(self.hparams["backbone"], self.hparams["init_from"]),
-                dtype=DTYPES[self.hparams["dtype"]],
-                attn_implementation=self.hparams["attn_implementation"],
-            )
+        self.reasoner = self.given_reasoner() or LatentReasoner.from_pretrained(
+            exported_folder(self.hparams["backbone"], self.hparams["init_from"]),
+            dtype=DTYPES[self.hparams["dtype"]],
+            attn_implementation=self.hparams["attn_implementation"],
+        )
         if self.reasoner.processor is None:
             raise ConfigError("prediction needs a checkpoint with a tokenizer")
         if bank is not None:

@@ -4,7 +4,12 @@ from typing import Any
 
 from lightning import LightningModule
 
+from futurel1.errors import ConfigError
 from futurel1.models import LatentReasoner
+from futurel1.runs import DTYPES
+
+_LOADED = ("projection_head", "projection_hidden_dim", "init_from")
+"""Hyper-parameters that only loading can follow."""
 
 
 class LazyReasonerModule(LightningModule):
@@ -29,6 +34,19 @@ class LazyReasonerModule(LightningModule):
             return backbone
         self._given = (backbone,)
         return str(backbone.config.name_or_path)
+
+    def given_reasoner(self) -> LatentReasoner | None:
+        """The reasoner that the caller loaded, in the dtype of the settings.
+
+        Raises:
+            ConfigError: settings that only loading can follow.
+        """
+        if not self._given:
+            return None
+        loaded = [name for name in _LOADED if self.hparams.get(name)]
+        if loaded:
+            raise ConfigError(f"backbone is a loaded reasoner, which keeps its weights and head: leave out {loaded}")
+        return self._given[0].to(DTYPES[self.hparams["dtype"]])
 
     def __getattr__(self, name: str) -> Any:
         if name == "reasoner" and "reasoner" not in self.__dict__.get("_modules", {}):
