@@ -1,19 +1,13 @@
 """LightningCLI with one folder per run."""
 
-from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities import rank_zero_only
 
 from futurel1.cli.run_folder import RUN_PLACEHOLDER, choose_run_dir
+from futurel1.cli.run_record import FolderAsItWas
 from futurel1.modules import JSONLinesWriter
-
-
-class ParsedConfig(SaveConfigCallback):
-    """Saves the configuration as given, without the folders of this run, so that it can start a new run."""
-
-    def __init__(self, parser: LightningArgumentParser, config: Any, *, as_given: Any, **options: Any) -> None:
-        super().__init__(parser, as_given, **options)
 
 
 class RunCLI(LightningCLI):
@@ -21,13 +15,13 @@ class RunCLI(LightningCLI):
 
     Args:
         asked: the requested subcommand; None if there is none.
-        made: list to which the run folder is appended as soon as it is chosen.
+        untouched: list that holds the run folder as it was, until the run has done its first step.
         arguments: positional arguments of `LightningCLI`.
     """
 
-    def __init__(self, *arguments: Any, asked: str | None, made: list[Path], **options: Any) -> None:
+    def __init__(self, *arguments: Any, asked: str | None, untouched: list[FolderAsItWas], **options: Any) -> None:
         self._asked = asked
-        self._made = made
+        self._untouched = untouched
         super().__init__(*arguments, **options)
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]  # static in Lightning, and called as here
@@ -41,6 +35,9 @@ class RunCLI(LightningCLI):
         parser.add_argument("--run_name", type=str | None, default=None, help="name of the run folder")
         parser.add_argument("--run_dir", type=str | None, default=None, help="use exactly this run folder")
 
+    def _parse_ckpt_path(self) -> None:
+        """Keep the settings as given. Lightning would replace them by those that the checkpoint stores."""
+
     def before_instantiate_classes(self) -> None:
         """Choose the run folder, and pass it to the Trainer, the loggers and the callbacks."""
         config = self.config[self.subcommand] if self.subcommand else self.config
@@ -48,9 +45,10 @@ class RunCLI(LightningCLI):
         for name in ("run_dir", "run_name", "ckpt_path"):
             if name in as_given:
                 as_given[name] = None
-        self.save_config_kwargs["as_given"] = as_given
+        self.save_config_kwargs |= {"as_given": as_given, "begun": self._untouched.clear}
         run_dir = choose_run_dir(config, self.subcommand or "run")
-        self._made.append(run_dir)
+        if not getattr(rank_zero_only, "rank", 0):
+            self._untouched.append(FolderAsItWas(run_dir))
         trainer = config.trainer
         if trainer.enable_progress_bar is False:
             self.trainer_defaults["callbacks"] = []

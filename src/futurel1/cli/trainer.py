@@ -4,7 +4,6 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from futurel1.cli.run_folder import RUN_PLACEHOLDER, resume_arguments
@@ -82,34 +81,35 @@ def make_cli(args: list[str] | None = None, *, run: bool = True) -> Any:
     # Short class names in YAML are looked up among imported subclasses, so all of them must be imported.
     import futurel1.datamodules
     import futurel1.modules  # noqa: F401
-    from futurel1.cli.run_cli import ParsedConfig, RunCLI
+    from futurel1.cli.run_cli import RunCLI
+    from futurel1.cli.run_record import FolderAsItWas, RunRecord
 
     asked = next(iter(sys.argv[1:] if args is None else args), None)
     shown = [asked] if asked in TRAINER_COMMANDS else list(TRAINER_COMMANDS)
     epilogs = {name: {"epilog": f"{_EPILOG} Example: {_EXAMPLES[name]}"} for name in shown}
-    made: list[Path] = []
+    untouched: list[FolderAsItWas] = []
     try:
         cli = RunCLI(
             LightningModule,
             LightningDataModule,
             asked=asked,
-            made=made,
+            untouched=untouched,
             trainer_class=Trainer,
             subclass_mode_model=True,
             subclass_mode_data=True,
             seed_everything_default=0,
             auto_configure_optimizers=False,  # modules make their own; the model does not exist yet during parsing
-            save_config_callback=ParsedConfig,
+            save_config_callback=RunRecord,
             save_config_kwargs={"overwrite": True},
             trainer_defaults={"logger": list(_LOGGERS), "callbacks": [RichProgressBar()]},
             parser_kwargs=epilogs if run else {},
             args=args,
             run=run,
         )
-    finally:
-        for folder in made:
-            if folder.is_dir() and not any(folder.iterdir()):
-                folder.rmdir()  # the run has written nothing
+    except BaseException:
+        for folder in untouched:
+            folder.restore()
+        raise
     if run and cli.trainer.is_global_zero:
         print(f"run folder: {cli.trainer.default_root_dir}")
     return cli
