@@ -4,10 +4,9 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from futurel1.cli.run_folder import RUN_PLACEHOLDER, resume_arguments
+from futurel1.cli.run_folder import RUN_PLACEHOLDER, RunFolder, resume_arguments
 from futurel1.shipped_configs import resolve_config_options
 
 TRAINER_COMMANDS = {
@@ -58,15 +57,16 @@ def run_trainer(command: str, args: Sequence[str], *, resume: str | None = None,
     refuse_flat_keys(arguments)
     if own_process:
         sys.argv[1:] = arguments
-    make_cli(arguments)
+    make_cli(arguments, resumed=resume is not None)
 
 
-def make_cli(args: list[str] | None = None, *, run: bool = True) -> Any:
+def make_cli(args: list[str] | None = None, *, run: bool = True, resumed: bool = False) -> Any:
     """Build Trainer, model and data from a command line.
 
     Args:
         args: ``["fit", "--config", ...]``, or only options if `run` is False; None: those of the process.
         run: run the subcommand; False only instantiates.
+        resumed: whether `--run_dir` names a run that goes on.
 
     Returns:
         The `LightningCLI`, with `trainer`, `model` and `datamodule`.
@@ -87,13 +87,14 @@ def make_cli(args: list[str] | None = None, *, run: bool = True) -> Any:
     asked = next(iter(sys.argv[1:] if args is None else args), None)
     shown = [asked] if asked in TRAINER_COMMANDS else list(TRAINER_COMMANDS)
     epilogs = {name: {"epilog": f"{_EPILOG} Example: {_EXAMPLES[name]}"} for name in shown}
-    made: list[Path] = []
+    made: list[RunFolder] = []
     try:
         cli = RunCLI(
             LightningModule,
             LightningDataModule,
             asked=asked,
             made=made,
+            resumed=resumed,
             trainer_class=Trainer,
             subclass_mode_model=True,
             subclass_mode_data=True,
@@ -108,8 +109,8 @@ def make_cli(args: list[str] | None = None, *, run: bool = True) -> Any:
         )
     finally:
         for folder in made:
-            if folder.is_dir() and not any(folder.iterdir()):
-                folder.rmdir()  # the run has written nothing
+            folder.close()
     if run and cli.trainer.is_global_zero:
-        print(f"run folder: {cli.trainer.default_root_dir}")
+        temporary = any(folder.temporary for folder in made)
+        print("fast_dev_run: nothing was kept" if temporary else f"run folder: {cli.trainer.default_root_dir}")
     return cli
