@@ -44,15 +44,11 @@ class Replaced:
         _check_kind(folder)
         for file in _lock_files(folder):
             if _is_held(file):
-                raise ConfigError(
-                    f"--overwrite: another process works in {folder} (it holds {file.name}); end it first"
-                )
+                raise ConfigError(f"--overwrite: another process works in {folder}: it holds {file.name}")
         inside = folder.resolve()
         for key, value in _strings(config):
             if "\0" not in value and Path(value).resolve().is_relative_to(inside):
-                raise ConfigError(
-                    f"--overwrite would remove {folder}, from which {key}={value} reads; name another run"
-                )
+                raise ConfigError(f"--overwrite would remove {folder}, but the new run reads {key}={value} there")
         aside = folder.with_name(f".{folder.name[:50]}.{uuid.uuid4().hex[:8]}.replaced")
         os.rename(folder, aside)
         logger.info("%s waits as %s until the first step of the run that replaces it", folder, aside.name)

@@ -21,10 +21,8 @@ from futurel1.launch import Launch
 
 logger = logging.getLogger(__name__)
 
-RUN_DIR_VARIABLE = "FUTUREL1_RUN_DIR"
-"""Environment variable that passes the run folder to processes that a Trainer starts (one per device)."""
-CHECKPOINT_VARIABLE = "FUTUREL1_RUN_CHECKPOINT"
-"""Environment variable that passes them the checkpoint with which a requeued job goes on; "" if there is none."""
+RUN_VARIABLE = "FUTUREL1_RUN"
+"""Environment variable that tells the choice of a process to those that its Trainer starts, one per device."""
 RUN_PLACEHOLDER = "RUN_DIR"
 """Placeholder for the run folder in a logger's `save_dir`."""
 JOB_FILE = "job.json"
@@ -143,14 +141,24 @@ def choose_run_folder(config: Any, command: str | None, launch: Launch, *, resum
         folder = Path(tempfile.mkdtemp(prefix="futurel1-fast-dev-run-"))
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
         return RunFolder(folder, temporary=True)
-    if launch.local_rank != 0 and launch.launcher == "environment" and RUN_DIR_VARIABLE in os.environ:
-        checkpoint = os.environ.get(CHECKPOINT_VARIABLE)
-        return RunFolder(Path(os.environ[RUN_DIR_VARIABLE]), checkpoint=Path(checkpoint) if checkpoint else None)
+    inherited = _inherited(launch)
+    if inherited is not None:
+        return inherited
     choice = _Choice(config, command, launch, resumed)
     chosen = choice.given() if config.run_dir is not None else choice.named()
-    os.environ[RUN_DIR_VARIABLE] = str(chosen.path)
-    os.environ[CHECKPOINT_VARIABLE] = str(chosen.checkpoint or "")
+    told = {"process": os.getpid(), "folder": str(chosen.path), "checkpoint": str(chosen.checkpoint or "")}
+    os.environ[RUN_VARIABLE] = json.dumps(told)
     return chosen
+
+
+def _inherited(launch: Launch) -> RunFolder | None:
+    """The choice of the process that started this one for a device; None if this one was not started so."""
+    if launch.launcher != "environment" or launch.local_rank == 0 or RUN_VARIABLE not in os.environ:
+        return None
+    told = json.loads(os.environ[RUN_VARIABLE])
+    if told["process"] != os.getppid():  # an earlier run in a process that has other ancestors in common with this one
+        return None
+    return RunFolder(Path(told["folder"]), checkpoint=Path(told["checkpoint"]) if told["checkpoint"] else None)
 
 
 class _Choice:

@@ -47,9 +47,7 @@ class Share:
             raise ConfigError(f"--shard is i/n with i from 0 to n - 1, such as 0/4; got {shard!r}")
         launch = Launch.detect(environment)
         if launch.rank is None:
-            raise ConfigError(
-                "NODE_RANK is set, but no RANK and WORLD_SIZE that say which process this is: set them too"
-            )
+            raise ConfigError("NODE_RANK is set, but neither RANK nor WORLD_SIZE, which say which process this is")
         return cls(int(found[1]) * launch.world_size + launch.rank, int(found[2]) * launch.world_size)
 
 
