@@ -106,6 +106,7 @@ def test_a_batch_script_without_srun_starts_its_own_processes(monkeypatch: pytes
     assert not found.creates_processes_externally
     made = Trainer(accelerator="cpu", devices=2, strategy="ddp", plugins=[found], logger=False)
     assert (made.world_size, made.global_rank) == (2, 0)
+    assert not found.auto_requeue  # the signal would not reach the other process
 
 
 def test_processes_of_mpi_need_an_address_between_nodes(monkeypatch: pytest.MonkeyPatch) -> None:

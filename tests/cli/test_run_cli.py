@@ -65,6 +65,7 @@ def test_a_run_that_never_began_leaves_only_what_was_there(
 ) -> None:
     broken = ["--data.init_args.train", str(tmp_path / "nowhere.jsonl")]
     fails(capsys, "fit", *settings, *broken)
+    assert "export is true, false or a number" in fails(capsys, "fit", *settings, "--export=-1")
     fails(capsys, "fit", *settings, *broken, "--run_dir", str(tmp_path / "new"))
     (tmp_path / "mine").mkdir()
     fails(capsys, "fit", *settings, *broken, "--run_dir", str(tmp_path / "mine"))

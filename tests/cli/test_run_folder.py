@@ -175,6 +175,13 @@ def test_processes_of_a_launch_take_one_folder(given: Any, tmp_path: Path) -> No
     assert not other.path.exists()  # the first process makes it
 
 
+def test_a_folder_that_cannot_be_made_is_one_line(given: Any, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for changed in ({}, {"run_name": "a"}, {"run_dir": f"{tmp_path}/file/a"}):
+        with pytest.raises(ConfigError, match=r"the run folder cannot be made: .*; choose another --runs_dir"):
+            choose_run_folder(given(runs_dir=f"{tmp_path}/file", **changed), "fit", Launch())
+
+
 def test_nodes_started_by_hand_need_run_dir(given: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NODE_RANK", "1")
     with pytest.raises(ConfigError, match="give --run_dir"):

@@ -101,6 +101,15 @@ class AllocationEnvironment(LightningEnvironment, SLURMEnvironment):
     and waits for them.
     """
 
+    @property
+    def auto_requeue(self) -> bool:
+        """Whether SLURM's signal saves the state: it reaches this process alone, and saving needs all of them."""
+        return self._auto_requeue and self.world_size() == 1
+
+    @auto_requeue.setter
+    def auto_requeue(self, value: bool) -> None:
+        self._auto_requeue = value
+
     def _validate_srun_used(self) -> None:  # type: ignore[override]  # static in Lightning, and called as here
         """Being started without srun is what this class is for."""
 

@@ -103,6 +103,8 @@ class RunCLI(LightningCLI):
             if name in as_given:
                 as_given[name] = default
         self.save_config_kwargs["as_given"] = as_given
+        if config.export < 0:
+            raise ConfigError(f"export is true, false or a number of steps, got {config.export}")
         self._folder = folder = choose_run_folder(config, self.subcommand, self._launch, resumed=self._resumed)
         self._made.append(folder)
         if folder.checkpoint is not None:

@@ -15,7 +15,7 @@ from typing import Any
 
 from futurel1.agreement import agree
 from futurel1.cli.replaced_run import Replaced
-from futurel1.errors import ConfigError, MissingFileError
+from futurel1.errors import ConfigError, FutureL1Error, MissingFileError
 from futurel1.files import write_whole
 from futurel1.launch import Launch
 
@@ -134,7 +134,7 @@ def choose_run_folder(config: Any, command: str | None, launch: Launch, *, resum
         resumed: whether `--resume` named the run.
 
     Raises:
-        ConfigError: the folder exists, or processes that have no launch in common need ``--run_dir``.
+        ConfigError: the folder exists or cannot be made, or processes that have no name in common need ``--run_dir``.
     """
     if config.trainer.fast_dev_run:
         # Removed at exit too: what `make_cli(run=False)` returned may be used until then.
@@ -145,7 +145,14 @@ def choose_run_folder(config: Any, command: str | None, launch: Launch, *, resum
     if inherited is not None:
         return inherited
     choice = _Choice(config, command, launch, resumed)
-    chosen = choice.given() if config.run_dir is not None else choice.named()
+    try:
+        chosen = choice.given() if config.run_dir is not None else choice.named()
+    except FutureL1Error:  # some are OSErrors too
+        raise
+    except OSError as error:
+        raise ConfigError(
+            f"the run folder cannot be made: {error.strerror}: {error.filename}; choose another --runs_dir or --run_dir"
+        ) from error
     told = {"process": os.getpid(), "folder": str(chosen.path), "checkpoint": str(chosen.checkpoint or "")}
     os.environ[RUN_VARIABLE] = json.dumps(told)
     return chosen
