@@ -14,6 +14,7 @@ from futurel1.runs import (
     exported_folder,
     load_reasoner,
     newest_checkpoint,
+    own_gpu,
     start_checkpoint,
     start_folder,
     usable_device,
@@ -109,3 +110,10 @@ def test_devices_are_tried_out(monkeypatch: pytest.MonkeyPatch) -> None:
         usable_device("cuda")
     with pytest.raises(ConfigError, match="--device tpu-x"):
         usable_device("tpu-x")
+
+
+def test_processes_of_a_launcher_get_a_gpu_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
+    assert [own_gpu(rank) for rank in (0, 5)] == ["cuda:0", "cuda:5"]
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)  # srun --gpus-per-task=1 shows each task its own
+    assert own_gpu(5) == "cuda:0"

@@ -1,7 +1,6 @@
 """Resolve run folders, checkpoints and names to weights, and load models from them."""
 
 import logging
-import os
 import pickle
 import zipfile
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Literal
 import torch
 
 from futurel1.errors import CheckpointError, ConfigError, MissingFileError
+from futurel1.launch import Launch
 from futurel1.models import LatentReasoner
 from futurel1.models.checkpoints import TINY, TINY_RANDOM
 
@@ -37,7 +37,7 @@ def load_reasoner(
         CheckpointError: a run without a Hugging Face export, or a damaged checkpoint.
         MissingFileError: there is no such model.
     """
-    place = usable_device(device, f"cuda:{os.environ.get('LOCAL_RANK', '0')}")
+    place = usable_device(device, own_gpu(Launch.detect().local_rank))
     name = ("bfloat16" if place.startswith("cuda") else "float32") if dtype == "auto" else dtype
     if name not in DTYPES:
         raise ConfigError(f"dtype is auto or one of {', '.join(DTYPES)}, got {dtype!r}")
@@ -48,6 +48,15 @@ def load_reasoner(
     if reasoner.processor is None:
         raise ConfigError(f"{model} has no tokenizer; give a folder that has one")
     return reasoner.to(place)
+
+
+def own_gpu(local_rank: int) -> str:
+    """The GPU of a process of a launcher.
+
+    Args:
+        local_rank: number of the process on its node. A launcher may show each process one GPU, its own, as number 0.
+    """
+    return f"cuda:{0 if torch.cuda.device_count() == 1 else local_rank}"
 
 
 def usable_device(device: str, cuda: str = "cuda") -> str:

@@ -112,7 +112,7 @@ def la_dapo(world: Path, folder: Path, backbone: str) -> Kind:
 
 def _training(config: Path) -> Kind:
     def start(run: Path) -> Sequence[str]:
-        overwrite = ["--overwrite", "true"] if run.exists() else []
+        overwrite = ["--overwrite"] if run.exists() else []
         return ["fit", "--config", str(config), "--runs_dir", str(run.parent), "--run_name", run.name, *overwrite]
 
     def begun(run: Path) -> bool:
@@ -163,7 +163,7 @@ def predictions(world: Path, folder: Path, backbone: str) -> Kind:
     })  # fmt: skip
 
     def start(run: Path) -> Sequence[str]:
-        overwrite = ["--overwrite", "true"] if run.exists() else []
+        overwrite = ["--overwrite"] if run.exists() else []
         return ["predict", "--config", str(config), "--runs_dir", str(run.parent), "--run_name", run.name, *overwrite]
 
     return Kind(

@@ -42,7 +42,9 @@ def test_config_is_instantiated(path: Path, tmp_path: Path) -> None:
     for key, value in written["data"]["init_args"].items():
         assert cli.datamodule.hparams[key] == value, key
     names = {type(callback).__name__ for callback in cli.trainer.callbacks}
-    assert {callback["class_path"] for callback in written["trainer"]["callbacks"]} <= names
+    listed = {callback["class_path"] for callback in written["trainer"].get("callbacks", [])}
+    assert listed | {"JSONLinesWriter"} <= names
+    assert ("HuggingFaceExport" in names) == hasattr(cli.model, "export")
     strategy = written["trainer"].get("strategy")
     if strategy:
         assert type(cli.trainer.strategy).__name__ == strategy["class_path"]

@@ -18,9 +18,15 @@ from futurel1.errors import ConfigError
 def test_shares() -> None:
     assert Share.parse("1/3", {}) == Share(1, 3)
     assert Share.parse("1/3", {"RANK": "2", "WORLD_SIZE": "4"}) == Share(6, 12)
-    for odd in ({"RANK": "x"}, {"RANK": "1"}, {"RANK": "0", "WORLD_SIZE": "0"}):
-        with pytest.raises(ConfigError, match="no rank of so many"):
-            Share.parse("0/1", odd)
+    srun = {"SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0", "SLURM_NTASKS": "4", "SLURM_PROCID": "2", "SLURM_LOCALID": "0"}
+    mpi = {"OMPI_COMM_WORLD_RANK": "2", "OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_LOCAL_RANK": "0"}
+    assert Share.parse("1/3", srun) == Share.parse("1/3", mpi) == Share(6, 12)
+    del srun["SLURM_STEP_ID"], srun["SLURM_PROCID"]  # a batch script works alone
+    assert Share.parse("1/3", srun) == Share(1, 3)
+    with pytest.raises(ConfigError, match="no rank of so many"):
+        Share.parse("0/1", {"RANK": "1"})
+    with pytest.raises(ConfigError, match="neither RANK nor WORLD_SIZE"):
+        Share.parse("0/1", {"NODE_RANK": "1"})
     for wrong in ("3/3", "1", "-1/2", "a/b", "0/0"):
         with pytest.raises(ConfigError, match="--shard is i/n"):
             Share.parse(wrong, {})

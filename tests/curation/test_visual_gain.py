@@ -44,10 +44,11 @@ def test_shards_and_ranks_from_the_command_line(
     with pytest.raises(SystemExit):
         main(options(clips_world, out, "--mode", "merge"))
     assert "4 of 8 candidates are not probed yet" in capsys.readouterr().err
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    for rank in ("1", "0"):  # as torchrun tells its processes
-        monkeypatch.setenv("RANK", rank)
-        monkeypatch.setenv("LOCAL_RANK", rank)
+    for name, value in {"JOB_ID": "7", "STEP_ID": "0", "NTASKS": "2"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    for rank in ("1", "0"):  # as srun tells its tasks
+        monkeypatch.setenv("SLURM_PROCID", rank)
+        monkeypatch.setenv("SLURM_LOCALID", rank)
         main(options(clips_world, out, "--shard", "0/2"))
     monkeypatch.undo()
     files = [file.name for file in sorted(out.glob("probes-*"))]

@@ -124,31 +124,3 @@ def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
             yield from _leaves(part, f"{name}.{key}" if name else str(key))
     else:
         yield name, value
-
-
-class FolderAsItWas:
-    """The files of a folder before a run, to restore them if the run fails before its first step.
-
-    Contents are kept only of files at the top, because a run changes no others before its first step.
-
-    Args:
-        folder: the folder; it need not exist.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._paths = set(folder.rglob("*"))
-        self._contents = {path: path.read_bytes() for path in self._paths if path.parent == folder and path.is_file()}
-
-    def restore(self) -> None:
-        """Remove what was added, and write back what was changed or removed; a folder without files goes."""
-        for path in sorted(set(self.folder.rglob("*")) - self._paths, reverse=True):
-            if path.is_dir():
-                path.rmdir()
-            else:
-                path.unlink()
-        for file, data in self._contents.items():
-            if not file.is_file() or file.read_bytes() != data:
-                write_whole(file, data)
-        if self.folder.is_dir() and not any(self.folder.iterdir()):
-            self.folder.rmdir()

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from futurel1.cli.run_folder import RUN_PLACEHOLDER, resume_arguments
+from futurel1.cli.run_folder import RUN_PLACEHOLDER, RunFolder, resume_arguments
 from futurel1.shipped_configs import resolve_config_options
 
 TRAINER_COMMANDS = {
@@ -57,15 +57,16 @@ def run_trainer(command: str, args: Sequence[str], *, resume: str | None = None,
     refuse_flat_keys(arguments)
     if own_process:
         sys.argv[1:] = arguments
-    make_cli(arguments)
+    make_cli(arguments, resumed=resume is not None)
 
 
-def make_cli(args: list[str] | None = None, *, run: bool = True) -> Any:
+def make_cli(args: list[str] | None = None, *, run: bool = True, resumed: bool = False) -> Any:
     """Build Trainer, model and data from a command line.
 
     Args:
         args: ``["fit", "--config", ...]``, or only options if `run` is False; None: those of the process.
         run: run the subcommand; False only instantiates.
+        resumed: whether `--run_dir` names a run that goes on.
 
     Returns:
         The `LightningCLI`, with `trainer`, `model` and `datamodule`.
@@ -82,18 +83,19 @@ def make_cli(args: list[str] | None = None, *, run: bool = True) -> Any:
     import futurel1.datamodules
     import futurel1.modules  # noqa: F401
     from futurel1.cli.run_cli import RunCLI
-    from futurel1.cli.run_record import FolderAsItWas, RunRecord
+    from futurel1.cli.run_record import RunRecord
 
     asked = next(iter(sys.argv[1:] if args is None else args), None)
     shown = [asked] if asked in TRAINER_COMMANDS else list(TRAINER_COMMANDS)
     epilogs = {name: {"epilog": f"{_EPILOG} Example: {_EXAMPLES[name]}"} for name in shown}
-    untouched: list[FolderAsItWas] = []
+    made: list[RunFolder] = []
     try:
         cli = RunCLI(
             LightningModule,
             LightningDataModule,
             asked=asked,
-            untouched=untouched,
+            made=made,
+            resumed=resumed,
             trainer_class=Trainer,
             subclass_mode_model=True,
             subclass_mode_data=True,
@@ -106,10 +108,10 @@ def make_cli(args: list[str] | None = None, *, run: bool = True) -> Any:
             args=args,
             run=run,
         )
-    except BaseException:
-        for folder in untouched:
-            folder.restore()
-        raise
+    finally:
+        for folder in made:
+            folder.close()
     if run and cli.trainer.is_global_zero:
-        print(f"run folder: {cli.trainer.default_root_dir}")
+        temporary = any(folder.temporary for folder in made)
+        print("fast_dev_run: nothing was kept" if temporary else f"run folder: {cli.trainer.default_root_dir}")
     return cli

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -16,6 +15,7 @@ from futurel1.curation.probes import CandidateDataset, Prober
 from futurel1.curation.results import ProbeFolder, ProbeTable
 from futurel1.data.fetching import fetch
 from futurel1.errors import ConfigError
+from futurel1.launch import Launch
 from futurel1.progress import record_progress
 
 __all__ = ["Share", "probe"]
@@ -31,21 +31,24 @@ class Share:
     count: int
 
     @classmethod
-    def parse(cls, shard: str, environment: Mapping[str, str] = os.environ) -> Share:
-        """The share of this process: its shard, split among the ranks of torchrun (RANK, WORLD_SIZE).
+    def parse(cls, shard: str, environment: Mapping[str, str] | None = None) -> Share:
+        """The share of this process: its shard, split among the processes of a launch by torchrun, srun or mpirun.
+
+        Args:
+            shard: ``i/n``.
+            environment: environment variables; None: those of this process.
 
         Raises:
-            ConfigError: `shard` is not of the form ``i/n`` with i below n, or RANK and WORLD_SIZE are invalid.
+            ConfigError: `shard` is not of the form ``i/n`` with i below n, or the environment does not tell which
+                process this is.
         """
         found = re.fullmatch(r"(\d+)/(\d+)", shard.strip())
         if found is None or int(found[1]) >= int(found[2]):
             raise ConfigError(f"--shard is i/n with i from 0 to n - 1, such as 0/4; got {shard!r}")
-        ranks = {name: environment.get(name, default) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1"))}
-        numbers = [int(value) if value.isdecimal() else -1 for value in ranks.values()]
-        if not 0 <= numbers[0] < numbers[1]:
-            raise ConfigError(f"{ranks} in the environment is no rank of so many; start it by torchrun, or unset them")
-        rank, world_size = numbers
-        return cls(int(found[1]) * world_size + rank, int(found[2]) * world_size)
+        launch = Launch.detect(environment)
+        if launch.rank is None:
+            raise ConfigError("NODE_RANK is set, but neither RANK nor WORLD_SIZE, which say which process this is")
+        return cls(int(found[1]) * launch.world_size + launch.rank, int(found[2]) * launch.world_size)
 
 
 def probe(
@@ -76,7 +79,7 @@ def probe(
         table = folder.table()
         numbers = table.todo(share.index, share.count, block=batch_size, retry_failed=retry_failed)
         batches = fetch(candidates, _blocks(numbers, batch_size), list, num_workers=num_workers)
-        with record_progress(disable=os.environ.get("LOCAL_RANK", "0") != "0") as bar:
+        with record_progress(disable=Launch.detect().local_rank != 0) as bar:
             line = bar.add_task(f"probing {share.index}/{share.count}", total=len(numbers))
             for batch in batches:
                 results = prober(batch)

@@ -134,7 +134,8 @@ def curate(
         judge: Judge of answers that differ from the right one; null: they are wrong.
         repetition_limit: Share of repetition above which a response is wrong; 1: no response is.
         mode: probe: what is left; retry: also what failed or was skipped; merge: probe nothing, only choose again.
-        shard: Part of the records to probe, as i/n with i from 0 to n - 1. Under torchrun its ranks share that part.
+        shard: Part of the records to probe, as i/n with i from 0 to n - 1. The processes of torchrun, srun or mpirun
+            share that part.
         batch_size: Candidates that are decoded together; the same for all shards.
         dtype: Dtype of the weights; auto is bfloat16 on a GPU and float32 on a CPU.
         device: cpu, cuda or auto.

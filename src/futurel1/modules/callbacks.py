@@ -53,8 +53,10 @@ class HuggingFaceExport(Callback):
         if trainer.global_step != self._exported:
             self._export(trainer, pl_module)
 
-    def _export(self, trainer: Trainer, pl_module: Any) -> None:
+    def _export(self, trainer: Any, pl_module: Any) -> None:
         self._exported = trainer.global_step
+        if trainer.fast_dev_run:
+            return  # it leaves nothing behind
         pl_module.export(Path(trainer.default_root_dir) / EXPORT_FOLDER, training=_training(trainer, pl_module))
 
 
