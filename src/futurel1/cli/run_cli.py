@@ -1,12 +1,17 @@
 """LightningCLI with one folder per run."""
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from lightning import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
+from futurel1.cli.interrupts import done, progress_of
 from futurel1.cli.run_folder import RUN_PLACEHOLDER, choose_run_dir
+from futurel1.cli.run_lock import writing_run
 from futurel1.modules import JSONLinesWriter
+from futurel1.modules.stopping import StopInOrder
 
 
 class ParsedConfig(SaveConfigCallback):
@@ -22,12 +27,14 @@ class RunCLI(LightningCLI):
     Args:
         asked: the requested subcommand; None if there is none.
         made: list to which the run folder is appended as soon as it is chosen.
+        held: what is released when the command has ended; gets the lock of the run folder.
         arguments: positional arguments of `LightningCLI`.
     """
 
-    def __init__(self, *arguments: Any, asked: str | None, made: list[Path], **options: Any) -> None:
+    def __init__(self, *arguments: Any, asked: str | None, made: list[Path], held: ExitStack, **options: Any) -> None:
         self._asked = asked
         self._made = made
+        self._held = held
         super().__init__(*arguments, **options)
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]  # static in Lightning, and called as here
@@ -51,6 +58,9 @@ class RunCLI(LightningCLI):
         self.save_config_kwargs["as_given"] = as_given
         run_dir = choose_run_dir(config, self.subcommand or "run")
         self._made.append(run_dir)
+        if self.subcommand:
+            self._held.enter_context(writing_run(run_dir))
+            progress_of(self.subcommand, run_dir)
         trainer = config.trainer
         if trainer.enable_progress_bar is False:
             self.trainer_defaults["callbacks"] = []
@@ -67,6 +77,12 @@ class RunCLI(LightningCLI):
                 arguments["dirpath"] = str(run_dir / "checkpoints")
         if self.subcommand == "predict":
             self._write_predictions(trainer)
+
+    def instantiate_trainer(self, **options: Any) -> Trainer:
+        """Make the Trainer, which stops in order."""
+        trainer: Trainer = super().instantiate_trainer(**options)
+        StopInOrder.attach(trainer, done)
+        return trainer
 
     def _write_predictions(self, trainer: Any) -> None:
         given = [getattr(callback, "class_path", "") for callback in trainer.callbacks or []]

@@ -4,10 +4,12 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from futurel1.cli.run_folder import RUN_PLACEHOLDER, resume_arguments
+from futurel1.cli.run_lock import writing_run
 from futurel1.shipped_configs import resolve_config_options
 
 TRAINER_COMMANDS = {
@@ -53,12 +55,15 @@ def run_trainer(command: str, args: Sequence[str], *, resume: str | None = None,
     """
     from futurel1.cli.flat_keys import refuse_flat_keys
 
-    given = args if resume is None else resume_arguments(command, args, resume)
-    arguments = [command, *resolve_config_options(given)]
-    refuse_flat_keys(arguments)
-    if own_process:
-        sys.argv[1:] = arguments
-    make_cli(arguments)
+    with ExitStack() as held:
+        if resume is not None and (Path(resume) / "config.yaml").is_file():
+            held.enter_context(writing_run(Path(resume)))  # before its newest checkpoint is looked for
+        given = args if resume is None else resume_arguments(command, args, resume)
+        arguments = [command, *resolve_config_options(given)]
+        refuse_flat_keys(arguments)
+        if own_process:
+            sys.argv[1:] = arguments
+        make_cli(arguments)
 
 
 def make_cli(args: list[str] | None = None, *, run: bool = True) -> Any:
@@ -88,12 +93,14 @@ def make_cli(args: list[str] | None = None, *, run: bool = True) -> Any:
     shown = [asked] if asked in TRAINER_COMMANDS else list(TRAINER_COMMANDS)
     epilogs = {name: {"epilog": f"{_EPILOG} Example: {_EXAMPLES[name]}"} for name in shown}
     made: list[Path] = []
+    held = ExitStack()
     try:
         cli = RunCLI(
             LightningModule,
             LightningDataModule,
             asked=asked,
             made=made,
+            held=held,
             trainer_class=Trainer,
             subclass_mode_model=True,
             subclass_mode_data=True,
@@ -107,6 +114,7 @@ def make_cli(args: list[str] | None = None, *, run: bool = True) -> Any:
             run=run,
         )
     finally:
+        held.close()
         for folder in made:
             if folder.is_dir() and not any(folder.iterdir()):
                 folder.rmdir()  # the run has written nothing
