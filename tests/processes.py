@@ -75,10 +75,18 @@ class Command:
         self._process.join()
         return int(self._process.exitcode or 0)
 
-    def signal_when(self, ready: Callable[[], object], signum: int) -> int:
-        """Send a signal to it and all its processes as soon as `ready` returns something true; its exit status."""
+    @property
+    def pid(self) -> int:
+        """Its process id, which is that of its group."""
+        return int(self._process.pid or 0)
+
+    def when(self, ready: Callable[[], object]) -> None:
+        """Wait until `ready` returns something true; an error if it ends before."""
         wait_until(ready, self._process, self.log)
-        os.killpg(int(self._process.pid or 0), signum)
+
+    def signal(self, signum: int) -> int:
+        """Send a signal to it and all its processes; returns its exit status."""
+        os.killpg(self.pid, signum)
         return self.wait()
 
     def kill_when(self, ready: Callable[[], object]) -> None:

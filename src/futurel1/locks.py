@@ -17,14 +17,13 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from futurel1.errors import ConfigError
-from futurel1.files import write_whole
+from futurel1.files import writable, write_whole
 
 __all__ = ["Owner", "one_writer"]
 
 logger = logging.getLogger(__name__)
 LOCK_SECONDS = 15.0
 """Most seconds to wait for a lock whose owner does not run: processes that a killed one started may hold it as long."""
-_REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
 _LOCKLESS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 _HELD: dict[Path, int] = {}
 """Locks of this process, and how many blocks hold each."""
@@ -112,18 +111,12 @@ def one_writer(folder: Path, name: str = "writer") -> Iterator[None]:
 
 def _lock(folder: Path, name: str, note: Path) -> FileLock | None:
     """Take the lock and leave a note about its owner; None where the file system has no locks."""
-    try:
+    with writable(folder):
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / f".{name}.lock", thread_local=False)
         if not _taken(lock, folder, note):
             return None
         write_whole(note, json.dumps(asdict(Owner.this_process())) + "\n")
-    except OSError as error:
-        if error.errno not in _REFUSED:
-            raise
-        raise ConfigError(
-            f"{folder} cannot be written ({error.strerror}); name another folder, or change its permissions"
-        ) from error
     return lock
 
 

@@ -24,12 +24,20 @@ class Signalling(Callback):
         number: at which call.
         group: send it to the whole process group, as a terminal does.
         twice: send it again after a second.
+        rank: the only rank that sends it; None: any.
     """
 
     def __init__(
-        self, sent: str, signum: int, place: str, number: int = 1, group: bool = False, twice: bool = False
+        self,
+        sent: str,
+        signum: int,
+        place: str,
+        number: int = 1,
+        group: bool = False,
+        twice: bool = False,
+        rank: int | None = None,
     ) -> None:
-        self.sent = Path(sent)
+        self.sent, self.rank = Path(sent), rank
         self.signum, self.number, self.group, self.twice = signum, number, group, twice
         self._calls = 0
         if place != "sample_groups":
@@ -42,8 +50,10 @@ class Signalling(Callback):
             sample = sampler.sample_groups
             sampler.sample_groups = lambda prompts: (self._call(), sample(prompts))[1]
 
-    def _call(self, *_: Any, **options: Any) -> None:
+    def _call(self, *given: Any, **options: Any) -> None:
         self._calls += 1
+        if self.rank is not None and given[0].global_rank != self.rank:
+            return
         if self._calls == self.number and not self.sent.exists():
             self.sent.touch()
             send = (lambda: os.killpg(0, self.signum)) if self.group else (lambda: signal.raise_signal(self.signum))
@@ -51,3 +61,16 @@ class Signalling(Callback):
             if self.twice:
                 time.sleep(1)
                 send()
+
+
+class Waiting(Callback):
+    """Makes a file at the first prediction, and waits for another one."""
+
+    def __init__(self, here: str, until: str) -> None:
+        self.here, self.until = Path(here), Path(until)
+
+    def on_predict_batch_start(self, *_: Any, **options: Any) -> None:
+        self.here.touch()
+        deadline = time.monotonic() + 600
+        while not self.until.exists() and time.monotonic() < deadline:
+            time.sleep(0.02)

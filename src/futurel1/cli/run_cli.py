@@ -11,6 +11,7 @@ from futurel1.cli.interrupts import done, progress_of
 from futurel1.cli.run_folder import RUN_PLACEHOLDER, choose_run_dir
 from futurel1.cli.run_lock import writing_run
 from futurel1.modules import JSONLinesWriter
+from futurel1.modules.checkpointing import ResumedFiles
 from futurel1.modules.stopping import StopInOrder
 
 
@@ -79,8 +80,9 @@ class RunCLI(LightningCLI):
             self._write_predictions(trainer)
 
     def instantiate_trainer(self, **options: Any) -> Trainer:
-        """Make the Trainer, which stops in order."""
+        """Make the Trainer, which stops in order, and goes on with the files of a run that it resumes."""
         trainer: Trainer = super().instantiate_trainer(**options)
+        ResumedFiles.attach(trainer)
         StopInOrder.attach(trainer, done)
         return trainer
 
