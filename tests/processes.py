@@ -70,6 +70,25 @@ class Command:
         self._process = FORKED.Process(target=_command, args=(list(args), log, list(map(str, paths)), *inherited))
         self._process.start()
 
+    def wait(self) -> int:
+        """Wait until it ends; returns its exit status."""
+        self._process.join()
+        return int(self._process.exitcode or 0)
+
+    @property
+    def pid(self) -> int:
+        """Its process id, which is that of its group."""
+        return int(self._process.pid or 0)
+
+    def when(self, ready: Callable[[], object]) -> None:
+        """Wait until `ready` returns something true; an error if it ends before."""
+        wait_until(ready, self._process, self.log)
+
+    def signal(self, signum: int) -> int:
+        """Send a signal to it and all its processes; returns its exit status."""
+        os.killpg(self.pid, signum)
+        return self.wait()
+
     def kill_when(self, ready: Callable[[], object]) -> None:
         """Kill it and all its processes as soon as `ready` returns something true; an error if it ends before."""
         wait_until(ready, self._process, self.log)

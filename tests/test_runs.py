@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from pathlib import Path
 
@@ -71,9 +72,41 @@ def test_a_run_means_its_export_or_else_its_newest_checkpoint(run: Path) -> None
         exported_folder("base", str(run))
     with pytest.raises(CheckpointError, match="futurel1 fit --resume"):
         load_reasoner(str(run))
-    (run / "huggingface").mkdir()
+    export = load_reasoner("tiny-random", device="cpu").save_pretrained(run / "huggingface")
     assert start_checkpoint(str(run)) is None
-    assert start_folder("base", str(run)) == exported_folder("base", str(run)) == str(run / "huggingface")
+    assert start_folder("base", str(run)) == exported_folder("base", str(run)) == str(export)
+    aside = export.rename(run / ".huggingface.machine-4242-0123abcd.aside")  # killed between two renames
+    assert start_checkpoint(str(run)) is None
+    assert start_folder("base", str(run)) == exported_folder("base", str(run)) == str(aside)
+
+
+def test_a_part_of_an_export_gives_way_to_a_checkpoint(
+    run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole = load_reasoner("tiny-random", device="cpu").save_pretrained(tmp_path / "whole")
+    checkpoint = run / "checkpoints" / "step=8.ckpt"
+
+    def cut(name: str) -> None:
+        data = (run / "huggingface" / name).read_bytes()
+        (run / "huggingface" / name).write_bytes(data[: len(data) // 2])
+
+    for damage in (
+        lambda: cut("model.safetensors"),
+        lambda: cut("projection_head.safetensors"),
+        lambda: cut("config.json"),
+        lambda: (run / "huggingface" / "model.safetensors").unlink(),
+        lambda: [(run / "huggingface" / name).unlink() for name in ("README.md", "tokenizer_config.json")],
+    ):
+        caplog.clear()
+        shutil.rmtree(run / "huggingface", ignore_errors=True)
+        shutil.copytree(whole, run / "huggingface")
+        assert start_checkpoint(str(run)) is None
+        damage()
+        assert start_checkpoint(str(run)) == checkpoint
+        assert "huggingface is not whole" in caplog.text
+        assert start_folder("base", str(run)) == "base"
+    shutil.rmtree(run / "checkpoints")
+    assert start_checkpoint(str(run)) is None  # whoever loads it names the damaged file
 
 
 def test_a_name_means_itself() -> None:

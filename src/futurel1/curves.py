@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from futurel1.errors import ConfigError, MissingFileError
+from futurel1.files import replacing, writable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -117,8 +118,9 @@ def curves(run: str | Path, out: str | Path | None = None) -> Curves:
     families = read_curves(run)
     folder = run if run.is_dir() else run.parent
     target = Path(out) if out is not None else folder / "curves.png"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    _draw(families, folder.resolve().name, target)
+    with writable(target.parent):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _draw(families, folder.resolve().name, target)
     values = {
         f"{stage}/{family}" if stage else family: Ends.of(curve.values)
         for family, stages in families.items()
@@ -226,7 +228,8 @@ def _draw(families: dict[str, dict[str, Curve]], title: str, target: Path) -> No
         _draw_panel(panel, name, families[name])
     for panel in panels[len(names) :]:
         panel.set_visible(False)
-    figure.savefig(target, format="png")
+    with replacing(target) as partial:
+        figure.savefig(partial, format="png")
 
 
 def _draw_panel(panel: Axes, name: str, stages: dict[str, Curve]) -> None:

@@ -4,6 +4,7 @@ A killed run, a full disk or a second writer never leaves a partial file under t
 temporary file in the same folder, which is then renamed.
 """
 
+import errno
 import os
 import stat
 import uuid
@@ -11,7 +12,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-__all__ = ["replacing", "write_first", "write_whole"]
+from futurel1.errors import ConfigError
+
+__all__ = ["replacing", "set_mode", "writable", "write_first", "write_whole"]
+
+_REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
 
 
 @contextmanager
@@ -68,6 +73,26 @@ def write_first(file: Path, data: bytes) -> None:
             os.fsync(stream.fileno())
         with suppress(FileExistsError):
             os.link(partial, file)
+
+
+@contextmanager
+def writable(folder: Path) -> Iterator[None]:
+    """Make an error of the block that says that a folder cannot be written a `ConfigError` that names the folder.
+
+    Args:
+        folder: the folder that the block begins to write to.
+
+    Raises:
+        ConfigError: the block met a read-only file system, missing permissions, or a file in the place of a folder.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _REFUSED:
+            raise
+        raise ConfigError(
+            f"{folder} cannot be written ({error.strerror}); name another folder, or change its permissions"
+        ) from error
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """JSON Lines files that a run appends to; a killed run leaves them with an incomplete last line."""
 
 import json
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,9 @@ from typing import Any
 from futurel1.errors import RecordError
 from futurel1.files import write_whole
 
-__all__ = ["drop_cut_line", "json_line", "read_records", "written_ids"]
+__all__ = ["drop_cut_line", "json_line", "read_records", "readable_lines", "written_ids"]
+
+logger = logging.getLogger(__name__)
 
 
 def json_line(record: Mapping[str, Any], default: Callable[[Any], Any] | None = None) -> bytes:
@@ -41,6 +44,25 @@ def written_ids(file: Path) -> list[str]:
     return found
 
 
+def readable_lines(file: Path) -> list[tuple[bytes, dict[str, Any]]]:
+    """Read the complete lines that are JSON objects, and leave out others, for files whose lines can be made again.
+
+    Returns:
+        Each line with its line break, and its record.
+    """
+    found = []
+    for number, line in _complete_lines(file):
+        try:
+            record = json.loads(line)
+        except ValueError:
+            record = None
+        if isinstance(record, dict):
+            found.append((line, record))
+        else:
+            logger.warning("%s, line %d is damaged and left out", file, number)
+    return found
+
+
 def read_records(file: Path) -> list[dict[str, Any]]:
     """Read every complete line of a file.
 
@@ -68,8 +90,9 @@ def _complete_lines(file: Path) -> Iterator[tuple[int, bytes]]:
 
 
 def drop_cut_line(file: Path) -> None:
-    """Cut a file back to its last complete line."""
+    """Cut a file back to its last complete line, and remove the zeros that a power cut may leave at its end."""
     text = file.read_bytes()
-    whole = text[: text.rfind(b"\n") + 1]
+    written = text.rstrip(b"\0")
+    whole = written[: written.rfind(b"\n") + 1]
     if whole != text:
         write_whole(file, whole)

@@ -1,5 +1,6 @@
 """Resolve run folders, checkpoints and names to weights, and load models from them."""
 
+import json
 import logging
 import pickle
 import zipfile
@@ -7,11 +8,14 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from safetensors import SafetensorError, safe_open
 
 from futurel1.errors import CheckpointError, ConfigError, MissingFileError
+from futurel1.folders import standing
 from futurel1.launch import Launch
 from futurel1.models import LatentReasoner
 from futurel1.models.checkpoints import TINY, TINY_RANDOM
+from futurel1.models.model_card import CARD_FILE
 
 logger = logging.getLogger(__name__)
 
@@ -86,22 +90,46 @@ def usable_device(device: str, cuda: str = "cuda") -> str:
 def start_checkpoint(init_from: str | None) -> Path | None:
     """The Lightning checkpoint that `init_from` refers to; None if it is a Hugging Face folder or None.
 
-    For a run folder without an export (of a killed run), this is its newest checkpoint.
+    For a run folder without a whole export (of a killed run), this is its newest checkpoint.
     """
     if init_from is None:
         return None
     start = Path(init_from)
     if start.suffix == ".ckpt":
         return start
-    has_weights = (start / EXPORT_FOLDER).is_dir() or (start / "config.json").is_file()
-    return newest_checkpoint(start) if not has_weights and (start / "checkpoints").is_dir() else None
+    if (start / "config.json").is_file() or not (start / "checkpoints").is_dir():
+        return None
+    export = standing(start / EXPORT_FOLDER)
+    if export.is_dir():
+        if is_whole_export(export) or not any((start / "checkpoints").glob("*.ckpt")):
+            return None
+        logger.warning("%s is not whole (the run was killed while it was written?): taking a checkpoint", export)
+    return newest_checkpoint(start)
+
+
+def is_whole_export(folder: Path) -> bool:
+    """Whether an export has its configuration, all its weights to the last byte, and what is written after them.
+
+    Exports of this version are whole, because they are renamed when they are; a killed run of an earlier version may
+    have left a part.
+    """
+    try:
+        json.loads((folder / "config.json").read_bytes())
+        index = folder / "model.safetensors.index.json"
+        named = json.loads(index.read_bytes())["weight_map"].values() if index.is_file() else ["model.safetensors"]
+        for file in {folder / name for name in named} | set(folder.glob("*.safetensors")):
+            with safe_open(file, framework="pt"):  # compares the file's size with its header
+                pass
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError):
+        return False
+    return any((folder / name).is_file() for name in ("tokenizer_config.json", CARD_FILE))
 
 
 def start_folder(backbone: str, init_from: str | None) -> str:
     """Folder or name that configuration, processor and (without a checkpoint) weights come from."""
     if init_from is None or start_checkpoint(init_from) is not None:
         return backbone
-    export = Path(init_from) / EXPORT_FOLDER
+    export = standing(Path(init_from) / EXPORT_FOLDER)
     return str(export) if export.is_dir() else init_from
 
 

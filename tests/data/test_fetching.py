@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import random
+import signal
 from typing import Any
 
 import numpy as np
@@ -44,6 +46,19 @@ def test_an_error_arrives_as_it_was_raised_when_its_batch_is_due(num_workers: in
     assert str(error.value) == "a.jsonl: record 7: bad,\nsee its second line"
     notes = "".join(getattr(error.value, "__notes__", []))
     assert ("in __getitem__" in notes) == (num_workers > 0)  # the worker's traceback
+
+
+class Signalled(Squares):
+    """Items whose worker gets the signals of its process group."""
+
+    def __getitem__(self, number: int) -> int:
+        for signum in (signal.SIGINT, signal.SIGTERM):
+            os.kill(os.getpid(), signum)
+        return super().__getitem__(number)
+
+
+def test_workers_finish_their_batches_whatever_signal_the_group_gets() -> None:
+    assert list(fetch(Signalled(), [[1], [2], [3]], list, num_workers=1)) == [[1], [4], [9]]
 
 
 def test_other_errors_stay_what_they_are() -> None:

@@ -1,5 +1,6 @@
 """VideoHintDataModule under a Trainer: which records it shows, in what order, and what it does about bad ones."""
 
+import errno
 import json
 import os
 from collections import Counter
@@ -428,6 +429,35 @@ def test_lengths_are_measured_once_and_kept(
     os.utime(file, ns=(1, 1))
     assert len(fit()) == 4
     assert measured == [3, 3, 3, 3, 4]
+
+
+def test_a_cache_of_lengths_that_fails_costs_only_time(
+    records: Records, tmp_path: Path, processor: Any, measured: list[int], monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    file = records("lengths.jsonl", [0, 1, 2])
+
+    def lengths() -> list[int]:
+        data = make_data(tmp_path, train=str(file), tokens_per_batch=2000, processor="tiny-random")
+        return list(data.lengths("train"))
+
+    first = lengths()
+    (cache,) = (tmp_path / "cache").glob("lengths-*.npy")
+    whole = cache.read_bytes()
+    for damage in (whole[:-5], b"", b"\0" * 200):
+        cache.write_bytes(damage)
+        assert lengths() == first
+        assert cache.read_bytes() == whole
+    assert measured == [3] * 4
+    assert caplog.text.count("record lengths are measured again") == 3
+    cache.unlink()
+
+    def refused(*_: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(subject, "replacing", refused)
+    assert lengths() == first
+    assert f"cache_dir {tmp_path / 'cache'} cannot be written ([Errno 30] Read-only file system)" in caplog.text
 
 
 def test_splits_of_equal_size_have_lengths_of_their_own(

@@ -1,5 +1,6 @@
 """Cached features are those of the tower, and an entry is only ever served for exactly what it was made of."""
 
+import errno
 import os
 import shutil
 from copy import deepcopy
@@ -9,6 +10,7 @@ import torch
 from safetensors import safe_open
 
 from futurel1.errors import BatchError, ConfigError
+from futurel1.models import vision_cache
 from futurel1.models.vision_cache import VisionFeatureCache, tower_fingerprint
 
 
@@ -183,6 +185,30 @@ def test_leftovers_and_damage(frozen, images, tmp_path, caplog):
     assert torch.equal(again.embeds, direct.embeds)
     cache.encode(pixels[:16], grid[:1], KEYS[:1])
     assert cache.hits == 1
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES, errno.ENOSPC])
+def test_a_cache_that_cannot_be_written_is_said_once(frozen, images, tmp_path, caplog, monkeypatch, number):
+    pixels, grid = images
+    direct = VisionFeatureCache(tmp_path / "sound", frozen).encode(pixels, grid, KEYS)
+
+    def refused(*_, **__):
+        raise OSError(number, os.strerror(number))
+
+    cache = VisionFeatureCache(tmp_path / "refused", frozen)
+    monkeypatch.setattr(vision_cache, "replacing", refused)
+    for misses in (3, 6):
+        assert torch.equal(cache.encode(pixels, grid, KEYS).embeds, direct.embeds)
+        assert (cache.hits, cache.misses) == (0, misses)
+    (record,) = caplog.records
+    assert f"vision_cache {tmp_path / 'refused'} cannot be written" in record.message
+    assert os.strerror(number) in record.message
+
+
+def test_a_file_in_the_place_of_the_cache_is_refused(frozen, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match=r"vision_cache .* is a file; name a folder"):
+        VisionFeatureCache(tmp_path / "file", frozen)
 
 
 def test_a_trainable_tower_is_refused(frozen, tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import signal
 from collections import Counter
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import torch
 from stand_ins import NAN, Policy, Prompts, Ranks, assert_equal, stored
 
 from futurel1.errors import CheckpointError, ConfigError
+from futurel1.interrupts import Stopped, defer, watched
 from futurel1.losses import PolicyLoss
 from futurel1.rollout.collector import RolloutCollector, RolloutError, RolloutSettings
 from processes import run_ranks
@@ -244,6 +246,22 @@ def test_a_reward_that_fails_too_often_stops_the_run():
     assert_equal(collector.state_dict(), before)
     with pytest.raises(RolloutError, match="1 of 8 rollouts"):
         make(lambda index: (NAN, 1.0) if index == 0 else HALF, max_failed=0.0).collect()
+
+
+def test_a_stop_keeps_nothing_of_an_unfinished_batch():
+    policy = Policy(mixed)  # two rounds fill a batch
+    collector, whole = make(policy=policy), make()
+    before = collector.state_dict()
+    sample = policy.sample_groups
+    policy.sample_groups = lambda prompts: (signal.raise_signal(signal.SIGTERM), sample(prompts))[1]
+    with watched():
+        defer()
+        with pytest.raises(Stopped):
+            collector.collect()
+    assert len(policy.called("sample_groups")) == 1
+    assert_equal(collector.state_dict(), before)
+    policy.sample_groups = sample
+    assert indices(collector.collect()) == indices(whole.collect())
 
 
 def test_a_batch_that_does_not_fill_is_used_and_said(caplog):

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from futurel1.cli.errors import own_error
+from futurel1.cli.interrupts import exit_when_stopped
 from futurel1.cli.tools import TOOLS, run_tool
 from futurel1.cli.trainer import TRAINER_COMMANDS, run_trainer
 from futurel1.errors import FutureL1Error
@@ -68,15 +69,16 @@ def main(args: Sequence[str] | None = None) -> None:
 
     Raises:
         SystemExit: 1 for an error that a user can act on, after one line on standard error; 2 for an invalid command
-            line.
+            line; 130 after Ctrl-C, 143 after SIGTERM.
     """
     options, rest = _parser().parse_known_args(args)
     _show_own_log()
     try:
-        if options.command in TOOLS:
-            run_tool(options.command, rest)
-        else:
-            run_trainer(options.command, rest, resume=options.resume, own_process=args is None)
+        with exit_when_stopped(options.command):
+            if options.command in TOOLS:
+                run_tool(options.command, rest)
+            else:
+                run_trainer(options.command, rest, resume=options.resume, own_process=args is None)
     except (FutureL1Error, ValueError, TypeError) as error:
         own = own_error(error)
         if options.debug or own is None:

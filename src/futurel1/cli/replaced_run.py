@@ -15,6 +15,7 @@ import yaml
 
 from futurel1.errors import ConfigError
 from futurel1.files import write_whole
+from futurel1.locks import LOCK_FILES
 
 logger = logging.getLogger(__name__)
 
@@ -134,12 +135,16 @@ class FolderAsItWas:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._paths = set(folder.rglob("*"))
+        self._paths = self._present()
         self._contents = {path: path.read_bytes() for path in self._paths if path.parent == folder and path.is_file()}
+
+    def _present(self) -> set[Path]:
+        """All that is in the folder, but for its lock, which this process may hold."""
+        return {path for path in self.folder.rglob("*") if not path.name.startswith(LOCK_FILES)}
 
     def restore(self) -> None:
         """Remove what was added, and write back what was changed or removed."""
-        for path in sorted(set(self.folder.rglob("*")) - self._paths, reverse=True):
+        for path in sorted(self._present() - self._paths, reverse=True):
             if path.is_dir():
                 path.rmdir()
             else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,14 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from futurel1.cli.cluster import check_processes, cluster_environment
+from futurel1.cli.interrupts import done, progress_of
 from futurel1.cli.run_folder import RUN_PLACEHOLDER, RunFolder, choose_run_folder
+from futurel1.cli.run_lock import writing_run
 from futurel1.errors import ConfigError
 from futurel1.launch import Launch
 from futurel1.modules import HuggingFaceExport, JSONLinesWriter, ResumableCSVLogger
+from futurel1.modules.checkpointing import ResumedFiles
+from futurel1.modules.stopping import StopInOrder
 
 
 class RunCLI(LightningCLI):
@@ -25,14 +30,22 @@ class RunCLI(LightningCLI):
         asked: the requested subcommand; None if there is none.
         made: list to which the run folder is appended as soon as it is chosen.
         resumed: whether `--resume` named the run folder.
+        held: what is released when the command has ended; gets the lock of the run folder.
         arguments: positional arguments of `LightningCLI`.
     """
 
     def __init__(
-        self, *arguments: Any, asked: str | None, made: list[RunFolder], resumed: bool = False, **options: Any
+        self,
+        *arguments: Any,
+        asked: str | None,
+        made: list[RunFolder],
+        held: ExitStack,
+        resumed: bool = False,
+        **options: Any,
     ) -> None:
         self._asked = asked
         self._made = made
+        self._held = held
         self._resumed = resumed
         self._launch = Launch.detect()
         super().__init__(*arguments, **options)
@@ -75,6 +88,9 @@ class RunCLI(LightningCLI):
         self._folder = folder = choose_run_folder(config, self.subcommand, self._launch, resumed=self._resumed)
         self._made.append(folder)
         self.save_config_kwargs |= {"as_given": as_given, "begun": folder.begin}
+        if self.subcommand and not folder.temporary:
+            self._held.enter_context(writing_run(folder.path, self._launch))
+            progress_of(self.subcommand, folder.path)
         if folder.checkpoint is not None:
             config["ckpt_path"] = str(folder.checkpoint)
         trainer, root = config.trainer, config.trainer.default_root_dir
@@ -112,7 +128,10 @@ class RunCLI(LightningCLI):
         self._has_own_environment = any(isinstance(one, ClusterEnvironment) for one in [*plugins, strategy])
         environment = None if self._has_own_environment else cluster_environment(self._launch)
         config["plugins"] = [*plugins, *([environment] if environment is not None else [])]
-        return super()._instantiate_trainer(config, callbacks)
+        trainer: Trainer = super()._instantiate_trainer(config, callbacks)
+        ResumedFiles.attach(trainer)
+        StopInOrder.attach(trainer, done)
+        return trainer
 
     def _needed_callbacks(self, config: dict[str, Any], listed: list[Callback]) -> list[Callback]:
         needed: list[Callback] = []

@@ -42,13 +42,14 @@ class RunRecord(SaveConfigCallback):
         self._begun = begun
         self._recorded = False
         self._first_step: int | None = None
+        self._start: Any = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Write nothing yet."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note where training starts or goes on."""
-        self._first_step = trainer.global_step
+        self._first_step, self._start = trainer.global_step, trainer.ckpt_path
 
     def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
         """Write the files after the first optimizer step."""
@@ -85,17 +86,18 @@ class RunRecord(SaveConfigCallback):
             return
         file = Path(trainer.default_root_dir) / CONFIG_FILE
         text = self.parser.dump(self.config, skip_none=False)
-        if trainer.ckpt_path is not None and file.is_file():
-            self._record_changes(trainer, file, text)
+        start = self._start or trainer.ckpt_path
+        if start is not None and file.is_file():
+            self._record_changes(trainer, file, text, Path(start).name)
         write_whole(file, text)
 
-    def _record_changes(self, trainer: Any, file: Path, text: str) -> None:
+    def _record_changes(self, trainer: Any, file: Path, text: str, checkpoint: str) -> None:
         changes = changed_settings(yaml.safe_load(file.read_text(encoding="utf-8")), yaml.safe_load(text))
         for name, (before, now) in changes.items():
             logger.info("this resume changes %s: %s -> %s", name, before, now)
         line = {
             "time": datetime.now(UTC).isoformat(timespec="seconds"),
-            "checkpoint": Path(trainer.ckpt_path).name,
+            "checkpoint": checkpoint,
             "step": trainer.global_step if self._first_step is None else self._first_step,
             "changes": {name: list(pair) for name, pair in changes.items()},
         }

@@ -4,9 +4,13 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 from futurel1.cli.run_folder import RUN_PLACEHOLDER, RunFolder, resume_arguments
+from futurel1.cli.run_lock import writing_run
+from futurel1.launch import Launch
 from futurel1.shipped_configs import resolve_config_options
 
 TRAINER_COMMANDS = {
@@ -52,12 +56,15 @@ def run_trainer(command: str, args: Sequence[str], *, resume: str | None = None,
     """
     from futurel1.cli.flat_keys import refuse_flat_keys
 
-    given = args if resume is None else resume_arguments(command, args, resume)
-    arguments = [command, *resolve_config_options(given)]
-    refuse_flat_keys(arguments)
-    if own_process:
-        sys.argv[1:] = arguments
-    make_cli(arguments, resumed=resume is not None)
+    with ExitStack() as held:
+        if resume is not None and (Path(resume) / "config.yaml").is_file():
+            held.enter_context(writing_run(Path(resume), Launch.detect()))  # before its newest checkpoint is looked for
+        given = args if resume is None else resume_arguments(command, args, resume)
+        arguments = [command, *resolve_config_options(given)]
+        refuse_flat_keys(arguments)
+        if own_process:
+            sys.argv[1:] = arguments
+        make_cli(arguments, resumed=resume is not None)
 
 
 def make_cli(args: list[str] | None = None, *, run: bool = True, resumed: bool = False) -> Any:
@@ -89,6 +96,7 @@ def make_cli(args: list[str] | None = None, *, run: bool = True, resumed: bool =
     shown = [asked] if asked in TRAINER_COMMANDS else list(TRAINER_COMMANDS)
     epilogs = {name: {"epilog": f"{_EPILOG} Example: {_EXAMPLES[name]}"} for name in shown}
     made: list[RunFolder] = []
+    held = ExitStack()
     try:
         cli = RunCLI(
             LightningModule,
@@ -96,6 +104,7 @@ def make_cli(args: list[str] | None = None, *, run: bool = True, resumed: bool =
             asked=asked,
             made=made,
             resumed=resumed,
+            held=held,
             trainer_class=Trainer,
             subclass_mode_model=True,
             subclass_mode_data=True,
@@ -109,6 +118,7 @@ def make_cli(args: list[str] | None = None, *, run: bool = True, resumed: bool =
             run=run,
         )
     finally:
+        held.close()
         for folder in made:
             folder.close()
     if run and cli.trainer.is_global_zero:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import logging
 import os
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -18,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from futurel1.errors import ConfigError, MissingFileError, RecordError
-from futurel1.files import write_first
+from futurel1.files import writable, write_first
+from futurel1.locks import one_writer
 
 __all__ = ["ProbeFolder", "ProbeResult", "ProbeTable", "Status"]
 
@@ -27,8 +26,6 @@ Status = Literal["open", "probed", "no_hints", "failed", "skipped"]
 STATUSES: tuple[Status, ...] = get_args(Status)
 OPEN, PROBED, NO_HINTS, FAILED, SKIPPED = range(len(STATUSES))
 MAX_ROLLOUTS = int(np.iinfo(np.uint16).max)
-LOCK_SECONDS = 15.0
-"""Most seconds that a shard waits for its file: subprocesses of a killed process hold the lock a few seconds longer."""
 
 
 @dataclass(frozen=True)
@@ -133,10 +130,12 @@ class ProbeFolder:
         Raises:
             ConfigError: the folder holds results of other settings.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
+        with writable(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
         now = json.loads(json.dumps(settings, sort_keys=True))
         file = self.path / self.SETTINGS
-        write_first(file, (json.dumps(now, indent=2) + "\n").encode())
+        with writable(self.path):
+            write_first(file, (json.dumps(now, indent=2) + "\n").encode())
         before = self.settings()
         odd = sorted(name for name in now.keys() | before.keys() if now.get(name) != before.get(name))
         if odd:
@@ -204,19 +203,10 @@ class ProbeFolder:
         """Open the file of a shard for appending; an incomplete last line is removed.
 
         Raises:
-            ConfigError: another process holds the file.
+            ConfigError: another process is probing the shard, or the folder cannot be written.
         """
         file = self.path / f"probes-{shard:05d}-of-{num_shards:05d}.jsonl"
-        with file.open("ab+") as stream:
-            until = time.monotonic() + LOCK_SECONDS
-            waits = False
-            while not _lock(stream):
-                if time.monotonic() > until:
-                    raise ConfigError(f"{file}: another process is probing shard {shard}/{num_shards}")
-                if not waits:
-                    logger.info("another process holds %s: waiting for up to %.0f s", file, LOCK_SECONDS)
-                waits = True
-                time.sleep(0.25)
+        with one_writer(self.path, file.stem), file.open("ab+") as stream:
             _cut_back(stream)
             yield stream
 
@@ -226,15 +216,6 @@ class ProbeFolder:
         stream.write("".join(f"{line}\n" for line in lines).encode())
         stream.flush()
         os.fsync(stream.fileno())
-
-
-def _lock(stream: BinaryIO) -> bool:
-    """Try to lock a file; return False if another process holds the lock."""
-    try:
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _digest(settings: Mapping[str, Any]) -> str:

@@ -8,6 +8,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from futurel1.errors import FutureL1Error
+from futurel1.interrupts import ignore_in_worker
 
 Numbers = Sequence[int]
 Collate = Callable[[list[Any]], Any]
@@ -39,6 +40,7 @@ def fetch(
         collate_fn=_unchanged,
         pin_memory=pin_memory,
         generator=torch.Generator(),
+        worker_init_fn=ignore_in_worker,
     )
     for batch in loader:
         if isinstance(batch, FutureL1Error):

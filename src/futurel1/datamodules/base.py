@@ -8,7 +8,7 @@ from lightning import LightningDataModule
 
 from futurel1.data.samples import SkippedRecord
 from futurel1.errors import ConfigError
-from futurel1.json_lines import drop_cut_line, json_line, written_ids
+from futurel1.json_lines import drop_cut_line, json_line, readable_lines
 from futurel1.models import load_processor
 
 logger = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ class RecordDataModule(LightningDataModule):
             self._written = set()
             if file.is_file():
                 drop_cut_line(file)
-                self._written.update(written_ids(file))
+                self._written.update(str(record.get("id")) for _, record in readable_lines(file))
         with file.open("ab") as stream:
             stream.writelines(json_line(vars(record)) for record in fresh if record.id not in self._written)
         self._written.update(record.id for record in fresh)

@@ -203,7 +203,7 @@ class VideoHintDataModule(RecordDataModule):
         if dataset is None:
             return np.zeros(0, dtype=np.int64)
         file = Path(self.hparams["cache_dir"]) / f"lengths-{self._fingerprint(dataset)}.npy"
-        measured = np.load(file) if file.is_file() else np.full(len(dataset), UNKNOWN)
+        measured = _measured_before(file, len(dataset))
         missing = np.flatnonzero(measured == UNKNOWN)
         if len(missing):
             measured[missing] = _measure(dataset, missing.tolist(), self.hparams["num_workers"])
@@ -378,7 +378,28 @@ def _measure(dataset: SFTDataset, numbers: list[int], num_workers: int) -> list[
     return lengths
 
 
+def _measured_before(file: Path, records: int) -> np.ndarray[Any, Any]:
+    """Lengths from the cache; UNKNOWN for every record if there is no file that can be read."""
+    try:
+        lengths: np.ndarray[Any, Any] = np.load(file)
+        if lengths.shape == (records,):
+            return lengths
+        logger.warning("%s has lengths of other records: they are measured again", file)
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError, EOFError) as error:
+        logger.warning("%s cannot be read (%s): record lengths are measured again", file, error)
+    return np.full(records, UNKNOWN)
+
+
 def _save(file: Path, array: np.ndarray[Any, Any]) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(file) as partial_file, partial_file.open("wb") as stream:
-        np.save(stream, array)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(file) as partial_file, partial_file.open("wb") as stream:
+            np.save(stream, array)
+    except OSError as error:
+        logger.warning(
+            "cache_dir %s cannot be written (%s): record lengths will be measured again by the next run. Check its "
+            "permissions and free space, or name another folder",
+            file.parent, error,
+        )  # fmt: skip

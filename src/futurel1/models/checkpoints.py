@@ -353,7 +353,7 @@ def save_checkpoint(
     """Write a checkpoint folder that :func:`load_checkpoint` reads.
 
     Args:
-        path: folder to write; created if missing.
+        path: folder to write into; created if missing.
         state: state dict of a reasoner.
         backbone: backbone with the stock model's configuration and class.
         tokens: ids of START, LATENT and END, for the configuration.
@@ -388,6 +388,16 @@ def save_checkpoint(
         if prompt is not None:
             (folder / SYSTEM_PROMPT_FILE).write_bytes(f"{prompt}\n".encode())
     return folder
+
+
+def is_stale(name: str) -> bool:
+    """Whether a file of a checkpoint folder belongs to the weights in it, and goes with them when they are replaced.
+
+    Args:
+        name: path of the file, relative to the folder.
+    """
+    weights = (".safetensors", ".safetensors.index.json")
+    return "/" not in name and (name.endswith(weights) or name == SYSTEM_PROMPT_FILE)
 
 
 def unreadable(path: Path, error: Exception) -> CheckpointError:

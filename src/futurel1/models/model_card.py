@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from futurel1.files import write_whole
+from futurel1.folders import place_of
 from futurel1.models.checkpoints import TINY, TINY_RANDOM
 from futurel1.models.settings import LatentSettings
 from futurel1.models.tokens import LATENT, LATENT_END, LATENT_START, LatentTokens
@@ -86,17 +87,17 @@ def write_card(folder: Path, described: Described) -> bool:
     """Write `README.md`, unless there is one that somebody has written or edited.
 
     Args:
-        folder: the checkpoint folder.
+        folder: the checkpoint folder, or the one that will replace it (:func:`futurel1.folders.replacing_folder`).
         described: what is in it.
 
     Returns:
         Whether the card was written; a file that is kept is named in the log.
     """
-    file = folder / CARD_FILE
-    if file.is_file() and not is_generated(file.read_text(encoding="utf-8", errors="replace")):
-        logger.warning("%s was not written by futurel1, or was edited since: it is kept, check what it says", file)
+    there = place_of(folder) / CARD_FILE
+    if there.is_file() and not is_generated(there.read_text(encoding="utf-8", errors="replace")):
+        logger.warning("%s was not written by futurel1, or was edited since: it is kept, check what it says", there)
         return False
-    write_whole(file, model_card(described))
+    write_whole(folder / CARD_FILE, model_card(described))
     return True
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from futurel1.errors import BatchError, CheckpointError, ConfigError
+from futurel1.folders import replacing_folder
 from futurel1.models import checkpoints, decoding
 from futurel1.models.backbones import Backbone, Vision, VisionFeatures, VisualRows, backbone_class
 from futurel1.models.decoding import (
@@ -144,7 +145,8 @@ class LatentReasoner(nn.Module):
     ) -> Path:
         """Save a folder that `transformers` loads as the stock class; the projection head gets its own file.
 
-        A model card is written to `README.md`, unless the folder has one that somebody wrote or edited.
+        A model card is written to `README.md`, unless the folder has one that somebody wrote or edited. The folder is
+        written beside and renamed, so that a kill leaves the old one; files that are not of the old weights are kept.
 
         Args:
             path: folder to write; created if missing.
@@ -157,14 +159,16 @@ class LatentReasoner(nn.Module):
 
         Raises:
             CheckpointError: a `state_dict` whose names are not this module's.
+            ConfigError: the folder cannot be written.
         """
         state = self.state_dict()
         if state_dict is not None:
             checkpoints.require_names(state_dict, state)
             state = state_dict
-        folder = checkpoints.save_checkpoint(path, state, self.backbone, self.tokens, self.settings, self.processor)
-        write_card(folder, describe(self, training))
-        return folder
+        with replacing_folder(Path(path), drops=checkpoints.is_stale) as folder:
+            checkpoints.save_checkpoint(folder, state, self.backbone, self.tokens, self.settings, self.processor)
+            write_card(folder, describe(self, training))
+        return Path(path)
 
     def push_to_hub(
         self,

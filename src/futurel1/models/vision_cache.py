@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -38,7 +39,7 @@ class VisionFeatureCache:
         reasoner: model with a frozen vision tower.
 
     Raises:
-        ConfigError: the vision tower is being trained.
+        ConfigError: the vision tower is being trained, or the folder is a file.
     """
 
     def __init__(self, folder: str | Path, reasoner: LatentReasoner) -> None:
@@ -47,11 +48,14 @@ class VisionFeatureCache:
                 "a vision feature cache needs a frozen vision tower, mergers included: freeze 'vision' and 'merger', "
                 "or leave vision_cache out"
             )
+        if os.path.exists(folder) and not os.path.isdir(folder):
+            raise ConfigError(f"vision_cache {folder} is a file; name a folder")
         self.folder = Path(folder)
         self.reasoner = reasoner
         self.fingerprint = tower_fingerprint(reasoner)
         self.hits = 0
         self.misses = 0
+        self._warned: set[str] = set()
 
     def encode(self, pixel_values: Tensor, grid_thw: Tensor, keys: Sequence[str]) -> VisionFeatures:
         """Look up or compute the features of images.
@@ -105,9 +109,9 @@ class VisionFeatureCache:
         from safetensors import SafetensorError, safe_open
 
         file = self._file(name)
-        if not file.is_file():
-            return None
         try:
+            if not file.is_file():
+                return None
             with safe_open(file, framework="pt", device=str(device)) as handle:
                 if (handle.metadata() or {}).get("key") != name:
                     return None
@@ -115,12 +119,29 @@ class VisionFeatureCache:
         except SafetensorError as error:
             logger.warning("%s is damaged (%s) and will be written anew", file, error)
             return None
+        except OSError as error:
+            self._say_it_fails("read", error)
+            return None
 
     def _write(self, name: str, parts: Sequence[Tensor]) -> None:
+        from safetensors import SafetensorError
         from safetensors.torch import save_file
 
         file = self._file(name)
-        file.parent.mkdir(parents=True, exist_ok=True)
         tensors = {str(level): part.contiguous() for level, part in enumerate(parts)}
-        with replacing(file) as partial:
-            save_file(tensors, partial, metadata={"key": name})
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(file) as partial:
+                save_file(tensors, partial, metadata={"key": name})
+        except (OSError, SafetensorError) as error:  # safetensors reports a full disk as its own error
+            self._say_it_fails("written", error)
+
+    def _say_it_fails(self, what: str, error: Exception) -> None:
+        """Warn once for reading and once for writing: features are computed where the cache fails."""
+        if what not in self._warned:
+            self._warned.add(what)
+            logger.warning(
+                "vision_cache %s cannot be %s (%s): frames are encoded again in every epoch. Check its permissions and "
+                "free space, or name another folder",
+                self.folder, what, error,
+            )  # fmt: skip

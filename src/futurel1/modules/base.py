@@ -12,7 +12,9 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from futurel1.errors import CheckpointError, ConfigError, MissingFileError
+from futurel1.folders import replacing_folder
 from futurel1.models import LatentReasoner, TrainingRun, load_processor
+from futurel1.models.checkpoints import is_stale
 from futurel1.modules import adapters
 from futurel1.modules.lazy_reasoner import LazyReasonerModule
 from futurel1.modules.optimization import (
@@ -268,12 +270,14 @@ class ReasonerModule(LazyReasonerModule):
         folder = Path(folder)
         sharded = getattr(self, "_trainer", None) is not None and self.device_mesh is not None
         state = adapters.gathered_state(self.reasoner) if sharded else None
-        if self.global_rank == 0:
+        if self.global_rank != 0:
+            return folder
+        if not self._adapted:
+            return self.reasoner.save_pretrained(folder, state_dict=state, training=training)
+        with replacing_folder(folder, drops=is_stale) as whole:
             for adapted in self._adapted:
-                adapters.save_adapter(adapted, folder / "adapter")
-                adapters.merged(adapted, self.reasoner).save_pretrained(folder, training=training)
-            if not self._adapted:
-                self.reasoner.save_pretrained(folder, state_dict=state, training=training)
+                adapters.save_adapter(adapted, whole / "adapter")
+                adapters.merged(adapted, self.reasoner).save_pretrained(whole, training=training)
         return folder
 
 

@@ -15,6 +15,7 @@ from torch import nn
 from futurel1.data import PromptBatch
 from futurel1.data.samples import PromptInfo
 from futurel1.errors import ConfigError
+from futurel1.files import write_whole
 from futurel1.json_lines import json_line
 from futurel1.metrics import LatentUsage, Throughput
 from futurel1.metrics.functional import elect_each, expected_answer
@@ -297,11 +298,11 @@ class LatentPredictor(LazyReasonerModule):
         folder = self._folder()
         plain = {name.removeprefix("test/"): value for name, value in values.items()}
         finite = {name: value if math.isfinite(value) else None for name, value in plain.items()}
-        (folder / "results.json").write_text(json.dumps(finite, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        write_whole(folder / "results.json", json.dumps(finite, indent=2, allow_nan=False) + "\n")
         table, latex = (self.scorer.table(plain, form, self.hparams["name"]) for form in ("markdown", "latex"))
         if table:
-            (folder / "results.md").write_text(table, encoding="utf-8")
-            (folder / "results.tex").write_text(latex, encoding="utf-8")
+            write_whole(folder / "results.md", table)
+            write_whole(folder / "results.tex", latex)
             print(table)
 
     def _folder(self) -> Path:

@@ -2,7 +2,7 @@
 
 import csv
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from futurel1.files import replacing
+from futurel1.json_lines import drop_cut_line
 
 METRICS_FILE = "metrics.csv"
 
@@ -17,8 +18,9 @@ METRICS_FILE = "metrics.csv"
 class ResumableCSVLogger(CSVLogger):
     """Lightning's CSVLogger, but a resumed run keeps its earlier rows instead of deleting them.
 
-    Rows from the first newly logged step on are dropped, because the resumed run computes them again. Arguments are
-    those of `lightning.pytorch.loggers.CSVLogger`; rows are written immediately, so that a killed run keeps them.
+    :meth:`go_on` says where the run was resumed. Without it, rows from the first newly logged step on are dropped,
+    because the resumed run computes them again. Arguments are those of `lightning.pytorch.loggers.CSVLogger`; rows are
+    written immediately, so that a killed run keeps them.
     """
 
     def __init__(
@@ -31,6 +33,7 @@ class ResumableCSVLogger(CSVLogger):
     ) -> None:
         super().__init__(save_dir, name, version, prefix, flush_logs_every_n_steps)
         self._continues = False
+        self._resumed_at = 0
         self._file = Path(self.log_dir) / METRICS_FILE
 
     @property
@@ -44,23 +47,51 @@ class ResumableCSVLogger(CSVLogger):
         experiment = super().experiment
         if aside.is_file():  # perhaps left by a process that was killed at this point
             os.replace(aside, self._file)
+            drop_cut_line(self._file)
             with self._file.open(newline="", encoding="utf-8") as stream:
                 experiment.metrics_keys = list(csv.DictReader(stream).fieldnames or [])
             self._continues = bool(experiment.metrics_keys)
         return experiment
 
     @rank_zero_only
+    def go_on(self, step: int, row: Mapping[str, Any] | None = None) -> None:
+        """Bring the file to the state of a checkpoint.
+
+        Args:
+            step: number of optimizer steps at the checkpoint; rows of later steps are dropped.
+            row: metrics and `step` of a row that belongs to the checkpoint, and is added unless it is there.
+        """
+        names = self.experiment.metrics_keys
+        if self._continues:
+            self._keep_rows(lambda written: int(written["step"]) < step, names)
+        self._continues, self._resumed_at = False, step
+        if row is not None:
+            metrics = {name: value for name, value in row.items() if name != "step"}
+            self.log_metrics(metrics, int(row["step"]))
+            self.save()
+
+    @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
-        """Log metrics of a step; the first call drops the rows that will be computed again."""
+        """Log metrics of a step, in the place of an earlier session's row of the same step and names."""
         experiment = self.experiment
-        if self._continues and step is not None:
+        if step is not None and self._continues:
             self._continues = False
-            self._drop_rows_from(step, experiment.metrics_keys)
+            self._keep_rows(lambda row: int(row["step"]) < step, experiment.metrics_keys)
+        elif step is not None and step < self._resumed_at and self._file.is_file():
+            again = {f"{self._prefix}{self.LOGGER_JOIN_CHAR}{name}" if self._prefix else name for name in metrics}
+
+            def is_other(row: dict[str, str]) -> bool:
+                return int(row["step"]) != step or {name for name, value in row.items() if value} - {"step"} != again
+
+            self._keep_rows(is_other, experiment.metrics_keys)
         super().log_metrics(dict(metrics), step)
 
-    def _drop_rows_from(self, step: int, names: list[str]) -> None:
+    def _keep_rows(self, wanted: Callable[[dict[str, str]], bool], names: list[str]) -> None:
         with self._file.open(newline="", encoding="utf-8") as stream:
-            kept = [row for row in csv.DictReader(stream) if row.get("step") and int(row["step"]) < step]
+            rows = [row for row in csv.DictReader(stream) if row.get("step")]
+        kept = [row for row in rows if wanted(row)]
+        if len(kept) == len(rows):
+            return
         with replacing(self._file) as partial, partial.open("w", newline="", encoding="utf-8") as stream:
             writer = csv.DictWriter(stream, fieldnames=names)
             writer.writeheader()

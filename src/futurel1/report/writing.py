@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import track
 
 from futurel1.errors import ConfigError
-from futurel1.files import write_whole
+from futurel1.files import writable, write_whole
 from futurel1.models import LatentReasoner
 from futurel1.report.contents import Contents, assemble
 from futurel1.report.neighbours import Retrieval
@@ -165,8 +165,9 @@ def _written(run: RunContents, contents: Contents, page: Path) -> Report:
     found = run.curves
     panels = panels_of(found[1]) if found else []
     data = report_page(run, contents, panels, found[0].resolve().name if found else "")
-    page.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(page, data)
+    with writable(page.parent):
+        page.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(page, data)
     return Report(
         page=page,
         size=len(data),

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from futurel1.data.encoded import EncodedSample
 from futurel1.errors import ConfigError, FutureL1Error
+from futurel1.interrupts import Stopped, requested
 from futurel1.models.policies import LatentPolicy
 from futurel1.rollout.experience import Experience, Group, join_groups
 from futurel1.rollout.rollout_statistics import means, summary
@@ -218,6 +219,7 @@ class RolloutCollector:
             indices = [index for part in gather([group.prompt_index for group in sampled.kept]) for index in part]
             if len(indices) >= size or sampled.rounds == self.settings.max_rounds:
                 return indices
+            _leave_if_stopped()
             sampled.rounds += 1
             groups = self._sample_round(sampled.next_index, sampled.tally)
             sampled.next_index += size
@@ -418,6 +420,13 @@ class RolloutCollector:
         batch = self._arrange(self._current, chosen)
         self._remember_reference(batch)
         return batch
+
+
+def _leave_if_stopped() -> None:
+    """Stop all ranks together if one of them was asked to; nothing of this rollout batch is kept."""
+    for signum in gather(requested()):
+        if signum is not None:
+            raise Stopped(signum)
 
 
 def describe(tally: Mapping[str, int]) -> str:

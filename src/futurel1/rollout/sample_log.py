@@ -1,12 +1,11 @@
 """The log of sampled rollouts, `rollouts.jsonl`."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from futurel1.files import write_whole
-from futurel1.json_lines import json_line
+from futurel1.json_lines import json_line, readable_lines
 
 
 class SampleLog:
@@ -42,8 +41,6 @@ def drop_samples(file: Path, number: int) -> None:
     """Drop written rollouts of rollout batches from `number` on, and an incomplete last line."""
     if not file.is_file():
         return
-    # Bytes, because `str.splitlines` also splits at other characters, which texts may contain.
-    lines = file.read_bytes().splitlines(keepends=True)
-    kept = [line for line in lines if line.endswith(b"\n") and json.loads(line)["rollout_batch"] < number]
-    if len(kept) < len(lines):
-        write_whole(file, b"".join(kept))
+    kept = b"".join(line for line, record in readable_lines(file) if record.get("rollout_batch", number) < number)
+    if kept != file.read_bytes():
+        write_whole(file, kept)

@@ -13,6 +13,7 @@ from torch import Tensor
 from futurel1.data import PromptBatch
 from futurel1.data.encoded import EncodedSample
 from futurel1.data.samples import PromptInfo
+from futurel1.interrupts import raise_if_requested
 from futurel1.losses import group_advantages
 from futurel1.models.decoding import Rollout
 from futurel1.models.policies import LatentPolicy
@@ -134,6 +135,8 @@ class GroupSampler:
         said = time.monotonic()
         with self._no_grad():
             for start in range(0, len(prompts), size):
+                if not torch.distributed.is_initialized():  # several ranks stop together, between rounds
+                    raise_if_requested()
                 if time.monotonic() - said > SECONDS_OF_SILENCE:
                     said = time.monotonic()
                     logger.info("rollouts: %d of %d prompts of this round are answered", start, len(prompts))

