@@ -5,12 +5,13 @@ BIN := $(VENV)/bin
 RUN := demo-$(shell date +%Y%m%d-%H%M%S)
 STEPS ?= 240
 
-.PHONY: help install demo test test-numerics lint docs proof proof-quick clean
+.PHONY: help install demo test test-numerics campaign lint docs proof proof-quick clean
 
 help:
 	@echo "make demo   install into $(VENV), train the tiny model on video files, show right answers before and after"
 	@echo "make test   install into $(VENV), run the whole test suite in two processes"
 	@echo "make test-numerics  the tests that compare numbers of models, with the kernels of a CPU without AVX"
+	@echo "make campaign  random kills, damaged records, faults of a judge, full disks: under 40 minutes, one table"
 	@echo "make lint   ruff and mypy"
 	@echo "make docs   the documentation as a site, in build/site; a broken link or reference fails"
 	@echo "make proof  the paper's table in small: all runs, docs/miniature.md; hours, and the same command goes on"
@@ -52,6 +53,9 @@ test: install
 # Bounds that hold only for the sums of one CPU's kernels break here, and not first on somebody else's machine.
 test-numerics: install
 	HF_HUB_OFFLINE=1 ATEN_CPU_CAPABILITY=default OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m numerics $(ARGS)
+
+campaign: install
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m campaign tests/campaign $(ARGS)
 
 lint: install
 	$(BIN)/ruff check .

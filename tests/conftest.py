@@ -2,6 +2,7 @@
 
 import gc
 import os
+import shutil
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -9,7 +10,9 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 # tests start inherit it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -37,3 +40,22 @@ GOLDEN = Path(__file__).parent / "golden"
 def golden() -> Path:
     """Folder of the parity data."""
     return GOLDEN
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """Debian's Chromium, without a window."""
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if chromium is None:
+        if os.environ.get("FUTUREL1_NEEDS_CHROMIUM"):
+            pytest.fail("no Chromium in PATH, and FUTUREL1_NEEDS_CHROMIUM is set: apt-get install chromium")
+        pytest.skip("no Chromium in PATH (chromium, chromium-browser or google-chrome)")
+    sync_api = pytest.importorskip(
+        "playwright.sync_api", reason="playwright is not installed: pip install 'futurel1[dev]'"
+    )
+    with sync_api.sync_playwright() as started:
+        made = started.chromium.launch(
+            executable_path=chromium, args=["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
+        )
+        yield made
+        made.close()

@@ -76,6 +76,34 @@ class Command:
         os.killpg(int(self._process.pid or 0), signal.SIGKILL)
         self._process.join()
 
+    def kill_if_alive(self, ready: Callable[[], object]) -> bool:
+        """Kill it and all its processes as soon as `ready` returns something true, if it still runs then."""
+        while self._process.is_alive() and not ready():
+            time.sleep(0.002)
+        if not self._process.is_alive():
+            return False
+        os.killpg(int(self._process.pid or 0), signal.SIGKILL)
+        self._process.join()
+        return True
+
+    def interrupt_after(self, seconds: float, number: signal.Signals) -> int:
+        """Send a signal to it and all its processes after some time; its exit status."""
+        self._process.join(seconds)
+        if self._process.is_alive():
+            os.killpg(int(self._process.pid or 0), number)
+        return self.status()
+
+    def status(self) -> int:
+        """Wait for its end; its exit status, that of a shell if a signal ended it."""
+        self._process.join(600)
+        code = self._process.exitcode
+        assert code is not None, self.log.read_text()
+        return code if code >= 0 else 128 - code
+
+    def finish(self) -> None:
+        """Wait for its end; an error unless it succeeds."""
+        assert self.status() == 0, self.log.read_text()
+
 
 def _command(args: list[str], log: Path, paths: list[str], environment: dict[str, str], threads: int) -> None:
     from futurel1.cli import main

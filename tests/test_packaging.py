@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import shutil
 import subprocess
@@ -11,10 +13,15 @@ import tarfile
 import tomllib
 import venv
 from pathlib import Path
+from typing import Any
 from zipfile import ZipFile
 
+import av
+import numpy as np
 import pytest
 import yaml
+
+from browsing import Visit
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted(file.relative_to(ROOT) for file in (ROOT / "configs").rglob("*") if file.is_file())
@@ -65,8 +72,10 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.slow
-def test_a_wheel_runs_shipped_configurations_from_an_empty_folder(sources: Path, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def installed(sources: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Python of a fresh environment with the wheel, which was built from the unpacked source distribution."""
+    tmp_path = tmp_path_factory.mktemp("wheel")
     build = "import sys; from setuptools.build_meta import build_sdist; build_sdist(sys.argv[1])"
     run(sys.executable, "-c", build, tmp_path / "sdist", folder=sources)
     (archive,) = (tmp_path / "sdist").glob("*.tar.gz")
@@ -79,9 +88,14 @@ def test_a_wheel_runs_shipped_configurations_from_an_empty_folder(sources: Path,
     with ZipFile(wheel) as built:
         shipped = sorted(name for name in built.namelist() if name.startswith("futurel1/configs/"))
     assert shipped == [f"futurel1/{file.as_posix()}" for file in CONFIGS]
-
     python = environment(tmp_path / "fresh")
     pip(python, wheel, folder=tmp_path)
+    return python
+
+
+@pytest.mark.slow
+def test_a_wheel_runs_shipped_configurations_from_an_empty_folder(installed: Path, tmp_path: Path) -> None:
+    python = installed
     empty = tmp_path / "empty"
     empty.mkdir()
     code = """
@@ -89,7 +103,7 @@ from futurel1.shipped_configs import shipped_file
 print(shipped_file("configs/tiny/brief.txt"))  # named so by configurations
 """
     prompt = Path(run(python, "-c", code, folder=empty).strip())
-    assert prompt.is_relative_to(tmp_path / "fresh")
+    assert prompt.is_relative_to(python.parents[1])
     assert prompt.read_bytes() == (ROOT / "configs" / "tiny" / "brief.txt").read_bytes()
     listed = run(python, "-m", "futurel1.cli", "configs", folder=empty).splitlines()
     assert len(listed) == sum(file.suffix == ".yaml" for file in CONFIGS)
@@ -99,6 +113,48 @@ print(shipped_file("configs/tiny/brief.txt"))  # named so by configurations
     given = yaml.safe_load((ROOT / "configs" / "tiny" / "rl_sft.yaml").read_text())
     found = yaml.safe_load(printed)["data"]["init_args"]
     assert found | given["data"]["init_args"] == found
+
+
+def write_clip(file: Path, shade: int) -> None:
+    """Two seconds of footage that is not of the library's worlds: a lit pole sways before a wall."""
+    with av.open(str(file), "w") as container:
+        stream = container.add_stream("mpeg4", rate=12)
+        stream.width, stream.height, stream.pix_fmt = 128, 96, "yuv420p"
+        rows, columns = np.mgrid[:96, :128]
+        for number in range(24):
+            pole = np.abs(columns - 64 - 40 * math.sin(number / 6) * (1 - rows / 96)) < 5
+            picture = np.stack([shade + rows, 60 + columns, np.where(pole, 250, 40)], axis=-1).astype(np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode(None))
+
+
+@pytest.mark.slow
+def test_a_new_user_goes_from_videos_of_their_own_to_a_page(installed: Path, tmp_path: Path, browser: Any) -> None:
+    """As the README says, without the repository: ask, train, answer, report."""
+    question = "".join(f"frame_{index}\n<image>\n" for index in (1, 2, 3, 4)) + "Where does the pole lean?"
+    turns = [{"from": "human", "value": question}, {"from": "gpt", "value": "THOUGHT 0: It sways. <image>"}]
+    with (tmp_path / "own.jsonl").open("w") as file:
+        for number in range(4):
+            write_clip(tmp_path / f"{number}.mp4", 20 * number)
+            record = {"id": number, "video": f"{number}.mp4", "image": [1, 2, 3, 4], "reasoning_image": [6],
+                      "conversations": turns, "answer": "To the left."}  # fmt: skip
+            file.write(json.dumps(record) + "\n")
+
+    def futurel1(*arguments: str) -> str:
+        return run(installed, "-m", "futurel1.cli", *arguments, folder=tmp_path)
+
+    assert "answer" in futurel1("ask", "0.mp4", "Imagine what comes next.", "--pool_frames", "[1, 2, 3, 4]")
+    data = ["--data.init_args.train", "own.jsonl", "--data.init_args.val", "own.jsonl"]
+    futurel1("fit", "--config", "tiny/sft", *data, "--trainer.max_steps", "4", "--run_name", "own")
+    start = ["--model.init_args.init_from", "runs/own", "--model.init_args.save_latents", "true"]
+    futurel1(
+        "predict", "--config", "tiny/predict", *start, "--data.init_args.predict", "own.jsonl", "--run_name", "told"
+    )
+    futurel1("report", "runs/told")
+    visit = Visit(browser, tmp_path / "runs" / "told" / "report.html")
+    assert visit.names() == ["0", "1", "2", "3"]
+    assert "Where does the pole lean?" in visit.text("body")
+    visit.close()
 
 
 @pytest.mark.slow

@@ -23,17 +23,27 @@ from futurel1.runs import (
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    """A run folder with three checkpoints; the one in the middle was written last."""
+    """A run folder with three checkpoints; that of the most steps is neither the newest file nor the last name."""
     folder = tmp_path / "run" / "checkpoints"
     folder.mkdir(parents=True)
-    for age, name in ((20, "last.ckpt"), (10, "step=8.ckpt"), (30, "step=4.ckpt")):
-        torch.save({"state_dict": {}}, folder / name)
+    for age, name, step in ((20, "last.ckpt", 6), (40, "step=8.ckpt", 8), (10, "step=4.ckpt", 4)):
+        torch.save({"state_dict": {}, "global_step": step}, folder / name)
         os.utime(folder / name, (time.time() - age, time.time() - age))
     return tmp_path / "run"
 
 
-def test_the_checkpoint_that_was_written_last_counts(run: Path, tmp_path: Path) -> None:
+def test_the_checkpoint_of_the_most_steps_counts(run: Path, tmp_path: Path) -> None:
     assert newest_checkpoint(run).name == "step=8.ckpt"
+    torch.save({"global_step": 8}, run / "checkpoints" / "last-v1.ckpt")  # as far, and written later
+    assert newest_checkpoint(run).name == "last-v1.ckpt"
+    torch.save({"global_step": 9}, run / "hpc_ckpt_1.ckpt")  # Lightning's, before SLURM requeues the job
+    assert newest_checkpoint(run).name == "hpc_ckpt_1.ckpt"
+    sharded = run / "checkpoints" / "sharded.ckpt"
+    sharded.mkdir()
+    torch.save({"global_step": 10}, sharded / "meta.pt")
+    assert newest_checkpoint(run).name == "hpc_ckpt_1.ckpt"  # killed before its metadata was written
+    (sharded / ".metadata").touch()
+    assert newest_checkpoint(run).name == "sharded.ckpt"
     (tmp_path / "other" / "checkpoints").mkdir(parents=True)
     with pytest.raises(MissingFileError, match="before its first checkpoint"):
         newest_checkpoint(tmp_path / "other")
@@ -42,7 +52,7 @@ def test_the_checkpoint_that_was_written_last_counts(run: Path, tmp_path: Path) 
 def test_a_damaged_checkpoint_gives_way_to_an_older_one(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder = tmp_path / "run" / "checkpoints"
     folder.mkdir(parents=True)
-    torch.save({"state_dict": {}}, folder / "step=4.ckpt")
+    torch.save({"state_dict": {}, "global_step": 4}, folder / "step=4.ckpt")
     whole = (folder / "step=4.ckpt").read_bytes()
     (folder / "last.ckpt").write_bytes(whole[: len(whole) // 2])
     os.utime(folder / "step=4.ckpt", (1, 1))

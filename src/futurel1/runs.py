@@ -1,6 +1,7 @@
 """Resolve run folders, checkpoints and names to weights, and load models from them."""
 
 import logging
+import pickle
 import zipfile
 from pathlib import Path
 from typing import Literal
@@ -120,18 +121,46 @@ def exported_folder(backbone: str, init_from: str | None) -> str:
 
 
 def newest_checkpoint(run: Path) -> Path:
-    """The newest readable checkpoint of a run folder; damaged newer ones are logged.
+    """The readable checkpoint of a run folder with the most optimizer steps; damaged ones are logged.
+
+    The steps are those that a checkpoint stores. File times and names do not count: copies lose times, and a run that
+    was resumed may leave ``last-v1.ckpt`` beside an older ``last.ckpt``. Checkpoints that Lightning writes before SLURM
+    requeues a job (``hpc_ckpt_1.ckpt``) count too. Of equal ones, the one that was written last is taken.
 
     Raises:
         MissingFileError: there is no checkpoint.
         CheckpointError: all checkpoints are damaged.
     """
-    found = sorted((run / "checkpoints").glob("*.ckpt"), key=lambda file: file.stat().st_mtime_ns, reverse=True)
+    found = [*(run / "checkpoints").glob("*.ckpt"), *run.glob("hpc_ckpt_*.ckpt")]
     if not found:
-        raise MissingFileError(f"{run}/checkpoints has no *.ckpt; the run ended before its first checkpoint")
+        raise MissingFileError(f"{run} has no checkpoints/*.ckpt; the run ended before its first checkpoint")
+    steps: dict[Path, tuple[int, int, str]] = {}
     for file in found:
-        # A truncated file lacks the directory at the end of its zip archive; a sharded checkpoint its metadata.
-        if (file / ".metadata").is_file() if file.is_dir() else zipfile.is_zipfile(file):
-            return file
-        logger.warning("%s is damaged (the run was killed while it was written?): trying an older checkpoint", file)
-    raise CheckpointError(f"all checkpoints in {run}/checkpoints are damaged: {[file.name for file in found]}")
+        step = _stored_step(file)
+        if step is None:
+            logger.warning("%s is damaged (the run was killed while it was written?): it is passed over", file)
+        else:
+            steps[file] = (step, file.stat().st_mtime_ns, file.name)
+    if not steps:
+        raise CheckpointError(f"all checkpoints of {run} are damaged: {sorted(file.name for file in found)}")
+    return max(steps, key=lambda file: steps[file])
+
+
+def _stored_step(checkpoint: Path) -> int | None:
+    """Optimizer steps that a checkpoint stores; None if it cannot be read.
+
+    A checkpoint of sharded weights is a folder, which is whole if it has its metadata; its own state is in `meta.pt`.
+    """
+    if checkpoint.is_dir():
+        if not (checkpoint / ".metadata").is_file():
+            return None
+        checkpoint = checkpoint / "meta.pt"
+    if not zipfile.is_zipfile(checkpoint):  # truncated: a zip archive has its directory at its end
+        return None
+    try:
+        # mapped into memory, so that weights are not read
+        state = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+        return int(state["global_step"])
+    except (RuntimeError, pickle.UnpicklingError, KeyError, TypeError, ValueError) as error:
+        logger.debug("%s: %s", checkpoint, error)
+        return None

@@ -243,7 +243,7 @@ def test_resume_arguments(tmp_path: Path) -> None:
     (run / "config.yaml").write_text("{}")
     with pytest.raises(MissingFileError, match="before its first checkpoint"):
         resume_arguments("fit", [], str(run))
-    torch.save({"state_dict": {}}, run / "checkpoints" / "last.ckpt")
+    torch.save({"global_step": 1}, run / "checkpoints" / "last.ckpt")
     expected = ["--config", f"{run}/config.yaml", "--trainer.max_steps", "9", "--run_dir", str(run),
                 "--ckpt_path", f"{run}/checkpoints/last.ckpt"]  # fmt: skip
     assert resume_arguments("fit", ["--trainer.max_steps", "9"], str(run)) == expected

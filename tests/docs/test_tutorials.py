@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from jupyter_client.manager import KernelManager
 from pages import ROOT
 
 from website.tutorials import TUTORIALS, run_tutorial
@@ -17,14 +18,19 @@ def code_cells(file):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("file", TUTORIALS, ids=NAMES)
-def test_tutorials_run(file, tmp_path):
-    notebook = run_tutorial(file, tmp_path)
-    ran = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    committed = code_cells(file)
-    assert [cell.source for cell in ran] == ["".join(cell["source"]) for cell in committed]
-    for now, then in zip(ran, committed, strict=True):
-        assert [output.output_type for output in now.outputs] == [output["output_type"] for output in then["outputs"]]
+def test_tutorials_run(tmp_path):
+    kernel = KernelManager(kernel_name="python3")
+    for file in TUTORIALS:
+        folder = tmp_path / file.stem
+        folder.mkdir()
+        ran = [cell for cell in run_tutorial(file, folder, kernel).cells if cell.cell_type == "code"]
+        committed = code_cells(file)
+        assert [cell.source for cell in ran] == ["".join(cell["source"]) for cell in committed]
+        assert [cell.execution_count for cell in ran] == list(range(1, len(ran) + 1))
+        for now, then in zip(ran, committed, strict=True):
+            types = [output.output_type for output in now.outputs]
+            assert types == [output["output_type"] for output in then["outputs"]], file
+    kernel.shutdown_kernel(now=True)
 
 
 @pytest.mark.parametrize("file", TUTORIALS, ids=NAMES)

@@ -1,13 +1,11 @@
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 
-from futurel1.models import LatentReasoner
 from futurel1.worlds import write_world
+from opening import write_opening
 
 
 @pytest.fixture(scope="session")
@@ -32,10 +30,3 @@ def rl_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def opening(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The tiny checkpoint with a projection head, which opens a span with the first token of every response."""
     return write_opening(tmp_path_factory.mktemp("opening"))
-
-
-def write_opening(folder: Path) -> str:
-    torch.manual_seed(1)
-    reasoner = LatentReasoner.from_pretrained("tiny-random", projection_head="swiglu", projection_hidden_dim=64)
-    reasoner.settings = replace(reasoner.settings, force_initial_latent_mode=True)
-    return str(reasoner.save_pretrained(folder))

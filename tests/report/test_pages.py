@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +14,7 @@ import torch
 from PIL import Image
 from report_runs import HOSTILE, plain_picture
 
+from browsing import Visit
 from futurel1.curves import Curve
 from futurel1.report.contents import Contents, SampleView, SpanView, Told, groups_of
 from futurel1.report.gallery import ShownFrame
@@ -28,7 +27,6 @@ from futurel1.report.scenes import SeenShape
 from futurel1.report.scores import Effect, Score
 from futurel1.report.texts import pieces_of
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 LONG = "x" * 3000
 RIGHT_TO_LEFT = "\u202eevil\u202c מה קורה אחר כך?"
 
@@ -186,49 +184,6 @@ def test_a_card_of_little_and_of_hostile_text() -> None:
 
 
 # ---------------------------------------------------------------- in a browser
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    if CHROMIUM is None:
-        if os.environ.get("FUTUREL1_NEEDS_CHROMIUM"):
-            pytest.fail("no Chromium in PATH, and FUTUREL1_NEEDS_CHROMIUM is set: apt-get install chromium")
-        pytest.skip("no Chromium in PATH (chromium, chromium-browser or google-chrome)")
-    sync_api = pytest.importorskip(
-        "playwright.sync_api", reason="playwright is not installed: pip install 'futurel1[dev]'"
-    )
-    with sync_api.sync_playwright() as started:
-        made = started.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
-        )
-        yield made
-        made.close()
-
-
-class Visit:
-    """A page that is open; at the end it must have had no error and asked for nothing but itself."""
-
-    def __init__(self, browser: Any, file: Path, **options: Any) -> None:
-        self.context = browser.new_context(offline=True, **options)
-        self.page = self.context.new_page()
-        self.problems: list[str] = []
-        self.asked: list[str] = []
-        self.page.on("console", lambda message: self.problems.append(f"{message.type}: {message.text}"))
-        self.page.on("pageerror", lambda error: self.problems.append(str(error)))
-        self.page.on("request", lambda request: self.asked.append(request.url))
-        self.page.goto(file.as_uri())
-        self.file = file
-
-    def text(self, selector: str) -> str:
-        return str(self.page.inner_text(selector))
-
-    def names(self) -> list[str]:
-        return list(self.page.locator("#list .name").all_inner_texts())
-
-    def close(self) -> None:
-        self.context.close()
-        assert self.problems == []
-        assert [url for url in self.asked if not url.startswith("data:")] == [self.file.as_uri()]
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""`--overwrite`: a run that makes way for another one of its name, and comes back if that one never begins."""
+"""What stood in a run folder before a run, and comes back if that run never begins: a resumed or an overwritten one."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from futurel1.errors import ConfigError
+from futurel1.files import write_whole
 
 logger = logging.getLogger(__name__)
 
@@ -120,3 +121,29 @@ def _strings(config: Any, key: str = "") -> Iterator[tuple[str, str]]:
             yield from _strings(value, key)
     elif isinstance(values, str | os.PathLike):
         yield key, os.fspath(values)
+
+
+class FolderAsItWas:
+    """The files of a folder before a run, to restore them if the run fails before its first step.
+
+    Contents are kept only of files at the top, because a run changes no others before its first step.
+
+    Args:
+        folder: the folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._paths = set(folder.rglob("*"))
+        self._contents = {path: path.read_bytes() for path in self._paths if path.parent == folder and path.is_file()}
+
+    def restore(self) -> None:
+        """Remove what was added, and write back what was changed or removed."""
+        for path in sorted(set(self.folder.rglob("*")) - self._paths, reverse=True):
+            if path.is_dir():
+                path.rmdir()
+            else:
+                path.unlink()
+        for file, data in self._contents.items():
+            if not file.is_file() or file.read_bytes() != data:
+                write_whole(file, data)

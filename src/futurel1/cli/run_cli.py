@@ -8,7 +8,7 @@ from typing import Any
 from lightning import Trainer
 from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning.pytorch.callbacks import Callback, Checkpoint, ModelCheckpoint, ProgressBar
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from futurel1.cli.cluster import check_processes, cluster_environment
@@ -16,41 +16,6 @@ from futurel1.cli.run_folder import RUN_PLACEHOLDER, RunFolder, choose_run_folde
 from futurel1.errors import ConfigError
 from futurel1.launch import Launch
 from futurel1.modules import HuggingFaceExport, JSONLinesWriter, ResumableCSVLogger
-
-
-class ParsedConfig(SaveConfigCallback):
-    """Saves the configuration as given, without the folders of this run, so that it can start a new run.
-
-    It goes to the run folder, wherever loggers write.
-    """
-
-    def __init__(self, parser: LightningArgumentParser, config: Any, *, as_given: Any, **options: Any) -> None:
-        super().__init__(parser, as_given, save_to_log_dir=False, **options)
-
-    def save_config(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
-        """Write `config.yaml`; called in the first process."""
-        folder = Path(trainer.default_root_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        file = folder / self.config_filename
-        self.parser.save(self.config, file, skip_none=False, overwrite=True, multifile=False)
-
-
-class RunBegins(Callback):
-    """Tells the run folder that the first step is done, or that the command ended without one.
-
-    Args:
-        folder: the run folder.
-    """
-
-    def __init__(self, folder: RunFolder) -> None:
-        self._folder = folder
-
-    def _begin(self, trainer: Trainer, *args: Any, **named: Any) -> None:
-        if not self._folder.begun and not trainer.sanity_checking and trainer.is_global_zero:
-            self._folder.begin()
-
-    on_train_batch_end = on_test_batch_end = on_predict_batch_end = on_validation_batch_end = _begin
-    on_fit_end = on_validation_end = on_test_end = on_predict_end = _begin
 
 
 class RunCLI(LightningCLI):
@@ -95,6 +60,9 @@ class RunCLI(LightningCLI):
             "ends; a number n: also every n optimizer steps; false: never",
         )  # fmt: skip
 
+    def _parse_ckpt_path(self) -> None:
+        """Keep the settings as given. Lightning would replace them by those that the checkpoint stores."""
+
     def before_instantiate_classes(self) -> None:
         """Choose the run folder, and pass it to the Trainer and the loggers."""
         config = self.config[self.subcommand] if self.subcommand else self.config
@@ -102,11 +70,11 @@ class RunCLI(LightningCLI):
         for name, default in {"run_dir": None, "run_name": None, "ckpt_path": None, "overwrite": False}.items():
             if name in as_given:
                 as_given[name] = default
-        self.save_config_kwargs["as_given"] = as_given
         if config.export < 0:
             raise ConfigError(f"export is true, false or a number of steps, got {config.export}")
         self._folder = folder = choose_run_folder(config, self.subcommand, self._launch, resumed=self._resumed)
         self._made.append(folder)
+        self.save_config_kwargs |= {"as_given": as_given, "begun": folder.begin}
         if folder.checkpoint is not None:
             config["ckpt_path"] = str(folder.checkpoint)
         trainer, root = config.trainer, config.trainer.default_root_dir
@@ -162,7 +130,7 @@ class RunCLI(LightningCLI):
         needed = [one for one in needed if not any(isinstance(given, type(one)) for given in listed)]
         if config.get("enable_checkpointing") is not False and not any(isinstance(one, Checkpoint) for one in listed):
             needed.append(ModelCheckpoint())
-        return [*needed, RunBegins(self._folder)]
+        return needed
 
     def _loggers(self, given: Any) -> Any:
         """The loggers of a configuration, and `metrics.csv` beside them unless it wants none."""

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from futurel1.agreement import agree
-from futurel1.cli.replaced_run import Replaced
+from futurel1.cli.replaced_run import FolderAsItWas, Replaced
 from futurel1.errors import ConfigError, FutureL1Error, MissingFileError
 from futurel1.files import write_whole
 from futurel1.launch import Launch
@@ -75,6 +75,7 @@ class RunFolder:
         temporary: whether nothing of the run is to be kept.
         checkpoint: checkpoint with which a requeued job goes on.
         replaced: the run that stood there before.
+        before: the files of an existing folder that this run adds to.
 
     Attributes:
         begun: whether the run has done its first step, or written what is to be kept.
@@ -88,6 +89,7 @@ class RunFolder:
         temporary: bool = False,
         checkpoint: Path | None = None,
         replaced: Replaced | None = None,
+        before: FolderAsItWas | None = None,
     ) -> None:
         self.path = path
         self.created = created
@@ -95,18 +97,22 @@ class RunFolder:
         self.checkpoint = checkpoint
         self.begun = False
         self._replaced = replaced
+        self._before = before
 
     def begin(self) -> None:
         """The first step is done: what stood here before is not needed any more."""
         self.begun = True
+        self._before = None
         if self._replaced is not None:
             self._replaced.remove()
             self._replaced = None
 
     def close(self) -> None:
-        """At the end of the run, remove a folder that this process created and in which nothing has begun."""
+        """At the end of the run, undo what was written if nothing has begun: remove the folder, or restore it."""
         if self.temporary:
             shutil.rmtree(self.path, ignore_errors=True)
+        elif self._before is not None:
+            self._before.restore()
         elif self.created and not self.begun and self.path.is_dir() and not self._kept():
             shutil.rmtree(self.path)
             if self._replaced is not None:
@@ -195,11 +201,12 @@ class _Choice:
                 replaced = Replaced.set_aside(folder, config)
         # Only the first process creates and removes; the others write into the folder when all have met.
         created = self.launch.is_first and not folder.exists()
+        before = FolderAsItWas(folder) if self.launch.is_first and not created else None
         if self.launch.is_first:
             folder.mkdir(parents=True, exist_ok=True)
             if not resumed:
                 self._note(folder)
-        return RunFolder(folder, created=created, replaced=replaced)
+        return RunFolder(folder, created=created, replaced=replaced, before=before)
 
     def named(self) -> RunFolder:
         """A folder under `runs_dir`."""
@@ -305,7 +312,8 @@ class _Choice:
         if self.launch.is_first:
             start = f" from {checkpoint.name}" if checkpoint else ""
             print(f"SLURM has restarted job {self.launch.job}: going on with {folder}{start}")
-        return RunFolder(folder, checkpoint=checkpoint)
+        before = FolderAsItWas(folder) if self.launch.is_first else None
+        return RunFolder(folder, checkpoint=checkpoint, before=before)
 
 
 def unique_run_dir(runs_dir: Path, name: str) -> Path:

@@ -82,7 +82,8 @@ def make_cli(args: list[str] | None = None, *, run: bool = True, resumed: bool =
     # Short class names in YAML are looked up among imported subclasses, so all of them must be imported.
     import futurel1.datamodules
     import futurel1.modules  # noqa: F401
-    from futurel1.cli.run_cli import ParsedConfig, RunCLI
+    from futurel1.cli.run_cli import RunCLI
+    from futurel1.cli.run_record import RunRecord
 
     asked = next(iter(sys.argv[1:] if args is None else args), None)
     shown = [asked] if asked in TRAINER_COMMANDS else list(TRAINER_COMMANDS)
@@ -100,7 +101,7 @@ def make_cli(args: list[str] | None = None, *, run: bool = True, resumed: bool =
             subclass_mode_data=True,
             seed_everything_default=0,
             auto_configure_optimizers=False,  # modules make their own; the model does not exist yet during parsing
-            save_config_callback=ParsedConfig,
+            save_config_callback=RunRecord,
             save_config_kwargs={"overwrite": True},
             trainer_defaults={"logger": list(_LOGGERS), "callbacks": [RichProgressBar()]},
             parser_kwargs=epilogs if run else {},

@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,10 +15,20 @@ from futurel1.errors import CheckpointError, ConfigError, MissingFileError
 from futurel1.models import LatentReasoner, TrainingRun, load_processor
 from futurel1.modules import adapters
 from futurel1.modules.lazy_reasoner import LazyReasonerModule
-from futurel1.modules.optimization import Part, freeze_parts, parameter_groups, schedule_factor
+from futurel1.modules.optimization import (
+    Part,
+    apply_settings,
+    freeze_parts,
+    group_settings,
+    parameter_groups,
+    schedule_factor,
+)
 from futurel1.runs import DTYPES, start_checkpoint, start_folder
 
 logger = logging.getLogger(__name__)
+
+_SHAPING = ("backbone", "freeze", "lora_rank", "lora_targets", "projection_head", "projection_hidden_dim")
+"""Hyper-parameters that determine which weights there are and which are trained."""
 
 
 class ReasonerModule(LazyReasonerModule):
@@ -34,6 +45,7 @@ class ReasonerModule(LazyReasonerModule):
         super().__init__()
         self._adapted: tuple[Any, ...] = ()  # the peft model, in a tuple so that it is not a submodule
         self._window_began = self._validation_began = time.perf_counter()
+        self._optimizer_settings: list[list[dict[str, Any]]] = []
 
     def check_dtypes(self) -> None:
         """Raise a `ConfigError` unless `dtype` and `compute_dtype` are known."""
@@ -106,28 +118,56 @@ class ReasonerModule(LazyReasonerModule):
         if not file.is_file():
             raise MissingFileError(f"init_from: no checkpoint file {file}")
         state = torch.load(file, map_location="cpu", weights_only=True)["state_dict"]
-        own = self.state_dict()
-        if own.keys() != state.keys():
-            odd = sorted(own.keys() ^ state.keys())
+        odd = self._odd_weights(state)
+        if odd:
             raise CheckpointError(
                 f"init_from: {file} was trained with another model, LoRA or head ({len(odd)} weights differ, e.g. "
                 f"{odd[0]}); give the settings it was trained with, or its Hugging Face export"
             )
         self.load_state_dict(state)
 
+    def _odd_weights(self, state: Mapping[str, Tensor]) -> list[str]:
+        """Names of weights that only the module or only `state` has, or that differ in shape."""
+        own = self.state_dict()
+        shapes = {name: own[name].shape == state[name].shape for name in own.keys() & state.keys()}
+        return sorted((own.keys() ^ state.keys()) | {name for name, equal in shapes.items() if not equal})
+
+    def _check_fits(self, checkpoint: Mapping[str, Any]) -> None:
+        """Refuse a checkpoint whose weights or optimizer state do not fit this module."""
+        then: Mapping[str, Any] = checkpoint.get("hyper_parameters", {})
+        both = [name for name in _SHAPING if name in then and name in self.hparams]
+        pairs = ((name, _listed(then[name]), _listed(self.hparams[name])) for name in both)
+        changed = ", ".join(f"{name}: {before!r} -> {now!r}" for name, before, now in pairs if before != now)
+        reason = f" ({changed})" if changed else ""
+        odd = self._odd_weights(checkpoint["state_dict"]) if "state_dict" in checkpoint else []
+        if odd:
+            raise CheckpointError(
+                f"the checkpoint is of another model, LoRA or head{reason}: {len(odd)} weights differ, e.g. {odd[0]}; "
+                "give the settings that it was trained with, or start a new run from its export (model.init_from)"
+            )
+        attached = getattr(self, "_trainer", None) is not None
+        if attached and self.trainer.training and checkpoint.get("optimizer_states"):
+            stored = checkpoint["optimizer_states"][0]["param_groups"]
+            before = {group["name"]: len(group["params"]) for group in stored}
+            now = {group["name"]: len(group["params"]) for group in self._parameter_groups()}
+            if before != now:
+                raise ConfigError(
+                    f"the checkpoint's optimizer trained {_counted(before)}, and this run would train {_counted(now)}"
+                    f"{reason}; frozen parts cannot change within a run: start a new one from these weights "
+                    "(model.init_from)"
+                )
+
     # ------------------------------------------------------------------ starting and resuming
 
     def on_train_start(self) -> None:
-        """Switch to training mode: `from_pretrained` returns eval mode, and `fit` keeps it."""
+        """Switch to training mode, because `from_pretrained` returns eval mode; a resumed run takes its own settings.
+
+        Rates, decay and schedule are those of this module, not those that the checkpoint stores.
+        """
         self.train()
-        # A resumed run may have another number of steps: apply the new schedule's rates from its first step.
-        for config in self.trainer.lr_scheduler_configs:
+        for config, groups in zip(self.trainer.lr_scheduler_configs, self._optimizer_settings, strict=False):
             schedule: Any = config.scheduler
-            rates = [
-                base * at(schedule.last_epoch) for base, at in zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)
-            ]
-            for group, rate in zip(schedule.optimizer.param_groups, rates, strict=True):
-                group["lr"] = rate
+            apply_settings(schedule, groups)
         self._window_began = time.perf_counter()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -135,7 +175,9 @@ class ReasonerModule(LazyReasonerModule):
         checkpoint["torch_rng_state"] = torch.get_rng_state()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore the random state."""
+        """Refuse a checkpoint of another model, or to train other weights than it did; restore the random state."""
+        if hasattr(self, "reasoner"):
+            self._check_fits(checkpoint)
         if "torch_rng_state" in checkpoint:
             torch.set_rng_state(checkpoint["torch_rng_state"].cpu())
 
@@ -169,7 +211,6 @@ class ReasonerModule(LazyReasonerModule):
     def configure_optimizers(self) -> Any:
         """AdamW by part, and a schedule over the run's optimizer steps, as Lightning's dictionary."""
         hparams = self.hparams
-        rate = hparams["learning_rate"]
         trained = [p for p in self.reasoner.parameters() if p.requires_grad]
         half = [p for p in trained if p.dtype in (torch.bfloat16, torch.float16)]
         if half:
@@ -178,17 +219,24 @@ class ReasonerModule(LazyReasonerModule):
                 "Use dtype: float32 with trainer.precision bf16-mixed, or compute_dtype with ModelParallelStrategy",
                 sum(p.numel() for p in half), half[0].dtype,
             )  # fmt: skip
+        optimizer = torch.optim.AdamW(
+            self._parameter_groups(), lr=hparams["learning_rate"], betas=tuple(hparams["betas"])
+        )
+        self._optimizer_settings = [group_settings(optimizer)]
+        factor = schedule_factor(hparams["lr_schedule"], self._total_steps(), hparams["warmup_ratio"])
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def _parameter_groups(self) -> list[dict[str, Any]]:
+        hparams = self.hparams
+        rate = hparams["learning_rate"]
         rates: dict[Part, float] = {
             "vision": rate if hparams["vision_learning_rate"] is None else hparams["vision_learning_rate"],
             "merger": rate if hparams["merger_learning_rate"] is None else hparams["merger_learning_rate"],
             "llm": rate,
             "head": rate,
         }
-        groups = parameter_groups(self.reasoner, learning_rates=rates, weight_decay=hparams["weight_decay"])
-        optimizer = torch.optim.AdamW(groups, lr=rate, betas=tuple(hparams["betas"]))
-        factor = schedule_factor(hparams["lr_schedule"], self._total_steps(), hparams["warmup_ratio"])
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        return parameter_groups(self.reasoner, learning_rates=rates, weight_decay=hparams["weight_decay"])
 
     def _total_steps(self) -> int:
         # `trainer.estimated_stepping_batches` would set up the train loader before its saved state is restored.
@@ -227,3 +275,11 @@ class ReasonerModule(LazyReasonerModule):
             if not self._adapted:
                 self.reasoner.save_pretrained(folder, state_dict=state, training=training)
         return folder
+
+
+def _listed(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value  # YAML has no tuples
+
+
+def _counted(groups: Mapping[str, int]) -> str:
+    return ", ".join(f"{number} weights of {name}" for name, number in groups.items())

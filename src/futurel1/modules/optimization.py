@@ -1,10 +1,12 @@
 """Parameter groups and learning-rate schedules."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
 
 from futurel1.errors import ConfigError
 from futurel1.models import LatentReasoner
@@ -70,6 +72,23 @@ def parameter_groups(
                     {"params": chosen, "lr": learning_rates[part], "weight_decay": decay, "name": part + suffix}
                 )
     return groups
+
+
+def group_settings(optimizer: Optimizer) -> list[dict[str, Any]]:
+    """Settings of an optimizer's groups, without their parameters."""
+    return [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
+
+
+def apply_settings(schedule: LambdaLR, groups: Sequence[Mapping[str, Any]]) -> None:
+    """Give an optimizer and its schedule settings in the place of those that a checkpoint restored.
+
+    Args:
+        schedule: a schedule at any step; its factors give the rates of that step.
+        groups: settings of each group, see :func:`group_settings`; `lr` is the base rate.
+    """
+    schedule.base_lrs = [settings["lr"] for settings in groups]
+    for group, settings, factor in zip(schedule.optimizer.param_groups, groups, schedule.lr_lambdas, strict=True):
+        group.update(settings, initial_lr=settings["lr"], lr=settings["lr"] * factor(schedule.last_epoch))
 
 
 def schedule_factor(schedule: Schedule, total_steps: int, warmup_ratio: float) -> Callable[[int], float]:

@@ -16,7 +16,7 @@ from futurel1.models import LatentReasoner, LatentTokens, TrainingRun, load_proc
 from futurel1.models.backbones import Qwen3VLBackbone
 from futurel1.models.backbones.tiny import tiny_model
 from futurel1.models.checkpoints import TINY_RANDOM
-from futurel1.modules.optimization import Schedule, freeze_parts, schedule_factor
+from futurel1.modules.optimization import Schedule, apply_settings, freeze_parts, group_settings, schedule_factor
 from futurel1.worlds import CODE_SIZE, make_event_scenes, read_code, scene_code
 from futurel1.worlds.collisions import NUM_STATES
 
@@ -101,8 +101,11 @@ class TowerPretrainModule(LightningModule):
         self.register_buffer("scale", (width / (codes - mean).square().sum(dim=1).mean()).sqrt())
 
     def on_train_start(self) -> None:
-        """Switch to training mode: `tiny_model` returns eval mode, and `fit` keeps it."""
+        """Switch to training mode, because `tiny_model` returns eval mode; a resumed run takes its own settings."""
         self.train()
+        for config, groups in zip(self.trainer.lr_scheduler_configs, self._optimizer_settings, strict=True):
+            schedule: Any = config.scheduler
+            apply_settings(schedule, groups)
 
     def _features(self, batch: FrameBatch) -> tuple[Tensor, Tensor]:
         """(N, H) features of all frames, and the target of each."""
@@ -150,6 +153,7 @@ class TowerPretrainModule(LightningModule):
         optimizer = torch.optim.AdamW(
             trained, lr=hparams["learning_rate"], betas=tuple(hparams["betas"]), weight_decay=hparams["weight_decay"]
         )
+        self._optimizer_settings = [group_settings(optimizer)]
         steps = int(self.trainer.max_steps)
         if steps < 1:
             raise ConfigError("the schedule needs trainer.max_steps")

@@ -438,3 +438,20 @@ def test_without_pyav_the_error_says_how_to_install_it(coded, monkeypatch):
     monkeypatch.setitem(sys.modules, "av", None)
     with pytest.raises(ConfigError, match=r"PyAV, .*pip install av"), open_video(clip):
         pass
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv", "avi"])
+def test_texts_of_other_encodings_are_no_damage(tmp_path, suffix):
+    path = tmp_path / f"a.{suffix}"
+    with av.open(str(path), "w") as container:
+        container.metadata["title"] = "a cafe at noon"
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for shade in range(10):
+            picture = np.full((48, 64, 3), 20 * shade, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode(None))
+    before = pixels_of(path)
+    assert b"cafe" in path.read_bytes()
+    path.write_bytes(path.read_bytes().replace(b"cafe", b"caf\xe9"))  # Latin-1
+    assert_same(pixels_of(path), before)

@@ -113,7 +113,8 @@ class PyAVReader:
         # FFmpeg would take the "12" of a file name 12:30.mp4 for a protocol; an explicit protocol prevents that.
         name = "file:" + os.path.abspath(self.path)
         with self._errors():
-            container = av.open(name, format=self.family)
+            # Titles and comments need not be UTF-8, and nothing here reads them.
+            container = av.open(name, format=self.family, metadata_errors="replace")
         stream = container.streams.best("video")
         if not isinstance(stream, av.VideoStream) or stream.disposition & av.stream.Disposition.attached_pic:
             container.close()

@@ -1,0 +1,47 @@
+"""A judge of whose calls 30% go wrong, over a thousand calls: no verdict is guessed, none is lost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from judge_server import (
+    FAULTS,
+    Reply,
+    Request,
+    answer,
+    fault,
+    is_right,
+    make_judge,
+    response,
+    scores,
+    serving,
+    tell_truth,
+)
+
+CALLS = 500
+TIMEOUT_S = 2.0
+
+
+@pytest.mark.parametrize("kind", ["answer", "response"])
+def test_verdicts_are_right_though_30_percent_of_the_calls_go_wrong(
+    kind: str, trials: Callable[[str, int, int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "key")
+
+    def respond(request: Request) -> Reply:
+        chosen = fault(request.number, request.attempt, seed=7)
+        return tell_truth(request) if chosen is None else FAULTS[chosen](TIMEOUT_S)
+
+    with serving(respond) as server:
+        judge = make_judge(server, timeout_s=TIMEOUT_S, max_attempts=20)
+        if kind == "answer":
+            verdicts = judge.judge_answers([answer(number) for number in range(CALLS)])
+            expected: list[object] = [is_right(number) for number in range(CALLS)]
+        else:
+            verdicts = judge.score_responses([response(number) for number in range(CALLS)])
+            expected = [scores(number) for number in range(CALLS)]
+    right = sum(verdict.value == truth for verdict, truth in zip(verdicts, expected, strict=True))
+    trials("judge: call among those of which 30% go wrong", CALLS, right)
+    assert right == CALLS
+    assert sum(judge.stats.retries.values()) > CALLS / 5

@@ -1,0 +1,86 @@
+"""Runs that are killed at random moments, several times, end as an undisturbed one."""
+
+from __future__ import annotations
+
+import random
+import signal
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+from campaign_runs import REWARDS, Kind
+
+from processes import Command
+
+CHAINS = 10
+KILLS = 2
+"""Kills of a chain, so that the second hits a run that was resumed."""
+
+
+def past(moment: float) -> bool:
+    return time.monotonic() > moment
+
+
+@pytest.mark.parametrize("chain", range(CHAINS))
+@pytest.mark.parametrize("name", ["fit (SFT)", "fit (LA-DAPO)", "predict", "curate"])
+def test_killed_runs_end_as_undisturbed_ones(
+    name: str,
+    chain: int,
+    kinds: dict[str, Kind],
+    undisturbed: Callable[[str], tuple[Path, float]],
+    tmp_path: Path,
+    trials: Callable[[str, int, int], None],
+) -> None:
+    kind = kinds[name]
+    whole, seconds = undisturbed(name)
+    generator = random.Random(f"{name}:{chain}")
+    run = tmp_path / "run"
+    kills = 0
+    try:
+        for number in range(KILLS):
+            command = kind.again(run) if kind.begun(run) else kind.start(run)
+            process = Command(command, tmp_path / f"{number}.log", REWARDS)
+            moment = time.monotonic() + generator.uniform(0.1, 0.9) * seconds
+            # one in three is hit while it writes a checkpoint, an export or results
+            ready = partial(kind.writing, run) if generator.random() < 1 / 3 else partial(past, moment)
+            kills += process.kill_if_alive(ready)
+        command = kind.again(run) if kind.begun(run) else kind.start(run)
+        Command(command, tmp_path / "last.log", REWARDS).finish()
+        kind.same(run, whole)
+    except BaseException:
+        trials(f"{name}: killed with SIGKILL, resumed", KILLS, 0)
+        raise
+    trials(f"{name}: killed with SIGKILL, resumed", kills, kills)
+
+
+@pytest.mark.parametrize("chain", range(5))
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
+@pytest.mark.parametrize("name", ["fit (SFT)", "fit (LA-DAPO)", "predict"])
+def test_interrupted_runs_say_how_to_go_on(
+    name: str,
+    number: signal.Signals,
+    chain: int,
+    kinds: dict[str, Kind],
+    undisturbed: Callable[[str], tuple[Path, float]],
+    tmp_path: Path,
+    trials: Callable[[str, int, int], None],
+) -> None:
+    kind = kinds[name]
+    whole, seconds = undisturbed(name)
+    run = tmp_path / "run"
+    share = random.Random(f"{name}:{number}:{chain}").uniform(0.1, 0.9)
+    what = f"{name}: {number.name}, resumed"
+    try:
+        process = Command(kind.start(run), tmp_path / "first.log", REWARDS)
+        status = process.interrupt_after(share * seconds, number)
+        assert status in (0, 128 + number), (tmp_path / "first.log").read_text()
+        if kind.begun(run) and status:
+            assert f"--resume {run}" in (tmp_path / "first.log").read_text()
+        Command(kind.again(run) if kind.begun(run) else kind.start(run), tmp_path / "last.log", REWARDS).finish()
+        kind.same(run, whole)
+    except BaseException:
+        trials(what, 1, 0)
+        raise
+    trials(what, 1, 1)
