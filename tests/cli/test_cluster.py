@@ -61,6 +61,14 @@ def test_tasks_that_do_not_match_the_trainer_all_say_so(settings: list[str], tmp
     assert list((tmp_path / "runs").iterdir()) == []
 
 
+@pytest.fixture(autouse=True)
+def no_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forget the address of earlier tests."""
+    for name in ("MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.setenv(name, "")  # so that it is restored at the end, whatever is set meanwhile
+        monkeypatch.delenv(name)
+
+
 def trainer(devices: int = 1, nodes: int = 1) -> SimpleNamespace:
     return SimpleNamespace(num_devices=devices, num_nodes=nodes)
 
@@ -85,8 +93,6 @@ def test_tasks_of_a_step_meet_at_its_own_port(monkeypatch: pytest.MonkeyPatch) -
     for changed in ({}, {"SLURM_STEP_ID": "1"}, {"SLURM_PROCID": "0", "SLURM_LOCALID": "0"}):
         for name, value in srun(1, SLURM_STEP_NODELIST="node[3-4]", **changed).items():
             monkeypatch.setenv(name, value)
-        monkeypatch.delenv("MASTER_PORT", raising=False)
-        monkeypatch.delenv("MASTER_ADDR", raising=False)
         found = cluster_environment(Launch.detect())
         assert isinstance(found, SrunEnvironment)
         assert (found.main_address, found.world_size(), found.creates_processes_externally) == ("node3", 2, True)
@@ -112,15 +118,11 @@ def test_a_batch_script_without_srun_starts_its_own_processes(monkeypatch: pytes
 def test_processes_of_mpi_need_an_address_between_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in open_mpi(1).items():
         monkeypatch.setenv(name, value)
-    for name in ("MASTER_ADDR", "MASTER_PORT"):
-        monkeypatch.setenv(name, "")  # restored at the end
-        monkeypatch.delenv(name)
     found = cluster_environment(Launch.detect())
     assert isinstance(found, LaunchedEnvironment)
     assert (found.global_rank(), found.local_rank(), found.world_size(), found.node_rank()) == (1, 1, 2, 0)
     assert found.main_address == "127.0.0.1"
     assert found.main_port > 1024
-    monkeypatch.delenv("MASTER_ADDR")
     monkeypatch.setenv("OMPI_COMM_WORLD_LOCAL_SIZE", "1")
     with pytest.raises(ConfigError, match="export MASTER_ADDR"):
         cluster_environment(Launch.detect())

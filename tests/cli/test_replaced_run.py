@@ -77,6 +77,17 @@ def test_only_a_run_folder_is_replaced(run: Path, change: Callable[[Path], None]
     assert names(run.parent) == before
 
 
+def test_a_run_that_was_killed_before_its_first_step_is_replaced(run: Path) -> None:
+    for path in (run / "checkpoints" / "last.ckpt", run / "config.yaml"):
+        path.unlink()
+    (run / "metrics.csv").write_text("step,val/accuracy\n0,0.1\n")
+    (run / "job.json").write_text("{}")
+    Replaced.set_aside(run, Namespace()).restore()
+    (run / "notes.txt").write_text("mine")
+    with pytest.raises(ConfigError, match=r"no config.yaml of a run"):
+        Replaced.set_aside(run, Namespace())
+
+
 def test_the_working_folder_is_not_replaced(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(run / "checkpoints")
     with pytest.raises(ConfigError, match="the working folder"):

@@ -216,6 +216,7 @@ def test_a_requeued_job_finds_its_run(given: Any, tmp_path: Path, capsys: pytest
     again = choose_run_folder(given(run_name="x"), "fit", RESTARTED)
     assert again.checkpoint == first.path / "checkpoints" / "last.ckpt"
     assert f"going on with {first.path} from last.ckpt" in capsys.readouterr().out
+    assert choose_run_folder(given(run_name="x", overwrite=True), "fit", RESTARTED).checkpoint == again.checkpoint
     # with --run_dir, and by what Lightning saves when SLURM announces the end of a job
     (first.path / "hpc_ckpt_1.ckpt").write_bytes((first.path / "checkpoints" / "last.ckpt").read_bytes())
     assert choose_run_folder(given(run_dir=str(first.path)), "fit", JOB).checkpoint is not None

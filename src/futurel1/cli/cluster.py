@@ -79,12 +79,12 @@ class SrunEnvironment(SLURMEnvironment):
     def main_address(self) -> str:
         """First node of the step."""
         nodes = os.environ.get("SLURM_STEP_NODELIST") or os.environ.get("SLURM_NODELIST") or "127.0.0.1"
-        return os.environ.setdefault("MASTER_ADDR", self.resolve_root_node_address(nodes))
+        return os.environ.get("MASTER_ADDR") or self.resolve_root_node_address(nodes)
 
     @property
     def main_port(self) -> int:
         """A port of this step: several steps of a job may run at the same time."""
-        return int(os.environ.setdefault("MASTER_PORT", str(_port(self._launch))))
+        return int(os.environ.get("MASTER_PORT") or _port(self._launch))
 
     def world_size(self) -> int:
         """Number of tasks of the step."""
@@ -150,12 +150,12 @@ class LaunchedEnvironment(ClusterEnvironment):
     @property
     def main_address(self) -> str:
         """Address of the first process."""
-        return os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
+        return os.environ.get("MASTER_ADDR") or "127.0.0.1"
 
     @property
     def main_port(self) -> int:
         """Port of the first process."""
-        return int(os.environ.setdefault("MASTER_PORT", str(_port(self._launch))))
+        return int(os.environ.get("MASTER_PORT") or _port(self._launch))
 
     @staticmethod
     def detect() -> bool:

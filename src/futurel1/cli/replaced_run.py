@@ -18,6 +18,17 @@ from futurel1.files import write_whole
 from futurel1.locks import LOCK_FILES
 
 logger = logging.getLogger(__name__)
+START_FILES = (
+    "config.yaml", "job.json", "hparams.yaml", "metrics.csv", "events.out.tfevents*", "skipped*.jsonl",
+    "predictions.settings.json", "*.lock", ".*.owner", ".*.part",
+)  # fmt: skip
+"""What a run may write before its first step."""
+
+
+def only_started(folder: Path) -> bool:
+    """Whether a folder has no file but empty ones and those that a run may write before its first step."""
+    files = (file for file in folder.rglob("*") if file.is_symlink() or (file.is_file() and file.stat().st_size))
+    return all(any(file.match(pattern) for pattern in START_FILES) for file in files)
 
 
 class Replaced:
@@ -70,12 +81,12 @@ class Replaced:
 
 def _check_kind(folder: Path) -> None:
     """Only a folder that this library made for one run is removed."""
-    problem = ""
+    problem, config = "", folder / "config.yaml"
     if folder.is_symlink() or not folder.is_dir():
         problem = "is no folder of its own (a link or a file)"
     elif Path.cwd().is_relative_to(folder.resolve()):
         problem = "is or holds the working folder"
-    elif any(folder.iterdir()) and not _is_ours(folder / "config.yaml"):
+    elif not (_is_ours(config) if config.exists() else only_started(folder)):
         problem = "is no run folder (it has no config.yaml of a run)"
     elif any(file.parent != folder for file in folder.glob("*/config.yaml")):
         problem = "holds other run folders"

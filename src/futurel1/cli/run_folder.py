@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from futurel1.agreement import agree
-from futurel1.cli.replaced_run import FolderAsItWas, Replaced
+from futurel1.cli.replaced_run import FolderAsItWas, Replaced, only_started
 from futurel1.errors import ConfigError, FutureL1Error, MissingFileError
 from futurel1.files import write_whole
 from futurel1.launch import Launch
@@ -27,11 +27,6 @@ RUN_PLACEHOLDER = "RUN_DIR"
 """Placeholder for the run folder in a logger's `save_dir`."""
 JOB_FILE = "job.json"
 """File of a run folder that names its SLURM job, so that the requeued job finds it."""
-_START_FILES = (
-    "config.yaml", JOB_FILE, "hparams.yaml", "metrics.csv", "events.out.tfevents*", "skipped*.jsonl",
-    "predictions.settings.json", ".*", "*.lock",
-)  # fmt: skip
-"""What a run may write before its first step."""
 
 
 def resume_arguments(command: str, args: Sequence[str], resume: str) -> list[str]:
@@ -113,17 +108,12 @@ class RunFolder:
             shutil.rmtree(self.path, ignore_errors=True)
         elif self._before is not None:
             self._before.restore()
-        elif self.created and not self.begun and self.path.is_dir() and not self._kept():
+        elif self.created and not self.begun and self.path.is_dir() and only_started(self.path):
             shutil.rmtree(self.path)
             if self._replaced is not None:
                 self._replaced.restore()
         elif self._replaced is not None and not self.begun:
             logger.warning("%s has results although its first step was not done; %s", self.path, self._replaced)
-
-    def _kept(self) -> bool:
-        """Whether the folder has a file that is not written at every start."""
-        files = (file for file in self.path.rglob("*") if not file.is_dir() and file.stat().st_size)
-        return any(not any(file.match(pattern) for pattern in _START_FILES) for file in files)
 
 
 def choose_run_folder(config: Any, command: str | None, launch: Launch, *, resumed: bool = False) -> RunFolder:
