@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
@@ -15,6 +16,8 @@ from futurel1.models import LatentReasoner, TrainingRun, load_processor
 from futurel1.modules import adapters
 from futurel1.modules.lazy_reasoner import LazyReasonerModule
 from futurel1.modules.optimization import Part, freeze_parts, parameter_groups, schedule_factor
+from futurel1.modules.weights_check import require_same_weights
+from futurel1.modules.whole_checkpoints import WholeCheckpoints
 from futurel1.runs import DTYPES, start_checkpoint, start_folder
 
 logger = logging.getLogger(__name__)
@@ -117,6 +120,10 @@ class ReasonerModule(LazyReasonerModule):
 
     # ------------------------------------------------------------------ starting and resuming
 
+    def configure_callbacks(self) -> list[Callback]:
+        """Callbacks of every run: checkpoints appear whole, or not at all."""
+        return [WholeCheckpoints()]
+
     def on_train_start(self) -> None:
         """Switch to training mode: `from_pretrained` returns eval mode, and `fit` keeps it."""
         self.train()
@@ -135,7 +142,9 @@ class ReasonerModule(LazyReasonerModule):
         checkpoint["torch_rng_state"] = torch.get_rng_state()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore the random state."""
+        """Restore the random state; refuse the weights of another model."""
+        if hasattr(self, "reasoner"):
+            require_same_weights(checkpoint, self.state_dict())
         if "torch_rng_state" in checkpoint:
             torch.set_rng_state(checkpoint["torch_rng_state"].cpu())
 

@@ -10,6 +10,7 @@ from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from futurel1.files import replacing
+from futurel1.full_disk import told_when_full
 
 METRICS_FILE = "metrics.csv"
 
@@ -57,6 +58,15 @@ class ResumableCSVLogger(CSVLogger):
             self._continues = False
             self._drop_rows_from(step, experiment.metrics_keys)
         super().log_metrics(dict(metrics), step)
+
+    @rank_zero_only
+    def save(self) -> None:
+        """Write the rows that are not written yet."""
+        run = self._file.parent
+        with told_when_full(
+            self._file, f"free some, then `futurel1 fit --resume {run}` goes on from its last checkpoint"
+        ):
+            super().save()
 
     def _drop_rows_from(self, step: int, names: list[str]) -> None:
         with self._file.open(newline="", encoding="utf-8") as stream:
