@@ -284,8 +284,8 @@ class EventPredictor:
         self._knows_shapes_only = False
         logger.warning(
             "the tiny backbone knows only its own world, coloured shapes that move between the quarters of a square: "
-            "whatever a video shows, it answers in words about shapes. For a real video give another model, such as "
-            "Qwen/Qwen3-VL-8B-Instruct or a run of yours; `futurel1 world` writes clips of the tiny one's world"
+            "whatever a video shows, it answers in words about shapes. For a real video give another model (--model), "
+            "such as Qwen/Qwen3-VL-8B-Instruct or a run of yours; `futurel1 world` writes clips of its world"
         )
 
     def decode(self, samples: Sequence[Sample], **arguments: Any) -> tuple[Rollout, list[Transcript]]:

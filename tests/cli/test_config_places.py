@@ -17,6 +17,9 @@ from futurel1.cli.errors import CommandLineError
     (b"\xff\xfe\x00", r"bad\.yaml is not text"),
     (b"[1, 2]", r"bad\.yaml is a list; a configuration is a mapping"),
     (b"text", r"bad\.yaml is a single value"),
+    (b"trainer:\n  max_steps: 3\nmodel: A\ntrainer: {max_epochs: 1}\n",
+     r"bad\.yaml, line 4: 'trainer' is there already, in line 1"),
+    (b"a:\n- b: 1\n  b: 2\n", r"line 3: 'b' is there already, in line 2"),
     (b"# nothing\n", r"bad\.yaml is empty"),
 ])  # fmt: skip
 def test_a_file_that_cannot_be_read_is_named_with_its_line(tmp_path: Path, content: bytes, message: str) -> None:

@@ -44,6 +44,8 @@ def config_files(args: Sequence[str]) -> list[Path]:
 def check_config_files(args: Sequence[str]) -> None:
     """Raise a `CommandLineError` for a file of ``--config`` that cannot be read or is not a mapping in YAML.
 
+    A key that stands twice in one mapping is refused too.
+
     Args:
         args: command line whose options ``--config`` name files.
     """
@@ -59,6 +61,7 @@ def check_config_files(args: Sequence[str]) -> None:
         if not isinstance(node, yaml.MappingNode):
             kind = "empty" if node is None else "a list" if node.id == "sequence" else "a single value"
             raise CommandLineError(f"{file} is {kind}; a configuration is a mapping, such as `model: {{...}}`")
+        _refuse_doubled_keys(node, str(file))
 
 
 def entries(args: Sequence[str]) -> list[Entry]:
@@ -89,6 +92,23 @@ def _composed(file: Path) -> Any:
         raise CommandLineError(f"{file}{line}: not valid YAML, {error.problem or error.context}") from error
     except yaml.YAMLError as error:  # a control character, which has no line
         raise CommandLineError(f"{file}: not valid YAML, {' '.join(str(error).split())}") from error
+
+
+def _refuse_doubled_keys(node: Any, file: str) -> None:
+    """Raise a `CommandLineError` for a key that a mapping has twice: YAML would forget the first of them silently."""
+    if isinstance(node, yaml.MappingNode):
+        seen: dict[str, int] = {}
+        for key, value in node.value:
+            name, line = str(key.value), key.start_mark.line + 1
+            if name in seen:
+                raise CommandLineError(
+                    f"{file}, line {line}: {name!r} is there already, in line {seen[name]}; put both under one key"
+                )
+            seen[name] = line
+            _refuse_doubled_keys(value, file)
+    elif isinstance(node, yaml.SequenceNode):
+        for value in node.value:
+            _refuse_doubled_keys(value, file)
 
 
 def _of_node(node: Any, keys: tuple[str, ...], file: str) -> Iterator[Entry]:
