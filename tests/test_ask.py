@@ -76,6 +76,19 @@ def test_what_the_shipped_backbone_is_shown_is_told(
     assert "Imagine the zones after 2 steps." in caplog.text  # there is no answer
 
 
+def test_a_foreign_video_is_told_in_one_line(video: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    short = ("What happens next?", "--sampling.max_new_tokens", "2")
+    main(["ask", video, *short])
+    assert "its own world" not in caplog.text
+    foreign = tmp_path / "holiday.mp4"
+    foreign.write_bytes(Path(video).read_bytes())
+    main(["ask", str(foreign), *short])
+    (line,) = [text for text in caplog.messages if "its own world" in text]
+    assert line.startswith("the tiny backbone knows only its own world, coloured shapes")
+    assert "--model" in line
+    assert "\n" not in line
+
+
 def test_branches_and_options_and_pool_frames(video: str, capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--options", "[left, right]", "--pool_frames", "[1, 2]", "--branches", "3", "--json"]
     record = json.loads(said(capsys, video, "Where?", *options, "--sampling.max_new_tokens", "4"))

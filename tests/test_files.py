@@ -69,7 +69,7 @@ def test_a_rename_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: py
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "replace", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(OSError, match="no space left"):
         write_whole(file, "new")
     assert names(tmp_path) == ["file.txt"]
     assert file.read_text() == "old"
@@ -202,6 +202,6 @@ def test_a_first_writer_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: p
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(OSError, match="no space left"):
         write_first(tmp_path / "file.txt", b"new")
     assert names(tmp_path) == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -174,3 +175,23 @@ def test_grayscale_and_transparent_pictures_become_rgb(predictor: EventPredictor
     shown = predictor(pictures, "What?", sampling=SHORT).frames
     assert [picture.mode for picture in shown] == ["RGB", "RGB"]
     assert shown[1].getpixel((0, 0)) == (255, 255, 255)
+
+
+def test_the_shipped_weights_say_once_what_they_know_of(
+    videos: list[Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def warned(*asked: Any, predictor: EventPredictor) -> int:
+        caplog.clear()
+        predictor([(video, "What next?") for video in asked], sampling=SamplingSettings(max_new_tokens=1))
+        return sum("knows only its own world" in text for text in caplog.messages)
+
+    tiny = EventPredictor.from_pretrained("tiny", device="cpu")
+    assert warned(*videos[:2], predictor=tiny) == 0
+    foreign = tmp_path / "holiday.mp4"
+    foreign.write_bytes(videos[0].read_bytes())
+    assert warned(videos[0], foreign, predictor=tiny) == 1
+    assert warned(foreign, predictor=tiny) == 0
+    pictures = [Image.new("RGB", (64, 64))] * 4
+    assert warned(pictures, predictor=EventPredictor.from_pretrained("tiny", device="cpu")) == 1
+    # any other weights may know more
+    assert warned(foreign, predictor=EventPredictor(LatentReasoner.from_pretrained("tiny"))) == 0

@@ -27,3 +27,7 @@ class MediaError(FutureL1Error, ValueError):
 
 class MissingFileError(FutureL1Error, FileNotFoundError):
     """A file or folder that a record, a setting or a command names is not there."""
+
+
+class DiskFullError(FutureL1Error, OSError):
+    """No space left on a disk or in a quota; says which file could not be written, and what is whole."""

@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from futurel1.errors import ConfigError
+from futurel1.full_disk import told_when_full
 
 __all__ = ["replacing", "set_mode", "writable", "write_first", "write_whole"]
 
@@ -29,12 +30,16 @@ def replacing(file: Path) -> Iterator[Path]:
 
     Args:
         file: the file to replace or to create; its folder must exist.
+
+    Raises:
+        DiskFullError: there is no space left.
     """
     with _beside(file) as partial:
         mode = (file if file.is_file() else partial).stat().st_mode
-        yield partial
-        set_mode(partial, mode)
-        os.replace(partial, file)
+        with told_when_full(file, "it is as it was before"):
+            yield partial
+            set_mode(partial, mode)
+            os.replace(partial, file)
 
 
 def set_mode(file: Path, mode: int) -> None:
@@ -66,7 +71,7 @@ def write_first(file: Path, data: bytes) -> None:
         file: the file to create; its folder must exist.
         data: its contents.
     """
-    with _beside(file) as partial:
+    with told_when_full(file, "it is not there"), _beside(file) as partial:
         with partial.open("wb") as stream:
             stream.write(data)
             stream.flush()

@@ -34,6 +34,7 @@ from futurel1.models.decoding import Rollout
 from futurel1.models.transcript import Transcript, transcripts
 from futurel1.rollout import SamplingSettings
 from futurel1.runs import Dtype, load_reasoner
+from futurel1.worlds.belonging import is_event_clip
 
 __all__ = ["Answer", "EventPredictor", "Span"]
 
@@ -171,6 +172,7 @@ class EventPredictor:
             raise ConfigError(f"pool_frames are numbers from 1 to {POOL_SIZE}, got {list(pool_frames or ())}")
         self.reasoner = reasoner
         self.pool_frames = tuple(pool_frames or ())
+        self._knows_shapes_only = False
         self.encoder = encoder or ChatEncoder(
             reasoner.processor, system_prompt=system_prompt, max_length=max_length, video_max_frames=max_frames
         )
@@ -205,7 +207,9 @@ class EventPredictor:
             pool_frames = TINY_FRAMES
             logger.info("the tiny backbone is shown pool_frames=%s, after which it learned to imagine", [*TINY_FRAMES])
         reasoner = load_reasoner(model, dtype=dtype, device=device, attn_implementation=attn_implementation)
-        return cls(reasoner, pool_frames=pool_frames, **settings)
+        predictor = cls(reasoner, pool_frames=pool_frames, **settings)
+        predictor._knows_shapes_only = model == TINY
+        return predictor
 
     @overload
     def __call__(
@@ -266,10 +270,23 @@ class EventPredictor:
             if options:
                 raise ConfigError("in a list of questions each has its own options: (video, question, options)")
             samples = [prompt_of(*each, self.pool_frames) for each in _asked(video)]
+        self._warn_of_foreign(video if question is None else [(video, question)])
         answers: list[Answer] = []
         for start in range(0, len(samples), batch_size):
             answers += self._answers(samples[start : start + batch_size], branches, sampling)
         return answers if question is None else answers[0]
+
+    def _warn_of_foreign(self, asked: Any) -> None:
+        """Say once that the shipped weights know nothing but their world, unless all clips are of that world."""
+        clips = [item[0] for item in asked]
+        if not self._knows_shapes_only or all(isinstance(c, str | Path) and is_event_clip(Path(c)) for c in clips):
+            return
+        self._knows_shapes_only = False
+        logger.warning(
+            "the tiny backbone knows only its own world, coloured shapes that move between the quarters of a square: "
+            "whatever a video shows, it answers in words about shapes. For a real video give another model (--model), "
+            "such as Qwen/Qwen3-VL-8B-Instruct or a run of yours; `futurel1 world` writes clips of its world"
+        )
 
     def decode(self, samples: Sequence[Sample], **arguments: Any) -> tuple[Rollout, list[Transcript]]:
         """Encode prompts and decode responses.

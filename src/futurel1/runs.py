@@ -140,6 +140,11 @@ def exported_folder(backbone: str, init_from: str | None) -> str:
         CheckpointError: `init_from` has its weights only in a Lightning checkpoint.
     """
     checkpoint = start_checkpoint(init_from)
+    if checkpoint is not None and str(checkpoint) == str(Path(str(init_from))):
+        raise CheckpointError(
+            f"{init_from} is a checkpoint to train from, and decoding needs the run's Hugging Face export; give the "
+            "run folder, whose huggingface/ has it"
+        )
     if checkpoint is not None:
         raise CheckpointError(
             f"{init_from} has no Hugging Face export, only {checkpoint.name} (the run was stopped before its end?); "

@@ -86,12 +86,17 @@ def config_file(name: str) -> str:
     Raises:
         MissingFileError: neither a file nor the name of a configuration; the message names similar ones.
     """
-    if not name or any(sign in name for sign in "\n{") or ": " in name or Path(name).expanduser().is_file():
+    if not name or is_text(name) or Path(name).expanduser().is_file():
         return name
     shipped = shipped_file(name)
     if shipped is None:
         raise MissingFileError(f"--config {name}: no such file, and no configuration of this name; {_similar(name)}")
     return str(shipped)
+
+
+def is_text(value: str) -> bool:
+    """Whether a value of ``--config`` is YAML text, which jsonargparse accepts in the place of a file."""
+    return any(sign in value for sign in "\n{") or ": " in value
 
 
 def resolve_config_options(args: Sequence[str]) -> list[str]:

@@ -11,6 +11,7 @@ import pytest
 from command_checks import fails
 
 from futurel1.cli import main
+from futurel1.cli.errors import CommandLineError
 from futurel1.errors import MissingFileError
 
 
@@ -26,17 +27,35 @@ def test_overview_names_every_command(capsys: pytest.CaptureFixture[str]) -> Non
 
 
 @pytest.mark.parametrize(("args", "message"), [
-    (["train"], "invalid choice: 'train' (choose from"),
-    ([], "required: COMMAND"),
+    (["fti"], "there is no command 'fti'; did you mean fit? known: fit, validate, test, predict, ask, "),
+    ([], "which command? fit, validate, test, predict, ask, "),
     (["fit", "--resume"], "--resume: expected one argument"),
-    (["curves"], "the following arguments are required: run"),
-    (["world", "--colour", "red"], "--colour"),
+    (["fit", "--resume", "--debug"], "--resume: expected one argument"),
+    (["curves"], "futurel1 curves needs run, such as: futurel1 curves runs/sft"),
+    (["world", "--colour", "red"], "--colour: futurel1 world has no option 'colour'"),
+    (["world", "--tran", "3"], "--tran: futurel1 world has no option 'tran'; did you mean train?"),
+    (["world", "--trai", "3"], "did you mean train?"),  # no abbreviations
+    (["ask", "a.mp4", "Q", "--sampling.max_token", "2"], "did you mean sampling.max_new_tokens?"),
+    (["ask", "a.mp4", "Q", "more"], "'more' belongs to no option of futurel1 ask"),
+    (["ask", "a.mp4"], "futurel1 ask needs question, such as: futurel1 ask clip.mp4"),
+    (["ask", "a.mp4", "Q", "--branches", "few"], "--branches is 'few'; expected an integer"),
+    (["ask", "a.mp4", "Q", "--dtype", "float3"], "--dtype is 'float3'; expected one of auto, float32, bfloat16"),
+    (["world", "--kinds", "zone"], "--kinds is 'zone'; expected a list, such as [a, b] or null"),
+    (["world", "--kinds", "[zon]"], "expected one of zone, event, pair, gate; did you mean zone?"),
+    (["world", "--train"], "--train needs a value"),
+    (["world", "--config", "nowhere.yaml"], "--config nowhere.yaml: no such file"),
 ])  # fmt: skip
 def test_a_command_line_that_cannot_be_read(args: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    if "--debug" in args:
+        with pytest.raises(CommandLineError, match=message):
+            main(args)
+        return
     with pytest.raises(SystemExit) as caught:
         main(args)
     assert caught.value.code == 2
-    assert message in capsys.readouterr().err
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("futurel1: error: ")
+    assert message in line
 
 
 def test_debug_shows_the_exception(tmp_path: Path) -> None:
@@ -87,6 +106,7 @@ def test_the_overview_imports_nothing_heavy() -> None:
     code = """
 import sys
 from futurel1.cli import main
+from futurel1.cli.errors import CommandLineError
 try:
     main(["--help"])
 finally:

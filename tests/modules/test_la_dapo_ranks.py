@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +97,10 @@ def run(name: str, world: str, backbone: str, folder: Path, devices: int) -> dic
 def work(rank: int, world: str, backbone: str, folder: str, cases: list[str]) -> None:
     """What each process does."""
     for name in cases:
-        report = run(name, world, backbone, Path(folder, name), devices=2)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            report = run(name, world, backbone, Path(folder, name), devices=2)
+        report["warned"] = [str(warning.message) for warning in caught]
         torch.save(report, Path(folder, f"{name}-{rank}.pt"))
 
 
@@ -118,6 +122,7 @@ def test_two_processes_follow_one(rl_world: Path, opening: str, two: Path, tmp_p
     for rank in (0, 1):
         report = torch.load(two / f"{name}-{rank}.pt")
         assert report["steps"] == one["steps"]
+        assert not [text for text in report["warned"] if "sync_dist" in text]
         assert len(report["rows"]) == len(one["rows"]) > 1
         for row, other in zip(one["rows"], report["rows"], strict=True):
             assert row.keys() == other.keys()

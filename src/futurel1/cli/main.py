@@ -2,14 +2,16 @@
 
 import argparse
 import logging
+import re
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
-from futurel1.cli.errors import own_error
+from futurel1.cli.errors import CommandLineError, error_line
 from futurel1.cli.interrupts import exit_when_stopped
+from futurel1.cli.suggestions import did_you_mean
 from futurel1.cli.tools import TOOLS, run_tool
 from futurel1.cli.trainer import TRAINER_COMMANDS, run_trainer
-from futurel1.errors import FutureL1Error
 from futurel1.version import __version__
 
 
@@ -33,9 +35,24 @@ def _overview() -> str:
     return "\n".join(lines)
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are ours."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise what argparse prints below its usage."""
+        names = (*TRAINER_COMMANDS, *TOOLS)
+        chosen = re.search(r"invalid choice: '(.*?)' \(choose from", message)
+        if chosen:
+            hint = did_you_mean(chosen[1], names)
+            message = f"there is no command {chosen[1]!r}; {f'{hint} ' if hint else ''}known: {', '.join(names)}"
+        elif message.endswith("required: COMMAND"):
+            message = f"which command? {', '.join(names)}; `futurel1 --help` explains them"
+        raise CommandLineError(message.removeprefix("argument "))
+
+
 def _parser() -> argparse.ArgumentParser:
     """Light parser that finds the command; the command's own parser needs imports that take seconds."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         "futurel1",
         usage="futurel1 COMMAND [options]      futurel1 COMMAND --help",
         description=_overview(),
@@ -71,17 +88,18 @@ def main(args: Sequence[str] | None = None) -> None:
         SystemExit: 1 for an error that a user can act on, after one line on standard error; 2 for an invalid command
             line; 130 after Ctrl-C, 143 after SIGTERM.
     """
-    options, rest = _parser().parse_known_args(args)
-    _show_own_log()
+    debug = "--debug" in (sys.argv[1:] if args is None else args)
     try:
+        options, rest = _parser().parse_known_args(args)
+        _show_own_log()
         with exit_when_stopped(options.command):
             if options.command in TOOLS:
                 run_tool(options.command, rest)
             else:
                 run_trainer(options.command, rest, resume=options.resume, own_process=args is None)
-    except (FutureL1Error, ValueError, TypeError) as error:
-        own = own_error(error)
-        if options.debug or own is None:
+    except Exception as error:
+        line = error_line(error)
+        if debug or line is None:
             raise
-        print(f"futurel1: error: {own}", file=sys.stderr)
-        raise SystemExit(1) from None
+        print(f"futurel1: error: {line}", file=sys.stderr)
+        raise SystemExit(2 if isinstance(error, CommandLineError) else 1) from None

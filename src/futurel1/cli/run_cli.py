@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from argparse import ArgumentError
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -13,9 +15,12 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from futurel1.cli.cluster import check_processes, cluster_environment
+from futurel1.cli.errors import CommandLineError
 from futurel1.cli.interrupts import done, progress_of
+from futurel1.cli.parsing_errors import Command, explain
 from futurel1.cli.run_folder import RUN_PLACEHOLDER, RunFolder, choose_run_folder
 from futurel1.cli.run_lock import writing_run
+from futurel1.cli.suggestions import names_in
 from futurel1.errors import ConfigError
 from futurel1.launch import Launch
 from futurel1.modules import HuggingFaceExport, JSONLinesWriter, ResumableCSVLogger
@@ -48,7 +53,17 @@ class RunCLI(LightningCLI):
         self._held = held
         self._resumed = resumed
         self._launch = Launch.detect()
-        super().__init__(*arguments, **options)
+        self._given = sys.argv[1:] if options.get("args") is None else options["args"]
+        try:
+            super().__init__(*arguments, **options)
+        except ArgumentError as error:
+            name = asked or "fit"
+            example = f"futurel1 {name} --config tiny/{'predict' if name == 'predict' else 'sft'}"
+            known = ["config", *names_in(self._options)]  # the usage shows only the short form of this one
+            if hasattr(self, "config"):  # what was given could be parsed, what a checkpoint adds to it could not
+                file, wrong = self.config[name].ckpt_path, explain(str(error), Command(name, [], known, example))
+                raise CommandLineError(f"--ckpt_path {file}: its settings do not fit this command: {wrong}") from error
+            raise explain(str(error), Command(name, self._given, known, example)) from error
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]  # static in Lightning, and called as here
         """Only the requested subcommand, because collecting the options of each further one takes as long."""
@@ -57,6 +72,7 @@ class RunCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the options that determine the run folder, and what is always written into it."""
+        self._options = parser
         parser.add_argument("--runs_dir", type=str, default="runs", help="folder that holds the run folders")
         parser.add_argument(
             "--run_name", type=str | None, default=None, help="name of the run folder (default: config name and time)"

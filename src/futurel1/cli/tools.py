@@ -1,5 +1,6 @@
 """The commands besides the Trainer's: functions of the library, called from the command line."""
 
+import inspect
 import json
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -79,21 +80,41 @@ def run_tool(name: str, args: Sequence[str]) -> None:
     Args:
         name: key of `TOOLS`.
         args: the rest of the command line.
+
+    Raises:
+        CommandLineError: options that cannot be read.
     """
+    from argparse import ArgumentError
+
     from jsonargparse import ArgumentParser
     from rich.console import Console
+
+    from futurel1.cli.config_places import check_config_files
+    from futurel1.cli.parsing_errors import Command, explain
+    from futurel1.cli.suggestions import names_in
 
     tool = TOOLS[name]
     module, _, function_name = tool.function.partition(":")
     function = getattr(import_module(module), function_name)
     description = function.__doc__.partition("Args:")[0].strip()
-    parser = ArgumentParser(prog=f"futurel1 {name}", description=description, epilog=f"Example: {tool.example}")
+    parser = ArgumentParser(
+        prog=f"futurel1 {name}",
+        description=description,
+        epilog=f"Example: {tool.example}",
+        exit_on_error=False,
+        allow_abbrev=False,
+    )
     parser.add_argument("--config", action="config", help="YAML file with options; --print_config prints one")
     parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
     parser.add_function_arguments(function, as_group=False, as_positional=True)
     if tool.leading and args and not args[0].startswith("-"):
         args = [f"--{tool.leading}", *args]
-    config = parser.instantiate(parser.parse_args(list(args)))
+    check_config_files(args)
+    try:
+        config = parser.instantiate(parser.parse_args(list(args)))
+    except ArgumentError as error:
+        known = [*names_in(parser), *inspect.signature(function).parameters]
+        raise explain(str(error), Command(name, args, known, tool.example)) from error
     as_json = config.pop("json")
     config.pop("config", None)
     with Console(stderr=True).status(tool.waiting) if tool.waiting else nullcontext():

@@ -1,5 +1,6 @@
 """`futurel1 fit`, `validate`, `test` and `predict`: Trainer, model and data from a command line."""
 
+import logging
 import os
 import sys
 import warnings
@@ -8,6 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from futurel1.cli.config_places import check_config_files
 from futurel1.cli.run_folder import RUN_PLACEHOLDER, RunFolder, resume_arguments
 from futurel1.cli.run_lock import writing_run
 from futurel1.launch import Launch
@@ -34,14 +36,19 @@ _EXPECTED = (
     "LightningCLI's args parameter is intended",
     "Experiment logs directory .* exists",  # a resumed run keeps its rows
     "Total length of `list` across ranks is zero",  # no validation split
+    "Checkpoint directory .* exists and is not empty",  # likewise
     "Couldn't infer the batch indices",  # predictions carry their own ids
-    "It is recommended to use `self.log.*sync_dist=True`",  # logged values are already summed over ranks
 )
 """Warnings about intended behaviour, which are suppressed."""
 _LOGGERS = (
     {"class_path": "ResumableCSVLogger", "init_args": {"save_dir": RUN_PLACEHOLDER}},
     {"class_path": "TensorBoardLogger", "init_args": {"save_dir": RUN_PLACEHOLDER, "name": "", "version": ""}},
 )
+
+
+def _is_no_advertisement(record: logging.LogRecord) -> bool:
+    """Whether Lightning tells something of the run, not of products that could be installed."""
+    return "Tip: For seamless" not in record.getMessage()
 
 
 def run_trainer(command: str, args: Sequence[str], *, resume: str | None = None, own_process: bool = False) -> None:
@@ -84,17 +91,21 @@ def make_cli(args: list[str] | None = None, *, run: bool = True, resumed: bool =
         warnings.filterwarnings("ignore", message=message)
 
     from lightning import LightningDataModule, LightningModule, Trainer
-    from lightning.pytorch.callbacks import RichProgressBar
 
     # Short class names in YAML are looked up among imported subclasses, so all of them must be imported.
-    import futurel1.datamodules
-    import futurel1.modules  # noqa: F401
+    import futurel1.datamodules  # noqa: F401
     from futurel1.cli.run_cli import RunCLI
     from futurel1.cli.run_record import RunRecord
+    from futurel1.modules import StepProgressBar
 
-    asked = next(iter(sys.argv[1:] if args is None else args), None)
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_no_advertisement)
+
+    given = sys.argv[1:] if args is None else args
+    check_config_files(given)
+    asked = next(iter(given), None)
     shown = [asked] if asked in TRAINER_COMMANDS else list(TRAINER_COMMANDS)
-    epilogs = {name: {"epilog": f"{_EPILOG} Example: {_EXAMPLES[name]}"} for name in shown}
+    strict = {"exit_on_error": False, "allow_abbrev": False}
+    epilogs = {name: {"epilog": f"{_EPILOG} Example: {_EXAMPLES[name]}", **strict} for name in shown}
     made: list[RunFolder] = []
     held = ExitStack()
     try:
@@ -112,8 +123,8 @@ def make_cli(args: list[str] | None = None, *, run: bool = True, resumed: bool =
             auto_configure_optimizers=False,  # modules make their own; the model does not exist yet during parsing
             save_config_callback=RunRecord,
             save_config_kwargs={"overwrite": True},
-            trainer_defaults={"logger": list(_LOGGERS), "callbacks": [RichProgressBar()]},
-            parser_kwargs=epilogs if run else {},
+            trainer_defaults={"logger": list(_LOGGERS), "callbacks": [StepProgressBar()]},
+            parser_kwargs={**strict, **epilogs} if run else strict,
             args=args,
             run=run,
         )

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from futurel1.errors import ConfigError, MissingFileError, RecordError
 from futurel1.files import writable, write_first
+from futurel1.full_disk import told_when_full
 from futurel1.locks import one_writer
 
 __all__ = ["ProbeFolder", "ProbeResult", "ProbeTable", "Status"]
@@ -213,9 +214,10 @@ class ProbeFolder:
     def append(self, stream: BinaryIO, results: Sequence[ProbeResult]) -> None:
         """Append results and sync them to disk."""
         lines = [json.dumps({**asdict(result), "settings": self._digest}) for result in results]
-        stream.write("".join(f"{line}\n" for line in lines).encode())
-        stream.flush()
-        os.fsync(stream.fileno())
+        with told_when_full(stream.name, "earlier results are whole; free some, and the same command goes on"):
+            stream.write("".join(f"{line}\n" for line in lines).encode())
+            stream.flush()
+            os.fsync(stream.fileno())
 
 
 def _digest(settings: Mapping[str, Any]) -> str:

@@ -8,6 +8,7 @@ from lightning import LightningDataModule
 
 from futurel1.data.samples import SkippedRecord
 from futurel1.errors import ConfigError
+from futurel1.full_disk import told_when_full
 from futurel1.json_lines import drop_cut_line, json_line, readable_lines
 from futurel1.models import load_processor
 
@@ -55,7 +56,7 @@ class RecordDataModule(LightningDataModule):
             if file.is_file():
                 drop_cut_line(file)
                 self._written.update(str(record.get("id")) for _, record in readable_lines(file))
-        with file.open("ab") as stream:
+        with told_when_full(file, "earlier lines are whole"), file.open("ab") as stream:
             stream.writelines(json_line(vars(record)) for record in fresh if record.id not in self._written)
         self._written.update(record.id for record in fresh)
         for record in fresh:

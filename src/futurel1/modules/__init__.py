@@ -6,6 +6,7 @@ from futurel1.modules.la_dapo import LADAPOModule
 from futurel1.modules.latent_predictor import LatentPredictor
 from futurel1.modules.latent_sft import LatentSFTModule
 from futurel1.modules.loggers import ResumableCSVLogger
+from futurel1.modules.progress_bar import StepProgressBar
 from futurel1.modules.tower_pretraining import TowerPretrainModule
 
 __all__ = [
@@ -16,5 +17,6 @@ __all__ = [
     "LatentPredictor",
     "LatentSFTModule",
     "ResumableCSVLogger",
+    "StepProgressBar",
     "TowerPretrainModule",
 ]

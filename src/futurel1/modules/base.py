@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
@@ -25,6 +26,8 @@ from futurel1.modules.optimization import (
     parameter_groups,
     schedule_factor,
 )
+from futurel1.modules.weights_check import require_same_weights
+from futurel1.modules.whole_checkpoints import WholeCheckpoints
 from futurel1.runs import DTYPES, start_checkpoint, start_folder
 
 logger = logging.getLogger(__name__)
@@ -141,12 +144,7 @@ class ReasonerModule(LazyReasonerModule):
         pairs = ((name, _listed(then[name]), _listed(self.hparams[name])) for name in both)
         changed = ", ".join(f"{name}: {before!r} -> {now!r}" for name, before, now in pairs if before != now)
         reason = f" ({changed})" if changed else ""
-        odd = self._odd_weights(checkpoint["state_dict"]) if "state_dict" in checkpoint else []
-        if odd:
-            raise CheckpointError(
-                f"the checkpoint is of another model, LoRA or head{reason}: {len(odd)} weights differ, e.g. {odd[0]}; "
-                "give the settings that it was trained with, or start a new run from its export (model.init_from)"
-            )
+        require_same_weights(checkpoint, self.state_dict(), reason)
         attached = getattr(self, "_trainer", None) is not None
         if attached and self.trainer.training and checkpoint.get("optimizer_states"):
             stored = checkpoint["optimizer_states"][0]["param_groups"]
@@ -160,6 +158,10 @@ class ReasonerModule(LazyReasonerModule):
                 )
 
     # ------------------------------------------------------------------ starting and resuming
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Callbacks of every run: checkpoints appear whole, or not at all."""
+        return [WholeCheckpoints()]
 
     def on_train_start(self) -> None:
         """Switch to training mode, because `from_pretrained` returns eval mode; a resumed run takes its own settings.

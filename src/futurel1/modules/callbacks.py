@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks import BasePredictionWriter, Callback
 
 from futurel1.errors import ConfigError
 from futurel1.files import write_whole
+from futurel1.full_disk import told_when_full
 from futurel1.json_lines import drop_cut_line, json_line, written_ids
 from futurel1.models import TrainingRun
 from futurel1.runs import EXPORT_FOLDER
@@ -57,7 +58,10 @@ class HuggingFaceExport(Callback):
         self._exported = trainer.global_step
         if trainer.fast_dev_run:
             return  # it leaves nothing behind
-        pl_module.export(Path(trainer.default_root_dir) / EXPORT_FOLDER, training=_training(trainer, pl_module))
+        run = Path(trainer.default_root_dir)
+        whole = f"the run's checkpoints are whole; free some, then `futurel1 fit --resume {run}` repeats the export"
+        with told_when_full(run / EXPORT_FOLDER, whole):
+            pl_module.export(run / EXPORT_FOLDER, training=_training(trainer, pl_module))
 
 
 def _training(trainer: Any, module: LightningModule) -> TrainingRun:
@@ -138,7 +142,9 @@ class JSONLinesWriter(BasePredictionWriter):
         batch_indices: Sequence[int] | None, batch: Any, batch_idx: int, dataloader_idx: int,
     ) -> None:  # fmt: skip
         """Append one batch and sync it to disk."""
-        with self.file(trainer).open("ab") as stream:
+        file = self.file(trainer)
+        going_on = f"earlier lines are whole; free some, then `futurel1 predict --resume {file.parent}` goes on"
+        with told_when_full(file, going_on), file.open("ab") as stream:
             stream.write(b"".join(map(json_line, prediction)))
             stream.flush()
             os.fsync(stream.fileno())

@@ -77,8 +77,8 @@ class HeldOutAccuracy(Callback):
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the accuracy, but for the sanity check before training."""
         if self._questions and not trainer.sanity_checking:
-            # Counted over all ranks, so each rank has the same number.
-            pl_module.log("val/accuracy", self.accuracy(trainer, pl_module), rank_zero_only=True)
+            # Counted over all ranks, so the mean over ranks, which Lightning wants, is what each of them has.
+            pl_module.log("val/accuracy", self.accuracy(trainer, pl_module), prog_bar=True, sync_dist=True)
 
     def accuracy(self, trainer: Trainer, pl_module: Any) -> float:
         """Decode this rank's share of the questions; the accuracy over all ranks."""

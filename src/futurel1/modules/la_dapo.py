@@ -291,10 +291,12 @@ class LADAPOModule(ReasonerModule):
     def _log_evaluation(self, prefix: str) -> None:
         logs = {f"{prefix}/{name}": value for name, value in self._evaluation.means(self.reduced).items()}
         self._evaluation = self._new_evaluation()
-        self.log_dict(logs, prog_bar=prefix != "val")
-        if prefix == "val" and "val/accuracy" in logs:
+        accuracy = {name: value for name, value in logs.items() if name == f"{prefix}/accuracy"}
+        self.log_reduced(accuracy, prog_bar=True)
+        self.log_reduced({n: value for n, value in logs.items() if n not in accuracy}, prog_bar=prefix != "val")
+        if prefix == "val":
             # a name without a slash, for file names
-            self.log("val_accuracy", logs["val/accuracy"], prog_bar=True, logger=False)
+            self.log_reduced({name.replace("/", "_"): value for name, value in accuracy.items()}, logger=False)
 
     def on_validation_start(self) -> None:
         """Note the time, and refresh the weights to decode with."""

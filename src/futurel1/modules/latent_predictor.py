@@ -16,6 +16,7 @@ from futurel1.data import PromptBatch
 from futurel1.data.samples import PromptInfo
 from futurel1.errors import ConfigError
 from futurel1.files import write_whole
+from futurel1.full_disk import told_when_full
 from futurel1.json_lines import json_line
 from futurel1.metrics import LatentUsage, Throughput
 from futurel1.metrics.functional import elect_each, expected_answer
@@ -266,7 +267,10 @@ class LatentPredictor(LazyReasonerModule):
 
     def _write_samples(self, records: Sequence[Mapping[str, Any]], mode: str) -> None:
         file = self._folder() / f"samples{f'-rank{self.global_rank}' if self.global_rank else ''}.jsonl"
-        with file.open(f"{mode}b") as stream:
+        with (
+            told_when_full(file, "earlier lines are whole; free some, and test again"),
+            file.open(f"{mode}b") as stream,
+        ):
             stream.writelines(map(json_line, records))
 
     def _update_usage(self, rollout: Rollout, infos: Sequence[PromptInfo]) -> None:
@@ -292,7 +296,7 @@ class LatentPredictor(LazyReasonerModule):
         for metric in metrics.values():
             values |= {f"test/{name}": float(value) for name, value in metric.compute().items()}
             metric.reset()
-        self.log_dict(values)
+        self.log_reduced(values)
         if self.global_rank != 0:
             return
         folder = self._folder()

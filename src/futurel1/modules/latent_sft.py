@@ -241,9 +241,11 @@ class LatentSFTModule(ReasonerModule):
             logs["ce_own_latents"] = own_ce / max(1.0, values[3])
             logs["retrieval"] = retrieved / hints
             logs["retrieval_chance"] = batches / hints
-        self.log_dict({f"{prefix}/{name}": value for name, value in logs.items()}, prog_bar=prefix != "val")
+        loss = logs.pop("loss")
+        self.log_reduced({f"{prefix}/loss": loss}, prog_bar=True)
+        self.log_reduced({f"{prefix}/{name}": value for name, value in logs.items()}, prog_bar=prefix != "val")
         if prefix == "val":
-            self.log("val_loss", logs["loss"], prog_bar=True, logger=False)  # a name without a slash, for file names
+            self.log_reduced({"val_loss": loss}, logger=False)  # a name without a slash, for file names
 
     def validation_step(self, batch: SFTBatch, batch_idx: int) -> None:
         """Teacher-forced loss, and with the model's own latents, cross entropy and retrieval of the true hint.

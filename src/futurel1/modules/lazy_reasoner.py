@@ -1,5 +1,6 @@
 """A LightningModule whose reasoner is loaded when a Trainer asks for it, or was loaded by the caller before."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from lightning import LightningModule
@@ -47,6 +48,17 @@ class LazyReasonerModule(LightningModule):
         if loaded:
             raise ConfigError(f"backbone is a loaded reasoner, which keeps its weights and head: leave out {loaded}")
         return self._given[0].to(DTYPES[self.hparams["dtype"]])
+
+    def log_reduced(self, values: Mapping[str, float], *, prog_bar: bool = False, logger: bool = True) -> None:
+        """Log values at the end of an epoch that are the same on all ranks, since they were summed over them before.
+
+        Args:
+            values: name to value.
+            prog_bar: show them in the progress bar.
+            logger: give them to the loggers.
+        """
+        # The mean over ranks of equal values is that value. Without `sync_dist` Lightning warns that it takes rank 0's.
+        self.log_dict(dict(values), prog_bar=prog_bar, logger=logger, sync_dist=True)
 
     def __getattr__(self, name: str) -> Any:
         if name == "reasoner" and "reasoner" not in self.__dict__.get("_modules", {}):

@@ -10,6 +10,7 @@ from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from futurel1.files import replacing
+from futurel1.full_disk import told_when_full
 from futurel1.json_lines import drop_cut_line
 
 METRICS_FILE = "metrics.csv"
@@ -85,6 +86,15 @@ class ResumableCSVLogger(CSVLogger):
 
             self._keep_rows(is_other, experiment.metrics_keys)
         super().log_metrics(dict(metrics), step)
+
+    @rank_zero_only
+    def save(self) -> None:
+        """Write the rows that are not written yet."""
+        run = self._file.parent
+        with told_when_full(
+            self._file, f"free some, then `futurel1 fit --resume {run}` goes on from its last checkpoint"
+        ):
+            super().save()
 
     def _keep_rows(self, wanted: Callable[[dict[str, str]], bool], names: list[str]) -> None:
         with self._file.open(newline="", encoding="utf-8") as stream:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from lightning import LightningModule
+from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -17,6 +18,7 @@ from futurel1.models.backbones import Qwen3VLBackbone
 from futurel1.models.backbones.tiny import tiny_model
 from futurel1.models.checkpoints import TINY_RANDOM
 from futurel1.modules.optimization import Schedule, apply_settings, freeze_parts, group_settings, schedule_factor
+from futurel1.modules.whole_checkpoints import WholeCheckpoints
 from futurel1.worlds import CODE_SIZE, make_event_scenes, read_code, scene_code
 from futurel1.worlds.collisions import NUM_STATES
 
@@ -66,6 +68,10 @@ class TowerPretrainModule(LightningModule):
         self.save_hyperparameters()
         if text_width < CODE_SIZE:
             raise ConfigError(f"text_width={text_width}: features have to hold a code of {CODE_SIZE} numbers")
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Callbacks of every run: checkpoints appear whole, or not at all."""
+        return [WholeCheckpoints()]
 
     @cached_property
     def processor(self) -> Any:
@@ -144,7 +150,7 @@ class TowerPretrainModule(LightningModule):
             "colour_accuracy": float((told[1] == true[1])[visible].mean()),
             "visible_accuracy": float((told[2] == visible).mean()),
         }
-        self.log_dict({f"val/{name}": value for name, value in values.items()}, batch_size=frames)
+        self.log_dict({f"val/{name}": value for name, value in values.items()}, batch_size=frames, sync_dist=True)
 
     def configure_optimizers(self) -> Any:
         """AdamW over the tower, and a schedule over the run's steps, as Lightning's dictionary."""

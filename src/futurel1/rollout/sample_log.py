@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from futurel1.files import write_whole
+from futurel1.full_disk import told_when_full
 from futurel1.json_lines import json_line, readable_lines
 
 
@@ -33,7 +34,7 @@ class SampleLog:
             drop_samples(self.file, number)
             self._begun = True
         if number % self.every == 0:
-            with self.file.open("ab") as stream:
+            with told_when_full(self.file, "earlier lines are whole"), self.file.open("ab") as stream:
                 stream.writelines(json_line({"rollout_batch": number, **record}) for record in records)
 
 

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from futurel1.errors import ConfigError
+from futurel1.full_disk import told_when_full
 from futurel1.locks import one_writer
 from futurel1.worlds.bouncing import BouncingWorld
 from futurel1.worlds.clips import OBSERVED_FOLDER, VIDEO_FOLDER, Split, World, observed_of, video_of
@@ -177,7 +178,8 @@ def _write(out: Path, world: World, counts: Mapping[Split, int], progress: bool)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     files: dict[str, int] = {}
     written = 0
-    with Progress(*columns, disable=not progress) as bar:
+    whole = "clips that are there are whole; free some, and the same command goes on"
+    with told_when_full(out, whole), Progress(*columns, disable=not progress) as bar:
         clips = bar.add_task("clips", total=sum(chosen.values()))
         for split, count in chosen.items():
             records: dict[str, list[dict[str, Any]]] = {name: [] for name in world.record_files(split)}

@@ -1,0 +1,38 @@
+"""Weights of a checkpoint against those of a model."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from futurel1.errors import CheckpointError
+
+
+def require_same_weights(checkpoint: Mapping[str, Any], own: Mapping[str, Tensor], reason: str = "") -> None:
+    """Raise a `CheckpointError` unless a checkpoint that is to be continued has a model's weights.
+
+    Args:
+        checkpoint: what a Trainer loaded; without weights of its own if they are sharded.
+        own: the model's weights.
+        reason: what may explain a difference, for the message.
+
+    Raises:
+        CheckpointError: the names or shapes of some weights differ.
+    """
+    remedy = "continue it with the settings of its own run, or start from its weights by model.init_args.init_from"
+    state = checkpoint.get("state_dict")
+    if state is None:
+        return
+    odd = sorted(own.keys() ^ state.keys())
+    if odd:
+        where = "only there" if odd[0] in state else "only here"
+        raise CheckpointError(
+            f"the checkpoint is of another model, LoRA or head{reason}: {len(odd)} weights differ, e.g. {odd[0]}, "
+            f"which is {where}; {remedy}"
+        )
+    other = [name for name in sorted(own) if own[name].shape != state[name].shape]
+    if other:
+        raise CheckpointError(
+            f"the checkpoint is of a model of another size{reason}: {other[0]} is "
+            f"{tuple(state[other[0]].shape)} there and {tuple(own[other[0]].shape)} here ({len(other)} weights differ); {remedy}"
+        )
