@@ -18,12 +18,13 @@ SIGINT, SIGTERM = signal.SIGINT, signal.SIGTERM
 
 @pytest.fixture(autouse=True)
 def handlers() -> Iterator[None]:
-    """Whatever a test does, the handlers are those from before."""
-    before = {number: signal.getsignal(number) for number in (SIGINT, SIGTERM)}
+    """Whatever a test does, the handlers are those from before; a shell's background processes ignore SIGINT."""
+    outer = {SIGINT: signal.signal(SIGINT, signal.default_int_handler), SIGTERM: signal.signal(SIGTERM, signal.SIG_DFL)}
     yield
-    for number, handler in before.items():
-        assert signal.getsignal(number) == handler
+    after = {number: signal.getsignal(number) for number in outer}
+    for number, handler in outer.items():
         signal.signal(number, handler)
+    assert after == {SIGINT: signal.default_int_handler, SIGTERM: signal.SIG_DFL}
 
 
 @pytest.mark.parametrize(("number", "status", "words"), [(SIGINT, 130, "Ctrl-C"), (SIGTERM, 143, "SIGTERM")])

@@ -1,6 +1,7 @@
 """Checkpoints: written beside their place, and known again to a resumed run that was moved, killed or reconfigured."""
 
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from futurel1.files import replacing, writable
 from futurel1.modules.loggers import ResumableCSVLogger
 
-__all__ = ["CheckpointsBeside", "ResumedFiles"]
+__all__ = ["CheckpointsBeside", "ResumedFiles", "write_folders_beside"]
 
 KEY = "futurel1_files"
 """Entry of a checkpoint: the metrics that were not written yet, and the files that `ModelCheckpoint` had."""
@@ -47,6 +48,46 @@ class CheckpointsBeside(TorchCheckpointIO):
             os.fsync(stream.fileno())
 
 
+def write_folders_beside(strategy: Any) -> None:
+    """Have a strategy that shards its checkpoints write the folder of one beside its place, and rename it.
+
+    The folder that it replaces is `NAME-replaced.ckpt` between two renames, where a resume finds it.
+
+    Args:
+        strategy: any strategy; those that write files stay as they are.
+    """
+    sharded = getattr(strategy, "_save_distributed_checkpoint", False)  # FSDP2, and FSDP
+    if not sharded and getattr(strategy, "_state_dict_type", "full") != "sharded":
+        return
+    save = strategy.save_checkpoint
+
+    def save_beside(checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any | None = None) -> None:
+        place = Path(strategy.broadcast(filepath))
+        partial = place.with_name(f".{place.name}.part")
+        if strategy.is_global_zero:
+            _remove(partial)  # of a run that was killed
+        strategy.barrier("before a sharded checkpoint")
+        save(checkpoint, partial, storage_options)
+        strategy.barrier("after a sharded checkpoint")
+        if strategy.is_global_zero:
+            replaced = place.with_name(f"{place.stem}-replaced{place.suffix}")
+            if os.path.lexists(place):
+                _remove(replaced)
+                os.rename(place, replaced)
+            os.rename(partial, place)
+            _remove(replaced)
+
+    strategy.save_checkpoint = save_beside
+
+
+def _remove(path: Path) -> None:
+    """Remove a file or a folder, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
 class ResumedFiles(Callback):
     """Lets a resumed run go on with the files of its folder as if it had not been interrupted.
 
@@ -74,6 +115,7 @@ class ResumedFiles(Callback):
         strategy: Any = trainer.strategy
         if type(strategy.checkpoint_io) is TorchCheckpointIO:
             strategy.checkpoint_io = CheckpointsBeside()
+        write_folders_beside(strategy)
         return callback
 
     # ------------------------------------------------------------------ saving
@@ -105,8 +147,9 @@ class ResumedFiles(Callback):
                 continue
             state = states[callback.state_key] = moved_state(states[key], callback)
             if callback.save_top_k != -1:
-                left = {*self._resumed["files"].get(key, ()), *_versions_of_last(callback)}
-                left -= {Path(path).name for path in _paths(state)}
+                held = {Path(path).name for path in _paths(state)}
+                left = {*self._resumed["files"].get(key, ()), *_versions_of_last(callback)} - held
+                self._kept[callback.state_key] = held | left
                 self._orphans += [Path(str(callback.dirpath)) / name for name in sorted(left)]
         if not any(callback.save_last for callback in callbacks):  # a stopped run left one, which nothing replaces
             self._orphans += {Path(str(callback.dirpath)) / "last.ckpt" for callback in callbacks}

@@ -55,7 +55,7 @@ class StopInOrder(Callback):
         callback = cls(on_progress)
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set by a connector
         callbacks.append(callback)
-        trainer._signal_connector._sigterm_notifier_fn = lambda *_: None  # type: ignore[method-assign]
+        trainer._signal_connector._sigterm_notifier_fn = _nothing  # type: ignore[assignment,method-assign]
         return callback
 
     # ------------------------------------------------------------------ from when on it waits
@@ -209,6 +209,10 @@ class StopInOrder(Callback):
             state = checkpoint["callbacks"].get(callback.state_key)
             if state and callback.save_last and Path(str(callback.dirpath)).resolve() == folder.resolve():
                 state["last_model_path"] = str(Path(str(callback.dirpath)) / LAST_CHECKPOINT.name)
+
+
+def _nothing(signum: int, frame: Any) -> None:
+    """What Lightning does about SIGTERM: nothing; it calls the handler that was there before it as well."""
 
 
 def _checkpoints(trainer: Trainer) -> list[ModelCheckpoint]:
