@@ -7,10 +7,15 @@ from pathlib import Path
 
 from futurel1.locks import one_writer
 
-__all__ = ["writing_run"]
+__all__ = ["is_first_process", "writing_run"]
 
 RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "PMI_RANK")
 """Environment variables in which launchers give a process its rank."""
+
+
+def is_first_process() -> bool:
+    """Whether this is the first process of a run, or its only one, as far as its launcher says."""
+    return all(os.environ.get(name, "0") == "0" for name in RANKS)
 
 
 @contextmanager
@@ -20,7 +25,7 @@ def writing_run(folder: Path) -> Iterator[None]:
     Raises:
         ConfigError: another run writes to the folder, or it cannot be written.
     """
-    if all(os.environ.get(name, "0") == "0" for name in RANKS):
+    if is_first_process():
         with one_writer(folder):
             yield
     else:

@@ -42,7 +42,7 @@ class StopInOrder(Callback):
     def __init__(self, on_progress: Callable[[str], None] = lambda done: None) -> None:
         self._on_progress = on_progress
         self._step = 0
-        self._batches = 0
+        self._batches, self._left = 0, 0.0
         self._loops: dict[str, Any] | None = None  # of the last step of this session
         self._epoch = 0
         self._validation_due = False
@@ -97,7 +97,7 @@ class StopInOrder(Callback):
         total = sum(batches) if isinstance(batches, list) else batches
         strategy: Any = trainer.strategy
         self._same_batches = every_rank and strategy.reduce_boolean_decision(total == strategy.broadcast(total))
-        self._batches = 0
+        self._batches, self._left = 0, total
         interrupts.defer(not trainer.sanity_checking)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -145,7 +145,10 @@ class StopInOrder(Callback):
 
     def _leave_after_batch(self, trainer: Trainer, what: str) -> None:
         self._batches += 1
+        self._left -= 1
         if what:
+            # What comes after the last batch, such as a judge's verdicts, has no better place to stop.
+            interrupts.defer(self._left > 0)
             self._on_progress(f"{self._batches} {what} batch{'es' * (self._batches != 1)}")
         signum = self._agreed(trainer) if self._same_batches else interrupts.requested()
         if signum is not None:
