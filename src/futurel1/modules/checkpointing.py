@@ -167,8 +167,8 @@ class ResumedFiles(Callback):
         """Remove old files as soon as there is a new checkpoint."""
         self._remove_orphans(trainer)
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Remove old files, if there is a new checkpoint."""
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Remove old files, if the only new checkpoint is that of the end."""
         self._remove_orphans(trainer)
 
     def _remove_orphans(self, trainer: Trainer) -> None:
