@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -100,11 +102,21 @@ def test_other_threads_change_nothing() -> None:
     assert found == [True]
 
 
-def test_a_worker_outlives_the_signals_of_its_group() -> None:
-    child = os.fork()
-    if child == 0:
-        interrupts.ignore_in_worker(0)
-        for number in (SIGINT, SIGTERM):
-            os.kill(os.getpid(), number)
-        os._exit(7)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+def work(ready: Path) -> None:
+    interrupts.ignore_in_worker(0)
+    for number in (SIGINT, SIGTERM):
+        os.kill(os.getpid(), number)  # as anybody but the parent
+    ready.touch()
+    time.sleep(600)
+
+
+def test_a_worker_outlives_the_signals_of_its_group_but_not_its_parent(tmp_path: Path) -> None:
+    ready = tmp_path / "ready"
+    worker = multiprocessing.get_context("fork").Process(target=work, args=(ready,))
+    worker.start()
+    while not ready.exists():
+        assert worker.is_alive()
+        time.sleep(0.01)
+    worker.terminate()
+    worker.join(60)
+    assert worker.exitcode == 0
