@@ -128,6 +128,7 @@ def _command(args: list[str], log: Path, paths: list[str], environment: dict[str
     from futurel1.cli import main
 
     os.setsid()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background of a shell
     with log.open("wb") as stream:
         for descriptor in (1, 2):
             os.dup2(stream.fileno(), descriptor)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -18,12 +20,13 @@ SIGINT, SIGTERM = signal.SIGINT, signal.SIGTERM
 
 @pytest.fixture(autouse=True)
 def handlers() -> Iterator[None]:
-    """Whatever a test does, the handlers are those from before."""
-    before = {number: signal.getsignal(number) for number in (SIGINT, SIGTERM)}
+    """Whatever a test does, the handlers are those from before; a shell's background processes ignore SIGINT."""
+    outer = {SIGINT: signal.signal(SIGINT, signal.default_int_handler), SIGTERM: signal.signal(SIGTERM, signal.SIG_DFL)}
     yield
-    for number, handler in before.items():
-        assert signal.getsignal(number) == handler
+    after = {number: signal.getsignal(number) for number in outer}
+    for number, handler in outer.items():
         signal.signal(number, handler)
+    assert after == {SIGINT: signal.default_int_handler, SIGTERM: signal.SIG_DFL}
 
 
 @pytest.mark.parametrize(("number", "status", "words"), [(SIGINT, 130, "Ctrl-C"), (SIGTERM, 143, "SIGTERM")])
@@ -99,11 +102,21 @@ def test_other_threads_change_nothing() -> None:
     assert found == [True]
 
 
-def test_a_worker_outlives_the_signals_of_its_group() -> None:
-    child = os.fork()
-    if child == 0:
-        interrupts.ignore_in_worker(0)
-        for number in (SIGINT, SIGTERM):
-            os.kill(os.getpid(), number)
-        os._exit(7)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+def work(ready: Path) -> None:
+    interrupts.ignore_in_worker(0)
+    for number in (SIGINT, SIGTERM):
+        os.kill(os.getpid(), number)  # as anybody but the parent
+    ready.touch()
+    time.sleep(600)
+
+
+def test_a_worker_outlives_the_signals_of_its_group_but_not_its_parent(tmp_path: Path) -> None:
+    ready = tmp_path / "ready"
+    worker = multiprocessing.get_context("fork").Process(target=work, args=(ready,))
+    worker.start()
+    while not ready.exists():
+        assert worker.is_alive()
+        time.sleep(0.01)
+    worker.terminate()
+    worker.join(60)
+    assert worker.exitcode == 0

@@ -1,5 +1,6 @@
 """Ctrl-C and SIGTERM as a request to stop, which work answers at once or at the next place where nothing is lost."""
 
+import multiprocessing
 import os
 import signal
 import threading
@@ -44,12 +45,14 @@ class _State:
     """What the process was told.
 
     Attributes:
+        watched: whether signals come here at all.
         signum: the first signal; None before it.
         when: when it came, on the monotonic clock.
         deferred: whether work asks for the request itself, so the first signal raises nothing.
         listeners: called with the number of the first signal, within its handler.
     """
 
+    watched: bool = False
     signum: int | None = None
     when: float = 0.0
     deferred: bool = False
@@ -70,7 +73,7 @@ def watched() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    outer, _state = _state, _State()
+    outer, _state = _state, _State(watched=True)
     before = {number: signal.getsignal(number) for number in SIGNALS}
     for number, handler in before.items():
         if handler is not signal.SIG_IGN:
@@ -99,8 +102,9 @@ def is_deferred() -> bool:
 
 
 def listen(listener: Callable[[int], None]) -> None:
-    """Call a function with the number of the first signal, within its handler."""
-    _state.listeners.append(listener)
+    """Call a function with the number of the first signal, within its handler; outside of :func:`watched`, never."""
+    if _state.watched:
+        _state.listeners.append(listener)
 
 
 def raise_if_requested() -> None:
@@ -116,10 +120,21 @@ def raise_if_requested() -> None:
 def ignore_in_worker(*_: object) -> None:
     """Let a worker process finish what it was given: a signal for the group is for the process that started it.
 
-    Workers end when that process closes their queue or is gone.
+    The worker ends when that process closes its queue, sends it SIGTERM itself, or is gone.
     """
-    for number in SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    if parent is None or not hasattr(signal, "sigwaitinfo"):  # macOS cannot tell who sent a signal
+        return
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    threading.Thread(target=_end_by, args=(parent.pid,), daemon=True).start()
+
+
+def _end_by(sender: int) -> None:
+    """End this process when `sender` sends SIGTERM; Python does that to workers that are left when it exits."""
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != sender:
+        pass
+    os._exit(0)
 
 
 def _repeat_seconds() -> float:

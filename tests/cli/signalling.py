@@ -74,3 +74,25 @@ class Waiting(Callback):
         deadline = time.monotonic() + 600
         while not self.until.exists() and time.monotonic() < deadline:
             time.sleep(0.02)
+
+
+class DiesInExport(Callback):
+    """Kills its process once, when half of the weights of an export are written."""
+
+    def __init__(self, died: str) -> None:
+        self.died = Path(died)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.died.exists():
+            return
+        from transformers import modeling_utils
+
+        save: Any = modeling_utils.safe_save_file
+
+        def save_half(tensors: Any, file: Any, *rest: Any, **options: Any) -> None:
+            save(tensors, file, *rest, **options)
+            os.truncate(file, os.path.getsize(file) // 2)
+            self.died.write_text(str(file))
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        modeling_utils.safe_save_file = save_half

@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 
 from futurel1.cli import main
 from futurel1.cli.interrupts import Progress
+from futurel1.runs import is_whole_export, start_checkpoint
 from processes import Command
 
 HERE = Path(__file__).parent
@@ -100,6 +101,25 @@ def test_a_second_signal_stops_at_once_and_the_first_one_before_the_first_step(
     assert not list(runs.glob("twice/checkpoints/*"))
     line = stopped([*training, "--run_name", "early"], tmp_path, SIGTERM, "on_fit_start")
     assert line == "futurel1: stopped by SIGTERM; there is no checkpoint yet: start the same command again"
+
+
+@pytest.mark.slow
+def test_a_kill_within_an_export_leaves_none(training: list[str], tmp_path: Path) -> None:
+    overlay, died, run = tmp_path / "dies.yaml", tmp_path / "died", tmp_path / "runs" / "half"
+    callbacks = [
+        {"class_path": "signalling.DiesInExport", "init_args": {"died": str(died)}},
+        {"class_path": "ModelCheckpoint", "init_args": {"every_n_train_steps": 1}},
+        {"class_path": "HuggingFaceExport"},
+    ]
+    overlay.write_text(yaml.safe_dump({"trainer": {"callbacks": callbacks, "max_steps": 1}}))
+    command = Command([*training, "--config", str(overlay), "--run_name", run.name], tmp_path / "log.txt", [HERE])
+    assert command.wait() == -signal.SIGKILL
+    assert Path(died.read_text()).parent.parent == run
+    assert not (run / "huggingface").exists()
+    assert start_checkpoint(str(run)) == run / "checkpoints" / "epoch=0-step=1.ckpt"
+    main(["fit", "--resume", str(run)])
+    assert is_whole_export(run / "huggingface")
+    assert not [path for path in run.iterdir() if path.name.startswith(".")]
 
 
 @pytest.fixture

@@ -16,8 +16,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from futurel1.errors import ConfigError
-from futurel1.modules.checkpointing import CheckpointsBeside, ResumedFiles
+from futurel1.modules.checkpointing import ResumedFiles
 from futurel1.modules.loggers import ResumableCSVLogger
+from futurel1.modules.whole_checkpoints import WholeCheckpointIO
 
 
 class Killed(BaseException):
@@ -163,9 +164,9 @@ def test_checkpoints_do_not_pass_through_the_temporary_folder(tmp_path: Path, mo
     file = tmp_path / "run" / "checkpoints" / "last.ckpt"
     before = file.read_bytes()
     with pytest.raises((AttributeError, TypeError, RuntimeError)):
-        CheckpointsBeside().save_checkpoint({"state": lambda: None}, file)  # cannot be pickled
+        WholeCheckpointIO().save_checkpoint({"state": lambda: None}, file)  # cannot be pickled
     assert file.read_bytes() == before
     assert names(tmp_path / "run") == ["epoch=0-step=2.ckpt", "last.ckpt"]
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="cannot be written"):
-        CheckpointsBeside().save_checkpoint({}, tmp_path / "file" / "last.ckpt")
+        WholeCheckpointIO().save_checkpoint({}, tmp_path / "file" / "last.ckpt")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from futurel1 import interrupts
 from futurel1.interrupts import Stopped
+from futurel1.launch import Launch
 
 __all__ = ["Progress", "exit_when_stopped", "progress_of"]
 
@@ -82,7 +83,7 @@ def exit_when_stopped(command: str) -> Iterator[None]:
             return
         if _launched_by_lightning():
             raise SystemExit(0)  # Lightning kills the first process where another one fails
-        if os.environ.get("RANK", "0") == "0":
+        if Launch.detect().is_first:
             after = f" after {_progress.done}" if _progress.done else ""
             print(f"futurel1: {stopped}{after}; {_progress.advice()}", file=sys.stderr, flush=True)
         raise SystemExit(stopped.status)

@@ -15,7 +15,6 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from futurel1.cli.cluster import check_processes, cluster_environment
-from futurel1.cli.errors import CommandLineError
 from futurel1.cli.interrupts import done, progress_of
 from futurel1.cli.parsing_errors import Command, explain
 from futurel1.cli.run_folder import RUN_PLACEHOLDER, RunFolder, choose_run_folder
@@ -60,9 +59,6 @@ class RunCLI(LightningCLI):
             name = asked or "fit"
             example = f"futurel1 {name} --config tiny/{'predict' if name == 'predict' else 'sft'}"
             known = ["config", *names_in(self._options)]  # the usage shows only the short form of this one
-            if hasattr(self, "config"):  # what was given could be parsed, what a checkpoint adds to it could not
-                file, wrong = self.config[name].ckpt_path, explain(str(error), Command(name, [], known, example))
-                raise CommandLineError(f"--ckpt_path {file}: its settings do not fit this command: {wrong}") from error
             raise explain(str(error), Command(name, self._given, known, example)) from error
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]  # static in Lightning, and called as here

@@ -1,50 +1,21 @@
-"""Checkpoints: written beside their place, and known again to a resumed run that was moved, killed or reconfigured."""
+"""Files of a run, known again to a resumed run that was moved, killed or reconfigured."""
 
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
-from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.trainer.states import TrainerFn
 
-from futurel1.files import replacing, writable
 from futurel1.modules.loggers import ResumableCSVLogger
+from futurel1.modules.whole_checkpoints import write_whole_checkpoints
 
-__all__ = ["CheckpointsBeside", "ResumedFiles"]
+__all__ = ["ResumedFiles"]
 
 KEY = "futurel1_files"
 """Entry of a checkpoint: the metrics that were not written yet, and the files that `ModelCheckpoint` had."""
-
-
-class CheckpointsBeside(TorchCheckpointIO):
-    """Writes a checkpoint to a file beside its place, syncs it to disk and renames it.
-
-    Lightning collects the whole checkpoint in memory, writes it to the system's temporary folder, which may be small,
-    and moves it from there: on another file system by copying, which a kill cuts.
-    """
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
-        """Write a checkpoint; paths that are addresses (`s3://`) are left to Lightning.
-
-        Args:
-            checkpoint: what to write.
-            path: the file.
-            storage_options: must be None.
-        """
-        if "://" in str(path) or storage_options is not None:
-            super().save_checkpoint(checkpoint, path, storage_options)
-            return
-        file = Path(path)
-        with writable(file.parent):
-            file.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(file) as partial, partial.open("wb") as stream:
-            torch.save(checkpoint, stream)
-            stream.flush()
-            os.fsync(stream.fileno())
 
 
 class ResumedFiles(Callback):
@@ -71,9 +42,7 @@ class ResumedFiles(Callback):
         callback = cls()
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set by a connector
         callbacks.append(callback)
-        strategy: Any = trainer.strategy
-        if type(strategy.checkpoint_io) is TorchCheckpointIO:
-            strategy.checkpoint_io = CheckpointsBeside()
+        write_whole_checkpoints(trainer.strategy)
         return callback
 
     # ------------------------------------------------------------------ saving
@@ -105,8 +74,9 @@ class ResumedFiles(Callback):
                 continue
             state = states[callback.state_key] = moved_state(states[key], callback)
             if callback.save_top_k != -1:
-                left = {*self._resumed["files"].get(key, ()), *_versions_of_last(callback)}
-                left -= {Path(path).name for path in _paths(state)}
+                held = {Path(path).name for path in _paths(state)}
+                left = {*self._resumed["files"].get(key, ()), *_versions_of_last(callback)} - held
+                self._kept[callback.state_key] = held | left
                 self._orphans += [Path(str(callback.dirpath)) / name for name in sorted(left)]
         if not any(callback.save_last for callback in callbacks):  # a stopped run left one, which nothing replaces
             self._orphans += {Path(str(callback.dirpath)) / "last.ckpt" for callback in callbacks}
@@ -124,8 +94,8 @@ class ResumedFiles(Callback):
         """Remove old files as soon as there is a new checkpoint."""
         self._remove_orphans(trainer)
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Remove old files, if there is a new checkpoint."""
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Remove old files, if the only new checkpoint is that of the end."""
         self._remove_orphans(trainer)
 
     def _remove_orphans(self, trainer: Trainer) -> None:

@@ -42,7 +42,7 @@ class StopInOrder(Callback):
     def __init__(self, on_progress: Callable[[str], None] = lambda done: None) -> None:
         self._on_progress = on_progress
         self._step = 0
-        self._batches = 0
+        self._batches, self._left = 0, 0.0
         self._loops: dict[str, Any] | None = None  # of the last step of this session
         self._epoch = 0
         self._validation_due = False
@@ -55,7 +55,7 @@ class StopInOrder(Callback):
         callback = cls(on_progress)
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set by a connector
         callbacks.append(callback)
-        trainer._signal_connector._sigterm_notifier_fn = lambda *_: None  # type: ignore[method-assign]
+        trainer._signal_connector._sigterm_notifier_fn = _nothing  # type: ignore[assignment,method-assign]
         return callback
 
     # ------------------------------------------------------------------ from when on it waits
@@ -97,7 +97,7 @@ class StopInOrder(Callback):
         total = sum(batches) if isinstance(batches, list) else batches
         strategy: Any = trainer.strategy
         self._same_batches = every_rank and strategy.reduce_boolean_decision(total == strategy.broadcast(total))
-        self._batches = 0
+        self._batches, self._left = 0, total
         interrupts.defer(not trainer.sanity_checking)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -145,7 +145,10 @@ class StopInOrder(Callback):
 
     def _leave_after_batch(self, trainer: Trainer, what: str) -> None:
         self._batches += 1
+        self._left -= 1
         if what:
+            # What comes after the last batch, such as a judge's verdicts, has no better place to stop.
+            interrupts.defer(self._left > 0)
             self._on_progress(f"{self._batches} {what} batch{'es' * (self._batches != 1)}")
         signum = self._agreed(trainer) if self._same_batches else interrupts.requested()
         if signum is not None:
@@ -209,6 +212,10 @@ class StopInOrder(Callback):
             state = checkpoint["callbacks"].get(callback.state_key)
             if state and callback.save_last and Path(str(callback.dirpath)).resolve() == folder.resolve():
                 state["last_model_path"] = str(Path(str(callback.dirpath)) / LAST_CHECKPOINT.name)
+
+
+def _nothing(signum: int, frame: Any) -> None:
+    """What Lightning does about SIGTERM: nothing; it calls the handler that was there before it as well."""
 
 
 def _checkpoints(trainer: Trainer) -> list[ModelCheckpoint]:

@@ -34,5 +34,6 @@ def require_same_weights(checkpoint: Mapping[str, Any], own: Mapping[str, Tensor
     if other:
         raise CheckpointError(
             f"the checkpoint is of a model of another size{reason}: {other[0]} is "
-            f"{tuple(state[other[0]].shape)} there and {tuple(own[other[0]].shape)} here ({len(other)} weights differ); {remedy}"
+            f"{tuple(state[other[0]].shape)} there and {tuple(own[other[0]].shape)} here ({len(other)} weights "
+            f"differ); {remedy}"
         )
