@@ -10,7 +10,7 @@ import torch
 
 from futurel1.errors import CheckpointError, ConfigError, MissingFileError
 from futurel1.models import LatentReasoner
-from futurel1.models.checkpoints import TINY, TINY_RANDOM
+from futurel1.models.checkpoint_folders import TINY, TINY_RANDOM
 
 logger = logging.getLogger(__name__)
 

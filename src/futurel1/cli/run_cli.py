@@ -7,6 +7,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 
 from futurel1.cli.run_folder import RUN_PLACEHOLDER, choose_run_dir
 from futurel1.modules import JSONLinesWriter
+from futurel1.trainer_checkpoints import check_checkpoint
 
 
 class ParsedConfig(SaveConfigCallback):
@@ -40,6 +41,17 @@ class RunCLI(LightningCLI):
         parser.add_argument("--runs_dir", type=str, default="runs", help="folder that holds the run folders")
         parser.add_argument("--run_name", type=str | None, default=None, help="name of the run folder")
         parser.add_argument("--run_dir", type=str | None, default=None, help="use exactly this run folder")
+
+    def _parse_ckpt_path(self) -> None:
+        """Refuse a checkpoint that could run code before anything of it is used."""
+        config = self.config[self.config.subcommand] if self.config.get("subcommand") else {}
+        if config.get("ckpt_path"):
+            check_checkpoint(config["ckpt_path"])
+        super()._parse_ckpt_path()
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        """Have the Trainer read checkpoints as data, also from an address, where Lightning's default is another."""
+        return {**super()._prepare_subcommand_kwargs(subcommand), "weights_only": True}
 
     def before_instantiate_classes(self) -> None:
         """Choose the run folder, and pass it to the Trainer, the loggers and the callbacks."""

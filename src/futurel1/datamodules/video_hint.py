@@ -203,7 +203,7 @@ class VideoHintDataModule(RecordDataModule):
         if dataset is None:
             return np.zeros(0, dtype=np.int64)
         file = Path(self.hparams["cache_dir"]) / f"lengths-{self._fingerprint(dataset)}.npy"
-        measured = np.load(file) if file.is_file() else np.full(len(dataset), UNKNOWN)
+        measured = _stored_lengths(file, len(dataset))
         missing = np.flatnonzero(measured == UNKNOWN)
         if len(missing):
             measured[missing] = _measure(dataset, missing.tolist(), self.hparams["num_workers"])
@@ -364,6 +364,20 @@ class _Lengths(Dataset[int]):
             if self.dataset.on_error == "raise":
                 raise
             return UNKNOWN  # reported when its batch is made
+
+
+def _stored_lengths(file: Path, count: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Lengths that were measured before; unknown ones where there is no such file, or a damaged one."""
+    if file.is_file():
+        try:
+            stored: np.ndarray[Any, np.dtype[Any]] = np.load(file, allow_pickle=False)
+            if stored.shape == (count,) and stored.dtype.kind in "iu":
+                return stored.astype(np.int64)
+            problem = f"{stored.dtype} of shape {stored.shape} in it"
+        except (ValueError, EOFError) as error:
+            problem = str(error)
+        logger.warning("%s is damaged (%s): lengths are measured again", file, problem)
+    return np.full(count, UNKNOWN)
 
 
 def _measure(dataset: SFTDataset, numbers: list[int], num_workers: int) -> list[int]:

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from futurel1.errors import CheckpointError, ConfigError, MissingFileError
+from futurel1.errors import CheckpointError, ConfigError
 from futurel1.models import LatentReasoner, TrainingRun, load_processor
 from futurel1.modules import adapters
 from futurel1.modules.lazy_reasoner import LazyReasonerModule
 from futurel1.modules.optimization import Part, freeze_parts, parameter_groups, schedule_factor
 from futurel1.runs import DTYPES, start_checkpoint, start_folder
+from futurel1.trainer_checkpoints import read_checkpoint
 
 logger = logging.getLogger(__name__)
 
@@ -103,15 +104,23 @@ class ReasonerModule(LazyReasonerModule):
         """Hook for work that needs the whole start weights, such as copies; does nothing by default."""
 
     def _load_start_weights(self, file: Path) -> None:
-        if not file.is_file():
-            raise MissingFileError(f"init_from: no checkpoint file {file}")
-        state = torch.load(file, map_location="cpu", weights_only=True)["state_dict"]
+        state = read_checkpoint(file).get("state_dict")
+        if not isinstance(state, dict):
+            raise CheckpointError(f"init_from: {file} holds no weights (state_dict); give a checkpoint of a run")
         own = self.state_dict()
         if own.keys() != state.keys():
             odd = sorted(own.keys() ^ state.keys())
             raise CheckpointError(
                 f"init_from: {file} was trained with another model, LoRA or head ({len(odd)} weights differ, e.g. "
                 f"{odd[0]}); give the settings it was trained with, or its Hugging Face export"
+            )
+        shapes = {name: tuple(getattr(value, "shape", ())) for name, value in state.items()}
+        odd = sorted(name for name, value in own.items() if tuple(value.shape) != shapes[name])
+        if odd:
+            raise CheckpointError(
+                f"init_from: {file} was trained with another model, LoRA or head ({len(odd)} weights differ, e.g. "
+                f"{odd[0]}: {shapes[odd[0]]} there, {tuple(own[odd[0]].shape)} here); give the settings it was trained "
+                "with, or its Hugging Face export"
             )
         self.load_state_dict(state)
 
