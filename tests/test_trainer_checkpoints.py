@@ -15,7 +15,7 @@ import torch
 import torch.distributed.checkpoint as dcp
 import yaml
 from command_checks import fails
-from lightning import LightningModule, Trainer
+from lightning.pytorch.strategies import Strategy
 
 from futurel1.cli import main
 from futurel1.errors import CheckpointError, MissingFileError
@@ -251,10 +251,12 @@ def test_the_trainer_is_told_to_read_data(trained: tuple[list[str], Path], monke
     """Without this, Lightning reads checkpoints at an address with all they ask for."""
     settings, run = trained
     told: list[Any] = []
+    read = Strategy.load_checkpoint
 
-    def validate(trainer: Trainer, model: LightningModule, weights_only: Any = None, **options: Any) -> None:
+    def spy(strategy: Strategy, path: Any, weights_only: bool | None = None) -> Any:
         told.append(weights_only)
+        return read(strategy, path, weights_only=weights_only)
 
-    monkeypatch.setattr(Trainer, "validate", validate)
+    monkeypatch.setattr(Strategy, "load_checkpoint", spy)
     main(["validate", *settings, "--run_name", "told", "--ckpt_path", str(run / "checkpoints" / "last.ckpt")])
     assert told == [True]

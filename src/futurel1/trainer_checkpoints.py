@@ -114,7 +114,7 @@ def _unusable(file: Path, error: Exception) -> CheckpointError:
             "nothing of it was loaded; use a checkpoint of this library, or an export (huggingface/)"
         )
     text = str(error).partition("WeightsUnpickler error:")[2] or str(error)
-    first = " ".join(text.partition("\n\n")[0].split())[:200]
+    first = " ".join(text.strip().partition("\n\n")[0].split())[:200]
     return CheckpointError(
         f"{file} is damaged or no checkpoint of a Trainer ({type(error).__name__}: {first}); use an older checkpoint, "
         "or copy it again"

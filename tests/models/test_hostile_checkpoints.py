@@ -4,6 +4,7 @@ import builtins
 import json
 import os
 import pickle
+import re
 import shutil
 import subprocess
 import sys
@@ -230,3 +231,28 @@ def test_values_that_make_no_model_are_one_line(stock_folder, change):
 def test_a_system_prompt_that_is_no_text(stock_folder):
     (stock_folder / "system_prompt.txt").write_bytes(b"\xff\xfe")
     assert "system_prompt.txt is not UTF-8" in refused(stock_folder)
+
+
+# ---------------------------------------------------------------------- the sources
+
+
+def test_every_reader_says_what_it_trusts():
+    """No call in this repository leaves to a library's default whether a file may run code."""
+    root = Path(__file__).parents[2]
+    wanted = {
+        r"\bAuto\w+\.from_pretrained\(": "trust_remote_code=False",
+        r"\bstock\.from_pretrained\(": "trust_remote_code=False",
+        r"\btorch\.load\(": "weights_only=True",
+        r"\bnp\.load\(": "allow_pickle=False",
+    }
+    card = root / "src/futurel1/models/model_card.py"  # shows others how to load a model
+    seen = set()
+    for folder in ("src", "website", "experiments", "benchmarks"):
+        for file in sorted((root / folder).rglob("*.py")):
+            text = file.read_text(encoding="utf-8")
+            assert not re.search(r"\bpickle\.loads?\(|trust_remote_code=True|yaml\.(unsafe_|full_)?load\(", text), file
+            for call, said in wanted.items() if file != card else ():
+                for found in re.finditer(call, text):
+                    seen.add(call)
+                    assert said in text[found.start() : found.start() + 300], (file, found[0])
+    assert seen == set(wanted)
