@@ -15,7 +15,7 @@ import torch
 import yaml
 
 from futurel1.models import LatentReasoner
-from futurel1.models.checkpoints import TINY_FOLDER
+from futurel1.models.checkpoint_folders import TINY_FOLDER
 
 ROOT = Path(__file__).resolve().parents[1]
 CARD = Path(__file__).with_name("tiny_backbone.md")

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from futurel1.files import write_whole
-from futurel1.models.checkpoints import TINY
+from futurel1.models.checkpoint_folders import TINY
 from futurel1.predictor import DEFAULT_SAMPLING, Answer, EventPredictor, prompt_of
 from futurel1.rollout import SamplingSettings
 from futurel1.runs import Dtype

@@ -29,7 +29,7 @@ from futurel1.data.whole_videos import VideoSampling
 from futurel1.errors import ConfigError
 from futurel1.metrics.functional import elect_each, plain_answer
 from futurel1.models import LatentReasoner
-from futurel1.models.checkpoints import TINY
+from futurel1.models.checkpoint_folders import TINY
 from futurel1.models.decoding import Rollout
 from futurel1.models.transcript import Transcript, transcripts
 from futurel1.rollout import SamplingSettings

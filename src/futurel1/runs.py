@@ -2,8 +2,6 @@
 
 import json
 import logging
-import pickle
-import zipfile
 from pathlib import Path
 from typing import Literal
 
@@ -14,8 +12,9 @@ from futurel1.errors import CheckpointError, ConfigError, MissingFileError
 from futurel1.folders import standing
 from futurel1.launch import Launch
 from futurel1.models import LatentReasoner
-from futurel1.models.checkpoints import TINY, TINY_RANDOM
+from futurel1.models.checkpoint_folders import TINY, TINY_RANDOM
 from futurel1.models.model_card import CARD_FILE
+from futurel1.trainer_checkpoints import read_checkpoint
 
 logger = logging.getLogger(__name__)
 
@@ -169,31 +168,29 @@ def newest_checkpoint(run: Path) -> Path:
         raise MissingFileError(f"{run} has no checkpoints/*.ckpt; the run ended before its first checkpoint")
     steps: dict[Path, tuple[int, int, str]] = {}
     for file in found:
-        step = _stored_step(file)
-        if step is None:
-            logger.warning("%s is damaged (the run was killed while it was written?): it is passed over", file)
-        else:
-            steps[file] = (step, file.stat().st_mtime_ns, file.name)
+        try:
+            steps[file] = (_stored_step(file), file.stat().st_mtime_ns, file.name)
+        except CheckpointError as error:
+            logger.warning("passed over, perhaps the run was killed while it was written: %s", error)
     if not steps:
         raise CheckpointError(f"all checkpoints of {run} are damaged: {sorted(file.name for file in found)}")
     return max(steps, key=lambda file: steps[file])
 
 
-def _stored_step(checkpoint: Path) -> int | None:
-    """Optimizer steps that a checkpoint stores; None if it cannot be read.
+def _stored_step(checkpoint: Path) -> int:
+    """Optimizer steps that a checkpoint stores.
 
     A checkpoint of sharded weights is a folder, which is whole if it has its metadata; its own state is in `meta.pt`.
+
+    Raises:
+        CheckpointError: the checkpoint is damaged.
     """
-    if checkpoint.is_dir():
-        if not (checkpoint / ".metadata").is_file():
-            return None
-        checkpoint = checkpoint / "meta.pt"
-    if not zipfile.is_zipfile(checkpoint):  # truncated: a zip archive has its directory at its end
-        return None
+    file = checkpoint / "meta.pt" if checkpoint.is_dir() else checkpoint
     try:
-        # mapped into memory, so that weights are not read
-        state = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
-        return int(state["global_step"])
-    except (RuntimeError, pickle.UnpicklingError, KeyError, TypeError, ValueError) as error:
-        logger.debug("%s: %s", checkpoint, error)
-        return None
+        if file is not checkpoint and not (checkpoint / ".metadata").is_file():
+            raise CheckpointError(f"{checkpoint} is damaged: it has no .metadata")
+        return int(read_checkpoint(file)["global_step"])
+    except (MissingFileError, KeyError, TypeError, ValueError) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise CheckpointError(f"{checkpoint} is damaged ({error!r})") from error

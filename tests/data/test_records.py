@@ -162,6 +162,19 @@ def test_saved_data_that_cannot_be_read_says_why(tmp_path):
         open_records(tmp_path / "c")
 
 
+@pytest.mark.parametrize(
+    "name", ["../b/data-00000-of-00001.arrow", "/tmp/a.arrow", "..", ".", "", "a\0.arrow", 3, None]
+)
+def test_metadata_of_saved_data_name_files_of_their_own_folder(tmp_path, name):
+    save(tmp_path / "b", rows(0, 2))
+    folder = save(tmp_path / "a", rows(0, 2), _data_files=[{"filename": name}])
+    with pytest.raises(ConfigError, match=r"its metadata name .*, which is no file of the folder"):
+        open_records(folder)
+    (tmp_path / "dataset_dict.json").write_text(json.dumps({"splits": [name]}))
+    with pytest.raises(ConfigError, match="its metadata name"):
+        open_records(tmp_path)
+
+
 def test_own_parser_sees_records_as_they_are_stored(tmp_path):
     (tmp_path / "own.jsonl").write_text('{"a": 1}\n[2]\n')
 

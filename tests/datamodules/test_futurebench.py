@@ -258,3 +258,15 @@ def test_settings_that_cannot_work_are_refused(tmp_path: Path, videos: Path) -> 
         batches(make(file, videos, num_frames=1))
     with pytest.raises(RecordError, match=r"bench\.json:1: \d+ tokens, more than max_length=99"):
         batches(make(file, videos, max_length=99))
+
+
+def test_data_root_holds_whatever_the_video_root(tmp_path: Path, videos: Path) -> None:
+    inside, outside = record(1, video="clips/short.mp4"), record(2, video="../outside.mp4")
+    (videos.parent / "outside.mp4").write_bytes((videos / "clips" / "short.mp4").read_bytes())
+    file = write_lines(tmp_path / "bench", [inside])
+    assert len(batches(make(file, videos, data_root=str(videos)))) == 1
+    assert len(batches(make(write_lines(tmp_path / "free", [outside]), videos))) == 1
+    with pytest.raises(RecordError, match=r"field 'video_path' = .*outside data_root"):
+        batches(make(write_lines(tmp_path / "out", [outside]), videos, data_root=str(videos)))
+    with pytest.raises(MissingFileError, match=r"data_root .*nowhere: no such folder"):
+        batches(make(file, videos, data_root=str(tmp_path / "nowhere")))

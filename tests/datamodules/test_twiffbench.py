@@ -18,7 +18,7 @@ from futurel1.data.benchmarks import read_images, twiffbench_instruction
 from futurel1.data.chat_text import default_system_prompt
 from futurel1.data.samples import PromptInfo, StoredImages
 from futurel1.datamodules import TwiFFBenchDataModule
-from futurel1.errors import ConfigError, FutureL1Error, MediaError, RecordError
+from futurel1.errors import ConfigError, FutureL1Error, MediaError, MissingFileError, RecordError
 
 INSTRUCTION = (
     "You are an AI assistant capable of reasoning with visual imagery. You should conduct a detailed analysis of the "
@@ -255,3 +255,23 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "bench.jsonl").write_text("{}")
     with pytest.raises(ConfigError, match=r"bench\.jsonl: TwiFF-Bench embeds its images, so its files are \.parquet"):
         batches(make(tmp_path / "bench.jsonl"))
+
+
+@pytest.mark.parametrize("column", ["question_images", "reasoning_images"])
+def test_data_root_holds_for_images_that_are_files(tmp_path: Path, column: str) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    for place in (root / "inside.png", tmp_path / "outside.png"):
+        place.write_bytes(png(10))
+    texts = {"question": "What happens next?", "reasoning": "He reaches out."}
+    for name in ("inside.png", "../outside.png"):
+        file = write(root, [row(**texts, **{column: [name]})])
+        assert len(list(make(file).test_dataloader())) == 1
+        data = make(file, data_root=str(root))
+        if name == "inside.png":
+            assert len(list(data.test_dataloader())) == 1
+        else:
+            with pytest.raises(RecordError, match=rf"field '{column}' = .*outside data_root"):
+                list(data.test_dataloader())
+    with pytest.raises(MissingFileError, match=r"data_root .*nowhere: no such folder"):
+        make(file, data_root=str(tmp_path / "nowhere")).test_dataloader()

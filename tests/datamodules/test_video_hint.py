@@ -460,6 +460,28 @@ def test_a_cache_of_lengths_that_fails_costs_only_time(
     assert f"cache_dir {tmp_path / 'cache'} cannot be written ([Errno 30] Read-only file system)" in caplog.text
 
 
+@pytest.mark.parametrize("damage", ["pickle", "another shape", "floats", "cut", "empty"])
+def test_damaged_lengths_are_measured_again(
+    records: Records, tmp_path: Path, measured: list[int], damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = records("two.jsonl", [0, 1])
+    data = make_data(tmp_path, train=str(file), tokens_per_batch=2000, processor="tiny-random")
+    right = data.lengths("train").tolist()
+    (stored,) = (tmp_path / "cache").glob("lengths-*.npy")
+    whole = stored.read_bytes()
+    if damage == "pickle":
+        np.save(stored, np.array([print, 1], dtype=object), allow_pickle=True)
+    elif damage in ("another shape", "floats"):
+        np.save(stored, np.ones(3, np.int64) if damage == "another shape" else np.ones(2))
+    else:
+        stored.write_bytes(whole[:-3] if damage == "cut" else b"")
+    again = make_data(tmp_path, train=str(file), tokens_per_batch=2000, processor="tiny-random")
+    assert again.lengths("train").tolist() == right
+    assert measured == [2, 2]
+    assert "is damaged" in caplog.text
+    assert np.load(stored, allow_pickle=False).tolist() == right
+
+
 def test_splits_of_equal_size_have_lengths_of_their_own(
     records: Records, tmp_path: Path, processor: Any, measured: list[int]
 ) -> None:

@@ -405,7 +405,9 @@ FILES = {".json", ".md", ".safetensors", ".jinja", ".txt"}
 
 def stock_without_complaints(folder: Path):
     """Load a folder with plain transformers; every key has to find its place."""
-    model, info = transformers.AutoModelForImageTextToText.from_pretrained(folder, output_loading_info=True)
+    model, info = transformers.AutoModelForImageTextToText.from_pretrained(
+        folder, output_loading_info=True, trust_remote_code=False
+    )
     assert not any(info[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     return model.eval()
 

@@ -16,7 +16,7 @@ from futurel1.errors import BatchError
 from futurel1.losses import LatentSFTLoss
 from futurel1.models import LatentReasoner, LatentTokens, Vision, put_latents
 from futurel1.models.backbones import backbone_class
-from futurel1.models.checkpoints import TINY_FOLDER
+from futurel1.models.checkpoint_folders import TINY_FOLDER
 from futurel1.models.transcript import transcripts
 from futurel1.rollout.policy_models import frozen_copy
 from rounding import assert_same_but_rounding

@@ -12,7 +12,7 @@ from futurel1.checking.findings import Problem
 from futurel1.data.collate import SFTDataset
 from futurel1.datamodules.base import RecordDataModule
 from futurel1.errors import ConfigError, MissingFileError, RecordError
-from futurel1.models.checkpoints import TINY
+from futurel1.models.checkpoint_folders import TINY
 from futurel1.runs import start_folder
 
 __all__ = ["Kind", "Split", "data_module", "open_splits"]

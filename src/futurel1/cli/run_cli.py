@@ -25,6 +25,7 @@ from futurel1.launch import Launch
 from futurel1.modules import HuggingFaceExport, JSONLinesWriter, ResumableCSVLogger
 from futurel1.modules.checkpointing import ResumedFiles
 from futurel1.modules.stopping import StopInOrder
+from futurel1.trainer_checkpoints import check_checkpoint
 
 
 class RunCLI(LightningCLI):
@@ -86,7 +87,17 @@ class RunCLI(LightningCLI):
         )  # fmt: skip
 
     def _parse_ckpt_path(self) -> None:
-        """Keep the settings as given. Lightning would replace them by those that the checkpoint stores."""
+        """Refuse a checkpoint that could run code before anything of it is used, and keep the settings as given.
+
+        Lightning would replace them by those that the checkpoint stores.
+        """
+        config = self.config[self.config.subcommand] if self.config.get("subcommand") else {}
+        if config.get("ckpt_path"):
+            check_checkpoint(config["ckpt_path"])
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        """Have the Trainer read checkpoints as data, also from an address, where Lightning's default is another."""
+        return {**super()._prepare_subcommand_kwargs(subcommand), "weights_only": True}
 
     def before_instantiate_classes(self) -> None:
         """Choose the run folder, and pass it to the Trainer and the loggers."""

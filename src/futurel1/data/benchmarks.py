@@ -76,7 +76,7 @@ def twiffbench_instruction() -> str:
     return (files("futurel1.data") / "templates" / "twiffbench.txt").read_text(encoding="utf-8").strip()
 
 
-def parse_twiffbench(record: RawRecord) -> Sample:
+def parse_twiffbench(record: RawRecord, *, data_root: Path | None = None) -> Sample:
     """Turn a TwiFF-Bench record into a prompt: all images, the instruction, a blank line, the question.
 
     If `answer` also carries the reasoning, as in TwiFF-2.7M, the text in ``<ans>..</ans>`` is the answer and the rest
@@ -84,12 +84,13 @@ def parse_twiffbench(record: RawRecord) -> Sample:
 
     Args:
         record: the record as stored.
+        data_root: if given, images outside this folder are refused; embedded ones have no path.
 
     Raises:
         RecordError: a field is missing or wrong, or a text has image markers but not one per image.
         RecordFileError: an image that is not embedded is missing.
     """
-    fields = RecordFields(record.raw, file=record.name, number=record.number, folder=record.folder)
+    fields = RecordFields(record.raw, file=record.name, number=record.number, folder=record.folder, data_root=data_root)
     fields.refuse_misspelt({"question", "answer", *_REASONING_FIELDS, "question_images", "reasoning_images", "system"})
     question = fields.text("question")
     shown = fields.images("question_images", "question image")

@@ -13,6 +13,7 @@ from PIL import Image, ImageOps
 
 from futurel1.data.video import MAX_PIXELS, VideoBackend, VideoInfo, check_is_file, open_video
 from futurel1.errors import MediaError
+from futurel1.image_formats import open_image
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -106,7 +107,7 @@ def read_image(path: str | PathLike[str]) -> Image.Image:
     """Read an image file.
 
     Args:
-        path: any format that Pillow reads with 8 bits per channel.
+        path: a file of one of `futurel1.image_formats.IMAGE_FORMATS`, with 8 bits per channel.
 
     Returns:
         RGB picture, turned upright by its EXIF orientation, transparent parts on white.
@@ -135,7 +136,7 @@ def decode_image(data: bytes, place: str | PathLike[str]) -> Image.Image:
 
 def _upright_rgb(source: Path | BytesIO, place: str | PathLike[str], remedy: str) -> Image.Image:
     try:
-        with Image.open(source) as stored:
+        with open_image(source) as stored:
             width, height = stored.size
             too_large = width * height > MAX_PIXELS
             if not too_large:

@@ -183,18 +183,25 @@ def _saved_dataset_files(folder: Path) -> list[Path]:
     """Return the Arrow files of a dataset, or of all its splits, saved by `datasets`; nothing for other folders."""
     splits = _saved_index(folder / "dataset_dict.json", "splits")
     if splits is not None:
-        return [file for split in splits for file in _saved_dataset_files(folder / str(split))]
+        return [file for split in splits for file in _saved_dataset_files(_within(folder, split))]
     state = folder / "state.json"
     shards = _saved_index(state, "_data_files")
     if shards is None:
         return []
     if _saved_index(state, "_indices_data_files"):
         raise ConfigError(f"{folder}: its rows are chosen by an index; save it after flatten_indices()")
-    files = [folder / str(shard["filename"]) for shard in shards]
+    files = [_within(folder, shard.get("filename") if isinstance(shard, dict) else shard) for shard in shards]
     for file in files:
         if not file.is_file():
             raise MissingFileError(f"{file}: {state} lists this file, but it is not there; copy or save the data again")
     return files
+
+
+def _within(folder: Path, name: object) -> Path:
+    """A file or folder that metadata of `datasets` name; they name only what lies in their own folder."""
+    if not isinstance(name, str) or Path(name).name != name or name in ("", "..") or "\0" in name:
+        raise ConfigError(f"{folder}: its metadata name {quoted(name)}, which is no file of the folder; save it again")
+    return folder / name
 
 
 def _saved_index(file: Path, key: str) -> list[Any] | None:

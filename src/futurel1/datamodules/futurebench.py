@@ -22,6 +22,7 @@ class FutureBenchDataModule(BasePromptDataModule):
         records: folder that `datasets` saved (`save_to_disk`), or a file, folder or list of them (.arrow, .parquet,
             .json, .jsonl).
         video_root: folder to which `video_path` is relative; None: the folder of the record's file.
+        data_root: folder that no record's path may leave, through `..`, an absolute path or a link; None: no check.
         processor: checkpoint folder whose tokenizer and image processor are used; None: the model's own.
         batch_size: prompts per batch and device.
         num_frames: frames taken evenly over each video; all frames of a shorter one.
@@ -44,6 +45,7 @@ class FutureBenchDataModule(BasePromptDataModule):
         self,
         records: Paths,
         video_root: str | None = None,
+        data_root: str | None = None,
         processor: str | None = None,
         batch_size: int = 1,
         num_frames: int = 32,
@@ -73,5 +75,7 @@ class FutureBenchDataModule(BasePromptDataModule):
 
     def open_source(self, stage: PromptStage) -> RecordSource:
         """Open the benchmark."""
-        root = existing_folder("video_root", self.hparams["video_root"])
-        return open_records(self.hparams["records"], parse=partial(parse_futurebench, video_root=root))
+        videos, root = (existing_folder(name, self.hparams[name]) for name in ("video_root", "data_root"))
+        return open_records(
+            self.hparams["records"], parse=partial(parse_futurebench, video_root=videos, data_root=root)
+        )

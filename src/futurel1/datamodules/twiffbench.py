@@ -1,9 +1,11 @@
 """TwiFF-Bench: open questions about images, whose answers and reasoning a judge scores."""
 
+from functools import partial
+
 from futurel1.data import RecordSource, open_records
 from futurel1.data.benchmarks import parse_twiffbench
 from futurel1.data.collate import OnError
-from futurel1.datamodules.prompts import BasePromptDataModule, Paths, PromptStage
+from futurel1.datamodules.prompts import BasePromptDataModule, Paths, PromptStage, existing_folder
 from futurel1.errors import ConfigError
 
 __all__ = ["TwiFFBenchDataModule"]
@@ -21,6 +23,8 @@ class TwiFFBenchDataModule(BasePromptDataModule):
 
     Args:
         records: .parquet (or .arrow) file, folder or list of them.
+        data_root: folder that no record's path may leave, through `..`, an absolute path or a link; None: no check.
+            Embedded images have no path.
         processor: checkpoint folder whose tokenizer and image processor are used; None: the model's own.
         batch_size: prompts per batch and device.
         system_prompt: text file with the system turn; None: the checkpoint's own, else the paper's wording.
@@ -39,6 +43,7 @@ class TwiFFBenchDataModule(BasePromptDataModule):
     def __init__(
         self,
         records: Paths,
+        data_root: str | None = None,
         processor: str | None = None,
         batch_size: int = 1,
         system_prompt: str | None = None,
@@ -57,7 +62,8 @@ class TwiFFBenchDataModule(BasePromptDataModule):
 
     def open_source(self, stage: PromptStage) -> RecordSource:
         """Open the benchmark."""
-        source = open_records(self.hparams["records"], parse=parse_twiffbench)
+        root = existing_folder("data_root", self.hparams["data_root"])
+        source = open_records(self.hparams["records"], parse=partial(parse_twiffbench, data_root=root))
         for file in source.files:
             if file.suffix.lower() not in _SUFFIXES:
                 raise ConfigError(f"{file}: TwiFF-Bench embeds its images, so its files are {' or '.join(_SUFFIXES)}")

@@ -203,7 +203,7 @@ class VideoHintDataModule(RecordDataModule):
         if dataset is None:
             return np.zeros(0, dtype=np.int64)
         file = Path(self.hparams["cache_dir"]) / f"lengths-{self._fingerprint(dataset)}.npy"
-        measured = _measured_before(file, len(dataset))
+        measured = _stored_lengths(file, len(dataset))
         missing = np.flatnonzero(measured == UNKNOWN)
         if len(missing):
             measured[missing] = _measure(dataset, missing.tolist(), self.hparams["num_workers"])
@@ -366,6 +366,20 @@ class _Lengths(Dataset[int]):
             return UNKNOWN  # reported when its batch is made
 
 
+def _stored_lengths(file: Path, count: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Lengths that were measured before; unknown ones where there is no such file, or a damaged one."""
+    if file.is_file():
+        try:
+            stored: np.ndarray[Any, np.dtype[Any]] = np.load(file, allow_pickle=False)
+            if stored.shape == (count,) and stored.dtype.kind in "iu":
+                return stored.astype(np.int64)
+            problem = f"{stored.dtype} of shape {stored.shape} in it"
+        except (OSError, ValueError, EOFError) as error:
+            problem = str(error)
+        logger.warning("%s is damaged (%s): record lengths are measured again", file, problem)
+    return np.full(count, UNKNOWN)
+
+
 def _measure(dataset: SFTDataset, numbers: list[int], num_workers: int) -> list[int]:
     from rich.progress import track
 
@@ -376,20 +390,6 @@ def _measure(dataset: SFTDataset, numbers: list[int], num_workers: int) -> list[
     for part in track(parts, description="measuring record lengths", total=len(batches)):
         lengths.extend(part)
     return lengths
-
-
-def _measured_before(file: Path, records: int) -> np.ndarray[Any, Any]:
-    """Lengths from the cache; UNKNOWN for every record if there is no file that can be read."""
-    try:
-        lengths: np.ndarray[Any, Any] = np.load(file)
-        if lengths.shape == (records,):
-            return lengths
-        logger.warning("%s has lengths of other records: they are measured again", file)
-    except FileNotFoundError:
-        pass
-    except (OSError, ValueError, EOFError) as error:
-        logger.warning("%s cannot be read (%s): record lengths are measured again", file, error)
-    return np.full(records, UNKNOWN)
 
 
 def _save(file: Path, array: np.ndarray[Any, Any]) -> None:

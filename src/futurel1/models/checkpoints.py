@@ -1,6 +1,5 @@
-"""Finding, loading and saving checkpoint folders: weights, configuration, processor, head. Safetensors only."""
+"""Loading and saving checkpoint folders: weights, configuration, processor, head. Safetensors only."""
 
-import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,19 +10,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from futurel1.errors import CheckpointError, MissingFileError
+from futurel1.errors import CheckpointError
 from futurel1.files import set_mode
 from futurel1.models.backbones import Backbone, backbone_class
+from futurel1.models.checkpoint_folders import (
+    TINY_RANDOM,
+    WEIGHTS_FILE,
+    checkpoint_folder,
+    model_type,
+    shortened,
+    weight_map,
+)
 from futurel1.models.heads import HeadKind
 from futurel1.models.settings import LatentSettings
 from futurel1.models.tokens import LATENT_TOKENS, LatentTokens
 
 logger = logging.getLogger(__name__)
-TINY = "tiny"
-"""Name of this package's pretrained tiny backbone, accepted wherever a checkpoint folder is."""
-TINY_RANDOM = "tiny-random"
-"""Name of a tiny backbone with random weights, which is built in memory."""
-TINY_FOLDER = Path(__file__).parent / "backbones" / "tiny_weights"
 HEAD_FILE = "projection_head.safetensors"
 MODEL_PREFIX = "backbone.model."
 """Prefix of the stock model's weight names within a reasoner."""
@@ -31,73 +33,6 @@ HEAD_PREFIX = "projection_head."
 DUAL_HEADS = ("projection_head_orig.", "projection_head_render.")
 SYSTEM_PROMPT_FILE = "system_prompt.txt"
 """Optional file in a checkpoint folder: the system turn that the model was trained with."""
-INDEX_FILE = "model.safetensors.index.json"
-WEIGHTS_FILE = "model.safetensors"
-
-
-def checkpoint_folder(path: str | Path) -> Path:
-    """Find the folder of a checkpoint: a local folder as it is, a hub name through the hub's local cache.
-
-    Args:
-        path: a folder with `config.json` and safetensors, or a repository name such as ``Qwen/Qwen3-VL-8B-Instruct``,
-            or ``"tiny"``.
-
-    Raises:
-        MissingFileError: neither a folder nor an available repository.
-        CheckpointError: a folder without configuration, or with missing or damaged files.
-    """
-    folder = TINY_FOLDER if str(path) == TINY else Path(path).expanduser()
-    if not folder.is_dir():
-        folder = _from_hub(str(path))
-    if not (folder / "config.json").is_file():
-        raise CheckpointError(f"{folder} has no config.json: give the folder that holds config.json and *.safetensors")
-    _read_json(folder / "config.json")
-    for file in _weight_files(folder):
-        if not (folder / file).is_file():
-            raise CheckpointError(
-                f"{folder} has no {file} (found {sorted(file.name for file in folder.iterdir())}): copy the rest of "
-                "the checkpoint; pickled weights are never loaded, convert them with safetensors first"
-            )
-    return folder
-
-
-def _weight_files(folder: Path) -> list[str]:
-    """Names of the files with the model's weights; a single file takes precedence over shards, as in `transformers`."""
-    if (folder / WEIGHTS_FILE).is_file() or not (folder / INDEX_FILE).is_file():
-        return [WEIGHTS_FILE]
-    return sorted(set(_weight_map(folder).values()))
-
-
-def _weight_map(folder: Path) -> dict[str, str]:
-    weight_map: dict[str, str] = _read_json(folder / INDEX_FILE)["weight_map"]
-    return weight_map
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(f"{file} is not JSON ({error}); copy it again from the checkpoint") from error
-    return content
-
-
-def model_type(folder: Path) -> str:
-    """`model_type` of a checkpoint folder's configuration."""
-    return str(_read_json(folder / "config.json").get("model_type"))
-
-
-def _from_hub(name: str) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    patterns = ["*.json", "*.safetensors", "*.txt", "*.jinja"]
-    try:
-        return Path(snapshot_download(name, allow_patterns=patterns))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise MissingFileError(
-            f"no checkpoint folder {name!r}, and no such model in the hub or its local cache "
-            f"({type(error).__name__}); give a folder, a repository name, 'tiny' or 'tiny-random'"
-        ) from error
 
 
 def load_processor(path: str | Path) -> Any:
@@ -122,20 +57,37 @@ def load_processor(path: str | Path) -> Any:
         folder = checkpoint_folder(path)
         if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json", "tokenizer_config.json")):
             return None
-        from transformers import AutoProcessor
-
-        try:
-            processor = AutoProcessor.from_pretrained(folder)  # type: ignore[no-untyped-call]
-        except (OSError, ValueError) as error:
-            raise CheckpointError(
-                f"{folder} has a tokenizer but its processor cannot be loaded ({error}); copy the checkpoint's "
-                "processor files (preprocessor_config.json, video_preprocessor_config.json or processor_config.json), "
-                "or remove the tokenizer files to load the weights alone"
-            ) from error
+        processor = _stock_processor(folder)
         if (folder / SYSTEM_PROMPT_FILE).is_file():
             # the final line break that `save_pretrained` adds is not part of the prompt
-            processor.system_prompt = (folder / SYSTEM_PROMPT_FILE).read_bytes().decode().removesuffix("\n")
+            try:
+                processor.system_prompt = (folder / SYSTEM_PROMPT_FILE).read_bytes().decode().removesuffix("\n")
+            except UnicodeDecodeError as error:
+                raise CheckpointError(f"{folder / SYSTEM_PROMPT_FILE} is not UTF-8 ({error}); write it anew") from error
     register_tokens(processor.tokenizer)
+    return processor
+
+
+def _stock_processor(folder: Path) -> Any:
+    """A processor of `transformers`; classes that a checkpoint brings itself are never imported."""
+    from transformers import AutoProcessor
+
+    try:
+        with _nobody_is_asked():
+            processor: Any = AutoProcessor.from_pretrained(  # type: ignore[no-untyped-call]
+                folder, trust_remote_code=False, local_files_only=True
+            )
+        lacking = [part for part in ("tokenizer", "image_processor") if not hasattr(processor, part)]
+        if lacking:
+            raise ValueError(f"{type(processor).__name__} has no {lacking[0]}")
+    except Exception as error:  # tokenizers raises plain `Exception`, and wrong values whatever they lead to
+        own_code = "trust_remote_code" in str(error)
+        reason = "it asks for code of its own, and such code is never run" if own_code else shortened(error)
+        raise CheckpointError(
+            f"{folder} has a tokenizer but its processor cannot be loaded ({reason}); copy the checkpoint's "
+            "processor files (preprocessor_config.json, video_preprocessor_config.json or processor_config.json), "
+            "or remove the tokenizer files to load the weights alone"
+        ) from error
     return processor
 
 
@@ -169,7 +121,7 @@ def read_head(folder: Path) -> dict[str, Tensor]:
     elif (folder / WEIGHTS_FILE).is_file():
         files = [WEIGHTS_FILE]
     else:
-        files = sorted({file for name, file in _weight_map(folder).items() if name.startswith("projection_head")})
+        files = sorted({file for name, file in weight_map(folder).items() if name.startswith("projection_head")})
     tensors: dict[str, Tensor] = {}
     for file in files:
         try:
@@ -221,8 +173,12 @@ def load_checkpoint(
         MissingFileError: no such checkpoint.
         CheckpointError: weights, configuration or tokenizer contradict each other.
     """
-    processor = load_processor(path)
-    model, head = _load_model(path, dtype, attn_implementation)
+    place: str | Path = path
+    if str(path) != TINY_RANDOM:
+        place = checkpoint_folder(path)
+        backbone_class(model_type(place))  # before anything else is read of a checkpoint that nobody can load
+    processor = load_processor(place)
+    model, head = _load_model(place, dtype, attn_implementation)
     settings = LatentSettings.from_config(model.config)
     if projection_head is not None:
         settings = replace(settings, projection_head_type=projection_head)
@@ -256,17 +212,35 @@ def _load_model(path: str | Path, dtype: torch.dtype, attn_implementation: str) 
     stock = getattr(transformers, backbone_class(model_type(folder)).stock_class)
     head = read_head(folder)
     try:
-        with quiet_transformers():
+        with quiet_transformers(), _nobody_is_asked():
             model, info = stock.from_pretrained(
                 folder,
                 dtype=dtype,
                 attn_implementation=attn_implementation,
                 use_safetensors=True,
+                trust_remote_code=False,
+                local_files_only=True,
                 ignore_mismatched_sizes=True,  # reported by _check_loading, with the names
                 output_loading_info=True,
             )
     except SafetensorError as error:
         raise unreadable(folder, error) from error
+    except torch.OutOfMemoryError:
+        raise
+    except (
+        ArithmeticError,
+        AttributeError,
+        ImportError,
+        LookupError,
+        OSError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as error:
+        raise CheckpointError(
+            f"{folder}: {stock.__name__} cannot be made of config.json ({type(error).__name__}: {shortened(error)}); "
+            "use the config.json that was saved with the weights"
+        ) from error
     _check_loading(folder, info)
     return model, head
 
@@ -403,6 +377,24 @@ def is_stale(name: str) -> bool:
 def unreadable(path: Path, error: Exception) -> CheckpointError:
     """The error for weights that are truncated or not safetensors."""
     return CheckpointError(f"{path} cannot be read ({error}); copy it again, the file is damaged or incomplete")
+
+
+@contextmanager
+def _nobody_is_asked() -> Iterator[None]:
+    """Have `transformers` raise an error where it would ask whether to run code of a checkpoint.
+
+    It forgets `trust_remote_code=False` between a processor and its parts.
+    """
+    from transformers import dynamic_module_utils as untyped
+
+    module: Any = untyped
+
+    seconds = module.TIME_OUT_REMOTE_CODE
+    module.TIME_OUT_REMOTE_CODE = 0
+    try:
+        yield
+    finally:
+        module.TIME_OUT_REMOTE_CODE = seconds
 
 
 @contextmanager

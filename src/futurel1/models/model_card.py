@@ -10,7 +10,7 @@ from typing import Any
 
 from futurel1.files import write_whole
 from futurel1.folders import place_of
-from futurel1.models.checkpoints import TINY, TINY_RANDOM
+from futurel1.models.checkpoint_folders import TINY, TINY_RANDOM
 from futurel1.models.settings import LatentSettings
 from futurel1.models.tokens import LATENT, LATENT_END, LATENT_START, LatentTokens
 from futurel1.version import __version__

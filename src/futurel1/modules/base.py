@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from futurel1.errors import CheckpointError, ConfigError, MissingFileError
+from futurel1.errors import CheckpointError, ConfigError
 from futurel1.folders import replacing_folder
 from futurel1.models import LatentReasoner, TrainingRun, load_processor
 from futurel1.models.checkpoints import is_stale
@@ -29,6 +29,7 @@ from futurel1.modules.optimization import (
 from futurel1.modules.weights_check import require_same_weights
 from futurel1.modules.whole_checkpoints import WholeCheckpoints
 from futurel1.runs import DTYPES, start_checkpoint, start_folder
+from futurel1.trainer_checkpoints import read_checkpoint
 
 logger = logging.getLogger(__name__)
 
@@ -120,9 +121,9 @@ class ReasonerModule(LazyReasonerModule):
         """Hook for work that needs the whole start weights, such as copies; does nothing by default."""
 
     def _load_start_weights(self, file: Path) -> None:
-        if not file.is_file():
-            raise MissingFileError(f"init_from: no checkpoint file {file}")
-        state = torch.load(file, map_location="cpu", weights_only=True)["state_dict"]
+        state = read_checkpoint(file).get("state_dict")
+        if not isinstance(state, dict):
+            raise CheckpointError(f"init_from: {file} holds no weights (state_dict); give a checkpoint of a run")
         odd = self._odd_weights(state)
         if odd:
             raise CheckpointError(
@@ -134,8 +135,8 @@ class ReasonerModule(LazyReasonerModule):
     def _odd_weights(self, state: Mapping[str, Tensor]) -> list[str]:
         """Names of weights that only the module or only `state` has, or that differ in shape."""
         own = self.state_dict()
-        shapes = {name: own[name].shape == state[name].shape for name in own.keys() & state.keys()}
-        return sorted((own.keys() ^ state.keys()) | {name for name, equal in shapes.items() if not equal})
+        other = {name for name in own.keys() & state.keys() if getattr(state[name], "shape", None) != own[name].shape}
+        return sorted((own.keys() ^ state.keys()) | other)
 
     def _check_fits(self, checkpoint: Mapping[str, Any]) -> None:
         """Refuse a checkpoint whose weights or optimizer state do not fit this module."""

@@ -1,13 +1,15 @@
 """A LightningModule whose reasoner is loaded when a Trainer asks for it, or was loaded by the caller before."""
 
 from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
+from typing import IO, Any, Self
 
 from lightning import LightningModule
 
 from futurel1.errors import ConfigError
 from futurel1.models import LatentReasoner
 from futurel1.runs import DTYPES
+from futurel1.trainer_checkpoints import check_checkpoint
 
 _LOADED = ("projection_head", "projection_hidden_dim", "init_from")
 """Hyper-parameters that only loading can follow."""
@@ -35,6 +37,34 @@ class LazyReasonerModule(LightningModule):
             return backbone
         self._given = (backbone,)
         return str(backbone.config.name_or_path)
+
+    @classmethod
+    def load_from_checkpoint(
+        cls,
+        checkpoint_path: str | Path | IO[bytes],
+        map_location: Any = None,
+        hparams_file: str | Path | None = None,
+        strict: bool | None = None,
+        weights_only: bool | None = True,
+        **kwargs: Any,
+    ) -> Self:
+        """Load a module from a checkpoint; see `LightningModule.load_from_checkpoint`.
+
+        Args:
+            checkpoint_path: file that a Trainer wrote.
+            map_location: device for its tensors.
+            hparams_file: YAML file with hyper-parameters.
+            strict: whether the names of all weights have to match.
+            weights_only: read tensors and plain values only. With False a checkpoint may run code.
+            **kwargs: hyper-parameters that replace those of the checkpoint.
+
+        Raises:
+            CheckpointError: the file is damaged, or holds more than tensors and plain values.
+        """
+        if weights_only and isinstance(checkpoint_path, str | Path):
+            check_checkpoint(checkpoint_path)
+        options: Any = {"hparams_file": hparams_file, "strict": strict, "weights_only": weights_only, **kwargs}
+        return super().load_from_checkpoint(checkpoint_path, map_location, **options)
 
     def given_reasoner(self) -> LatentReasoner | None:
         """The reasoner that the caller loaded, in the dtype of the settings.

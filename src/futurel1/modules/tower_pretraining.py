@@ -16,7 +16,7 @@ from futurel1.errors import ConfigError
 from futurel1.models import LatentReasoner, LatentTokens, TrainingRun, load_processor
 from futurel1.models.backbones import Qwen3VLBackbone
 from futurel1.models.backbones.tiny import tiny_model
-from futurel1.models.checkpoints import TINY_RANDOM
+from futurel1.models.checkpoint_folders import TINY_RANDOM
 from futurel1.modules.optimization import Schedule, apply_settings, freeze_parts, group_settings, schedule_factor
 from futurel1.modules.whole_checkpoints import WholeCheckpoints
 from futurel1.worlds import CODE_SIZE, make_event_scenes, read_code, scene_code

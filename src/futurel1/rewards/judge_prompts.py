@@ -215,6 +215,8 @@ def _data_url(image: ImageSource, label: str) -> str:
     """Encode a picture as a data URL: unchanged if browsers know its format, else as PNG."""
     from PIL import Image, UnidentifiedImageError
 
+    from futurel1.image_formats import open_image
+
     if isinstance(image, (str, Path)):
         file = Path(image)
         if not file.is_file():
@@ -223,9 +225,9 @@ def _data_url(image: ImageSource, label: str) -> str:
     if isinstance(image, bytes):
         data = image
         try:
-            image = Image.open(BytesIO(data))
+            image = open_image(BytesIO(data))
             image.load()
-        except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
+        except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError) as error:
             raise MediaError(f"{label}: not a readable picture ({error}); replace it or leave the item out") from error
         if image.format in _IMAGE_TYPES:
             return f"data:{_IMAGE_TYPES[image.format]};base64,{base64.b64encode(data).decode()}"

@@ -15,7 +15,7 @@ from futurel1 import LatentReasoner
 from futurel1.errors import CheckpointError, ConfigError
 from futurel1.models import BACKBONES, Backbone
 from futurel1.models.backbones import Qwen3VLBackbone, backbone_class, register_backbone
-from futurel1.models.checkpoints import TINY_FOLDER
+from futurel1.models.checkpoint_folders import TINY_FOLDER
 
 
 @pytest.fixture(autouse=True)

@@ -16,7 +16,7 @@ from futurel1.data.chat import ChatEncoder
 from futurel1.data.collate import Fetched, SFTCollator
 from futurel1.data.prompts import PromptCollator, parse_prompt
 from futurel1.losses import LatentSFTLoss, LatentSFTOutput, hint_retrieval
-from futurel1.models.checkpoints import TINY_FOLDER
+from futurel1.models.checkpoint_folders import TINY_FOLDER
 from futurel1.models.transcript import Transcript, transcripts
 from futurel1.modules import TowerPretrainModule
 from futurel1.worlds import make_event_episodes, read_code, write_world

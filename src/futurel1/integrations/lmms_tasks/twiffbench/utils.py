@@ -20,6 +20,7 @@ from futurel1.data.benchmarks import image_values, parse_twiffbench
 from futurel1.data.record_fields import RecordFields
 from futurel1.data.samples import Frame, RawRecord, Sample
 from futurel1.errors import ConfigError
+from futurel1.image_formats import open_image
 from futurel1.integrations.lmms_requests import picture_bytes
 from futurel1.integrations.lmms_tasks import dataset_source, mean, total
 from futurel1.metrics.functional import extract_answer, judged_scores, sanitize_response
@@ -62,7 +63,7 @@ def judge() -> Judge | None:
 def doc_to_visual(doc: Mapping[str, Any]) -> list[Image.Image]:
     """Images of the question."""
     frames = [part for part in _sample(doc).turns[-1].parts if isinstance(part, Frame)]
-    images = [Image.open(frame.path if frame.data is None else BytesIO(frame.data)) for frame in frames]
+    images = [open_image(frame.path if frame.data is None else BytesIO(frame.data)) for frame in frames]
     for image in images:
         image.load()
     return list(images)
