@@ -40,8 +40,10 @@ class RunCLI(LightningCLI):
             name = asked or "fit"
             example = f"futurel1 {name} --config tiny/{'predict' if name == 'predict' else 'sft'}"
             known = ["config", *names_in(self._options)]  # the usage shows only the short form of this one
-            if hasattr(self, "config"):  # what was given could be parsed, what a checkpoint adds to it could not
-                file, wrong = self.config[name].ckpt_path, explain(str(error), Command(name, [], known, example))
+            # once what was given is parsed, the settings in a checkpoint are
+            file = self.config.get(f"{name}.ckpt_path") if hasattr(self, "config") else None
+            if file:
+                wrong = explain(str(error), Command(name, [], known, example))
                 raise CommandLineError(f"--ckpt_path {file}: its settings do not fit this command: {wrong}") from error
             raise explain(str(error), Command(name, self._given, known, example)) from error
 
