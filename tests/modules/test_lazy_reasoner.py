@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from lightning import Trainer
+from torch.utils.data import DataLoader
 
 from futurel1 import LADAPOModule, LatentPredictor, LatentReasoner, LatentSFTModule
 from futurel1.datamodules import VideoHintDataModule
@@ -64,3 +67,25 @@ def test_settings_that_only_loading_can_follow_are_refused(loaded: LatentReasone
     with pytest.raises(ConfigError, match=r"leave out \['init_from'\]"):
         LatentPredictor(loaded, init_from="runs/first").configure_model()
     assert LatentSFTModule(loaded, dtype="bfloat16").given_reasoner().dtype == torch.bfloat16  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("kind", [LatentSFTModule, LADAPOModule])
+def test_values_of_an_epoch_are_logged_without_warnings(kind: Any, tmp_path: Path) -> None:
+    class Evaluates(kind):  # type: ignore[misc]
+        def validation_step(self, batch: Any, batch_idx: int) -> None:
+            pass
+
+        def on_validation_epoch_end(self) -> None:
+            self.log_reduced({"val/loss": 0.5}, prog_bar=True)
+            self.log_reduced({"val_loss": 0.5}, logger=False)
+
+    trainer = Trainer(
+        default_root_dir=tmp_path, accelerator="cpu", logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False,
+    )  # fmt: skip
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        trainer.validate(Evaluates("tiny-random"), DataLoader(torch.ones(2, 1)), verbose=False)
+    assert not [str(warning.message) for warning in caught if "self.log" in str(warning.message)]
+    assert trainer.callback_metrics == {"val/loss": 0.5, "val_loss": 0.5}
+    assert trainer.progress_bar_metrics == {"val/loss": 0.5}

@@ -79,13 +79,13 @@ class LazyReasonerModule(LightningModule):
             raise ConfigError(f"backbone is a loaded reasoner, which keeps its weights and head: leave out {loaded}")
         return self._given[0].to(DTYPES[self.hparams["dtype"]])
 
-    def log_reduced(self, values: Mapping[str, float], *, prog_bar: bool = False, logger: bool = True) -> None:
+    def log_reduced(self, values: Mapping[str, float], *, prog_bar: bool = False, logger: bool | None = None) -> None:
         """Log values at the end of an epoch that are the same on all ranks, since they were summed over them before.
 
         Args:
             values: name to value.
             prog_bar: show them in the progress bar.
-            logger: give them to the loggers.
+            logger: give them to the loggers; None: if there are any.
         """
         # The mean over ranks of equal values is that value. Without `sync_dist` Lightning warns that it takes rank 0's.
         self.log_dict(dict(values), prog_bar=prog_bar, logger=logger, sync_dist=True)
