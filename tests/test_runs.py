@@ -92,7 +92,6 @@ def test_a_part_of_an_export_gives_way_to_a_checkpoint(
 
     for damage in (
         lambda: cut("model.safetensors"),
-        lambda: cut("projection_head.safetensors"),
         lambda: cut("config.json"),
         lambda: (run / "huggingface" / "model.safetensors").unlink(),
         lambda: [(run / "huggingface" / name).unlink() for name in ("README.md", "tokenizer_config.json")],

@@ -116,13 +116,13 @@ def _lock(folder: Path, name: str, note: Path) -> FileLock | None:
     with writable(folder):
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / f".{name}.lock", thread_local=False)
-        if not _taken(lock, folder, note):
+        if not _taken(lock, str(folder) if name == "writer" else f"{name} in {folder}", note):
             return None
         write_whole(note, json.dumps(asdict(Owner.this_process())) + "\n")
     return lock
 
 
-def _taken(lock: FileLock, folder: Path, note: Path) -> bool:
+def _taken(lock: FileLock, what: str, note: Path) -> bool:
     """Take the lock, waiting if its owner has died; return False where the file system has no locks."""
     until = time.monotonic() + LOCK_SECONDS
     waits = False
@@ -135,7 +135,7 @@ def _taken(lock: FileLock, folder: Path, note: Path) -> bool:
             if isinstance(error, OSError) and error.errno not in _LOCKLESS:
                 raise
             logger.warning(
-                "the file system of %s has no locks (%s): take care that only one process writes there", folder, error
+                "the file system of %s has no locks (%s): take care that only one process writes there", what, error
             )
             return False
         else:
@@ -143,11 +143,11 @@ def _taken(lock: FileLock, folder: Path, note: Path) -> bool:
         owner = _owner(note)
         if (owner is not None and owner.runs) or time.monotonic() > until:
             raise ConfigError(
-                f"{folder} is in use by {owner or 'another process'}: wait until it has ended, stop it, or name "
+                f"{what} is in use by {owner or 'another process'}: wait until it has ended, stop it, or name "
                 "another folder"
             )
         if not waits:
-            logger.info("%s is in use by %s: waiting for up to %.0f s", folder, owner or "a process", LOCK_SECONDS)
+            logger.info("%s is in use by %s: waiting for up to %.0f s", what, owner or "a process", LOCK_SECONDS)
         waits = True
         time.sleep(0.1)
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import random
 import subprocess
-import time
+import sys
 from collections.abc import Callable
 
 import pytest
 from planned_curation import Bench, planned
 
-from futurel1.curation import Share, results
+from futurel1.curation import Share
 from futurel1.errors import ConfigError
 
 
@@ -92,20 +92,19 @@ def test_an_interrupted_shard_goes_on_behind_its_last_whole_line(bench: Callable
     assert made.outputs() == whole.outputs()
 
 
-def test_two_processes_on_one_shard_are_refused(bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(results, "LOCK_SECONDS", 0.0)
+def test_two_processes_on_one_shard_are_refused(bench: Callable[..., Bench]) -> None:
     made = bench()
-    with made.folder.shard_file(0, 1), pytest.raises(ConfigError, match="another process is probing shard 0/1"):
-        made.run()
-
-
-def test_what_a_killed_process_left_behind_is_waited_for(bench: Callable[..., Bench]) -> None:
-    made = bench()
-    with made.folder.shard_file(0, 1) as held:
-        # As a data loader's worker does, which outlives its process for seconds.
-        worker = subprocess.Popen(["sleep", "1"], pass_fds=[held.fileno()])
-    began = time.monotonic()
+    script = (
+        "import sys; from pathlib import Path; from futurel1.locks import one_writer\n"
+        "with one_writer(Path(sys.argv[1]), 'probes-00000-of-00001'): print('holds', flush=True); input()"
+    )
+    command = [sys.executable, "-c", script, str(made.out)]
+    with subprocess.Popen(command, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "holds\n"
+        with pytest.raises(ConfigError, match=rf"probes-00000-of-00001 in .* is in use by process {other.pid} on "):
+            made.run()
+        made.run("1/2")
+        other.communicate("\n")
     made.run()
-    assert time.monotonic() - began > 0.5
-    assert worker.wait() == 0
     assert made.folder.table().num_open == 0

@@ -122,6 +122,7 @@ def write_world(
     world = _world(task, seed, size, kinds)
     asked: dict[Split, int] = {"train": train, "test": test, "rl": rl, "pretrain": pretrain}
     counts = {split: asked[split] for split in world.splits}
+    _check_counts(counts)
     with one_writer(Path(out)):
         # The real clips come first, so that a missing package shows before minutes of encoding.
         real = write_footage(Path(out)) if footage else None
@@ -162,13 +163,17 @@ def write_clips(
         ConfigError: invalid counts, a folder that holds a world of other settings, that another process writes to or
             that cannot be written, or PyAV is not installed.
     """
-    if min(counts.values()) < 0 or not any(counts.values()):
-        given = ", ".join(f"{split}={count}" for split, count in counts.items())
-        raise ConfigError(f"{given}: counts start at 0 and one of them has to be positive")
+    _check_counts(counts)
     out = Path(out)
     with one_writer(out):
         claim_folder(out, world.settings, overwrite)
         return _write(out, world, counts, progress)
+
+
+def _check_counts(counts: Mapping[Split, int]) -> None:
+    if min(counts.values()) < 0 or not any(counts.values()):
+        given = ", ".join(f"{split}={count}" for split, count in counts.items())
+        raise ConfigError(f"{given}: counts start at 0 and one of them has to be positive")
 
 
 def _write(out: Path, world: World, counts: Mapping[Split, int], progress: bool) -> WorldFiles:
