@@ -13,14 +13,15 @@ from torch.nn.parallel import DistributedDataParallel
 from futurel1.errors import CheckpointError, ConfigError, MissingFileError
 from futurel1.models import LatentReasoner, TrainingRun, load_processor
 from futurel1.modules import adapters
+from futurel1.modules.exact_resume import ExactResumeModule
 from futurel1.modules.lazy_reasoner import LazyReasonerModule
-from futurel1.modules.optimization import Part, freeze_parts, parameter_groups, schedule_factor
+from futurel1.modules.optimization import Part, freeze_parts, parameter_groups, schedule_factor, total_steps
 from futurel1.runs import DTYPES, start_checkpoint, start_folder
 
 logger = logging.getLogger(__name__)
 
 
-class ReasonerModule(LazyReasonerModule):
+class ReasonerModule(LazyReasonerModule, ExactResumeModule):
     """Base of the training modules.
 
     The constructor of a subclass has the hyper-parameters of :class:`LatentSFTModule` for start weights, frozen parts,
@@ -119,6 +120,7 @@ class ReasonerModule(LazyReasonerModule):
 
     def on_train_start(self) -> None:
         """Switch to training mode: `from_pretrained` returns eval mode, and `fit` keeps it."""
+        super().on_train_start()
         self.train()
         # A resumed run may have another number of steps: apply the new schedule's rates from its first step.
         for config in self.trainer.lr_scheduler_configs:
@@ -129,15 +131,6 @@ class ReasonerModule(LazyReasonerModule):
             for group, rate in zip(schedule.optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate
         self._window_began = time.perf_counter()
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Save the random state, for dropout after a resume."""
-        checkpoint["torch_rng_state"] = torch.get_rng_state()
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore the random state."""
-        if "torch_rng_state" in checkpoint:
-            torch.set_rng_state(checkpoint["torch_rng_state"].cpu())
 
     # ------------------------------------------------------------------ logging
 
@@ -191,16 +184,7 @@ class ReasonerModule(LazyReasonerModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def _total_steps(self) -> int:
-        # `trainer.estimated_stepping_batches` would set up the train loader before its saved state is restored.
-        trainer = self.trainer
-        if trainer.max_steps != -1:
-            return int(trainer.max_steps)
-        data: Any = getattr(trainer, "datamodule", None)
-        if trainer.max_epochs in (None, -1) or data is None:
-            raise ConfigError("the schedule needs trainer.max_steps, or trainer.max_epochs with a datamodule")
-        batches, limit = len(data.train_dataloader()), trainer.limit_train_batches
-        batches = min(batches, limit) if isinstance(limit, int) else int(batches * (1.0 if limit is None else limit))
-        return -(-batches // trainer.accumulate_grad_batches) * int(trainer.max_epochs or 1)
+        return total_steps(self.trainer)
 
     # ------------------------------------------------------------------ export
 

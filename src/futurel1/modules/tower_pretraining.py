@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning import LightningModule
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -16,12 +15,13 @@ from futurel1.models import LatentReasoner, LatentTokens, TrainingRun, load_proc
 from futurel1.models.backbones import Qwen3VLBackbone
 from futurel1.models.backbones.tiny import tiny_model
 from futurel1.models.checkpoints import TINY_RANDOM
-from futurel1.modules.optimization import Schedule, freeze_parts, schedule_factor
+from futurel1.modules.exact_resume import ExactResumeModule
+from futurel1.modules.optimization import Schedule, freeze_parts, schedule_factor, total_steps
 from futurel1.worlds import CODE_SIZE, make_event_scenes, read_code, scene_code
 from futurel1.worlds.collisions import NUM_STATES
 
 
-class TowerPretrainModule(LightningModule):
+class TowerPretrainModule(ExactResumeModule):
     """Trains only the vision tower: every post-merger feature of a frame regresses the content of the whole frame.
 
     The target is the frame's code (positions, colours and forms of the shapes, gate, pillar), centred, scaled to a root
@@ -102,6 +102,7 @@ class TowerPretrainModule(LightningModule):
 
     def on_train_start(self) -> None:
         """Switch to training mode: `tiny_model` returns eval mode, and `fit` keeps it."""
+        super().on_train_start()
         self.train()
 
     def _features(self, batch: FrameBatch) -> tuple[Tensor, Tensor]:
@@ -150,10 +151,7 @@ class TowerPretrainModule(LightningModule):
         optimizer = torch.optim.AdamW(
             trained, lr=hparams["learning_rate"], betas=tuple(hparams["betas"]), weight_decay=hparams["weight_decay"]
         )
-        steps = int(self.trainer.max_steps)
-        if steps < 1:
-            raise ConfigError("the schedule needs trainer.max_steps")
-        factor = schedule_factor(hparams["lr_schedule"], steps, hparams["warmup_ratio"])
+        factor = schedule_factor(hparams["lr_schedule"], total_steps(self.trainer), hparams["warmup_ratio"])
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
