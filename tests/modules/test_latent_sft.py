@@ -161,14 +161,22 @@ def test_settings_that_cannot_work_are_named(world: Path, tmp_path: Path) -> Non
         LatentSFTModule(lora_rank=2, lora_targets="nowhere").configure_model()
 
 
-@pytest.mark.parametrize(("limit", "steps"), [(1.0, 6), (3, 4), (0.5, 4)])
-def test_schedule_spans_the_epochs_when_max_steps_is_not_given(
-    world: Path, tmp_path: Path, limit: float, steps: int
+@pytest.mark.parametrize(("limit", "max_steps", "steps"), [
+    (1.0, -1, 6), (3, -1, 4), (0.5, -1, 4), (1.0, 1000, 6), (3, 1000, 4), (0.5, 3, 3), (1.0, 5, 5),
+])  # fmt: skip
+@pytest.mark.parametrize("given", ["data", "loader"])
+def test_schedule_ends_where_training_ends(
+    world: Path, tmp_path: Path, limit: float, max_steps: int, steps: int, given: str
 ) -> None:
-    module = LatentSFTModule(learning_rate=1e-3, lr_schedule="linear", warmup_ratio=0.0)
-    options = {"max_steps": -1, "max_epochs": 2, "accumulate_grad_batches": 2, "limit_train_batches": limit}
+    module = LatentSFTModule("tiny-random", learning_rate=1e-3, lr_schedule="linear", warmup_ratio=0.0)
+    options = {"max_steps": max_steps, "max_epochs": 2, "accumulate_grad_batches": 2, "limit_train_batches": limit}
     trainer = make_trainer(tmp_path, **options)
-    trainer.fit(module, make_data(world, batch_size=4))
+    data = make_data(world, batch_size=4, processor="tiny-random")
+    if given == "data":
+        trainer.fit(module, data)
+    else:
+        loader: Any = data.train_dataloader()
+        trainer.fit(module, loader)
     assert trainer.global_step == steps  # 24 records / 4 = 6 batches an epoch, 2 batches a step
     assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.0)
 

@@ -236,7 +236,7 @@ def test_settings_that_cannot_work_are_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=f"text_width=64.*{CODE_SIZE}"):
         make_module(text_width=64)
     with pytest.raises(ConfigError, match="max_steps"):
-        make_trainer(tmp_path, max_steps=-1, max_epochs=1).fit(make_module(), make_data())
+        make_trainer(tmp_path, max_steps=-1, max_epochs=-1).fit(make_module(), make_data())
     with pytest.raises(ConfigError, match="warmup_ratio"):
         make_trainer(tmp_path).fit(make_module(warmup_ratio=2.0), make_data())
     with pytest.raises(ConfigError, match="lr_schedule"):

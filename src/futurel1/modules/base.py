@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
@@ -17,17 +16,17 @@ from futurel1.folders import replacing_folder
 from futurel1.models import LatentReasoner, TrainingRun, load_processor
 from futurel1.models.checkpoints import is_stale
 from futurel1.modules import adapters
+from futurel1.modules.exact_resume import ExactResumeModule
 from futurel1.modules.lazy_reasoner import LazyReasonerModule
 from futurel1.modules.optimization import (
     Part,
-    apply_settings,
     freeze_parts,
     group_settings,
     parameter_groups,
     schedule_factor,
+    total_steps,
 )
 from futurel1.modules.weights_check import require_same_weights
-from futurel1.modules.whole_checkpoints import WholeCheckpoints
 from futurel1.runs import DTYPES, start_checkpoint, start_folder
 from futurel1.trainer_checkpoints import read_checkpoint
 
@@ -37,7 +36,7 @@ _SHAPING = ("backbone", "freeze", "lora_rank", "lora_targets", "projection_head"
 """Hyper-parameters that determine which weights there are and which are trained."""
 
 
-class ReasonerModule(LazyReasonerModule):
+class ReasonerModule(LazyReasonerModule, ExactResumeModule):
     """Base of the training modules.
 
     The constructor of a subclass has the hyper-parameters of :class:`LatentSFTModule` for start weights, frozen parts,
@@ -51,7 +50,6 @@ class ReasonerModule(LazyReasonerModule):
         super().__init__()
         self._adapted: tuple[Any, ...] = ()  # the peft model, in a tuple so that it is not a submodule
         self._window_began = self._validation_began = time.perf_counter()
-        self._optimizer_settings: list[list[dict[str, Any]]] = []
 
     def check_dtypes(self) -> None:
         """Raise a `ConfigError` unless `dtype` and `compute_dtype` are known."""
@@ -160,31 +158,17 @@ class ReasonerModule(LazyReasonerModule):
 
     # ------------------------------------------------------------------ starting and resuming
 
-    def configure_callbacks(self) -> list[Callback]:
-        """Callbacks of every run: checkpoints appear whole, or not at all."""
-        return [WholeCheckpoints()]
-
     def on_train_start(self) -> None:
-        """Switch to training mode, because `from_pretrained` returns eval mode; a resumed run takes its own settings.
-
-        Rates, decay and schedule are those of this module, not those that the checkpoint stores.
-        """
+        """Switch to training mode, because `from_pretrained` returns eval mode, and `fit` keeps it."""
+        super().on_train_start()
         self.train()
-        for config, groups in zip(self.trainer.lr_scheduler_configs, self._optimizer_settings, strict=False):
-            schedule: Any = config.scheduler
-            apply_settings(schedule, groups)
         self._window_began = time.perf_counter()
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Save the random state, for dropout after a resume."""
-        checkpoint["torch_rng_state"] = torch.get_rng_state()
-
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint of another model, or to train other weights than it did; restore the random state."""
+        """Refuse a checkpoint of another model, or to train other weights than it did; go on where it was taken."""
         if hasattr(self, "reasoner"):
             self._check_fits(checkpoint)
-        if "torch_rng_state" in checkpoint:
-            torch.set_rng_state(checkpoint["torch_rng_state"].cpu())
+        super().on_load_checkpoint(checkpoint)
 
     # ------------------------------------------------------------------ logging
 
@@ -227,8 +211,8 @@ class ReasonerModule(LazyReasonerModule):
         optimizer = torch.optim.AdamW(
             self._parameter_groups(), lr=hparams["learning_rate"], betas=tuple(hparams["betas"])
         )
-        self._optimizer_settings = [group_settings(optimizer)]
-        factor = schedule_factor(hparams["lr_schedule"], self._total_steps(), hparams["warmup_ratio"])
+        self._optimizer_settings = group_settings(optimizer)
+        factor = schedule_factor(hparams["lr_schedule"], total_steps(self.trainer), hparams["warmup_ratio"])
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
@@ -242,18 +226,6 @@ class ReasonerModule(LazyReasonerModule):
             "head": rate,
         }
         return parameter_groups(self.reasoner, learning_rates=rates, weight_decay=hparams["weight_decay"])
-
-    def _total_steps(self) -> int:
-        # `trainer.estimated_stepping_batches` would set up the train loader before its saved state is restored.
-        trainer = self.trainer
-        if trainer.max_steps != -1:
-            return int(trainer.max_steps)
-        data: Any = getattr(trainer, "datamodule", None)
-        if trainer.max_epochs in (None, -1) or data is None:
-            raise ConfigError("the schedule needs trainer.max_steps, or trainer.max_epochs with a datamodule")
-        batches, limit = len(data.train_dataloader()), trainer.limit_train_batches
-        batches = min(batches, limit) if isinstance(limit, int) else int(batches * (1.0 if limit is None else limit))
-        return -(-batches // trainer.accumulate_grad_batches) * int(trainer.max_epochs or 1)
 
     # ------------------------------------------------------------------ export
 

@@ -20,6 +20,7 @@ from futurel1.modules import adapters
 from futurel1.modules.base import ReasonerModule
 from futurel1.modules.optimization import Part, Schedule
 from futurel1.modules.policy_statistics import EvaluationStatistics, StepStatistics
+from futurel1.modules.recipes import keep_recipe, object_of
 from futurel1.modules.settings import settings_of
 from futurel1.rewards import CompositeReward
 from futurel1.rollout import Experience, GroupSampler, PolicyModels, RolloutSettings, SampleLog, SamplingSettings
@@ -111,6 +112,10 @@ class LADAPOModule(ReasonerModule):
         super().__init__()
         backbone = self.take(backbone)
         self.save_hyperparameters(ignore=["reward", "latent_policy"])
+        reward = object_of(CompositeReward, "reward", reward)
+        latent_policy = object_of(LatentPolicy, "latent_policy", latent_policy)
+        keep_recipe(self.hparams, "reward", reward)
+        keep_recipe(self.hparams, "latent_policy", latent_policy)
         self.check_dtypes()
         self.rollout = settings_of(self.hparams, "rollout", rollout, RolloutSettings)
         self.sampling = settings_of(self.hparams, "sampling", sampling, SamplingSettings)
@@ -204,6 +209,7 @@ class LADAPOModule(ReasonerModule):
     def on_train_start(self) -> None:
         """Refuse epochs that end within an optimizer step, which would then miss micro-batches."""
         super().on_train_start()
+        self._step = None
         trainer: Any = self.trainer
         if any(isinstance(callback, GradientAccumulationScheduler) for callback in trainer.callbacks):
             raise ConfigError(
@@ -301,6 +307,7 @@ class LADAPOModule(ReasonerModule):
     def on_validation_start(self) -> None:
         """Note the time, and refresh the weights to decode with."""
         super().on_validation_start()
+        self._evaluation = self._new_evaluation()  # a validation that an error ended leaves some in the old one
         self.sampler.models.refresh()
 
     def on_test_start(self) -> None:
@@ -314,6 +321,7 @@ class LADAPOModule(ReasonerModule):
     def on_validation_epoch_end(self) -> None:
         """Log validation means over all ranks."""
         self._log_evaluation("val")
+        super().on_validation_epoch_end()
 
     def test_step(self, batch: PromptBatch, batch_idx: int) -> None:
         """Like validation, on the test split."""

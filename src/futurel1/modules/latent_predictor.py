@@ -26,6 +26,7 @@ from futurel1.models.interventions import BANK_FILES, WITH_BANK, Intervention, m
 from futurel1.models.policies import DeterministicLatents, LatentPolicy
 from futurel1.models.transcript import Transcript, transcripts
 from futurel1.modules.lazy_reasoner import LazyReasonerModule
+from futurel1.modules.recipes import keep_recipe, object_of
 from futurel1.modules.scorers import SCORERS
 from futurel1.modules.settings import settings_of
 from futurel1.rewards import Judge
@@ -92,6 +93,10 @@ class LatentPredictor(LazyReasonerModule):
         super().__init__()
         backbone = self.take(backbone)
         self.save_hyperparameters(ignore=["latent_policy", "judge"])
+        latent_policy = object_of(LatentPolicy, "latent_policy", latent_policy)
+        judge = object_of(Judge, "judge", judge)
+        keep_recipe(self.hparams, "latent_policy", latent_policy)
+        keep_recipe(self.hparams, "judge", judge)
         self.sampling = settings_of(self.hparams, "sampling", sampling, SamplingSettings)
         if dtype not in DTYPES:
             raise ConfigError(f"dtype must be one of {sorted(DTYPES)}, got {dtype!r}")

@@ -156,6 +156,16 @@ class LatentSFTModule(ReasonerModule):
 
     # ------------------------------------------------------------------ training
 
+    def on_train_start(self) -> None:
+        """Begin without sums of an optimizer step that was not finished."""
+        super().on_train_start()
+        self._train_sums = None
+
+    def on_validation_start(self) -> None:
+        """Begin without sums of a validation that was not finished."""
+        super().on_validation_start()
+        self._eval_sums = None
+
     def current_feedback_share(self) -> float:
         """Share of rows that read their own latents at this optimizer step."""
         start, ramp = self.hparams["feedback_start"], self.hparams["feedback_ramp"]
@@ -257,6 +267,7 @@ class LatentSFTModule(ReasonerModule):
     def on_validation_epoch_end(self) -> None:
         """Log validation means over all ranks."""
         self._log_evaluation("val")
+        super().on_validation_epoch_end()
 
     def test_step(self, batch: SFTBatch, batch_idx: int) -> None:
         """Like validation, on the test split."""

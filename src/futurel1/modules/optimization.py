@@ -91,6 +91,47 @@ def apply_settings(schedule: LambdaLR, groups: Sequence[Mapping[str, Any]]) -> N
         group.update(settings, initial_lr=settings["lr"], lr=settings["lr"] * factor(schedule.last_epoch))
 
 
+def total_steps(trainer: Any) -> int:
+    """Optimizer steps after which a Trainer ends training: the smaller of `max_steps` and those of `max_epochs`.
+
+    Args:
+        trainer: a Trainer that is about to fit. Its data module makes a train loader to count batches. A loader that
+            was given to `fit` is counted by the Trainer.
+
+    Raises:
+        ConfigError: neither limit is given, or the number of batches is unknown and only `max_epochs` is given.
+    """
+    max_steps, max_epochs = int(trainer.max_steps), -1 if trainer.max_epochs is None else int(trainer.max_epochs)
+    if max_epochs == -1:
+        if max_steps == -1:
+            raise ConfigError("the schedule needs the run's length: give trainer.max_steps or trainer.max_epochs")
+        return max_steps
+    data = getattr(trainer, "datamodule", None)
+    # `estimated_stepping_batches` sets up the train loader before the state of a checkpoint is restored.
+    batches = _batches_per_epoch(trainer) if data is None else _limited(len(data.train_dataloader()), trainer)
+    if math.isinf(batches):
+        if max_steps == -1:
+            raise ConfigError("the train loader has no length, so the schedule needs trainer.max_steps")
+        return max_steps
+    steps: int = math.ceil(batches / trainer.accumulate_grad_batches) * max_epochs
+    return steps if max_steps == -1 else min(steps, max_steps)
+
+
+def _limited(batches: int, trainer: Any) -> int:
+    """Batches of an epoch under `limit_train_batches`."""
+    limit = trainer.limit_train_batches
+    return int(min(batches, limit) if isinstance(limit, int) else batches * (1.0 if limit is None else limit))
+
+
+def _batches_per_epoch(trainer: Any) -> float:
+    """Batches of an epoch of a loader that was given to `fit`; the Trainer may shard it among ranks."""
+    fit = trainer.fit_loop
+    fit.setup_data()
+    if any(hasattr(loader, "load_state_dict") for loader in fit._combined_loader.flattened):
+        fit._combined_loader = None  # to be set up once more, when its state can be restored
+    return float(trainer.num_training_batches)
+
+
 def schedule_factor(schedule: Schedule, total_steps: int, warmup_ratio: float) -> Callable[[int], float]:
     """Learning-rate factor by optimizer step: linear warm-up, then the schedule; decays reach zero at `total_steps`.
 

@@ -6,8 +6,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning import LightningModule
-from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -17,13 +15,13 @@ from futurel1.models import LatentReasoner, LatentTokens, TrainingRun, load_proc
 from futurel1.models.backbones import Qwen3VLBackbone
 from futurel1.models.backbones.tiny import tiny_model
 from futurel1.models.checkpoint_folders import TINY_RANDOM
-from futurel1.modules.optimization import Schedule, apply_settings, freeze_parts, group_settings, schedule_factor
-from futurel1.modules.whole_checkpoints import WholeCheckpoints
+from futurel1.modules.exact_resume import ExactResumeModule
+from futurel1.modules.optimization import Schedule, freeze_parts, group_settings, schedule_factor, total_steps
 from futurel1.worlds import CODE_SIZE, make_event_scenes, read_code, scene_code
 from futurel1.worlds.collisions import NUM_STATES
 
 
-class TowerPretrainModule(LightningModule):
+class TowerPretrainModule(ExactResumeModule):
     """Trains only the vision tower: every post-merger feature of a frame regresses the content of the whole frame.
 
     The target is the frame's code (positions, colours and forms of the shapes, gate, pillar), centred, scaled to a root
@@ -69,10 +67,6 @@ class TowerPretrainModule(LightningModule):
         if text_width < CODE_SIZE:
             raise ConfigError(f"text_width={text_width}: features have to hold a code of {CODE_SIZE} numbers")
 
-    def configure_callbacks(self) -> list[Callback]:
-        """Callbacks of every run: checkpoints appear whole, or not at all."""
-        return [WholeCheckpoints()]
-
     @cached_property
     def processor(self) -> Any:
         """The processor of the tiny backbone."""
@@ -107,11 +101,9 @@ class TowerPretrainModule(LightningModule):
         self.register_buffer("scale", (width / (codes - mean).square().sum(dim=1).mean()).sqrt())
 
     def on_train_start(self) -> None:
-        """Switch to training mode, because `tiny_model` returns eval mode; a resumed run takes its own settings."""
+        """Switch to training mode, because `tiny_model` returns eval mode, and `fit` keeps it."""
+        super().on_train_start()
         self.train()
-        for config, groups in zip(self.trainer.lr_scheduler_configs, self._optimizer_settings, strict=True):
-            schedule: Any = config.scheduler
-            apply_settings(schedule, groups)
 
     def _features(self, batch: FrameBatch) -> tuple[Tensor, Tensor]:
         """(N, H) features of all frames, and the target of each."""
@@ -159,11 +151,8 @@ class TowerPretrainModule(LightningModule):
         optimizer = torch.optim.AdamW(
             trained, lr=hparams["learning_rate"], betas=tuple(hparams["betas"]), weight_decay=hparams["weight_decay"]
         )
-        self._optimizer_settings = [group_settings(optimizer)]
-        steps = int(self.trainer.max_steps)
-        if steps < 1:
-            raise ConfigError("the schedule needs trainer.max_steps")
-        factor = schedule_factor(hparams["lr_schedule"], steps, hparams["warmup_ratio"])
+        self._optimizer_settings = group_settings(optimizer)
+        factor = schedule_factor(hparams["lr_schedule"], total_steps(self.trainer), hparams["warmup_ratio"])
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 

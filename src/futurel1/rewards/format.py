@@ -54,6 +54,7 @@ class FormatReward(Reward):
             raise ConfigError(f"order must be 'both' or 'reason_first', got {order!r}")
         if variant not in _CONTENT:
             raise ConfigError(f"variant must be 'paper' or 'released', got {variant!r}")
+        self.order = order
         self.min_spans = min_spans
         self.variant = variant
         in_reason, in_answer = _CONTENT[variant]
