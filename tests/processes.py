@@ -101,15 +101,25 @@ class Command:
             time.sleep(0.002)
         if not self._process.is_alive():
             return False
-        os.killpg(int(self._process.pid or 0), signal.SIGKILL)
+        self._signal(signal.SIGKILL)
         self._process.join()
         return True
+
+    def _signal(self, number: signal.Signals) -> None:
+        """Send a signal to it and all its processes, which are a group as soon as it has begun."""
+        while self._process.is_alive():
+            try:
+                os.killpg(int(self._process.pid or 0), number)
+            except ProcessLookupError:
+                time.sleep(0.002)
+            else:
+                return
 
     def interrupt_after(self, seconds: float, number: signal.Signals) -> int:
         """Send a signal to it and all its processes after some time; its exit status."""
         self._process.join(seconds)
         if self._process.is_alive():
-            os.killpg(int(self._process.pid or 0), number)
+            self._signal(number)
         return self.status()
 
     def status(self) -> int:

@@ -22,7 +22,7 @@ RESUMES_FILE = "resumes.jsonl"
 
 
 class RunRecord(SaveConfigCallback):
-    """Writes `config.yaml` after the first step, so that a run that fails before leaves that of an earlier one alone.
+    """Writes `config.yaml` at the first batch, when checkpoint and data have been found to fit.
 
     The file has the configuration as given, without the folders of this run, so that it can start a new run. If the
     run continues another, settings that differ from its file are logged and appended to `resumes.jsonl`.
@@ -40,69 +40,94 @@ class RunRecord(SaveConfigCallback):
     ) -> None:
         super().__init__(parser, as_given, **options)
         self._begun = begun
+        self._changes: dict[str, tuple[Any, Any]] | None = None  # None before the first batch
         self._recorded = False
-        self._first_step: int | None = None
-        self._start: Any = None
+        self._first_step = 0
+        self._start = ""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Write nothing yet."""
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Note where training starts or goes on."""
-        self._first_step, self._start = trainer.global_step, trainer.ckpt_path
+    def on_train_batch_start(self, trainer: Trainer, *args: Any) -> None:
+        """Write the configuration at the first training batch."""
+        self._write(trainer)
 
     def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
-        """Write the files after the first optimizer step."""
-        if trainer.global_step > (self._first_step or 0):
-            self._record(trainer)
+        """Note the first optimizer step."""
+        if trainer.global_step > self._first_step:
+            self._begin(trainer)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Write the files with a checkpoint, which is a reason to keep the folder."""
-        self._record(trainer)
+        """Note a checkpoint, which is a reason to keep the folder."""
+        self._begin(trainer)
+
+    def on_validation_batch_start(self, trainer: Trainer, *args: Any) -> None:
+        """Write the configuration at the first batch of `validate`."""
+        if trainer.state.fn != TrainerFn.FITTING:
+            self._write(trainer)
 
     def on_validation_batch_end(self, trainer: Trainer, *args: Any) -> None:
-        """Write the files after the first batch of `validate`."""
+        """Note the first batch of `validate`."""
         if trainer.state.fn != TrainerFn.FITTING:
-            self._record(trainer)
+            self._begin(trainer)
+
+    def on_test_batch_start(self, trainer: Trainer, *args: Any) -> None:
+        """Write the configuration at the first batch of `test`."""
+        self._write(trainer)
 
     def on_test_batch_end(self, trainer: Trainer, *args: Any) -> None:
-        """Write the files after the first batch of `test`."""
-        self._record(trainer)
+        """Note the first batch of `test`."""
+        self._begin(trainer)
+
+    def on_predict_batch_start(self, trainer: Trainer, *args: Any) -> None:
+        """Write the configuration at the first batch of `predict`."""
+        self._write(trainer)
 
     def on_predict_batch_end(self, trainer: Trainer, *args: Any) -> None:
-        """Write the files after the first batch of `predict`."""
-        self._record(trainer)
+        """Note the first batch of `predict`."""
+        self._begin(trainer)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Write the files of a run that had nothing left to do."""
-        self._record(trainer)
+        """Note a run that had nothing left to do."""
+        self._begin(trainer)
 
-    def _record(self, trainer: Any) -> None:
-        if self._recorded:
+    def _write(self, trainer: Any) -> None:
+        if self._changes is not None:
             return
-        self._recorded = True
-        self._begun()
+        self._changes, self._first_step = {}, trainer.global_step
         if not trainer.is_global_zero:
             return
         file = Path(trainer.default_root_dir) / CONFIG_FILE
         text = self.parser.dump(self.config, skip_none=False)
-        start = self._start or trainer.ckpt_path
-        if start is not None and file.is_file():
-            self._record_changes(trainer, file, text, Path(start).name)
+        if self._start and file.is_file():
+            before = yaml.safe_load(file.read_text(encoding="utf-8"))
+            self._changes = changed_settings(before, yaml.safe_load(text))
         write_whole(file, text)
 
-    def _record_changes(self, trainer: Any, file: Path, text: str, checkpoint: str) -> None:
-        changes = changed_settings(yaml.safe_load(file.read_text(encoding="utf-8")), yaml.safe_load(text))
+    def _begin(self, trainer: Any) -> None:
+        if self._recorded:
+            return
+        self._write(trainer)
+        self._recorded = True
+        self._begun()
+        if not (self._start and trainer.is_global_zero):
+            return
+        changes = self._changes or {}
         for name, (before, now) in changes.items():
             logger.info("this resume changes %s: %s -> %s", name, before, now)
         line = {
             "time": datetime.now(UTC).isoformat(timespec="seconds"),
-            "checkpoint": checkpoint,
-            "step": trainer.global_step if self._first_step is None else self._first_step,
+            "checkpoint": self._start,
+            "step": self._first_step,
             "changes": {name: list(pair) for name, pair in changes.items()},
         }
-        with (file.parent / RESUMES_FILE).open("ab") as stream:
+        with (Path(trainer.default_root_dir) / RESUMES_FILE).open("ab") as stream:
             stream.write(json_line(line, default=str))
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Note which checkpoint the run goes on from."""
+        if trainer.state.fn == TrainerFn.FITTING:
+            self._start = Path(str(trainer.ckpt_path)).name
 
 
 def changed_settings(before: Any, now: Any) -> dict[str, tuple[Any, Any]]:
