@@ -43,8 +43,9 @@ def object_of(kind: type[Any], name: str, given: Any) -> Any:
     try:
         return parser.instantiate_classes(parser.parse_object({name: dict(given)}))[name]
     except (ArgumentError, ImportError) as error:
+        reason = " ".join(str(error).split())
         raise ConfigError(
-            f"{name} cannot be made of the checkpoint's {dict(given)}: {error}. Give it as {name}=..."
+            f"{name} cannot be made of the checkpoint's {dict(given)}: {reason}. Give it as {name}=..."
         ) from error
 
 
@@ -79,10 +80,10 @@ def _recipe(made: Any) -> Any:
         return [_recipe(value) for value in made]
     if inspect.isfunction(made):
         # of a module that can be imported by name, unlike a script
-        found = getattr(sys.modules.get(made.__module__), made.__qualname__, None)
-        if found is not made or made.__module__ == "__main__":
+        module, name = made.__module__, made.__qualname__
+        if module == "__main__" or getattr(sys.modules.get(module), name, None) is not made:
             raise _UnknownError
-        return f"{made.__module__}:{made.__qualname__}"
+        return f"{module}:{name}"
     kind = type(made)
     if kind.__module__.partition(".")[0] != "futurel1":
         raise _UnknownError  # whose attributes may be something else than its arguments
