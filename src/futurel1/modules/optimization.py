@@ -100,7 +100,7 @@ def _batches_per_epoch(trainer: Any) -> float:
     data, limit = getattr(trainer, "datamodule", None), trainer.limit_train_batches
     if limit == 0:
         return 0
-    loader = None if data is None else data.train_dataloader()
+    loader: Any = None if data is None else data.train_dataloader()
     if hasattr(loader, "__len__") and hasattr(loader, "load_state_dict"):  # as the loaders of this library
         batches = len(loader)
         return int(min(batches, limit) if isinstance(limit, int) else batches * (1.0 if limit is None else limit))
