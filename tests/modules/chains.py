@@ -71,7 +71,7 @@ class Chain:
 
     def run(self, *callbacks: Callback, saves: Mapping[str, Any] | None = None, **options: Any) -> Any:
         """Run to the end or to where a callback stops it; returns the module."""
-        keep = [ModelCheckpoint(self.folder, save_last=True, **saves)] if saves is not None else []
+        keep = [ModelCheckpoint(self.folder, **{"save_last": True, **saves})] if saves is not None else []
         settings = {
             "accelerator": "cpu", "logger": False, "enable_checkpointing": bool(keep), "enable_progress_bar": False,
             "enable_model_summary": False, "default_root_dir": self.folder, **self._options, **options,

@@ -23,8 +23,9 @@ from futurel1.rewards import AccuracyReward, CompositeReward, FormatReward, Rewa
 def saved(module: Any, folder: Path) -> Path:
     """A checkpoint of a module that was not trained; its weights are the start's."""
     trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, default_root_dir=folder)
-    trainer.strategy.connect(module)
     module.configure_model()
+    trainer.strategy.connect(module)
+    module.trainer = trainer
     trainer.save_checkpoint(folder / "saved.ckpt", weights_only=True)
     return folder / "saved.ckpt"
 

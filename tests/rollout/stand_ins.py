@@ -142,6 +142,9 @@ class Policy:
             vision=Vision(features),
         )
 
+    def prompt_features(self, sample: EncodedSample) -> None:
+        return None
+
     def score_behaviour(self, experience: Experience) -> tuple[Tensor, Tensor]:
         """The version in front of the point, the response behind it."""
         self._note("score_behaviour", experience.prompt.sample_ids)

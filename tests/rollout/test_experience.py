@@ -12,7 +12,7 @@ from futurel1.errors import BatchError, CheckpointError
 from futurel1.models import LatentReasoner, SpanBudget, Vision, VisionFeatures
 from futurel1.models.policies import DeterministicLatents, VonMisesFisherLatents
 from futurel1.rollout import Experience, Group, join_groups, split_rollout
-from futurel1.rollout.experience import _join_vision, join_rollouts, move_vision, prompt_batch, split_vision
+from futurel1.rollout.experience import join_rollouts, join_vision, move_vision, prompt_batch
 
 CPU = torch.device("cpu")
 POLICY = DeterministicLatents()
@@ -81,38 +81,27 @@ def features(seed, counts, levels=2, seconds=False):
 SCALE = PixelScale(2, (127.5,) * 3, (127.5,) * 3, 1.0)
 
 
-def visual_sample(images=0, videos=0):
-    sample = prompt("some", 4)
-    return EncodedSample(
-        sample.sample_id, sample.input_ids, sample.labels, sample.prompt_length,
-        images=Pictures((), torch.ones(images, 3, dtype=torch.int64), SCALE) if images else None,
-        video_grid_thw=torch.ones(videos, 3, dtype=torch.int64) if videos else None,
-    )  # fmt: skip
-
-
 @pytest.mark.parametrize("levels", [0, 2])
 @pytest.mark.parametrize("seconds", [True, False])
-def test_features_go_to_the_prompts_whose_images_they_are(levels, seconds):
+def test_features_of_prompts_are_joined_in_their_order(levels, seconds):
     # one image; nothing; two images and a video; two videos
-    images, videos = features(0, (3, 1, 2), levels), features(1, (2, 4, 1), levels, seconds)
-    samples = [visual_sample(1), visual_sample(), visual_sample(2, 1), visual_sample(0, 2)]
-    parts = split_vision(Vision(images, videos), samples)
-    assert [part.images is None for part in parts] == [False, True, False, True]
-    assert [part.videos is None for part in parts] == [True, True, False, False]
-    assert torch.equal(parts[2].images.embeds, images.embeds[3:6])
-    assert parts[2].images.counts == (1, 2)
-    assert torch.equal(parts[3].videos.embeds, videos.embeds[2:])
-    assert torch.equal(parts[3].videos.grid_thw, videos.grid_thw[1:])
+    images = features(0, (3,), levels), features(1, (1, 2), levels)
+    videos = features(2, (2,), levels, seconds), features(3, (4, 1), levels, seconds)
+    parts = [Vision(images[0]), Vision(), Vision(images[1], videos[0]), Vision(None, videos[1])]
+    joined = join_vision(parts)
+    assert joined.images.counts == (3, 1, 2)
+    assert torch.equal(joined.images.embeds, torch.cat([part.embeds for part in images]))
+    assert len(joined.images.deepstack) == levels
+    assert torch.equal(joined.videos.grid_thw, torch.cat([part.grid_thw for part in videos]))
     if seconds:
-        assert torch.equal(parts[3].videos.seconds_per_grid, videos.seconds_per_grid[1:])
-    assert_equal(_join_vision(parts), Vision(images, videos))
+        assert torch.equal(joined.videos.seconds_per_grid, torch.cat([part.seconds_per_grid for part in videos]))
+    assert_equal(join_vision([joined]), joined)
     assert_equal(move_vision(parts[2], CPU), parts[2])
 
 
 def test_text_alone_has_no_features_and_missing_features_are_made_again_for_all():
-    parts = split_vision(Vision(), [visual_sample(), visual_sample()])
-    assert_equal(_join_vision(parts), Vision())
-    assert _join_vision([parts[0], None]) is None
+    assert_equal(join_vision([Vision(), Vision()]), Vision())
+    assert join_vision([Vision(), None]) is None
     assert move_vision(None, CPU) is None
 
 
@@ -238,8 +227,9 @@ def sampled(tiny):
         latent_policy=VonMisesFisherLatents(0.8), vision=vision, eos_token_id=list(range(300, 420)),
     )  # fmt: skip
     assert len(rollout.response_mask.sum(dim=1).unique()) > 2
-    tower = tiny.encode(batch)
-    features = split_vision(Vision(tower.images.detach(), tower.videos.detach()), samples)
+    pad = tiny.processor.tokenizer.pad_token_id
+    with torch.no_grad():
+        features = [tiny.encode(prompt_batch([sample], pad, CPU)) for sample in samples]
     return [
         Group(
             prompt_index=index, sample=samples[index], rollout=part, parts={}, rewards=torch.zeros(3),

@@ -178,6 +178,7 @@ class ReasonerModule(LazyReasonerModule, ExactResumeModule):
 
     def on_validation_end(self) -> None:
         """Exclude validation time from the training throughput."""
+        super().on_validation_end()
         self._window_began += time.perf_counter() - self._validation_began
 
     def gradient_norm(self) -> float:

@@ -99,6 +99,7 @@ class ExactResumeModule(LightningModule):
         passes = loop.restarting and loop._should_check_val_fx(self.trainer.fit_loop._data_fetcher)  # type: ignore[arg-type]
         loop._batches_that_stepped = self.global_step - int(passes and not loop._should_accumulate())
         self._random = self._random or self._random_state()
+        self._set_random_state(self._random)  # also for loaders that sample, before the first micro-batch
         self._step_begins, self._updating = True, False
         self.zero_grad()  # gradients of micro-batches that are computed again
 
@@ -154,6 +155,11 @@ class ExactResumeModule(LightningModule):
         """Remember that the validation of this place is done."""
         if self.trainer.state.fn == TrainerFn.FITTING and not self.trainer.sanity_checking:
             self._position = Position(**{**position_state(self._position), "validated": True})
+
+    def on_validation_end(self) -> None:
+        """Set the random state to that after the last step, for loaders that sample."""
+        if self._step_begins and self._random is not None and self.trainer.state.fn == TrainerFn.FITTING:
+            self._set_random_state(self._random)
 
     def on_train_end(self) -> None:
         """Let every :class:`ModelCheckpoint` save the last step, whatever its intervals are."""

@@ -95,8 +95,7 @@ def total_steps(trainer: Any) -> int:
     """Optimizer steps after which a Trainer ends training: the smaller of `max_steps` and those of `max_epochs`.
 
     Args:
-        trainer: a Trainer that is about to fit. Its data module makes a train loader to count batches. A loader that
-            was given to `fit` is counted by the Trainer.
+        trainer: a Trainer that is about to fit; its data module makes a train loader, whose batches are counted.
 
     Raises:
         ConfigError: neither limit is given, or the number of batches is unknown and only `max_epochs` is given.
@@ -106,9 +105,7 @@ def total_steps(trainer: Any) -> int:
         if max_steps == -1:
             raise ConfigError("the schedule needs the run's length: give trainer.max_steps or trainer.max_epochs")
         return max_steps
-    data = getattr(trainer, "datamodule", None)
-    # `estimated_stepping_batches` sets up the train loader before the state of a checkpoint is restored.
-    batches = _batches_per_epoch(trainer) if data is None else _limited(len(data.train_dataloader()), trainer)
+    batches = _batches_per_epoch(trainer)
     if math.isinf(batches):
         if max_steps == -1:
             raise ConfigError("the train loader has no length, so the schedule needs trainer.max_steps")
@@ -117,14 +114,16 @@ def total_steps(trainer: Any) -> int:
     return steps if max_steps == -1 else min(steps, max_steps)
 
 
-def _limited(batches: int, trainer: Any) -> int:
-    """Batches of an epoch under `limit_train_batches`."""
-    limit = trainer.limit_train_batches
-    return int(min(batches, limit) if isinstance(limit, int) else batches * (1.0 if limit is None else limit))
-
-
 def _batches_per_epoch(trainer: Any) -> float:
-    """Batches of an epoch of a loader that was given to `fit`; the Trainer may shard it among ranks."""
+    """Batches of an epoch under `limit_train_batches`; infinity for a loader without a length."""
+    data, limit = getattr(trainer, "datamodule", None), trainer.limit_train_batches
+    if limit == 0:
+        return 0
+    loader: Any = None if data is None else data.train_dataloader()
+    if hasattr(loader, "__len__") and hasattr(loader, "load_state_dict"):  # as the loaders of this library
+        batches = len(loader)
+        return int(min(batches, limit) if isinstance(limit, int) else batches * (1.0 if limit is None else limit))
+    # The Trainer may shard other loaders among ranks. It would not restore the state of one that it has set up.
     fit = trainer.fit_loop
     fit.setup_data()
     if any(hasattr(loader, "load_state_dict") for loader in fit._combined_loader.flattened):

@@ -43,8 +43,9 @@ def object_of(kind: type[Any], name: str, given: Any) -> Any:
     try:
         return parser.instantiate_classes(parser.parse_object({name: dict(given)}))[name]
     except (ArgumentError, ImportError) as error:
+        reason = " ".join(str(error).split())
         raise ConfigError(
-            f"{name} cannot be made of the checkpoint's {dict(given)}: {error}. Give it as {name}=..."
+            f"{name} cannot be made of the checkpoint's {dict(given)}: {reason}. Give it as {name}=..."
         ) from error
 
 

@@ -68,6 +68,10 @@ class RolloutSampler(Protocol):
         """Answer and reward prompts: one group per prompt, and one plain record per rollout for the sample log."""
         ...
 
+    def prompt_features(self, sample: EncodedSample) -> Any:
+        """Features of a prompt for its group; None if they are computed with every forward pass."""
+        ...
+
     def score_behaviour(self, experience: Experience) -> tuple[Tensor, Tensor]:
         """(N, R) and (N, S) log-probabilities under the current policy, without gradient."""
         ...
@@ -405,7 +409,9 @@ class RolloutCollector:
             ((_, sample),) = self.source.take(state["prompt_index"], 1, 0, 1)
             if sample is None:
                 raise RolloutError(f"the record of {state['id']} can no longer be used; restore it to resume")
-            groups.append(self._restored(state, sample))
+            group = self._restored(state, sample)
+            group.vision = self.sampler.prompt_features(sample)
+            groups.append(group)
         return groups
 
     def current_batch(self) -> RolloutBatch:

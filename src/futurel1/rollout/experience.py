@@ -256,46 +256,12 @@ def join_groups(
         advantages=torch.cat([group.advantages for group in groups]),
         valid=torch.cat([group.valid for group in groups]),
         total_tokens=total_tokens,
-        vision=move_vision(_join_vision([group.vision for group in groups]), device),
+        vision=move_vision(join_vision([group.vision for group in groups]), device),
         old_log_probs=optional("old_log_probs", "response_mask"),
         old_latent_log_probs=optional("old_latent_log_probs", "latent_mask"),
         reference_log_probs=optional("reference_log_probs", "response_mask"),
         statistics=statistics,
     )
-
-
-def split_vision(vision: Vision, samples: Sequence[EncodedSample]) -> list[Vision]:
-    """Split features by prompt."""
-    images = _split_features(vision.images, [_count(sample.image_grid_thw) for sample in samples])
-    videos = _split_features(vision.videos, [_count(sample.video_grid_thw) for sample in samples])
-    return [Vision(image, video) for image, video in zip(images, videos, strict=True)]
-
-
-def _count(grid: Tensor | None) -> int:
-    return 0 if grid is None else len(grid)
-
-
-def _split_features(features: VisionFeatures | None, counts: Sequence[int]) -> list[VisionFeatures | None]:
-    found: list[VisionFeatures | None] = []
-    first = 0
-    for count in counts:
-        if features is None or count == 0:
-            found.append(None)
-            continue
-        last = first + count
-        rows = slice(sum(features.counts[:first]), sum(features.counts[:last]))
-        seconds = features.seconds_per_grid
-        found.append(
-            VisionFeatures(
-                features.embeds[rows].clone(),
-                tuple(level[rows].clone() for level in features.deepstack),
-                features.grid_thw[first:last],
-                features.counts[first:last],
-                None if seconds is None else seconds[first:last],
-            )
-        )
-        first = last
-    return found
 
 
 def move_vision(vision: Vision | None, device: torch.device) -> Vision | None:
@@ -316,7 +282,8 @@ def move_vision(vision: Vision | None, device: torch.device) -> Vision | None:
     return None if vision is None else Vision(moved(vision.images), moved(vision.videos))
 
 
-def _join_vision(parts: Sequence[Vision | None]) -> Vision | None:
+def join_vision(parts: Sequence[Vision | None]) -> Vision | None:
+    """Join features of prompts; None if those of a prompt are missing."""
     present = [part for part in parts if part is not None]
     if len(present) < len(parts):
         return None  # all features are computed again

@@ -23,10 +23,10 @@ from futurel1.rollout.experience import (
     Experience,
     Group,
     join_rollouts,
+    join_vision,
     move_vision,
     prompt_batch,
     split_rollout,
-    split_vision,
 )
 from futurel1.rollout.policy_models import PolicyModels, rollout_scores
 from futurel1.rollout.settings import RolloutSettings, SamplingSettings
@@ -142,7 +142,8 @@ class GroupSampler:
                     logger.info("rollouts: %d of %d prompts of this round are answered", start, len(prompts))
                 indices, samples = zip(*prompts[start : start + size], strict=True)
                 batch = prompt_batch(samples, self.pad_token_id, self.device)
-                vision = self.models.sampling.encode(batch)
+                encoded = [self._encode(sample) for sample in samples]
+                vision = join_vision(encoded)
                 rollout = self.models.sampling.generate(
                     batch,
                     num_branches=self.rollout.num_rollouts,
@@ -156,9 +157,19 @@ class GroupSampler:
                 rollouts += split_rollout(rollout)
                 # Features of a trainable tower are stale after the next update.
                 keep = not self.models.policy.vision_is_trainable
-                in_memory = move_vision(vision, torch.device("cpu")) if keep else None
-                visions += [None] * len(samples) if in_memory is None else split_vision(in_memory, samples)
+                visions += [move_vision(part, torch.device("cpu")) if keep else None for part in encoded]
         return rollouts, visions, texts
+
+    def _encode(self, sample: EncodedSample) -> Any:
+        """Features of a prompt by itself: in a batch they would be rounded in another way for every batch."""
+        return self.models.sampling.encode(prompt_batch([sample], self.pad_token_id, self.device))
+
+    def prompt_features(self, sample: EncodedSample) -> Any:
+        """Features that a group of this prompt has, to the bit; None if the vision tower is trained."""
+        if self.models.policy.vision_is_trainable:
+            return None
+        with self._no_grad():
+            return move_vision(self._encode(sample), torch.device("cpu"))
 
     def answer_greedily(self, batch: PromptBatch) -> dict[str, Tensor]:
         """Decode one greedy response per prompt, with latents as predicted.
