@@ -46,7 +46,6 @@ class StopInOrder(Callback):
         self._loops: dict[str, Any] | None = None  # of the last step of this session
         self._epoch = 0
         self._validation_due = False
-        self._same_batches = True
         self._saving = False
 
     @classmethod
@@ -82,7 +81,7 @@ class StopInOrder(Callback):
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Wait for the end of a batch from here on."""
-        self._begin_batches(trainer, trainer.num_predict_batches, every_rank=False)
+        self._begin_batches(trainer, trainer.num_predict_batches)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Wait for the end of a batch from here on."""
@@ -92,11 +91,9 @@ class StopInOrder(Callback):
         """Wait for the end of a batch from here on."""
         self._begin_batches(trainer, trainer.num_val_batches)
 
-    def _begin_batches(self, trainer: Trainer, batches: Any, every_rank: bool = True) -> None:
-        """Find out whether ranks have equal numbers of batches, so that they can agree after each."""
+    def _begin_batches(self, trainer: Trainer, batches: Any) -> None:
+        """Count batches from here on; ranks may have different numbers of them, so they do not agree after each."""
         total = sum(batches) if isinstance(batches, list) else batches
-        strategy: Any = trainer.strategy
-        self._same_batches = every_rank and strategy.reduce_boolean_decision(total == strategy.broadcast(total))
         self._batches, self._left = 0, total
         interrupts.defer(not trainer.sanity_checking)
 
@@ -128,7 +125,8 @@ class StopInOrder(Callback):
     def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         """Leave if a signal has come, except after the last step of a training."""
         fitting = trainer.state.fn == TrainerFn.FITTING
-        if not (fitting and (trainer.sanity_checking or self._is_last_step(trainer))):
+        several = trainer.world_size > 1  # ranks leave a training together, after its next step
+        if not (fitting and (several or trainer.sanity_checking or self._is_last_step(trainer))):
             self._leave_after_batch(trainer, "" if fitting else "validated")
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -150,7 +148,7 @@ class StopInOrder(Callback):
             # What comes after the last batch, such as a judge's verdicts, has no better place to stop.
             interrupts.defer(self._left > 0)
             self._on_progress(f"{self._batches} {what} batch{'es' * (self._batches != 1)}")
-        signum = self._agreed(trainer) if self._same_batches else interrupts.requested()
+        signum = interrupts.requested()
         if signum is not None:
             raise Stopped(signum)
 
