@@ -301,9 +301,8 @@ def test_half_an_update_is_not_saved(tower: Make) -> None:
         adam(*args, **kwargs)
 
     with patch.object(ADAM, "adam", fails), pytest.raises(CheckpointError, match="in the middle of step 3"):
-        chain.run(saves={**ON_EXCEPTION, "every_n_train_steps": 2})
-    assert torch.load(chain.last, weights_only=True)["global_step"] == 2
-    assert_equal(weights(chain.run()), whole(tower, 2))
+        chain.run(saves=ON_EXCEPTION)
+    assert not list(chain.folder.iterdir())
 
 
 # ------------------------------------------------------------------ other checkpoints, other processes
