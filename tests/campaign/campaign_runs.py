@@ -126,8 +126,8 @@ def _training(config: Path) -> Kind:
 
 def same_training(run: Path, whole: Path) -> None:
     """Equal weights bit for bit, equal curves and rollouts, and nothing half written."""
-    for name in ("model.safetensors", "projection_head.safetensors"):
-        one, two = (load_file(folder / "huggingface" / name) for folder in (run, whole))
+    for file in sorted((whole / "huggingface").glob("*.safetensors")):
+        one, two = load_file(run / "huggingface" / file.name), load_file(file)
         assert one.keys() == two.keys()
         assert [key for key in one if not torch.equal(one[key], two[key])] == []
     assert _rows(run) == _rows(whole)
