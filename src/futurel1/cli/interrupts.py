@@ -1,6 +1,5 @@
 """How a command stops: with a line that says how to go on, and exit status 130 (Ctrl-C) or 143 (SIGTERM)."""
 
-import os
 import shlex
 import sys
 from collections.abc import Iterator
@@ -97,5 +96,5 @@ def _replaced(error: SystemExit) -> Stopped | None:
 
 def _launched_by_lightning() -> bool:
     """Whether a Trainer in another process started this one."""
-    others = ("TORCHELASTIC_RUN_ID", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "PMI_RANK")
-    return os.environ.get("LOCAL_RANK", "0") != "0" and not any(name in os.environ for name in others)
+    launch = Launch.detect()
+    return launch.launcher == "environment" and not launch.is_first

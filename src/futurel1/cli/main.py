@@ -25,6 +25,7 @@ def _overview() -> str:
         "options of every command that runs a Trainer:",
         "  --config FILE       settings, or a name that `futurel1 configs` lists; --print_config prints them all",
         "  --run_name NAME     name of the run folder under --runs_dir (default: config name and time)",
+        "  --overwrite         replace a run of that name; without it, a name that exists is refused",
         "  --resume RUN        fit: continue the run in folder RUN where its last checkpoint was taken;",
         "                      predict: go on with the records that have no prediction yet",
         "",
