@@ -55,7 +55,7 @@ test-numerics: install
 	HF_HUB_OFFLINE=1 ATEN_CPU_CAPABILITY=default OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m numerics $(ARGS)
 
 campaign: install
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m campaign tests/campaign $(ARGS)
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m campaign $(ARGS)
 
 lint: install
 	$(BIN)/ruff check .
