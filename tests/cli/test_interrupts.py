@@ -89,6 +89,7 @@ def test_a_stopped_training_goes_on_as_if_nothing_had_been(training: list[str], 
         assert all(torch.equal(resumed[key], whole[key]) for key in whole), run.name
 
 
+@pytest.mark.campaign
 @pytest.mark.slow
 def test_a_second_signal_stops_at_once_and_the_first_one_before_the_first_step(
     training: list[str], tmp_path: Path
@@ -102,6 +103,7 @@ def test_a_second_signal_stops_at_once_and_the_first_one_before_the_first_step(
     assert line == "futurel1: stopped by SIGTERM; there is no checkpoint yet: start the same command again"
 
 
+@pytest.mark.campaign
 @pytest.mark.slow
 def test_a_kill_within_an_export_leaves_none(training: list[str], tmp_path: Path) -> None:
     overlay, died, run = tmp_path / "dies.yaml", tmp_path / "died", tmp_path / "runs" / "half"
@@ -167,6 +169,7 @@ def test_stopped_predictions_go_on_and_have_one_writer(predicting: list[str], tm
     assert not list(run.glob(".writer*"))
 
 
+@pytest.mark.campaign
 @pytest.mark.slow
 def test_a_stopped_world_goes_on_and_has_one_writer(tmp_path: Path) -> None:
     out = tmp_path / "world"
@@ -185,6 +188,7 @@ def test_a_stopped_world_goes_on_and_has_one_writer(tmp_path: Path) -> None:
     assert not [path for path in out.rglob(".*") if path.is_file()]
 
 
+@pytest.mark.campaign
 @pytest.mark.slow
 def test_two_ranks_leave_together(training: list[str], tmp_path: Path) -> None:
     given, _ = sends(tmp_path, SIGTERM, "on_train_batch_start", number=4, rank=0)

@@ -28,7 +28,7 @@ RL = f"{DATA}model:\n  class_path: LADAPOModule\n  init_args:\n    "
     (RL + "reward: {class_path: futurel1.rewards.CompositeReward.preset, init_args: {nam: paper}}", [],
      ["line 5: rewards.CompositeReward.preset has no option 'nam'; did you mean name? known: judge, name, "]),
     (DATA + "modle: {class_path: LatentSFTModule}", [],
-     ["line 2: futurel1 fit has no option 'modle'; did you mean model? known: ckpt_path, config, data, model, "]),
+     ["line 2: futurel1 fit has no option 'modle'; did you mean model? known: ckpt_path, config, data, export, "]),
     (DATA + "trainer: {max_step: 3}", [], ["trainer.max_step", "did you mean trainer.max_steps?"]),
     (GOOD, ["--model.init_args.learning_rat", "1"],
      ["--model.init_args.learning_rat: LatentSFTModule has no option 'learning_rat'; did you mean learning_rate?"]),

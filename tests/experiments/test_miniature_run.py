@@ -40,6 +40,7 @@ def test_only_what_is_missing_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyP
         chosen(bench, ["nothing"])
 
 
+@pytest.mark.campaign
 @pytest.mark.slow
 def test_killed_training_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """kill -9 ends the training process with its parent, and the same command continues it from its checkpoint."""

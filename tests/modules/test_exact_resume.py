@@ -320,6 +320,7 @@ def test_checkpoints_of_version_0_1_are_resumed_exactly(sft: Make, stop: tuple[s
     assert_equal(weights(chain.run()), whole(sft, 2))
 
 
+@pytest.mark.campaign
 @pytest.mark.slow
 def test_a_run_that_is_killed_three_times(world: Path, tmp_path: Path) -> None:
     """Processes of their own: after an epoch's end, in the middle of a window, in the export."""

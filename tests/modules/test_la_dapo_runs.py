@@ -52,6 +52,7 @@ def settings(rl_world: Path, opening: str, tmp_path: Path) -> list[str]:
     return ["--config", str(file), "--runs_dir", str(tmp_path / "runs")]
 
 
+@pytest.mark.campaign
 @pytest.mark.slow
 @pytest.mark.parametrize(("options", "every"), [
     (["--trainer.accumulate_grad_batches", "2"], 6),
