@@ -26,6 +26,8 @@ LOCK_SECONDS = 15.0
 """Most seconds to wait for a lock whose owner does not run: processes that a killed one started may hold it as long."""
 LOCK_FILES = ".writer."
 """Beginning of the names of the files of a folder's usual lock."""
+GRACE_SECONDS = 1.0
+"""Seconds to wait for an owner that runs: a process that was just killed still does for a moment."""
 _LOCKLESS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 _HELD: dict[Path, int] = {}
 """Locks of this process, and how many blocks hold each."""
@@ -123,8 +125,8 @@ def _lock(folder: Path, name: str, note: Path) -> FileLock | None:
 
 
 def _taken(lock: FileLock, what: str, note: Path) -> bool:
-    """Take the lock, waiting if its owner has died; return False where the file system has no locks."""
-    until = time.monotonic() + LOCK_SECONDS
+    """Take the lock, waiting while its owner may be dying; return False where the file system has no locks."""
+    began = time.monotonic()
     waits = False
     while True:
         try:
@@ -141,7 +143,7 @@ def _taken(lock: FileLock, what: str, note: Path) -> bool:
         else:
             return True
         owner = _owner(note)
-        if (owner is not None and owner.runs) or time.monotonic() > until:
+        if time.monotonic() - began > (GRACE_SECONDS if owner is not None and owner.runs else LOCK_SECONDS):
             raise ConfigError(
                 f"{what} is in use by {owner or 'another process'}: wait until it has ended, stop it, or name "
                 "another folder"

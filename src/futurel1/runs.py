@@ -167,13 +167,16 @@ def newest_checkpoint(run: Path) -> Path:
     if not found:
         raise MissingFileError(f"{run} has no checkpoints/*.ckpt; the run ended before its first checkpoint")
     steps: dict[Path, tuple[int, int, str]] = {}
+    reason = ""
     for file in found:
         try:
             steps[file] = (_stored_step(file), file.stat().st_mtime_ns, file.name)
         except CheckpointError as error:
             logger.warning("passed over, perhaps the run was killed while it was written: %s", error)
+            reason = str(error)
     if not steps:
-        raise CheckpointError(f"all checkpoints of {run} are damaged: {sorted(file.name for file in found)}")
+        names = sorted(file.name for file in found)
+        raise CheckpointError(f"all checkpoints of {run} are damaged, {names}: {reason}")
     return max(steps, key=lambda file: steps[file])
 
 

@@ -142,6 +142,7 @@ def ids(run: Path) -> list[str]:
     return [json.loads(line)["id"] for line in (run / "predictions.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.campaign
 @pytest.mark.slow
 def test_stopped_predictions_go_on_and_have_one_writer(predicting: list[str], tmp_path: Path) -> None:
     run = tmp_path / "runs" / "p"

@@ -65,6 +65,7 @@ def test_two_processes_follow_one(settings: list[str], tmp_path: Path, strategy:
     assert_same_after_training(*weights, learning_rate=1e-3)
 
 
+@pytest.mark.campaign
 @pytest.mark.slow
 def test_a_killed_run_resumes_to_the_very_same_weights(settings: list[str], tmp_path: Path) -> None:
     # 3 records a batch and 2 batches a step: checkpoints every 3 steps fall into the middle of epochs of 24 records.

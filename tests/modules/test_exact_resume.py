@@ -79,13 +79,16 @@ ON_EXCEPTION = {"save_on_exception": True, "every_n_train_steps": 1000}
 
 @pytest.mark.parametrize(("accumulate", "saves", "stops", "options"), [
     (1, EVERY_EPOCH, [("batch_start", 6), ("batch_start", 7), ("backward", 10)], {}),
-    (1, EVERY_STEP, [("validation", 5), ("batch_start", 6), ("epoch_end", 10)], {"max_steps": 100}),
+    pytest.param(1, EVERY_STEP, [("validation", 5), ("batch_start", 6), ("epoch_end", 10)], {"max_steps": 100},
+                 marks=pytest.mark.campaign),
     (2, EVERY_STEP, [("backward", 3), ("backward", 5), ("batch_start", 6), ("batch_start", 7), ("validated", 8)],
      {"val_check_interval": 2, "check_val_every_n_epoch": None}),
     (2, ON_EXCEPTION, [("backward", 1), ("step", 4), ("validation", 5), ("epoch_end", 5), ("backward", 8)], {}),
-    (4, ON_EXCEPTION, [("backward", 3), ("batch_end", 4), ("validated", 5), ("batch_start", 6), ("backward", 10),
-                       ("validation", 10)], {"max_steps": 100}),
-    (4, EVERY_STEP, [("backward", 5), ("batch_end", 6), ("backward", 9)], {"check_val_every_n_epoch": 2}),
+    pytest.param(4, ON_EXCEPTION, [("backward", 3), ("batch_end", 4), ("validated", 5), ("batch_start", 6),
+                                   ("backward", 10), ("validation", 10)], {"max_steps": 100},
+                 marks=pytest.mark.campaign),
+    pytest.param(4, EVERY_STEP, [("backward", 5), ("batch_end", 6), ("backward", 9)], {"check_val_every_n_epoch": 2},
+                 marks=pytest.mark.campaign),
 ], ids=["epochs", "steps", "windows", "inside-windows", "inside-long-windows", "after-windows"])  # fmt: skip
 def test_a_chain_of_sft(
     sft: Make, accumulate: int, saves: Mapping[str, Any], stops: list[tuple[str, int]], options: dict[str, Any]
@@ -308,7 +311,10 @@ def test_half_an_update_is_not_saved(tower: Make) -> None:
 # ------------------------------------------------------------------ other checkpoints, other processes
 
 
-@pytest.mark.parametrize("stop", [("backward", 3), ("batch_start", 5), ("epoch_end", 5), ("batch_start", 6)])
+@pytest.mark.parametrize("stop", [
+    ("backward", 3), *(pytest.param(stop, marks=pytest.mark.campaign)
+                       for stop in (("batch_start", 5), ("epoch_end", 5), ("batch_start", 6))),
+])  # fmt: skip
 def test_checkpoints_of_version_0_1_are_resumed_exactly(sft: Make, stop: tuple[str, int]) -> None:
     chain = sft(accumulate_grad_batches=2)
     chain.run(StopAt(*stop), saves={**EVERY_EPOCH, **ON_EXCEPTION, "every_n_train_steps": None})

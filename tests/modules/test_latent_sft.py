@@ -305,10 +305,11 @@ def test_liger_changes_the_modules_of_this_model_only() -> None:
     assert all("forward" not in vars(part) for part in module.reasoner.backbone.vision_tower.modules())
 
 
-def test_learning_rates_of_zero_are_zero() -> None:
+def test_learning_rates_of_zero_are_zero(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("futurel1.modules.base.total_steps", lambda trainer: 10)
     module = LatentSFTModule(freeze=[], vision_learning_rate=0.0, merger_learning_rate=3e-4, learning_rate=1e-3)
     module.configure_model()
-    module._total_steps = lambda: 10  # type: ignore[method-assign]
+    module._trainer = object()  # type: ignore[assignment]
     groups = module.configure_optimizers()["optimizer"].param_groups
     rates = {group["name"].removesuffix("_no_decay"): group["initial_lr"] for group in groups}
     assert rates == {"vision": 0.0, "merger": 3e-4, "llm": 1e-3}

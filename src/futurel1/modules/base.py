@@ -124,9 +124,11 @@ class ReasonerModule(LazyReasonerModule, ExactResumeModule):
             raise CheckpointError(f"init_from: {file} holds no weights (state_dict); give a checkpoint of a run")
         odd = self._odd_weights(state)
         if odd:
+            shapes = [tuple(getattr(weights.get(odd[0]), "shape", ())) for weights in (state, self.state_dict())]
             raise CheckpointError(
                 f"init_from: {file} was trained with another model, LoRA or head ({len(odd)} weights differ, e.g. "
-                f"{odd[0]}); give the settings it was trained with, or its Hugging Face export"
+                f"{odd[0]}: {shapes[0]} there, {shapes[1]} here); give the settings it was trained with, or its "
+                "Hugging Face export"
             )
         self.load_state_dict(state)
 
