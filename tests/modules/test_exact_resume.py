@@ -78,7 +78,8 @@ ON_EXCEPTION = {"save_on_exception": True, "every_n_train_steps": 1000}
 
 
 @pytest.mark.parametrize(("accumulate", "saves", "stops", "options"), [
-    (1, EVERY_EPOCH, [("batch_start", 6), ("batch_start", 7), ("backward", 10)], {}),
+    pytest.param(1, EVERY_EPOCH, [("batch_start", 6), ("batch_start", 7), ("backward", 10)], {},
+                 marks=pytest.mark.campaign),
     pytest.param(1, EVERY_STEP, [("validation", 5), ("batch_start", 6), ("epoch_end", 10)], {"max_steps": 100},
                  marks=pytest.mark.campaign),
     (2, EVERY_STEP, [("backward", 3), ("backward", 5), ("batch_start", 6), ("batch_start", 7), ("validated", 8)],
@@ -130,7 +131,8 @@ def rl(rl_world: Path, opening: str, tmp_path: Path) -> Make:
 
 
 @pytest.mark.parametrize(("saves", "stops", "options"), [
-    (EVERY_STEP, [("backward", 3), ("batch_start", 9), ("batch_start", 10), ("backward", 13)], {}),
+    pytest.param(EVERY_STEP, [("backward", 3), ("batch_start", 9), ("batch_start", 10), ("backward", 13)], {},
+                 marks=pytest.mark.campaign),
     (ON_EXCEPTION, [("backward", 1), ("backward", 6), ("validation", 8), ("epoch_end", 8), ("step", 14)],
      {"max_steps": 100}),
 ], ids=["steps", "inside-windows"])  # fmt: skip
@@ -179,6 +181,7 @@ def test_a_finished_run_resumed_twice_stays_as_it_is(tower: Make) -> None:
         assert chain.last.stat().st_mtime_ns == written
 
 
+@pytest.mark.campaign
 @pytest.mark.parametrize(("first", "more"), [
     ({"max_steps": 2}, {"max_steps": 6}),  # inside an epoch
     ({"max_steps": 3}, {"max_steps": 6}),  # at its end
@@ -202,8 +205,10 @@ def test_a_finished_run_is_extended(tower: Make, first: dict[str, int], more: di
 
 
 @pytest.mark.parametrize(("limits", "steps"), [
-    ({"max_epochs": 2}, 6), ({"max_steps": 4}, 4), ({"max_steps": 4, "max_epochs": 1}, 3),
-    ({"max_epochs": 2, "limit_train_batches": 0.5}, 2),
+    ({"max_epochs": 2}, 6), ({"max_steps": 4}, 4),
+    *(pytest.param(limits, steps, marks=pytest.mark.campaign) for limits, steps in (
+        ({"max_steps": 4, "max_epochs": 1}, 3), ({"max_epochs": 2, "limit_train_batches": 0.5}, 2),
+    )),
 ], ids=["epochs", "steps", "both", "half"])  # fmt: skip
 @pytest.mark.parametrize("saves", [
     {"every_n_train_steps": 5}, {"every_n_train_steps": 100}, {"every_n_train_steps": 1}, {"every_n_epochs": 10},
