@@ -23,6 +23,8 @@ START_FILES = (
     "predictions.settings.json", "*.lock", ".*.owner", ".*.part",
 )  # fmt: skip
 """What a run may write before its first step."""
+WEIGHTS = (".ckpt", ".safetensors")
+"""Suffixes of files with weights or latents."""
 
 
 def only_started(folder: Path) -> bool:
@@ -138,7 +140,8 @@ def _strings(config: Any, key: str = "") -> Iterator[tuple[str, str]]:
 class FolderAsItWas:
     """The files of a folder before a run, to restore them if the run fails before its first step.
 
-    Contents are kept only of files at the top, because a run changes no others before its first step.
+    Contents are kept of files at the top, because a run changes no others before its first step, and not of weights,
+    which it only reads until then and which may be larger than memory (`hpc_ckpt_1.ckpt`).
 
     Args:
         folder: the folder.
@@ -147,7 +150,8 @@ class FolderAsItWas:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._paths = self._present()
-        self._contents = {path: path.read_bytes() for path in self._paths if path.parent == folder and path.is_file()}
+        top = (path for path in self._paths if path.parent == folder and path.is_file())
+        self._contents = {path: path.read_bytes() for path in top if path.suffix not in WEIGHTS}
 
     def _present(self) -> set[Path]:
         """All that is in the folder, but for its lock, which this process may hold."""
