@@ -122,7 +122,6 @@ def make_cli(args: list[str] | None = None, *, run: bool = True, resumed: bool =
             seed_everything_default=0,
             auto_configure_optimizers=False,  # modules make their own; the model does not exist yet during parsing
             save_config_callback=RunRecord,
-            save_config_kwargs={"overwrite": True},
             trainer_defaults={"logger": list(_LOGGERS), "callbacks": [StepProgressBar()]},
             parser_kwargs={**strict, **epilogs} if run else strict,
             args=args,

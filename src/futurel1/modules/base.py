@@ -26,7 +26,7 @@ from futurel1.modules.optimization import (
     schedule_factor,
     total_steps,
 )
-from futurel1.modules.weights_check import require_same_weights
+from futurel1.modules.weights_check import odd_weights, require_same_weights, shape_of
 from futurel1.runs import DTYPES, start_checkpoint, start_folder
 from futurel1.trainer_checkpoints import read_checkpoint
 
@@ -122,21 +122,16 @@ class ReasonerModule(LazyReasonerModule, ExactResumeModule):
         state = read_checkpoint(file).get("state_dict")
         if not isinstance(state, dict):
             raise CheckpointError(f"init_from: {file} holds no weights (state_dict); give a checkpoint of a run")
-        odd = self._odd_weights(state)
+        own = self.state_dict()
+        odd = sorted(name for names in odd_weights(state, own) for name in names)
         if odd:
-            shapes = [tuple(getattr(weights.get(odd[0]), "shape", ())) for weights in (state, self.state_dict())]
+            there, here = (shape_of(weights.get(odd[0])) for weights in (state, own))
             raise CheckpointError(
                 f"init_from: {file} was trained with another model, LoRA or head ({len(odd)} weights differ, e.g. "
-                f"{odd[0]}: {shapes[0]} there, {shapes[1]} here); give the settings it was trained with, or its "
+                f"{odd[0]}: {there} there, {here} here); give the settings it was trained with, or its "
                 "Hugging Face export"
             )
         self.load_state_dict(state)
-
-    def _odd_weights(self, state: Mapping[str, Tensor]) -> list[str]:
-        """Names of weights that only the module or only `state` has, or that differ in shape."""
-        own = self.state_dict()
-        other = {name for name in own.keys() & state.keys() if getattr(state[name], "shape", None) != own[name].shape}
-        return sorted((own.keys() ^ state.keys()) | other)
 
     def _check_fits(self, checkpoint: Mapping[str, Any]) -> None:
         """Refuse a checkpoint whose weights or optimizer state do not fit this module."""
