@@ -70,68 +70,51 @@ class Command:
         self._process = FORKED.Process(target=_command, args=(list(args), log, list(map(str, paths)), *inherited))
         self._process.start()
 
-    def wait(self) -> int:
-        """Wait until it ends; returns its exit status."""
-        self._process.join()
-        return int(self._process.exitcode or 0)
-
     @property
     def pid(self) -> int:
         """Its process id, which is that of its group."""
         return int(self._process.pid or 0)
+
+    def wait(self) -> int:
+        """Wait until it ends; returns its exit status, which is negative if a signal ended it."""
+        self._process.join(600)  # a busy machine is no failure, only a hang takes as long
+        assert self._process.exitcode is not None, self.log.read_text()
+        return self._process.exitcode
+
+    def finish(self) -> None:
+        """Wait until it ends; an error unless it succeeds."""
+        assert self.wait() == 0, self.log.read_text()
 
     def when(self, ready: Callable[[], object]) -> None:
         """Wait until `ready` returns something true; an error if it ends before."""
         wait_until(ready, self._process, self.log)
 
     def signal(self, signum: int) -> int:
-        """Send a signal to it and all its processes; returns its exit status."""
-        os.killpg(self.pid, signum)
+        """Send a signal to it and all its processes if it still runs; returns its exit status."""
+        while self._process.is_alive():
+            try:
+                os.killpg(self.pid, signum)
+            except ProcessLookupError:  # it is no group before its first line
+                time.sleep(0.002)
+            else:
+                break
         return self.wait()
 
     def kill_when(self, ready: Callable[[], object]) -> None:
         """Kill it and all its processes as soon as `ready` returns something true; an error if it ends before."""
-        wait_until(ready, self._process, self.log)
-        os.killpg(int(self._process.pid or 0), signal.SIGKILL)
-        self._process.join()
+        self.when(ready)
+        self.signal(signal.SIGKILL)
 
     def kill_if_alive(self, ready: Callable[[], object]) -> bool:
-        """Kill it and all its processes as soon as `ready` returns something true, if it still runs then."""
+        """Kill it and all its processes as soon as `ready` returns something true; False if it ended before."""
         while self._process.is_alive() and not ready():
             time.sleep(0.002)
-        if not self._process.is_alive():
-            return False
-        self._signal(signal.SIGKILL)
-        self._process.join()
-        return True
+        return self.signal(signal.SIGKILL) == -signal.SIGKILL
 
-    def _signal(self, number: signal.Signals) -> None:
-        """Send a signal to it and all its processes, which are a group as soon as it has begun."""
-        while self._process.is_alive():
-            try:
-                os.killpg(int(self._process.pid or 0), number)
-            except ProcessLookupError:
-                time.sleep(0.002)
-            else:
-                return
-
-    def interrupt_after(self, seconds: float, number: signal.Signals) -> int:
-        """Send a signal to it and all its processes after some time; its exit status."""
+    def interrupt_after(self, seconds: float, signum: int) -> int:
+        """Send a signal to it and all its processes after some time; returns its exit status."""
         self._process.join(seconds)
-        if self._process.is_alive():
-            self._signal(number)
-        return self.status()
-
-    def status(self) -> int:
-        """Wait for its end; its exit status, that of a shell if a signal ended it."""
-        self._process.join(600)
-        code = self._process.exitcode
-        assert code is not None, self.log.read_text()
-        return code if code >= 0 else 128 - code
-
-    def finish(self) -> None:
-        """Wait for its end; an error unless it succeeds."""
-        assert self.status() == 0, self.log.read_text()
+        return self.signal(signum)
 
 
 def _command(args: list[str], log: Path, paths: list[str], environment: dict[str, str], threads: int) -> None:

@@ -19,6 +19,13 @@ TIMES = ("rollout/seconds", "tokens_per_second", "seconds", "records_per_second"
 """Columns that differ between two runs of the same settings."""
 
 
+@dataclass
+class Trial:
+    """What a block of a test tries: `number` trials of one kind, such as kills of a chain."""
+
+    number: int = 1
+
+
 @dataclass(frozen=True)
 class Kind:
     """A kind of run.
@@ -36,6 +43,10 @@ class Kind:
     same: Callable[[Path, Path], None]
     begun: Callable[[Path], bool]
     writing: Callable[[Path], bool]
+
+    def next(self, run: Path) -> Sequence[str]:
+        """The command line that a person gives next: it continues what can be continued."""
+        return self.again(run) if self.begun(run) else self.start(run)
 
 
 def _config(folder: Path, name: str, config: dict[str, Any]) -> Path:

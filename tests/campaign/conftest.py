@@ -1,6 +1,6 @@
 """The campaign: trials that take minutes, each counted, with one table at the end.
 
-A test notes `trials(what, tried, held)`; a test that notes nothing counts as one trial of its own.
+A test counts with `trials(what, tried, held)`, or puts one trial into `with trial(what)`.
 """
 
 from __future__ import annotations
@@ -9,12 +9,13 @@ import platform
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
-from campaign_runs import REWARDS, Kind, curation, la_dapo, predictions, sft
+from campaign_runs import REWARDS, Kind, Trial, curation, la_dapo, predictions, sft
 
 from futurel1.worlds import write_world
 from opening import write_opening
@@ -37,6 +38,22 @@ def trials(record_property: Callable[[str, object], None]) -> Callable[[str, int
         record_property("trials", [what, tried, held])
 
     return note
+
+
+@pytest.fixture
+def trial(trials: Callable[[str, int, int], None]) -> Callable[[str], AbstractContextManager[Trial]]:
+    """Count a block as trials of a kind, all of which held if it raises nothing."""
+
+    @contextmanager
+    def counted(what: str) -> Iterator[Trial]:
+        made, held = Trial(), False
+        try:
+            yield made
+            held = True
+        finally:
+            trials(what, made.number, made.number if held else 0)
+
+    return counted
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

@@ -5,19 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from judge_server import (
-    FAULTS,
-    Reply,
-    Request,
-    answer,
-    fault,
-    is_right,
-    make_judge,
-    response,
-    scores,
-    serving,
-    tell_truth,
-)
+from judge_server import judged, make_judge, misbehave, serving
 
 CALLS = 500
 TIMEOUT_S = 2.0
@@ -29,18 +17,9 @@ def test_verdicts_are_right_though_30_percent_of_the_calls_go_wrong(
 ) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "key")
 
-    def respond(request: Request) -> Reply:
-        chosen = fault(request.number, request.attempt, seed=7)
-        return tell_truth(request) if chosen is None else FAULTS[chosen](TIMEOUT_S)
-
-    with serving(respond) as server:
+    with serving(misbehave(seed=7, timeout_s=TIMEOUT_S)) as server:
         judge = make_judge(server, timeout_s=TIMEOUT_S, max_attempts=20)
-        if kind == "answer":
-            verdicts = judge.judge_answers([answer(number) for number in range(CALLS)])
-            expected: list[object] = [is_right(number) for number in range(CALLS)]
-        else:
-            verdicts = judge.score_responses([response(number) for number in range(CALLS)])
-            expected = [scores(number) for number in range(CALLS)]
+        verdicts, expected = judged(judge, kind, CALLS)
     right = sum(verdict.value == truth for verdict, truth in zip(verdicts, expected, strict=True))
     trials("judge: call among those of which 30% go wrong", CALLS, right)
     assert right == CALLS

@@ -6,11 +6,12 @@ import random
 import signal
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 
 import pytest
-from campaign_runs import REWARDS, Kind
+from campaign_runs import REWARDS, Kind, Trial
 
 from processes import Command
 
@@ -31,28 +32,23 @@ def test_killed_runs_end_as_undisturbed_ones(
     kinds: dict[str, Kind],
     undisturbed: Callable[[str], tuple[Path, float]],
     tmp_path: Path,
-    trials: Callable[[str, int, int], None],
+    trial: Callable[[str], AbstractContextManager[Trial]],
 ) -> None:
     kind = kinds[name]
     whole, seconds = undisturbed(name)
     generator = random.Random(f"{name}:{chain}")
     run = tmp_path / "run"
-    kills = 0
-    try:
+    with trial(f"{name}: killed with SIGKILL, resumed") as tried:
+        kills = 0
         for number in range(KILLS):
-            command = kind.again(run) if kind.begun(run) else kind.start(run)
-            process = Command(command, tmp_path / f"{number}.log", REWARDS)
+            process = Command(kind.next(run), tmp_path / f"{number}.log", REWARDS)
             moment = time.monotonic() + generator.uniform(0.1, 0.9) * seconds
             # one in three is hit while it writes a checkpoint, an export or results
             ready = partial(kind.writing, run) if generator.random() < 1 / 3 else partial(past, moment)
             kills += process.kill_if_alive(ready)
-        command = kind.again(run) if kind.begun(run) else kind.start(run)
-        Command(command, tmp_path / "last.log", REWARDS).finish()
+        tried.number = kills
+        Command(kind.next(run), tmp_path / "last.log", REWARDS).finish()
         kind.same(run, whole)
-    except BaseException:
-        trials(f"{name}: killed with SIGKILL, resumed", KILLS, 0)
-        raise
-    trials(f"{name}: killed with SIGKILL, resumed", kills, kills)
 
 
 @pytest.mark.parametrize("chain", range(5))
@@ -65,22 +61,16 @@ def test_interrupted_runs_say_how_to_go_on(
     kinds: dict[str, Kind],
     undisturbed: Callable[[str], tuple[Path, float]],
     tmp_path: Path,
-    trials: Callable[[str, int, int], None],
+    trial: Callable[[str], AbstractContextManager[Trial]],
 ) -> None:
     kind = kinds[name]
     whole, seconds = undisturbed(name)
-    run = tmp_path / "run"
+    run, log = tmp_path / "run", tmp_path / "first.log"
     share = random.Random(f"{name}:{number}:{chain}").uniform(0.1, 0.9)
-    what = f"{name}: {number.name}, resumed"
-    try:
-        process = Command(kind.start(run), tmp_path / "first.log", REWARDS)
-        status = process.interrupt_after(share * seconds, number)
-        assert status in (0, 128 + number), (tmp_path / "first.log").read_text()
+    with trial(f"{name}: {number.name}, resumed"):
+        status = Command(kind.start(run), log, REWARDS).interrupt_after(share * seconds, number)
+        assert status in (0, 128 + number), log.read_text()
         if kind.begun(run) and status:
-            assert f"--resume {run}" in (tmp_path / "first.log").read_text()
-        Command(kind.again(run) if kind.begun(run) else kind.start(run), tmp_path / "last.log", REWARDS).finish()
+            assert f"--resume {run}" in log.read_text()
+        Command(kind.next(run), tmp_path / "last.log", REWARDS).finish()
         kind.same(run, whole)
-    except BaseException:
-        trials(what, 1, 0)
-        raise
-    trials(what, 1, 1)

@@ -184,3 +184,21 @@ def tell_truth(request: Request) -> Reply:
     if "strict evaluator" in request.body["messages"][0]["content"]:
         return Reply(json.dumps({"reasoning": f"seen {number}", "score": scores(number)}))
     return Reply("Yes." if is_right(number) else "no")
+
+
+def misbehave(seed: int, timeout_s: float) -> Callable[[Request], Reply]:
+    """Tell the truth, but for the faults of this seed; the slow one outlasts `timeout_s`."""
+
+    def respond(request: Request) -> Reply:
+        kind = fault(request.number, request.attempt, seed)
+        return tell_truth(request) if kind is None else FAULTS[kind](timeout_s)
+
+    return respond
+
+
+def judged(judge: Judge, kind: str, count: int) -> tuple[list[Any], list[Any]]:
+    """Verdicts about so many answers or responses (`kind`), and the values that the server's own rule gives."""
+    numbers = range(count)
+    if kind == "answer":
+        return judge.judge_answers([answer(i) for i in numbers]), [is_right(i) for i in numbers]
+    return judge.score_responses([response(i) for i in numbers]), [scores(i) for i in numbers]

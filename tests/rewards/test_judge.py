@@ -10,13 +10,14 @@ from typing import Any
 
 import pytest
 from judge_server import (
-    FAULTS,
     Reply,
     Request,
     answer,
     fault,
     is_right,
+    judged,
     make_judge,
+    misbehave,
     response,
     scores,
     serving,
@@ -32,25 +33,12 @@ from futurel1.rewards import Judge, Verdict
 TIMEOUT_S = 1.0
 
 
-def misbehave(seed: int) -> Any:
-    def respond(request: Request) -> Reply:
-        kind = fault(request.number, request.attempt, seed)
-        return tell_truth(request) if kind is None else FAULTS[kind](TIMEOUT_S)
-
-    return respond
-
-
 @pytest.mark.parametrize("kind", ["answer", "response"])
 def test_no_wrong_verdict_when_30_percent_of_the_calls_go_wrong(kind: str) -> None:
     numbers = range(150)
-    with serving(misbehave(seed=1)) as server:
+    with serving(misbehave(seed=1, timeout_s=TIMEOUT_S)) as server:
         judge = make_judge(server, timeout_s=TIMEOUT_S, max_attempts=20)  # a loaded machine adds timeouts of its own
-        if kind == "answer":
-            verdicts = judge.judge_answers([answer(i) for i in numbers])
-            expected: list[Any] = [is_right(i) for i in numbers]
-        else:
-            verdicts = judge.score_responses([response(i) for i in numbers])
-            expected = [scores(i) for i in numbers]
+        verdicts, expected = judged(judge, kind, len(numbers))
     assert [verdict.value for verdict in verdicts] == expected
     assert not any(verdict.failed for verdict in verdicts)
     stats = judge.stats
@@ -64,7 +52,7 @@ def test_no_wrong_verdict_when_30_percent_of_the_calls_go_wrong(kind: str) -> No
 @pytest.mark.parametrize("kind", ["answer", "response"])
 def test_failures_are_counted_and_never_guessed(kind: str) -> None:
     numbers = range(150)
-    with serving(misbehave(seed=2)) as server:
+    with serving(misbehave(seed=2, timeout_s=TIMEOUT_S)) as server:
         judge = make_judge(server, timeout_s=TIMEOUT_S, max_attempts=2)
         if kind == "answer":
             verdicts = judge.judge_answers([answer(i) for i in numbers])
