@@ -126,6 +126,9 @@ def _command(args: list[str], log: Path, paths: list[str], environment: dict[str
         for descriptor in (1, 2):
             os.dup2(stream.fileno(), descriptor)
     os.environ |= environment
+    # Its workers start as they do for a user, not by a server of their own that imports everything once more.
+    multiprocessing.set_start_method(None, force=True)
+    multiprocessing.set_forkserver_preload(["__main__"])
     torch.set_num_threads(threads)  # unless told, MKL may take fewer, and rounds in other ways
     sys.path[:0] = paths
     main(args)

@@ -35,14 +35,14 @@ class Kind:
         again: command line that continues it there.
         same: compares a finished folder with that of an undisturbed run; raises AssertionError.
         begun: whether `again` can continue what a folder holds; otherwise `start` is given once more.
-        writing: whether it is just writing something large, to hit it there.
+        writing: patterns of files that are there only while it writes something, to hit it there.
     """
 
     start: Callable[[Path], Sequence[str]]
     again: Callable[[Path], Sequence[str]]
     same: Callable[[Path, Path], None]
     begun: Callable[[Path], bool]
-    writing: Callable[[Path], bool]
+    writing: Sequence[str]
 
     def next(self, run: Path) -> Sequence[str]:
         """The command line that a person gives next: it continues what can be continued."""
@@ -129,9 +129,7 @@ def _training(config: Path) -> Kind:
     def begun(run: Path) -> bool:
         return (run / "config.yaml").is_file() and bool(list(run.glob("checkpoints/*.ckpt")))
 
-    def writing(run: Path) -> bool:
-        return any(run.glob("checkpoints/*.part")) or any(run.glob(".huggingface*")) or any(run.glob("*.part"))
-
+    writing = ("checkpoints/.*.part", ".huggingface.*.part", ".config.yaml.*.part")
     return Kind(start, lambda run: ["fit", "--resume", str(run)], same_training, begun, writing)
 
 
@@ -182,7 +180,7 @@ def predictions(world: Path, folder: Path, backbone: str) -> Kind:
         lambda run: ["predict", "--resume", str(run)],
         same_predictions,
         lambda run: (run / "config.yaml").is_file(),
-        lambda run: (run / "latents.parts").is_dir(),
+        ("latents.parts/*", ".latents.*.part", ".config.yaml.*.part"),
     )
 
 
@@ -216,11 +214,9 @@ def curation(world: Path, backbone: str) -> Kind:
             assert (out / name).read_bytes() == (whole / name).read_bytes()
         _nothing_half(out)
 
-    return Kind(command, command, same, lambda out: True, lambda out: out.is_dir() and any(out.glob("probes-*.jsonl")))
+    return Kind(command, command, same, lambda out: True, ("probes-*.jsonl", ".report.png.*.part", ".settings.*.part"))
 
 
 def _nothing_half(folder: Path) -> None:
-    left = [
-        str(path.relative_to(folder)) for path in folder.rglob("*") if path.name.endswith((".part", ".old", ".tmp"))
-    ]
-    assert left == []
+    suffixes = (".part", ".aside", ".replaced", ".kept", ".old", ".tmp", ".lock", ".owner")
+    assert [str(path.relative_to(folder)) for path in folder.rglob("*") if path.name.endswith(suffixes)] == []

@@ -24,6 +24,10 @@ def past(moment: float) -> bool:
     return time.monotonic() > moment
 
 
+def has(run: Path, pattern: str) -> bool:
+    return any(run.glob(pattern))
+
+
 @pytest.mark.parametrize("chain", range(CHAINS))
 @pytest.mark.parametrize("name", ["fit (SFT)", "fit (LA-DAPO)", "predict", "curate"])
 def test_killed_runs_end_as_undisturbed_ones(
@@ -43,8 +47,9 @@ def test_killed_runs_end_as_undisturbed_ones(
         for number in range(KILLS):
             process = Command(kind.next(run), tmp_path / f"{number}.log", REWARDS)
             moment = time.monotonic() + generator.uniform(0.1, 0.9) * seconds
-            # one in three is hit while it writes a checkpoint, an export or results
-            ready = partial(kind.writing, run) if generator.random() < 1 / 3 else partial(past, moment)
+            # one in three is hit while it writes a checkpoint, an export, results or its configuration
+            aimed = generator.random() < 1 / 3
+            ready = partial(has, run, generator.choice(kind.writing)) if aimed else partial(past, moment)
             kills += process.kill_if_alive(ready)
         tried.number = kills
         Command(kind.next(run), tmp_path / "last.log", REWARDS).finish()

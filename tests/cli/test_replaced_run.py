@@ -15,6 +15,7 @@ from jsonargparse import Namespace
 
 from futurel1.cli.replaced_run import Replaced
 from futurel1.errors import ConfigError
+from leaving import leave_half
 
 SAVED = {"runs_dir": "runs", "run_dir": None, "model": {}, "trainer": {}}
 
@@ -82,6 +83,8 @@ def test_a_run_that_was_killed_before_its_first_step_is_replaced(run: Path) -> N
         path.unlink()
     (run / "metrics.csv").write_text("step,val/accuracy\n0,0.1\n")
     (run / "job.json").write_text("{}")
+    (run / "rollouts.jsonl").write_text("{}\n")
+    leave_half(run / "config.yaml")
     Replaced.set_aside(run, Namespace()).restore()
     (run / "notes.txt").write_text("mine")
     with pytest.raises(ConfigError, match=r"no config.yaml of a run"):

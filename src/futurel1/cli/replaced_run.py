@@ -7,7 +7,7 @@ import logging
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import yaml
 
 from futurel1.errors import ConfigError
 from futurel1.files import write_whole
+from futurel1.leftovers import is_temporary
 from futurel1.locks import LOCK_FILES
 
 logger = logging.getLogger(__name__)
@@ -23,14 +24,21 @@ START_FILES = (
     "predictions.settings.json", "*.lock", ".*.owner", ".*.part",
 )  # fmt: skip
 """What a run may write before its first step."""
+EARLY_RESULTS = ("rollouts.jsonl",)
+"""What it may write before it writes `config.yaml`, besides: rollouts for the first step."""
 WEIGHTS = (".ckpt", ".safetensors")
 """Suffixes of files with weights or latents."""
 
 
-def only_started(folder: Path) -> bool:
-    """Whether a folder has no file but empty ones and those that a run may write before its first step."""
+def only_started(folder: Path, *, besides: Sequence[str] = ()) -> bool:
+    """Whether a folder has no file but empty ones and those that a run may write before its first step.
+
+    Args:
+        folder: the folder.
+        besides: patterns of further files that it may have.
+    """
     files = (file for file in folder.rglob("*") if file.is_symlink() or (file.is_file() and file.stat().st_size))
-    return all(any(file.match(pattern) for pattern in START_FILES) for file in files)
+    return all(any(file.match(pattern) for pattern in (*START_FILES, *besides)) for file in files)
 
 
 class Replaced:
@@ -88,7 +96,7 @@ def _check_kind(folder: Path) -> None:
         problem = "is no folder of its own (a link or a file)"
     elif Path.cwd().is_relative_to(folder.resolve()):
         problem = "is or holds the working folder"
-    elif not (_is_ours(config) if config.exists() else only_started(folder)):
+    elif not (_is_ours(config) if config.exists() else only_started(folder, besides=EARLY_RESULTS)):
         problem = "is no run folder (it has no config.yaml of a run)"
     elif any(file.parent != folder for file in folder.glob("*/config.yaml")):
         problem = "holds other run folders"
@@ -141,7 +149,7 @@ class FolderAsItWas:
     """The files of a folder before a run, to restore them if the run fails before its first step.
 
     Contents are kept of files at the top, because a run changes no others before its first step, and not of weights,
-    which it only reads until then and which may be larger than memory (`hpc_ckpt_1.ckpt`).
+    which it only reads until then and which may be larger than memory (`hpc_ckpt_1.ckpt`), nor of what a kill left.
 
     Args:
         folder: the folder.
@@ -151,7 +159,8 @@ class FolderAsItWas:
         self.folder = folder
         self._paths = self._present()
         top = (path for path in self._paths if path.parent == folder and path.is_file())
-        self._contents = {path: path.read_bytes() for path in top if path.suffix not in WEIGHTS}
+        kept = (path for path in top if path.suffix not in WEIGHTS and not is_temporary(path))
+        self._contents = {path: path.read_bytes() for path in kept}
 
     def _present(self) -> set[Path]:
         """All that is in the folder, but for its lock, which this process may hold."""
