@@ -91,6 +91,25 @@ def test_a_run_that_was_killed_before_its_first_step_is_replaced(run: Path) -> N
         Replaced.set_aside(run, Namespace())
 
 
+@pytest.mark.parametrize("name", ["base", "x" * 60])
+def test_a_run_comes_back_though_the_first_that_replaced_it_was_killed(run: Path, name: str) -> None:
+    run = run.rename(run.parent / name)
+    (run.parent / ".base2.01234567.replaced").mkdir()
+    before = names(run)
+    Replaced.set_aside(run, Namespace())
+    run.mkdir()
+    (run / "rollouts.jsonl").write_text("{}\n")  # and then killed
+    second = Replaced.set_aside(run, Namespace())
+    if name == "base":
+        assert names(second.aside) == before
+        second.restore()
+        assert names(run) == before
+        assert sorted(path.name for path in run.parent.iterdir()) == [".base2.01234567.replaced", "base"]
+    else:  # the name aside is cut, and may be that of another run
+        assert names(second.aside) == ["rollouts.jsonl"]
+        assert len(list(run.parent.iterdir())) == 3
+
+
 def test_the_working_folder_is_not_replaced(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(run / "checkpoints")
     with pytest.raises(ConfigError, match="the working folder"):

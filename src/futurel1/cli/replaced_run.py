@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator, Sequence
@@ -26,6 +27,8 @@ START_FILES = (
 """What a run may write before its first step."""
 EARLY_RESULTS = ("rollouts.jsonl",)
 """What it may write before it writes `config.yaml`, besides: rollouts for the first step."""
+_SHOWN = 50
+"""Characters of a folder's name that its name aside repeats."""
 WEIGHTS = (".ckpt", ".safetensors")
 """Suffixes of files with weights or latents."""
 
@@ -57,6 +60,9 @@ class Replaced:
     def set_aside(cls, folder: Path, config: Any) -> Replaced:
         """Move a run folder aside, beside its place.
 
+        If a run that replaced another one was killed before its first step, the other one, which still waits aside, is
+        what may come back, and the beginnings of the killed one are removed.
+
         Args:
             folder: the folder.
             config: the configuration of the run that replaces it; it must not read from the folder.
@@ -72,7 +78,12 @@ class Replaced:
         for key, value in _strings(config):
             if "\0" not in value and Path(value).resolve().is_relative_to(inside):
                 raise ConfigError(f"--overwrite would remove {folder}, but the new run reads {key}={value} there")
-        aside = folder.with_name(f".{folder.name[:50]}.{uuid.uuid4().hex[:8]}.replaced")
+        waiting = _waiting(folder) if only_started(folder, besides=EARLY_RESULTS) else None
+        if waiting is not None:
+            shutil.rmtree(folder)
+            logger.info("%s still waits until the first step of a run that replaces it", waiting)
+            return cls(folder, waiting)
+        aside = folder.with_name(f".{folder.name[:_SHOWN]}.{uuid.uuid4().hex[:8]}.replaced")
         os.rename(folder, aside)
         logger.info("%s waits as %s until the first step of the run that replaces it", folder, aside.name)
         return cls(folder, aside)
@@ -104,6 +115,15 @@ def _check_kind(folder: Path) -> None:
         raise ConfigError(
             f"--overwrite removes only run folders, and {folder} {problem}; remove it yourself, or rename it"
         )
+
+
+def _waiting(folder: Path) -> Path | None:
+    """The run that waits aside since it was replaced in a folder; None if there is none, or its name was cut."""
+    if len(folder.name) > _SHOWN:
+        return None
+    pattern = re.compile(rf"\.{re.escape(folder.name)}\.[0-9a-f]{{8}}\.replaced")
+    found = [path for path in folder.parent.iterdir() if pattern.fullmatch(path.name) and path.is_dir()]
+    return max(found, key=lambda path: path.stat().st_mtime_ns, default=None)
 
 
 def _is_ours(config: Path) -> bool:
