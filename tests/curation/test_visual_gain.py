@@ -59,7 +59,6 @@ def test_shards_and_ranks_from_the_command_line(
     main(["curate", str(clips_world / "train.jsonl"), "--out", str(out), "--mode=merge", "--thresholds.min_gain=0"])
     for name in ("curated.jsonl", "report.txt", "report.png"):
         assert (out / name).read_bytes() == (whole / name).read_bytes()
-    assert sorted(path.name for path in out.iterdir()) == sorted(path.name for path in whole.iterdir())
     assert "8  candidates" in capsys.readouterr().out
     assert len((out / "curated.jsonl").read_text().splitlines()) == 8
 
