@@ -159,7 +159,8 @@ def lead(method: str, end: Any) -> None:
 @pytest.mark.parametrize("method", ["spawn", "forkserver"])
 def test_workers_outlive_a_signal_for_their_group_while_they_start(method: str) -> None:
     near, far = multiprocessing.Pipe()
-    leader = multiprocessing.get_context("fork").Process(target=lead, args=(method, far))
+    # A new interpreter, which knows nothing of the server that other tests fork from.
+    leader = multiprocessing.get_context("spawn").Process(target=lead, args=(method, far))
     leader.start()
     for sent in (2, 0):
         assert near.poll(120)
