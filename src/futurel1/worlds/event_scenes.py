@@ -169,14 +169,14 @@ def make_event_scenes(
     scenes: list[EventScene] = []
     while len(scenes) < count:
         layouts = [every_layout[number] for number in rng.integers(len(every_layout), size=count)]
-        states, apart = sample_scenes(layouts, rng)
-        for number in np.flatnonzero(apart):
+        numbers, states = sample_scenes(layouts, rng)
+        for place, number in enumerate(numbers):
             scenes.append(
                 EventScene(
                     size=size,
                     layout=layouts[number],
                     last_colours=_apart_colours(rng) if split is None else sample_colours(split, rng),
-                    states=states.scene(int(number)),
+                    states=states.scene(place),
                 )
             )
     return scenes[:count]
@@ -198,8 +198,8 @@ def _apart_colours(rng: np.random.Generator) -> tuple[int, ...]:
     return tuple(colours)
 
 
-def sample_scenes(layouts: Sequence[Layout], rng: np.random.Generator) -> tuple[States, Bools]:
-    """Simulate a random start for every layout; also return which starts are possible."""
+def sample_scenes(layouts: Sequence[Layout], rng: np.random.Generator) -> tuple[Ints, States]:
+    """Sample a random start for every layout and simulate the possible ones; return their numbers and their states."""
     standing = Layouts(
         gate_axis=np.array([layout.gate_axis for layout in layouts]),
         gate_at=np.array([layout.gate_at for layout in layouts]),
@@ -215,7 +215,9 @@ def sample_scenes(layouts: Sequence[Layout], rng: np.random.Generator) -> tuple[
     heading[::2] *= np.where(across, ACROSS_THE_GATE, 1)[:, None]
     heading /= np.linalg.norm(heading, axis=-1, keepdims=True)
     velocity = rng.uniform(SLOWEST, FASTEST, (*shape, 1)) * heading
-    return simulate(start, velocity, standing), starts_apart(start, standing)
+    apart = np.flatnonzero(starts_apart(start, standing))
+    standing = Layouts(standing.gate_axis[apart], standing.gate_at[apart], standing.pillar[apart])
+    return apart, simulate(start[apart], velocity[apart], standing)
 
 
 def _partner(colours: Ints) -> Ints:
