@@ -12,7 +12,14 @@ import pytest
 
 from futurel1 import leftovers
 from futurel1.files import replacing
-from futurel1.leftovers import is_abandoned, is_temporary, remove_leftovers, temporaries_of, temporary
+from futurel1.leftovers import (
+    is_abandoned,
+    is_temporary,
+    remove_leftovers,
+    remove_leftovers_of,
+    temporaries_of,
+    temporary,
+)
 from leaving import NO_PROCESS, leave_half
 
 DIES = """
@@ -78,3 +85,11 @@ def test_what_somebody_is_writing_stays(tmp_path: Path) -> None:
     assert names(tmp_path) == [name for name in before if name != there.name]
     remove_leftovers(tmp_path, alone=True)
     assert names(tmp_path) == [name for name in before if name not in (there.name, longer.name)]
+
+
+def test_what_a_kill_left_of_one_file_is_removed(tmp_path: Path) -> None:
+    file = tmp_path / "lengths.npy"
+    leave_half(file)
+    kept = [leave_half(file, pid=os.getppid()), leave_half(file, kind="aside"), leave_half(tmp_path / "other.npy")]
+    remove_leftovers_of(file)
+    assert sorted(tmp_path.iterdir()) == sorted(kept)

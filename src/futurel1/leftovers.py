@@ -12,7 +12,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
-__all__ = ["is_abandoned", "is_temporary", "remove_leftovers", "temporaries_of", "temporary"]
+__all__ = [
+    "is_abandoned", "is_temporary", "remove_leftovers", "remove_leftovers_of", "temporaries_of", "temporary",
+]  # fmt: skip
 
 logger = logging.getLogger(__name__)
 Kind = Literal["part", "aside"]
@@ -84,12 +86,26 @@ def remove_leftovers(folder: Path, *, alone: bool = False) -> None:
     """
     for path in list(_parts(folder)):
         if is_abandoned(path, alone=alone):
-            logger.info("removing %s, which a process that was killed left", path)
-            if path.is_dir():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                with suppress(OSError):
-                    path.unlink(missing_ok=True)
+            _remove(path)
+
+
+def remove_leftovers_of(place: Path) -> None:
+    """Remove what killed processes had begun to write for one file or folder, whose own folder must exist.
+
+    What had to make way stays, because it may be the only whole copy.
+    """
+    for path in temporaries_of(place):
+        if is_temporary(path) and is_abandoned(path):
+            _remove(path)
+
+
+def _remove(path: Path) -> None:
+    logger.info("removing %s, which a process that was killed left", path)
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
 
 
 def _parts(folder: Path) -> Iterator[Path]:

@@ -22,6 +22,7 @@ from futurel1.datamodules.loading import count_totals
 from futurel1.errors import ConfigError, RecordError
 from futurel1.models import LatentReasoner, LatentTokens
 from futurel1.worlds import WorldFiles
+from leaving import leave_half
 from rounding import assert_same_but_rounding
 
 pytestmark = [
@@ -443,12 +444,16 @@ def test_a_cache_of_lengths_that_fails_costs_only_time(
 
     first = lengths()
     (cache,) = (tmp_path / "cache").glob("lengths-*.npy")
+    cache.unlink()
+    leave_half(cache)  # a run was killed while it wrote them
+    assert lengths() == first
+    assert list(cache.parent.iterdir()) == [cache]
     whole = cache.read_bytes()
     for damage in (whole[:-5], b"", b"\0" * 200):
         cache.write_bytes(damage)
         assert lengths() == first
         assert cache.read_bytes() == whole
-    assert measured == [3] * 4
+    assert measured == [3] * 5
     assert caplog.text.count("record lengths are measured again") == 3
     cache.unlink()
 

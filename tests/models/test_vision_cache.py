@@ -12,6 +12,7 @@ from safetensors import safe_open
 from futurel1.errors import BatchError, ConfigError
 from futurel1.models import vision_cache
 from futurel1.models.vision_cache import VisionFeatureCache, tower_fingerprint
+from leaving import leave_half
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +45,17 @@ def assert_same(one, other):
 
 def entry(cache, key, grid, device="cpu"):
     return cache._file(cache._full_key(key, grid, torch.device(device)))
+
+
+def test_what_a_killed_run_was_writing_is_removed_when_it_is_written_again(frozen, images, tmp_path):
+    cache = VisionFeatureCache(tmp_path, frozen)
+    files = {entry(cache, key, grid) for key, grid in zip(KEYS, images[1].tolist(), strict=True)}
+    for file in files:
+        file.parent.mkdir()
+        leave_half(file)
+    others = leave_half(next(iter(files)), pid=os.getppid())
+    cache.encode(*images, KEYS)
+    assert {path for path in tmp_path.rglob("*") if path.is_file()} == {*files, others}
 
 
 def test_cold_and_warm_features_are_those_of_the_tower(frozen, images, tmp_path):

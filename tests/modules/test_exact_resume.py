@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import signal
 from collections.abc import Callable, Mapping
@@ -26,6 +27,8 @@ from futurel1.cli import main
 from futurel1.datamodules import EventFramesDataModule, RolloutPromptDataModule, VideoHintDataModule
 from futurel1.errors import CheckpointError
 from futurel1.modules import LADAPOModule, LatentSFTModule, TowerPretrainModule
+from futurel1.modules.checkpointing import ResumedFiles
+from futurel1.modules.loggers import ResumableCSVLogger
 from futurel1.rewards import CompositeReward
 from processes import Command
 
@@ -266,6 +269,42 @@ def test_a_validation_that_was_cut_is_done_again(
     assert watched.validated == expected
     assert watched.epochs == epochs
     assert watched.logged == [step - 1 for step in expected]  # Lightning's name for a step in logs
+
+
+@pytest.mark.parametrize("kind", ["sft", "rl"])
+def test_validations_that_kills_cut_are_done_even_after_the_last_step(
+    request: pytest.FixtureRequest, kind: str, tmp_path: Path
+) -> None:
+    """Each kill comes after the checkpoint of a step and before the end of the validation that is due at it."""
+    options = {
+        "accumulate_grad_batches": 2, "max_steps": 4, "limit_train_batches": 8, "max_epochs": -1,
+        "val_check_interval": 4, "check_val_every_n_epoch": None, "log_every_n_steps": 1,
+    }  # fmt: skip
+    make: Make = request.getfixturevalue(kind)
+
+    def run(chain: Chain, *callbacks: Callback) -> tuple[list[int], list[dict[str, str]], dict[str, Tensor]]:
+        watched, folder = Watched(), tmp_path / f"logs-{chain.folder.name}"
+        saves = {"every_n_train_steps": 2, "save_top_k": -1}
+        logger = ResumableCSVLogger(str(folder))
+        module = chain.run(watched, *callbacks, ResumedFiles(), saves=saves, logger=logger)
+        assert chain.trainer.max_steps == 4
+        with (folder / "metrics.csv").open(newline="", encoding="utf-8") as stream:
+            rows = [{name: row[name] for name in row if "second" not in name} for row in csv.DictReader(stream)]
+        names = [name for name in rows[0] if name.startswith("val/")]
+        return watched.validated, [row for row in rows if any(row[name] for name in names)], weights(module)
+
+    undisturbed, killed = make("undisturbed", **options), make("killed", **options)
+    validated, rows, trained = run(undisturbed)
+    assert (validated, [row["step"] for row in rows]) == ([2, 4], ["1", "3"])
+    for step, before in ((2, []), (4, [2])):
+        validated, found, _ = run(killed, StopAt("validation", 2 * step))
+        assert (validated, found) == (before, rows[: len(before)])
+    for expected in ([4], []):  # once
+        validated, found, weights_found = run(killed)
+        assert (validated, found) == (expected, rows)
+        assert_equal(weights_found, trained)
+    files = sorted(file.name for file in undisturbed.folder.iterdir())
+    assert sorted(file.name for file in killed.folder.iterdir()) == files
 
 
 def test_a_step_is_saved_once(sft: Make) -> None:

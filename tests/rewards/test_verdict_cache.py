@@ -11,6 +11,8 @@ from judge_server import Reply, answer, is_right, make_judge, response, scores, 
 from PIL import Image
 
 from futurel1.rewards import Judge, ResponseItem, Verdict, judge_replies, verdict_cache
+from futurel1.rewards.verdict_cache import VerdictCache
+from leaving import leave_half
 
 
 def test_cached_verdicts_need_no_call_whatever_the_address(tmp_path: Path) -> None:
@@ -27,6 +29,15 @@ def test_cached_verdicts_need_no_call_whatever_the_address(tmp_path: Path) -> No
     assert (judge.stats.calls, judge.stats.cached) == (0, 20)
     assert len(list(tmp_path.rglob("*.json"))) == 20
     assert not list(tmp_path.rglob("*.part"))
+
+
+def test_what_a_killed_run_was_writing_is_removed_when_it_is_written_again(tmp_path: Path) -> None:
+    file = tmp_path / "ab" / f"{'c' * 38}.json"
+    file.parent.mkdir()
+    leave_half(file)
+    others = leave_half(file, pid=os.getppid())
+    assert VerdictCache(tmp_path, "judge").write(f"ab{'c' * 38}ff", "answer", True, "it is")
+    assert sorted(file.parent.iterdir()) == sorted([file, others])
 
 
 def test_whatever_can_change_the_verdict_is_in_the_key(tmp_path: Path) -> None:

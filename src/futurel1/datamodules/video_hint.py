@@ -25,6 +25,7 @@ from futurel1.datamodules.base import RecordDataModule
 from futurel1.datamodules.loading import PlannedLoader, Stage, plan_batches, sum_over_ranks
 from futurel1.errors import ConfigError, FutureL1Error
 from futurel1.files import replacing
+from futurel1.leftovers import remove_leftovers_of
 from futurel1.models.vision_cache import VisionFeatureCache
 from futurel1.version import __version__
 
@@ -395,6 +396,7 @@ def _measure(dataset: SFTDataset, numbers: list[int], num_workers: int) -> list[
 def _save(file: Path, array: np.ndarray[Any, Any]) -> None:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
+        remove_leftovers_of(file)
         with replacing(file) as partial_file, partial_file.open("wb") as stream:
             np.save(stream, array)
     except OSError as error:

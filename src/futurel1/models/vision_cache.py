@@ -11,6 +11,7 @@ from torch import Tensor
 
 from futurel1.errors import ConfigError
 from futurel1.files import replacing
+from futurel1.leftovers import remove_leftovers
 from futurel1.models.backbones import VisionFeatures
 from futurel1.models.backbones.base import check_patches
 from futurel1.models.reasoner import LatentReasoner
@@ -56,6 +57,7 @@ class VisionFeatureCache:
         self.hits = 0
         self.misses = 0
         self._warned: set[str] = set()
+        self._cleaned: set[Path] = set()
 
     def encode(self, pixel_values: Tensor, grid_thw: Tensor, keys: Sequence[str]) -> VisionFeatures:
         """Look up or compute the features of images.
@@ -131,6 +133,9 @@ class VisionFeatureCache:
         tensors = {str(level): part.contiguous() for level, part in enumerate(parts)}
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
+            if file.parent not in self._cleaned:  # what a killed run was writing is missing, so it is written again
+                self._cleaned.add(file.parent)
+                remove_leftovers(file.parent)
             with replacing(file) as partial:
                 save_file(tensors, partial, metadata={"key": name})
         except (OSError, SafetensorError) as error:  # safetensors reports a full disk as its own error

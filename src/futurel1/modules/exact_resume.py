@@ -11,7 +11,13 @@ from torch import Tensor
 from futurel1.errors import CheckpointError
 from futurel1.modules.held_signals import HeldSignals
 from futurel1.modules.optimization import apply_settings
-from futurel1.modules.position import Position, position_state, put_counters_right, saved_position
+from futurel1.modules.position import (
+    Position,
+    position_state,
+    put_counters_right,
+    saved_position,
+    validate_before_the_end,
+)
 from futurel1.modules.whole_checkpoints import WholeCheckpoints
 from futurel1.rollout.collector import gather
 
@@ -67,6 +73,8 @@ class ExactResumeModule(LightningModule):
             return
         self._position = saved_position(checkpoint, trainer.accumulate_grad_batches)
         put_counters_right(checkpoint, self._position)
+        if not self._position.validated:
+            validate_before_the_end(trainer)
         states = checkpoint.get("random_states", [{"cpu": checkpoint.get("torch_rng_state", torch.get_rng_state())}])
         self._random = states[self.global_rank] if self.global_rank < len(states) else None
         self._resumed = True

@@ -80,6 +80,37 @@ def put_counters_right(checkpoint: Mapping[str, Any], position: Position) -> Non
             part.update(dict.fromkeys(part, part["completed"]))
 
 
+def validate_before_the_end(trainer: Any) -> None:
+    """Have a resumed Trainer do a validation that is due at its last step, which it otherwise skips with the training.
+
+    Lightning leaves a loop that has no step left before it looks whether a validation was cut (2.6.6). The limit of
+    steps is one more here from where the loop first asks for its end to where it begins the epoch that was cut; there
+    it validates, takes no step, and goes on as after any last step.
+
+    Args:
+        trainer: a Trainer that resumes from a checkpoint without this validation.
+    """
+    fit, loop = trainer.fit_loop, trainer.fit_loop.epoch_loop
+    setup_data, limit = type(fit).setup_data, loop.max_steps
+
+    def before_the_first_look() -> None:
+        setup_data(fit)
+        if not loop.restarting:
+            return  # the module asks how long the training is; the Trainer has not loaded its counters
+        del fit.setup_data
+        no_step_left = limit != -1 and loop.global_step >= limit
+        if fit.max_batches and no_step_left and loop._should_check_val_fx(fit._data_fetcher):
+            loop.max_steps = loop.global_step + 1
+            fit.setup_data = before_the_epoch
+
+    def before_the_epoch() -> None:
+        loop.max_steps = limit
+        del fit.setup_data
+        setup_data(fit)
+
+    fit.setup_data = before_the_first_look
+
+
 def position_state(position: Position) -> dict[str, Any]:
     """Plain values for a checkpoint."""
     return asdict(position)

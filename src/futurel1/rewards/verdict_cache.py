@@ -13,6 +13,7 @@ from typing import Literal
 
 from futurel1.errors import ConfigError
 from futurel1.files import write_whole
+from futurel1.leftovers import remove_leftovers
 from futurel1.rewards.judge_replies import READING, VerdictKind, VerdictValue, checked_value
 
 __all__ = ["VerdictCache", "request_digest"]
@@ -43,6 +44,7 @@ class VerdictCache:
         self.folder = Path(folder)
         self.model = model
         self._warned: set[str] = set()
+        self._cleaned: set[Path] = set()
 
     def read(self, digest: str, kind: VerdictKind) -> tuple[VerdictValue, str] | None:
         """The verdict on a request and the judge's words; None if there is no readable entry."""
@@ -72,6 +74,9 @@ class VerdictCache:
         file = self._file(digest)
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
+            if file.parent not in self._cleaned:  # what a killed run was writing is missing, so it is written again
+                self._cleaned.add(file.parent)
+                remove_leftovers(file.parent)
             write_whole(file, json.dumps(entry, indent=1))
         except OSError as error:
             # The verdict has been paid for, and the run does not need the cache.
