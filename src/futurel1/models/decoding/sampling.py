@@ -8,8 +8,8 @@ from torch import Tensor
 from futurel1.errors import ConfigError
 from futurel1.models.noise import RowNoise
 
-RANKED_TOKENS = 64
-"""Number of most likely tokens that top_p ranks first."""
+BUCKETS = 2**15
+"""Number of values of the bits that a round of the selection of tokens finds."""
 
 
 @dataclass(frozen=True)
@@ -62,36 +62,51 @@ class Sampling:
         return torch.searchsorted(cumulative, place, right=True).clamp(max=logits.shape[-1] - 1)[:, 0]
 
     def _truncate(self, probabilities: Tensor) -> Tensor:
-        """Zero the tokens that top_k, top_p and min_p exclude, in this order as in `transformers`."""
-        if self.top_k or self.top_p < 1:
-            probabilities = probabilities.where(self._among_likeliest(probabilities), 0)
+        """Zero the tokens that top_k, top_p and min_p exclude, in this order as in `transformers`.
+
+        Args:
+            probabilities: (N, V) float64 with the precision of float32.
+        """
+        if 0 < self.top_k < probabilities.shape[-1]:
+            wanted = torch.full_like(probabilities[:, :1], self.top_k)
+            probabilities = _keep_likeliest(probabilities, torch.ones_like(probabilities), wanted)
+        # Skipped for top_p = 1, which keeps every token even if rounding brings their sum above 1.
+        if self.top_p < 1:
+            wanted = self.top_p * probabilities.sum(dim=-1, keepdim=True)
+            probabilities = _keep_likeliest(probabilities, probabilities, wanted)
         if self.min_p:
             likeliest = probabilities.amax(dim=-1, keepdim=True)
             probabilities = probabilities.where(probabilities >= self.min_p * likeliest, 0)
         return probabilities
 
-    def _among_likeliest(self, probabilities: Tensor, count: int = RANKED_TOKENS) -> Tensor:
-        """(N, V) bool, tokens that top_k and top_p keep; ties go to the lower token ids.
 
-        To avoid sorting a large vocabulary, top_p ranks only the `count` most likely tokens. Rows that need more are
-        ranked again with 32 times as many, then with all.
-        """
-        size = probabilities.shape[-1]
-        count = min(self.top_k or count, size)
-        ranked = probabilities.topk(count, dim=-1).values
-        number = torch.full_like(ranked[:, :1], count, dtype=torch.int64)
-        short: Tensor | None = None
-        # Skipped for top_p = 1, which keeps every token even if rounding brings their sum above 1.
-        if self.top_p < 1:
-            mass = (ranked if self.top_k else probabilities).sum(dim=-1, keepdim=True)
-            # a token is kept if the more likely ones do not yet reach top_p
-            inside = ranked.cumsum(dim=-1) - ranked < self.top_p * mass
-            number = inside.sum(dim=-1, keepdim=True).clamp(min=1)
-            if not self.top_k and count < size:
-                short = inside[:, -1].nonzero()[:, 0]
-        last = ranked.gather(1, number - 1)
-        above, tied = probabilities > last, probabilities == last
-        kept = above | (tied & (tied.cumsum(dim=-1) <= number - above.sum(dim=-1, keepdim=True)))
-        if short is not None and len(short):
-            kept[short] = self._among_likeliest(probabilities[short], 32 * count if count == RANKED_TOKENS else size)
-        return kept
+def _keep_likeliest(probabilities: Tensor, weights: Tensor, wanted: Tensor) -> Tensor:
+    """Keep the fewest most likely tokens, at least one, whose weights reach a sum; of equally likely ones the first.
+
+    A radix selection on the bits of the probabilities, whose order is that of the numbers: each of two rounds finds 15
+    bits of the last kept token's probability from a histogram of weights. Its cost depends on the size of the
+    vocabulary only, where sorting a flat distribution is several times as expensive.
+
+    Args:
+        probabilities: (N, V) float64 with the precision of float32, at most 1.
+        weights: (N, V) float64, equal for equal probabilities.
+        wanted: (N, 1) float64, above 0.
+    """
+    bits = probabilities.float().view(torch.int32)
+    last = torch.zeros_like(bits[:, :1])
+    above = torch.zeros_like(wanted)
+    for shift in (15, 0):  # a float of at most 1 has 30 bits
+        last = last << 15
+        # bucket 0 is below the range of this round, BUCKETS + 1 is above it
+        bucket = ((bits >> shift) - (last - 1)).clamp_(0, BUCKETS + 1)
+        histogram = weights.new_zeros(len(bits), BUCKETS + 2).scatter_add_(1, bucket.long(), weights)
+        largest_first = histogram.flip(1)
+        reached = largest_first.cumsum(dim=1)
+        place = (reached < wanted).sum(dim=1, keepdim=True).clamp(max=BUCKETS)
+        above = (reached - largest_first).gather(1, place)
+        last = last + (BUCKETS - place).int()
+    tied = bits == last
+    weight = weights.gather(1, tied.int().argmax(dim=1, keepdim=True))  # of the first of them
+    # The tolerance is for sums of equal weights, whose rounding must not add one more.
+    number = ((wanted - above) / weight * (1 - 1e-12)).ceil().clamp(min=1)
+    return probabilities.where((bits > last) | (tied & (tied.cumsum(dim=-1, dtype=torch.int32) <= number)), 0)
