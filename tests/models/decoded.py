@@ -39,7 +39,7 @@ class Uncached(Runner):
         self.held += [(prompt, prompt.embeds.new_zeros(0, prompt.embeds.shape[-1]))] * self.branches
         return self.reasoner.backbone.run(prompt.embeds, prompt.positions, None, prompt.visual)[0, -1]
 
-    def feed(self, rows, embeds, longest, places):
+    def feed(self, rows, embeds, prompts, columns, places):
         self.held = [(prompt, torch.cat([fed, new[None]])) for (prompt, fed), new in zip(self.held, embeds, strict=True)]
         hidden = torch.zeros_like(embeds)
         for prompt in {id(prompt): prompt for prompt, _ in self.held}.values():

@@ -6,7 +6,6 @@ A policy maps a location `mu = head(h)` to a latent `z`. Only differences of log
 
 import math
 from abc import ABC, abstractmethod
-from functools import cache
 from typing import ClassVar
 
 import torch
@@ -117,10 +116,13 @@ class VonMisesFisherLatents(LatentPolicy):
         if not 0 < cosine < 1:
             raise ConfigError(f"vmf needs an expected cosine between 0 and 1, got {cosine}")
         self.cosine = cosine
+        self._concentrations: dict[int, float] = {}
 
     def concentration(self, width: int) -> float:
         """Kappa at which the mean cosine on the sphere in `width` dimensions is `cosine`."""
-        return vmf_concentration(self.cosine, width)
+        if width not in self._concentrations:
+            self._concentrations[width] = vmf_concentration(self.cosine, width)
+        return self._concentrations[width]
 
     def draw(self, noise: Noise, width: int) -> Tensor:
         """A tangent and a cosine, exact by rejection (Wood 1994, Ulrich 1984): (N, H + 1)."""
@@ -210,7 +212,6 @@ def vmf_mean_cosine(kappa: float, width: int) -> float:
     return ratio
 
 
-@cache
 def vmf_concentration(cosine: float, width: int) -> float:
     """Concentration at which the mean cosine is `cosine` in `width` dimensions.
 

@@ -337,7 +337,7 @@ class LatentReasoner(nn.Module):
         seed: int | Tensor = 0,
         stop_strings: str | Sequence[str] = (), force_start: bool | None = None,
         share_prompt: bool | None = None, slots: int | None = None, look_every: int | None = None,
-        vision: Vision | None = None,
+        compile: bool = False, vision: Vision | None = None,
         on_step: Callable[[DecodingStep], None] | None = None,
     ) -> Rollout:  # fmt: skip
         """Decode interleaved text and latents, many branches per prompt (Future-L1, arXiv 2606.05769, Section 3).
@@ -365,6 +365,8 @@ class LatentReasoner(nn.Module):
                 all prompts.
             look_every: steps between two looks of the host for responses that have ended; None: 1 on a CPU, and 8 on
                 other devices, where every look waits for the device.
+            compile: compile the step, and replay it as a CUDA graph on CUDA; the first step of each size takes long, so it
+                pays for long or many responses only.
             vision: features of the prompts' images and videos, if they are already computed.
             on_step: called after every step, for streaming; all prompts are then decoded at once.
 
@@ -380,7 +382,7 @@ class LatentReasoner(nn.Module):
             num_branches=num_branches, max_new_tokens=max_new_tokens, eos_token_id=eos_token_id,
             do_sample=do_sample, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p,
             pad_token_id=pad_token_id, budget=budget, stop_strings=stop_strings, latent_policy=latent_policy,
-            intervention=intervention, force_start=force_start, slots=slots, look_every=look_every,
+            intervention=intervention, force_start=force_start, slots=slots, look_every=look_every, compile=compile,
         )  # fmt: skip
         with _evaluating(self):
             return decoding.generate(

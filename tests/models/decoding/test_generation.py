@@ -153,7 +153,7 @@ class Scripted(Runner):
         self.admitted = getattr(self, "admitted", -1) + 1
         return torch.tensor([float(self.admitted), 0.0])
 
-    def feed(self, rows, embeds, longest, places):
+    def feed(self, rows, embeds, prompts, columns, places):
         going = ~rows.done
         self.reasoner.fed.append((rows.name[going].tolist(), rows.step[going].tolist(), embeds[going].clone()))
         return torch.stack([rows.name.float(), rows.step.float()], dim=1)

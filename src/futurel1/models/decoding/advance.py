@@ -69,7 +69,7 @@ def latent_noise(settings: "DecodingSettings", rows: Rows, wanted: Tensor, steps
     ahead = torch.arange(steps, device=at.device).repeat_interleave(len(at))
     numbers = settings.latent_policy.draw(RowNoise(keys, rows.step[at].repeat(steps) + ahead), width)
     noise = numbers.new_zeros(steps, len(rows), numbers.shape[-1])
-    noise[:, at] = numbers.view(steps, len(at), -1)
+    noise[:, at] = numbers.view(steps, len(at), numbers.shape[-1])
     return noise
 
 

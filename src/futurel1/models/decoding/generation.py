@@ -8,6 +8,7 @@ Shapes: B prompts of P tokens, G branches each, N = B * G responses, A rows in u
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -24,6 +25,7 @@ from futurel1.models.decoding.rollout import REASONS, DecodingError, DecodingSte
 from futurel1.models.decoding.rows import NOT_BAD, Rows
 from futurel1.models.decoding.runners import RUNNERS, moves
 from futurel1.models.decoding.sampling import Sampling
+from futurel1.models.decoding.sizes import Sizes
 from futurel1.models.interventions import LatentIntervention
 from futurel1.models.policies import LatentPolicy
 from futurel1.models.tokens import SpanBudget
@@ -31,6 +33,8 @@ from futurel1.models.tokens import SpanBudget
 LOOK_EVERY = {"cpu": 1}
 """Steps between two looks of the host, by device. On a CPU nothing waits for the device, and rows leave at once."""
 LOOK_EVERY_ELSEWHERE = 8
+COMPILED_SIZES = 64
+"""Most sizes of a step that are compiled; see :class:`Sizes`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,12 +57,15 @@ class DecodingSettings:
     force_start: bool = False
     slots: int | None = None
     look_every: int | None = None
+    compile: bool = False
 
     def __post_init__(self) -> None:
         for name in ("num_branches", "max_new_tokens", "slots", "look_every"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"{name} must be at least 1, got {value}")
+        if self.compile and self.intervention is not None:
+            raise ConfigError("an intervention cannot be compiled; set compile=False, or leave the intervention out")
         if not all(self.stop_strings):
             raise ConfigError(f"stop_strings must not be empty texts, got {list(self.stop_strings)}")
 
@@ -146,11 +153,16 @@ class Decoder:
     ) -> None:
         self.reasoner = reasoner
         self.settings = settings
-        self.num_slots = min(prompts, settings.slots or prompts)
+        self._sizes = Sizes(
+            min(prompts, settings.slots or prompts), settings.num_branches, settings.max_new_tokens,
+            compiled=settings.compile,
+        )  # fmt: skip
+        self._sizes.see_prompt(prompt_columns)
         layout = choose_layout(reasoner.backbone, share_prompt)
-        self.runner = RUNNERS[layout](
-            reasoner, self.num_slots, settings.num_branches, settings.max_new_tokens, prompt_columns
-        )
+        if settings.compile and layout == "rows":
+            raise ConfigError("compile needs branches that share a prompt; set compile=False for this backbone")
+        self.runner = RUNNERS[layout](reasoner, self._sizes)
+        self._one_step = self._compiled_step() if settings.compile else self._plain_step
         self._on_step = on_step
         self._slots: list[_Slot] = []
         self._used: list[_Row] = []
@@ -176,7 +188,7 @@ class Decoder:
         more, given = True, 0
         while more or self._used:
             # 1. The next prompts take the free slots, and their rows take the first step.
-            while more and len(self._slots) < self.num_slots:
+            while more and len(self._slots) < self._sizes.slots:
                 more = self._admit_all(waiting)
                 self._leave()
             # 2. All rows take the next steps.
@@ -195,7 +207,7 @@ class Decoder:
         branches = self.settings.num_branches
         first = len(self._used)
         hidden: list[Tensor] = []
-        while len(self._slots) < self.num_slots:
+        while len(self._slots) < self._sizes.slots:
             prompt = next(waiting, None)
             if prompt is None:
                 break
@@ -208,14 +220,15 @@ class Decoder:
         if hidden:
             embeds = torch.stack(hidden).repeat_interleave(branches, dim=0)
             rows = self._rows[first : len(self._used)]
-            self._look([self._advance(rows, embeds, self._noise(rows, 1), 0)], self._used[first:])
-        return len(self._slots) == self.num_slots
+            noise = self._noise(rows, 1)
+            self._look([self._advance(rows, embeds, None if noise is None else noise[0])], self._used[first:])
+        return len(self._slots) == self._sizes.slots
 
     def _start(self, hidden: Tensor) -> None:
         """Make the rows, once the dtype and the device of latents are known."""
         settings = self.settings
         latent = self.reasoner.predict_latents(hidden[None])
-        self._rows = Rows.empty(self.num_slots * settings.num_branches, settings.max_new_tokens, latent)
+        self._rows = Rows.empty(self._sizes.all_rows, settings.max_new_tokens, latent)
         self._eos = torch.tensor(list(settings.eos_token_ids), device=hidden.device)
 
     def _begin_rows(self, prompt: QueuedPrompt, place: int) -> None:
@@ -242,35 +255,67 @@ class Decoder:
 
     def _take_steps(self) -> None:
         """Feed the newest tokens and choose the next ones, as often as the host need not look."""
-        rows = self._rows[: len(self._used)]
-        steps = self._look_every
-        noise = self._noise(rows, steps)
+        sizes, steps = self._sizes, self._look_every
+        count, prompts = sizes.rows(len(self._used)), sizes.prompts(len(self._slots))
+        noise = self._noise(self._rows[:count], steps)
+        aligned = self._in_order and count == prompts * sizes.branches and not sizes.compiled
         emitted = []
-        for step in range(steps):
-            self._step += 1
-            longest = min(self._step - min(row.began for row in self._used), self.settings.max_new_tokens)
-            hidden = self._feed(rows, longest)
-            emitted.append(self._advance(rows, hidden, noise, step))
+        with self.runner.attention(), self._compiling():
+            for step in range(steps):
+                self._step += 1
+                longest = min(self._step - min(row.began for row in self._used), sizes.max_new_tokens)
+                columns = sizes.columns(longest)
+                self.runner.grow(columns)
+                own = None if noise is None else noise[step]
+                found = self._one_step(self._rows, count, prompts, columns, aligned, own)
+                # The outputs of a CUDA graph are overwritten by its next replay.
+                emitted.append(Emitted(*(_copy(part) for part in found)) if sizes.compiled and steps > 1 else found)
         self._look(emitted, self._used)
 
-    def _feed(self, rows: Rows, longest: int) -> Tensor:
-        """A token goes in as its embedding, a latent as it is."""
+    def _plain_step(
+        self, all_rows: Rows, count: int, prompts: int, columns: int, aligned: bool, noise: Tensor | None
+    ) -> Emitted:
+        """Feed the newest tokens and choose the next ones: a token goes in as its embedding, a latent as it is.
+
+        Args:
+            all_rows: all rows.
+            count: A, number of rows that take part.
+            prompts: number of slots in use.
+            columns: columns of responses.
+            aligned: whether row r is at place r and no place is empty.
+            noise: (A, D) random numbers of the latents; None: no row is inside a span.
+        """
+        rows = all_rows[:count]
         embeds = self.reasoner.backbone.embed_tokens(rows.last)
         embeds = torch.where(rows.inside[:, None], rows.latent.to(embeds.dtype), embeds)
-        everyone = len(self._used) == len(self._slots) * self.settings.num_branches and self._in_order
-        return self.runner.feed(rows, embeds, longest, None if everyone else rows.place)
+        hidden = self.runner.feed(rows, embeds, prompts, columns, None if aligned else rows.place)
+        return self._advance(rows, hidden, noise)
+
+    @contextmanager
+    def _compiling(self) -> Iterator[None]:
+        """Allow one compiled step for each of the sizes; PyTorch's limit is meant for sizes that nobody planned."""
+        if not self._sizes.compiled:
+            yield
+            return
+        with torch._dynamo.config.patch(recompile_limit=COMPILED_SIZES):
+            yield
+
+    def _compiled_step(self) -> Callable[..., Emitted]:
+        """The step as one graph; on CUDA it is recorded once per size and replayed."""
+        on_cuda = next(self.reasoner.backbone.language_model.parameters()).device.type == "cuda"
+        mode = "reduce-overhead" if on_cuda else "default"
+        compiled: Callable[..., Emitted] = torch.compile(self._plain_step, fullgraph=True, dynamic=False, mode=mode)
+        return compiled
 
     def _noise(self, rows: Rows, steps: int) -> Tensor | None:
         """Random numbers of the latents of the next steps; None if there will be no latent."""
         wanted = may_be_latent(self.reasoner, rows) if steps == 1 else ~rows.done
-        if steps == 1 and not bool(wanted.any()):
+        if steps == 1 and not self.settings.compile and not bool(wanted.any()):
             return None
         return latent_noise(self.settings, rows, wanted, steps, rows.latent.shape[-1])
 
-    def _advance(self, rows: Rows, hidden: Tensor, noise: Tensor | None, step: int) -> Emitted:
-        return advance(
-            self.reasoner, self.settings, self._eos, rows, hidden, None if noise is None else noise[step]
-        )
+    def _advance(self, rows: Rows, hidden: Tensor, noise: Tensor | None) -> Emitted:
+        return advance(self.reasoner, self.settings, self._eos, rows, hidden, noise)
 
     # ------------------------------------------------------------------ looks
 
@@ -362,6 +407,12 @@ class Decoder:
         places = [index[row.slot.number] * self.settings.num_branches + row.branch for row in self._used]
         self._in_order = places == list(range(len(places)))
         self._rows.place[: len(places)] = torch.tensor(places, dtype=torch.int64, device=self._rows.place.device)
+        self._rows.place[len(places) :] = self._sizes.all_rows
+        self._rows.done[len(places) :] = True
+
+
+def _copy(part: Tensor | None) -> Tensor | None:
+    return None if part is None else part.clone()
 
 
 def _closed_up(stays: Sequence[bool]) -> list[int]:

@@ -77,7 +77,8 @@ class Rows:
         numbers = ("name", "key", "place", "position", "last", "emitted", "latents", "step", "reason", "bad_step")
         return cls(
             **{name: zeros() for name in numbers},
-            **{name: zeros(dtype=torch.bool) for name in ("inside", "done", "bad_latent")},
+            **{name: zeros(dtype=torch.bool) for name in ("inside", "bad_latent")},
+            done=torch.ones(count, dtype=torch.bool, device=device),
             latent=torch.zeros(count, like.shape[-1], dtype=like.dtype, device=device),
             tokens=zeros(width),
             log_probs=zeros(width, dtype=torch.float32),

@@ -5,6 +5,7 @@ Shapes: S slots, G branches each, A rows in use, P tokens of a prompt, H hidden 
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from futurel1.models.decoding.shared_cache import (
     prompt_writer,
     shared_prompt_attention,
 )
+from futurel1.models.decoding.sizes import Sizes
 
 
 class Runner(ABC):
@@ -31,23 +33,16 @@ class Runner(ABC):
 
     Args:
         reasoner: the model.
-        slots: most prompts at once.
-        branches: G.
-        max_new_tokens: most tokens of a response.
-        prompt_columns: expected length of the longest prompt; 0 if it is not known.
+        sizes: sizes of a step.
     """
 
     drops_at = 0.0
     """Share of rows that have to be done before it pays to remove them."""
 
-    def __init__(
-        self, reasoner: Reasoner, slots: int, branches: int, max_new_tokens: int, prompt_columns: int = 0
-    ) -> None:
+    def __init__(self, reasoner: Reasoner, sizes: Sizes) -> None:
         self.reasoner = reasoner
-        self.slots = slots
-        self.branches = branches
-        self.max_new_tokens = max_new_tokens
-        self.prompt_columns = prompt_columns
+        self.sizes = sizes
+        self.branches = sizes.branches
 
     @abstractmethod
     def admit(self, prompt: QueuedPrompt, slot: int) -> Tensor:
@@ -57,15 +52,24 @@ class Runner(ABC):
             (H,) hidden state that predicts the first tokens.
         """
 
+    def grow(self, columns: int) -> None:  # noqa: B027 (not every runner has buffers)
+        """Have this many columns for responses."""
+
+    def attention(self) -> AbstractContextManager[None]:
+        """The context in which :meth:`feed` is called."""
+        return nullcontext()
+
     @abstractmethod
-    def feed(self, rows: Rows, embeds: Tensor, longest: int, places: Tensor | None) -> Tensor:
+    def feed(self, rows: Rows, embeds: Tensor, prompts: int, columns: int, places: Tensor | None) -> Tensor:
         """Feed the newest token of every row.
 
         Args:
             rows: A rows.
             embeds: (A, H) embeddings of these tokens.
-            longest: tokens of the longest response so far.
-            places: (A,) int64, slot * G + branch of each row; None: row r is at place r, and no place is empty.
+            prompts: S, number of slots to attend to.
+            columns: columns of responses, at least as many as the longest has tokens.
+            places: (A,) int64, slot * G + branch of each row, S * G for rows that are not in use; None: row r is at
+                place r, and no place is empty.
 
         Returns:
             (A, H) hidden states that predict the next tokens.
@@ -91,64 +95,65 @@ def moves(order: Sequence[int], device: torch.device) -> tuple[Tensor, Tensor] |
 class SharedPrompt(Runner):
     """Keys and values of a prompt exist once, in buffers that are allocated once."""
 
-    def __init__(
-        self, reasoner: Reasoner, slots: int, branches: int, max_new_tokens: int, prompt_columns: int = 0
-    ) -> None:
-        super().__init__(reasoner, slots, branches, max_new_tokens, prompt_columns)
+    def __init__(self, reasoner: Reasoner, sizes: Sizes) -> None:
+        super().__init__(reasoner, sizes)
         self.config = reasoner.backbone.language_model.config
         self.layers = [LayerCache() for _ in range(self.config.num_hidden_layers)]
         self.own_columns = 0
         self.lengths: list[int] = []
-        self._bias: Tensor | None = None
+        self.prompt_bias: Tensor | None = None
 
     def admit(self, prompt: QueuedPrompt, slot: int) -> Tensor:
         """Run a prompt and store its keys and values in a slot."""
-        length = prompt.embeds.shape[1]
-        self.prompt_columns = max(self.prompt_columns, length)
-        self.own_columns = max(self.own_columns, min(BLOCK, self.max_new_tokens))
+        sizes, length = self.sizes, prompt.embeds.shape[1]
+        sizes.see_prompt(length)
+        self.own_columns = max(self.own_columns, min(BLOCK, sizes.max_new_tokens))
 
         def reserve(layer: LayerCache, key: Tensor) -> None:
-            layer.reserve(self.slots, self.prompt_columns, self.slots * self.branches, self.own_columns, key)
+            layer.reserve(sizes.slots, sizes.prompt_columns, sizes.all_rows, self.own_columns, key)
 
         written = prompt_writer(self.config, self.layers, slot, reserve)
         hidden = self.reasoner.backbone.run(prompt.embeds, prompt.positions, None, prompt.visual, written)
-        if slot == len(self.lengths):
-            self.lengths.append(length)
-        self.lengths[slot] = length
-        self._bias = None
+        self.lengths[slot:] = [length]
+        self._mask_prompts()
         return hidden[0, -1]
 
-    def feed(self, rows: Rows, embeds: Tensor, longest: int, places: Tensor | None) -> Tensor:
-        """Feed one token per row."""
-        step = self.plan(rows, longest, places)
-        with shared_prompt_attention(self.config):
-            return self.run(rows, embeds, step)
+    def _mask_prompts(self) -> None:
+        """Additive mask of the prompts' columns; None if all prompts are equally long."""
+        columns, count = self.sizes.prompt_columns, self.sizes.prompts(len(self.lengths))
+        if min(self.lengths, default=0) == columns and len(self.lengths) == count:
+            self.prompt_bias = None
+            return
+        dtype, device = self.layers[0].own[0].dtype, self.layers[0].own[0].device
+        ends = torch.tensor(self.lengths + [columns] * (count - len(self.lengths)), device=device)[:, None]
+        bias = torch.zeros(count, columns, dtype=dtype, device=device)
+        self.prompt_bias = bias.masked_fill_(torch.arange(columns, device=device) >= ends, torch.finfo(dtype).min)
 
-    def plan(self, rows: Rows, longest: int, places: Tensor | None) -> SharedStep:
-        """What the attention of the next step needs."""
-        if longest > self.own_columns:
-            self.own_columns = min(self.max_new_tokens, -(-longest // BLOCK) * BLOCK)
+    def grow(self, columns: int) -> None:
+        """Widen the buffers of responses by whole blocks."""
+        if columns > self.own_columns:
+            self.own_columns = min(self.sizes.max_new_tokens, -(-columns // BLOCK) * BLOCK)
             for layer in self.layers:
-                layer.reserve(0, 0, self.slots * self.branches, self.own_columns, layer.own[0])
-        slots, columns, dtype = len(self.lengths), max(self.lengths), self.layers[0].own[0].dtype
-        blocked = torch.finfo(dtype).min
-        device = rows.step.device
-        if self._bias is None and min(self.lengths) < columns:
-            ends = torch.tensor(self.lengths, device=device)[:, None]
-            hidden = torch.arange(columns, device=device) >= ends
-            self._bias = torch.zeros(slots, columns, dtype=dtype, device=device).masked_fill(hidden, blocked)
-        column = rows.step - 1
-        later = torch.arange(longest, device=device) > column[:, None]
-        own = torch.zeros(later.shape, dtype=dtype, device=device).masked_fill(later, blocked)
-        return SharedStep(
-            layers=self.layers, slots=slots, branches=self.branches, prompt_columns=columns,
-            prompt_bias=None if self._bias is None else self._bias[:, None, None],
-            own_columns=longest, own_bias=own[:, None, None], column=column, place=places,
-        )  # fmt: skip
+                layer.reserve(0, 0, self.sizes.all_rows, self.own_columns, layer.own[0])
 
-    def run(self, rows: Rows, embeds: Tensor, step: SharedStep) -> Tensor:
-        """(A, H) hidden states after feeding (A, H) embeddings."""
-        position = (rows.position + rows.step - 1)[None, :, None].expand(3, -1, 1)
+    def attention(self) -> AbstractContextManager[None]:
+        """The stock model attends by :class:`SharedStep`."""
+        return shared_prompt_attention(self.config)
+
+    def feed(self, rows: Rows, embeds: Tensor, prompts: int, columns: int, places: Tensor | None) -> Tensor:
+        """Feed one token per row."""
+        dtype, column = self.layers[0].own[0].dtype, rows.step - 1
+        later = torch.arange(columns, device=column.device) > column[:, None]
+        own_bias = torch.zeros(later.shape, dtype=dtype, device=column.device).masked_fill(
+            later, torch.finfo(dtype).min
+        )
+        step = SharedStep(
+            layers=self.layers, slots=prompts, branches=self.branches,
+            prompt_columns=self.sizes.prompt_columns,
+            prompt_bias=None if self.prompt_bias is None else self.prompt_bias[:, None, None],
+            own_columns=columns, own_bias=own_bias[:, None, None], column=column, place=places,
+        )  # fmt: skip
+        position = (rows.position + column)[None, :, None].expand(3, -1, 1)
         return self.reasoner.backbone.run(embeds[:, None], position, None, shared_step=step)[:, 0]
 
     def keep_rows(self, order: Sequence[int]) -> None:
@@ -165,7 +170,7 @@ class SharedPrompt(Runner):
             for layer in self.layers:
                 layer.move(layer.prompt, *found)
         self.lengths = [self.lengths[slot] for slot in order]
-        self._bias = None
+        self._mask_prompts()
 
 
 class CopiedPrompt(Runner):
@@ -192,7 +197,7 @@ class CopiedPrompt(Runner):
             self.mask = torch.cat(_pad_left([self.mask, mask], dim=1))
         return hidden[0, -1]
 
-    def feed(self, rows: Rows, embeds: Tensor, longest: int, places: Tensor | None) -> Tensor:
+    def feed(self, rows: Rows, embeds: Tensor, prompts: int, columns: int, places: Tensor | None) -> Tensor:
         """Feed one token per row."""
         self.mask = F.pad(self.mask, (0, 1), value=1)
         position = (rows.position + rows.step - 1)[None, :, None].expand(3, -1, 1)

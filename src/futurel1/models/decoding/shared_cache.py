@@ -70,7 +70,8 @@ class SharedStep:
         own_columns: R, columns that the longest response takes.
         own_bias: (A, 1, 1, R) additive mask of the responses' columns.
         column: (A,) int64, column of each row's new token.
-        place: (A,) int64, slot * G + branch of each row; None: row r is at place r, and no place is empty.
+        place: (A,) int64, slot * G + branch of each row, S * G for rows that are not in use; None: row r is at place
+            r, and no place is empty.
     """
 
     layers: list[LayerCache]
@@ -111,14 +112,16 @@ class SharedStep:
         # 2. All branches of a prompt, and all heads that share a key head, to the prompt.
         places = self.slots * self.branches
         if self.place is not None:
-            grouped = grouped.new_zeros(places, *grouped.shape[1:]).index_copy(0, self.place, grouped)
+            spare = grouped.new_zeros(places + 1, *grouped.shape[1:])
+            grouped = spare.index_copy(0, self.place, grouped)[:places]
         blocks = grouped.view(self.slots, self.branches, -1, shared, channels).transpose(1, 2)
         keys, values = (buffer[: self.slots, :, : self.prompt_columns] for buffer in layer.prompt)
         out, lse = partial_attention(blocks.flatten(2, 3), keys, values, self.prompt_bias, scale)
         out = out.unflatten(2, (self.branches, shared)).transpose(1, 2).flatten(0, 1)
         lse = lse.unflatten(2, (self.branches, shared)).transpose(1, 2).flatten(0, 1)
         if self.place is not None:
-            out, lse = out[self.place], lse[self.place]
+            at = self.place.clamp(max=places - 1)
+            out, lse = out[at], lse[at]
 
         # 3. The softmax over both parts weighs each by its share of the total.
         share = (lse - own_lse).sigmoid()[..., None].to(out.dtype)
