@@ -267,6 +267,8 @@ class Decoder:
                 columns = sizes.columns(longest)
                 self.runner.grow(columns)
                 own = None if noise is None else noise[step]
+                if sizes.compiled:
+                    torch.compiler.cudagraph_mark_step_begin()
                 found = self._one_step(self._rows, count, prompts, columns, aligned, own)
                 # The outputs of a CUDA graph are overwritten by its next replay.
                 emitted.append(Emitted(*(_copy(part) for part in found)) if sizes.compiled and steps > 1 else found)

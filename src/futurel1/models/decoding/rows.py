@@ -75,7 +75,7 @@ class Rows:
 
         width = max_new_tokens + 1
         numbers = ("name", "key", "place", "position", "last", "emitted", "latents", "step", "reason", "bad_step")
-        return cls(
+        rows = cls(
             **{name: zeros() for name in numbers},
             **{name: zeros(dtype=torch.bool) for name in ("inside", "bad_latent")},
             done=torch.ones(count, dtype=torch.bool, device=device),
@@ -85,6 +85,9 @@ class Rows:
             chosen=zeros(width, dtype=torch.bool),
             slots=zeros(width, dtype=torch.bool),
         )
+        for field in fields(rows):  # for CUDA graphs, which change them where they are
+            torch._dynamo.mark_static_address(getattr(rows, field.name))
+        return rows
 
     def __len__(self) -> int:
         return len(self.name)

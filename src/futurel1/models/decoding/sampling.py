@@ -8,8 +8,8 @@ from torch import Tensor
 from futurel1.errors import ConfigError
 from futurel1.models.noise import RowNoise
 
-BUCKETS = 2**15
-"""Number of values of the bits that a round of the selection of tokens finds."""
+LARGE_VOCABULARY = 2**13
+"""Number of words above which truncation finds more bits per round."""
 
 
 @dataclass(frozen=True)
@@ -83,9 +83,9 @@ class Sampling:
 def _keep_likeliest(probabilities: Tensor, weights: Tensor, wanted: Tensor) -> Tensor:
     """Keep the fewest most likely tokens, at least one, whose weights reach a sum; of equally likely ones the first.
 
-    A radix selection on the bits of the probabilities, whose order is that of the numbers: each of two rounds finds 15
-    bits of the last kept token's probability from a histogram of weights. Its cost depends on the size of the
-    vocabulary only, where sorting a flat distribution is several times as expensive.
+    A radix selection on the bits of the probabilities, whose order is that of the numbers: each round finds some bits
+    of the last kept token's probability from a histogram of weights. Its cost depends on the size of the vocabulary
+    only, where sorting a flat distribution is several times as expensive.
 
     Args:
         probabilities: (N, V) float64 with the precision of float32, at most 1.
@@ -93,18 +93,20 @@ def _keep_likeliest(probabilities: Tensor, weights: Tensor, wanted: Tensor) -> T
         wanted: (N, 1) float64, above 0.
     """
     bits = probabilities.float().view(torch.int32)
+    # A float of at most 1 has 30 bits. A histogram should not be larger than what it counts.
+    width = 15 if probabilities.shape[-1] > LARGE_VOCABULARY else 10
+    buckets = 2**width
     last = torch.zeros_like(bits[:, :1])
     above = torch.zeros_like(wanted)
-    for shift in (15, 0):  # a float of at most 1 has 30 bits
-        last = last << 15
-        # bucket 0 is below the range of this round, BUCKETS + 1 is above it
-        bucket = ((bits >> shift) - (last - 1)).clamp_(0, BUCKETS + 1)
-        histogram = weights.new_zeros(len(bits), BUCKETS + 2).scatter_add_(1, bucket.long(), weights)
-        largest_first = histogram.flip(1)
-        reached = largest_first.cumsum(dim=1)
-        place = (reached < wanted).sum(dim=1, keepdim=True).clamp(max=BUCKETS)
-        above = (reached - largest_first).gather(1, place)
-        last = last + (BUCKETS - place).int()
+    for shift in range(30 - width, -1, -width):
+        # Descending: bucket 0 is above the range of this round, and the last bucket below it.
+        first = (last << width) + buckets
+        bucket = (first - (bits >> shift)).clamp_(0, buckets + 1)
+        histogram = weights.new_zeros(len(bits), buckets + 2).scatter_add_(1, bucket.long(), weights)
+        reached = histogram.cumsum(dim=1)
+        place = (reached < wanted).sum(dim=1, keepdim=True).clamp_(1, buckets)
+        above = (reached - histogram).gather(1, place)
+        last = first - place.int()
     tied = bits == last
     weight = weights.gather(1, tied.int().argmax(dim=1, keepdim=True))  # of the first of them
     # The tolerance is for sums of equal weights, whose rounding must not add one more.

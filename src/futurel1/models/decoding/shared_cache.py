@@ -9,7 +9,7 @@ Shapes: S slots with a prompt each, P prompt columns, A rows (branches), R respo
 D channels of a head, G branches.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -37,14 +37,18 @@ class LayerCache:
         """Make the buffers large enough, for keys and values like the (.., K, .., D) tensor given."""
         heads, channels, like = like.shape[1], like.shape[3], computed(like)
         for buffers, count, columns in ((self.prompt, slots, prompt_columns), (self.own, rows, own_columns)):
-            for number in range(2):
+            for number in range(2):  # keys, values
                 if len(buffers) <= number:
                     buffers.append(like.new_zeros(count, heads, columns, channels))
                 elif buffers[number].shape[2] < columns:
                     # One buffer at a time: the old one is gone before the next one is made.
                     old = buffers[number]
-                    buffers[number] = old.new_zeros(count, heads, columns, channels)
+                    buffers[number] = old.new_zeros(len(old), heads, columns, channels)
                     buffers[number][:, :, : old.shape[2]] = old
+                else:
+                    continue
+                # A CUDA graph reads it where it is, instead of copying it at every replay.
+                torch._dynamo.mark_static_address(buffers[number])
 
     def store_prompt(self, slot: int, key: Tensor, value: Tensor) -> None:
         """Store (1, K, P, D) keys and values of a prompt."""
@@ -162,7 +166,7 @@ def shared_prompt_attention(config: Any) -> Iterator[None]:
         config._attn_implementation = before
 
 
-def prompt_writer(config: Any, layers: list[LayerCache], slot: int, reserve: Any) -> Any:
+def prompt_writer(config: Any, layers: list[LayerCache], slot: int, reserve: Callable[[LayerCache, Tensor], None]) -> Any:
     """A cache for the run of one prompt that stores keys and values in a slot, and nowhere else.
 
     Args:
