@@ -411,14 +411,15 @@ class LatentReasoner(nn.Module):
             yield from decoding.generate_each(self, sources, how, share_prompt=share_prompt)
 
     def _decoding_settings(
-        self, *, do_sample: bool = False, temperature: float = 1.0, top_p: float = 1.0, top_k: int = 0,
+        self, *, num_branches: int = 1, max_new_tokens: int = 2048,
+        do_sample: bool = False, temperature: float = 1.0, top_p: float = 1.0, top_k: int = 0,
         min_p: float = 0.0, eos_token_id: int | Sequence[int] | None = None, pad_token_id: int | None = None,
         stop_strings: str | Sequence[str] = (), budget: SpanBudget | None = None,
         latent_policy: LatentPolicy | None = None, force_start: bool | None = None, **settings: Any,
     ) -> DecodingSettings:  # fmt: skip
         ends, pad = chosen_end_tokens(self.backbone, self.processor, eos_token_id, pad_token_id)
         return DecodingSettings(
-            sampling=Sampling(do_sample, temperature, top_k, top_p, min_p), eos_token_ids=ends, pad_token_id=pad,
+            num_branches=num_branches, max_new_tokens=max_new_tokens, sampling=Sampling(do_sample, temperature, top_k, top_p, min_p), eos_token_ids=ends, pad_token_id=pad,
             stop_strings=(stop_strings,) if isinstance(stop_strings, str) else tuple(stop_strings),
             budget=budget or self.settings.budget(), latent_policy=latent_policy or DeterministicLatents(),
             force_start=self.settings.force_initial_latent_mode if force_start is None else force_start, **settings,

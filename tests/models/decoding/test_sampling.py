@@ -45,7 +45,7 @@ def test_samples_follow_the_filtered_softmax(kwargs):
     logits = torch.randn(12, generator=torch.Generator().manual_seed(1)) * 1.5
     exact = filtered(logits, **kwargs)
     noise = RowNoise(row_keys(0, ["row"] * count, 1), 0)
-    drawn = Sampling(do_sample=True, **kwargs).choose(logits.expand(count, -1), noise)
+    drawn = Sampling(do_sample=True, **kwargs).pick(logits.expand(count, -1), noise.uniform(1))
     counts = torch.bincount(drawn, minlength=12)
     kept = exact > 0
     assert not counts[~kept].any()
@@ -76,16 +76,13 @@ def test_of_equally_likely_tokens_the_first_ones_are_kept():
 
 
 def test_top_p_of_one_leaves_no_token_out():
-    class Last:
-        def uniform(self, size):
-            return torch.full((1, size), 1 - 2.0**-53, dtype=torch.float64)
-
+    last = torch.full((1, 1), 1 - 2.0**-53, dtype=torch.float64)
     # 100,003 rounded probabilities do not sum to exactly 1; the least likely token still has its share.
     logits = torch.zeros(1, 100_003)
     logits[0, -1] = -1.0
-    assert Sampling(do_sample=True).choose(logits, Last()).tolist() == [100_002]
+    assert Sampling(do_sample=True).pick(logits, last).tolist() == [100_002]
 
 
 def test_greedy_takes_the_most_likely_and_no_noise():
     logits = torch.randn(50, 12, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(Sampling(temperature=3.0).choose(logits, None), logits.argmax(-1))
+    assert torch.equal(Sampling(temperature=3.0).pick(logits, None), logits.argmax(-1))

@@ -15,13 +15,13 @@ from futurel1.errors import ConfigError
 from futurel1.models.decoding.protocol import Reasoner
 from futurel1.models.decoding.rollout import REASONS
 from futurel1.models.decoding.rows import Rows
+from futurel1.models.decoding.scoring import continue_log_prob
 from futurel1.models.noise import RowNoise
 
 if TYPE_CHECKING:
     from futurel1.models.decoding.generation import DecodingSettings
 
 EOS = REASONS.index("eos")
-LENGTH = REASONS.index("length")
 
 
 class Emitted(NamedTuple):
@@ -87,73 +87,66 @@ def advance(
         noise: (A, D) random numbers of the latents, see :func:`latent_noise`; None: no row is inside a span.
     """
     tokens, budget, sampling = reasoner.tokens, settings.budget, settings.sampling
-    # 1. Predict the next token. START opens a span.
+    # 1. Every row picks a token.
     logits = reasoner.logits(hidden).float()
+    picked = sampling.pick(logits, rows.uniform.gather(1, rows.step[:, None]))
+
+    # 2. START opens a span. Only END ends it: when it is picked (ignored by a fixed budget), or by force when the budget
+    # is spent. Any other pick is a latent inside a span, and text outside.
     going = ~rows.done
-    entering = (rows.last == tokens.start_id) & ~rows.inside
-    open_span = rows.inside | entering
-    emitted = torch.where(entering, 0, rows.emitted)
+    open_span = rows.inside | (rows.last == tokens.start_id)
+    spent = rows.emitted >= budget.latents
+    full = open_span & spent
+    closing = full if budget.kind == "fixed" else open_span & (spent | (picked == tokens.end_id))
+    is_latent = (open_span ^ closing) & going
+    token = picked.masked_fill(is_latent, tokens.latent_id).masked_fill(closing, tokens.end_id)
 
-    # 2. Every row picks a token.
-    picked = sampling.choose(logits, RowNoise(rows.key, rows.step))
-
-    # 3. Only END ends a span: when it is picked (ignored by a fixed budget), or by force when the budget is spent.
-    full = open_span & (emitted >= budget.latents)
-    ends_early = open_span & ~full & (picked == tokens.end_id)
-    if budget.kind == "fixed":
-        ends_early = torch.zeros_like(ends_early)
-
-    # 4. Any other pick is a latent inside a span, and text outside.
-    is_latent = open_span & ~full & ~ends_early & going
-    forced_start = torch.zeros_like(full) if not settings.force_start else (rows.step == 0) & ~open_span
-    token = torch.where(is_latent, tokens.latent_id, picked)
-    token = torch.where(full | ends_early, tokens.end_id, token)
-    token = torch.where(forced_start, tokens.start_id, token)
-
-    # 5. Separate the model's choices from forced tokens, and take the log-probability of each choice. At a latent the
-    # choice is to continue: log(1 - p(END)), summed over the other tokens because 1 - p would lose all its digits.
-    chosen = ~full & ~forced_start
+    # 3. Separate the model's choices from forced tokens.
+    chosen = ~full
     if budget.kind == "fixed":
         chosen = chosen & ~is_latent
-    scaled = logits / sampling.scale
-    end = torch.full((1,), tokens.end_id, device=scaled.device)
-    others = scaled.index_fill(1, end, -torch.inf).logsumexp(dim=-1)
-    total = torch.logaddexp(others, scaled[:, tokens.end_id])
-    log_prob = torch.where(is_latent, others, scaled.gather(1, token[:, None])[:, 0]) - total
+    if settings.force_start:
+        forced_start = (rows.step == 0) & ~open_span
+        token = token.masked_fill(forced_start, tokens.start_id)
+        chosen = chosen & ~forced_start
 
-    # 6. Sample the latents.
+    # 4. Take the log-probability of each choice; at a latent the choice is to continue.
+    log_probs = (logits if sampling.scale == 1 else logits / sampling.scale).log_softmax(dim=-1)
+    log_prob = log_probs.gather(1, token[:, None])[:, 0]
+    bad = log_prob.isnan() | (log_prob.isneginf() & chosen)  # a logit is NaN or infinite
+
+    # 5. Sample the latents.
     latents = densities = None
-    bad_latent = torch.zeros_like(full)
     if noise is not None:
+        log_prob = torch.where(is_latent, continue_log_prob(log_probs, tokens.end_id), log_prob)
         mu = reasoner.predict_latents(hidden)
         bad_latent = open_span & ~mu.isfinite().all(dim=-1)
+        bad = bad | bad_latent
+        rows.bad_latent.logical_or_(bad_latent & going & (rows.bad_step < 0))
         latents = settings.latent_policy.place(mu, noise)
         if settings.intervention is not None:
             latents = _replaced(settings, rows, latents, is_latent)
         densities = settings.latent_policy.log_prob(latents, mu).double()
-        rows.latent.copy_(torch.where(is_latent[:, None], latents, rows.latent))
+        rows.latent.copy_(latents)
 
-    # 7. Numbers that are not finite are noted, and reported when the host looks. The largest logit is NaN if any logit
-    # is, and infinite if the softmax is undefined.
-    bad = (bad_latent | ~logits.amax(dim=-1).isfinite()) & going & (rows.bad_step < 0)
-    rows.bad_latent.copy_(torch.where(bad, bad_latent, rows.bad_latent))
-    rows.bad_step.copy_(torch.where(bad, rows.step, rows.bad_step))
+    # 6. Numbers that are not finite are noted, and reported when the host looks.
+    rows.bad_step.copy_(torch.where(bad & going & (rows.bad_step < 0), rows.step, rows.bad_step))
 
-    # 8. Record the step. Rows that are done write into the spare column.
+    # 7. Record the step. Rows that are done write into the spare column.
     limit = settings.max_new_tokens
-    column = torch.where(going, rows.step, limit)[:, None]
+    column = rows.step.masked_fill(rows.done, limit)[:, None]
     rows.tokens.scatter_(1, column, token[:, None])
-    rows.log_probs.scatter_(1, column, torch.where(chosen, log_prob.clamp(max=0.0), 0.0)[:, None])
+    rows.log_probs.scatter_(1, column, (log_prob * chosen)[:, None])
     rows.chosen.scatter_(1, column, chosen[:, None])
     rows.slots.scatter_(1, column, is_latent[:, None])
-    ended = (token[:, None] == eos).any(dim=1) & ~is_latent
-    rows.last.copy_(torch.where(going, token, rows.last))
-    rows.inside.copy_(torch.where(going, is_latent, rows.inside))
-    rows.emitted.copy_(torch.where(going, emitted + is_latent, rows.emitted))
+    rows.last.copy_(token)
+    rows.inside.copy_(is_latent)
+    rows.emitted.add_(1).mul_(is_latent)
     rows.latents.add_(is_latent)
     rows.step.add_(going)
-    rows.reason.copy_(torch.where(going, torch.where(ended, EOS, LENGTH), rows.reason))
-    rows.done.logical_or_(ended | (rows.step >= limit))
+    ended = (token[:, None] == eos).any(dim=1) & ~is_latent & going
+    rows.reason.masked_fill_(ended, EOS)
+    rows.done.logical_or_(ended).logical_or_(rows.step >= limit)
     return Emitted(going, token, is_latent, latents, densities)
 
 

@@ -9,6 +9,9 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from futurel1.models.decoding.rollout import REASONS
+from futurel1.models.noise import RowNoise
+
 NOT_BAD = -1
 """Value of :attr:`Rows.bad_step` while all numbers of a row are finite."""
 
@@ -27,13 +30,14 @@ class Rows:
         last: (C,) int64, its newest token.
         latent: (C, H), the latent that is fed next, if its newest token is one.
         inside: (C,) bool, whether its newest token is a latent: the row is inside a span.
-        emitted: (C,) int64, number of latents in its newest span.
+        emitted: (C,) int64, number of latents in the span that it is inside of; 0 outside.
         latents: (C,) int64, number of latents in its response.
         step: (C,) int64, number of tokens in its response.
         done: (C,) bool, whether its response has ended.
         reason: (C,) int64, why it ended, as an index into :data:`~futurel1.models.decoding.rollout.REASONS`.
         bad_step: (C,) int64, first step with a number that is not finite; ``NOT_BAD`` without one.
         bad_latent: (C,) bool, whether that number belongs to a latent.
+        uniform: (C, R + 1) float64, the random number that chooses each token.
         tokens: (C, R + 1) int64 tokens; the last column takes what rows that are done would write.
         log_probs: (C, R + 1) float32, as in :class:`~futurel1.models.decoding.Rollout`.
         chosen: (C, R + 1) bool, as `chosen_mask` there.
@@ -54,6 +58,7 @@ class Rows:
     reason: Tensor
     bad_step: Tensor
     bad_latent: Tensor
+    uniform: Tensor
     tokens: Tensor
     log_probs: Tensor
     chosen: Tensor
@@ -80,6 +85,7 @@ class Rows:
             **{name: zeros(dtype=torch.bool) for name in ("inside", "bad_latent")},
             done=torch.ones(count, dtype=torch.bool, device=device),
             latent=torch.zeros(count, like.shape[-1], dtype=like.dtype, device=device),
+            uniform=zeros(width, dtype=torch.float64),
             tokens=zeros(width),
             log_probs=zeros(width, dtype=torch.float32),
             chosen=zeros(width, dtype=torch.bool),
@@ -100,12 +106,15 @@ class Rows:
         for tensor in (self.inside, self.emitted, self.latents, self.step, self.done, self.bad_latent):
             tensor.zero_()
         self.bad_step.fill_(NOT_BAD)
-        self.reason.zero_()
+        self.reason.fill_(REASONS.index("length"))
         self.name.copy_(name)
         self.key.copy_(key)
         self.place.copy_(place)
         self.position.fill_(position)
         self.last.fill_(last)
+        steps = torch.arange(self.uniform.shape[1], device=key.device).repeat(len(key))
+        noise = RowNoise(key.repeat_interleave(self.uniform.shape[1]), steps)
+        self.uniform.copy_(noise.uniform(1).view_as(self.uniform))
 
     def move(self, target: Tensor, source: Tensor) -> None:
         """Copy (K,) `source` rows over (K,) `target` rows."""

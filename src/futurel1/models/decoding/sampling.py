@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from futurel1.errors import ConfigError
-from futurel1.models.noise import RowNoise
 
 LARGE_VOCABULARY = 2**13
 """Number of words above which truncation finds more bits per round."""
@@ -48,8 +47,16 @@ class Sampling:
         """Temperature of the recorded log-probabilities: 1 for greedy decoding."""
         return self.temperature if self.do_sample else 1.0
 
-    def choose(self, logits: Tensor, noise: RowNoise) -> Tensor:
-        """(N, V) float32 logits to (N,) chosen token ids."""
+    def pick(self, logits: Tensor, uniform: Tensor) -> Tensor:
+        """Choose tokens.
+
+        Args:
+            logits: (N, V) float32.
+            uniform: (N, 1) float64 random numbers in the open interval from 0 to 1.
+
+        Returns:
+            (N,) int64 token ids.
+        """
         if not self.do_sample:
             return logits.argmax(dim=-1)
         probabilities = (logits / self.temperature).softmax(dim=-1).double()
@@ -58,7 +65,7 @@ class Sampling:
         # Cumulated in vocabulary order, not by likelihood: rounding may swap two almost equally likely tokens, which
         # would change samples near their boundary.
         cumulative = probabilities.cumsum(dim=-1)
-        place = noise.uniform(1).to(cumulative.device) * cumulative[:, -1:]
+        place = uniform * cumulative[:, -1:]
         return torch.searchsorted(cumulative, place, right=True).clamp(max=logits.shape[-1] - 1)[:, 0]
 
     def _truncate(self, probabilities: Tensor) -> Tensor:
