@@ -143,7 +143,7 @@ class GroupSampler:
 
         settings = {**self.sampling.arguments(), "slots": self.rollout.generation_batch_size}
         said = time.monotonic()
-        with self._no_grad():
+        with self._no_grad(), self.models.merged():
             for rollout in self.models.sampling.generate_each(
                 sources(), num_branches=self.rollout.num_rollouts, do_sample=True, latent_policy=self.latent_policy,
                 **settings,
@@ -172,9 +172,11 @@ class GroupSampler:
         Returns:
             (B,) columns: every reward part, ``reward``, ``response_length`` and ``spans``.
         """
-        rollout = self.models.sampling.generate(
-            batch, max_new_tokens=self.sampling.max_new_tokens, budget=self.sampling.budget(), seed=self.sampling.seed
-        )
+        with self.models.merged():
+            rollout = self.models.sampling.generate(
+                batch, max_new_tokens=self.sampling.max_new_tokens, budget=self.sampling.budget(),
+                seed=self.sampling.seed,
+            )  # fmt: skip
         texts = transcripts(rollout, self._tokenizer)
         output = self.rewarded(rollout, texts, batch.info)
         return {
