@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from datetime import timedelta
+from fnmatch import fnmatch
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -62,12 +63,17 @@ class Command:
         args: command line without the program's name.
         log: file for what it prints.
         paths: folders to import from besides this process's.
+        dies: pattern of paths and a number n: it kills itself and all its processes with SIGKILL just before it gives
+            something it has written such a name for the n-th time.
     """
 
-    def __init__(self, args: Sequence[str], log: Path, paths: Sequence[Path] = ()) -> None:
+    def __init__(
+        self, args: Sequence[str], log: Path, paths: Sequence[Path] = (), *, dies: tuple[str, int] | None = None
+    ) -> None:
         self.log = log
         inherited = dict(os.environ), torch.get_num_threads()
-        self._process = FORKED.Process(target=_command, args=(list(args), log, list(map(str, paths)), *inherited))
+        given = (list(args), log, list(map(str, paths)), *inherited, dies)
+        self._process = FORKED.Process(target=_command, args=given)
         self._process.start()
 
     @property
@@ -105,19 +111,20 @@ class Command:
         self.when(ready)
         self.signal(signal.SIGKILL)
 
-    def kill_if_alive(self, ready: Callable[[], object]) -> bool:
-        """Kill it and all its processes as soon as `ready` returns something true; False if it ended before."""
+    def signal_when(self, ready: Callable[[], object], signum: int) -> int:
+        """Send a signal to it and all its processes as soon as `ready` returns something true; returns its exit status.
+
+        Nothing is sent if it ends before.
+        """
         while self._process.is_alive() and not ready():
             time.sleep(0.002)
-        return self.signal(signal.SIGKILL) == -signal.SIGKILL
-
-    def interrupt_after(self, seconds: float, signum: int) -> int:
-        """Send a signal to it and all its processes after some time; returns its exit status."""
-        self._process.join(seconds)
         return self.signal(signum)
 
 
-def _command(args: list[str], log: Path, paths: list[str], environment: dict[str, str], threads: int) -> None:
+def _command(
+    args: list[str], log: Path, paths: list[str], environment: dict[str, str], threads: int,
+    dies: tuple[str, int] | None,
+) -> None:  # fmt: skip
     from futurel1.cli import main
 
     os.setsid()
@@ -126,6 +133,27 @@ def _command(args: list[str], log: Path, paths: list[str], environment: dict[str
         for descriptor in (1, 2):
             os.dup2(stream.fileno(), descriptor)
     os.environ |= environment
+    # Its workers start as they do for a user, not by a server of their own that imports everything once more.
+    multiprocessing.set_start_method(None, force=True)
+    multiprocessing.set_forkserver_preload(["__main__"])
     torch.set_num_threads(threads)  # unless told, MKL may take fewer, and rounds in other ways
     sys.path[:0] = paths
+    if dies is not None:
+        _die_before_naming(*dies)
     main(args)
+
+
+def _die_before_naming(pattern: str, number: int) -> None:
+    named = 0
+
+    def dying(move: Callable[..., None]) -> Callable[..., None]:
+        def moved(source: Any, target: Any, **options: Any) -> None:
+            nonlocal named
+            named += fnmatch(os.fspath(target), pattern)
+            if named == number:
+                os.killpg(0, signal.SIGKILL)
+            move(source, target, **options)
+
+        return moved
+
+    os.replace, os.rename = dying(os.replace), dying(os.rename)  # type: ignore[assignment]

@@ -115,7 +115,7 @@ def test_a_kill_leaves_a_whole_folder_and_the_next_writer_cleans_up(tmp_path: Pa
 
 def test_what_others_are_writing_is_left_alone(tmp_path: Path) -> None:
     folder = fill(tmp_path / "out", "old", *OLD)
-    here = f"{socket.gethostname()}-{os.getpid()}"
+    here = f"{socket.gethostname()}-{os.getppid()}"
     others = [f".out.{here}-0123abcd.part", ".out.elsewhere-1-0123abcd.part", ".out.notes"]
     for name in others:
         fill(tmp_path / name, "theirs")

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -120,3 +121,51 @@ def test_a_worker_outlives_the_signals_of_its_group_but_not_its_parent(tmp_path:
     worker.terminate()
     worker.join(60)
     assert worker.exitcode == 0
+
+
+class SignalsItsGroup:
+    """An argument of a worker that sends signals to the group when the worker reads it, before its first line."""
+
+    def __init__(self, *signals: int) -> None:
+        self.signals = signals
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        for number in self.signals:
+            os.killpg(0, number)
+
+
+def answer(end: Any, argument: SignalsItsGroup) -> None:
+    interrupts.ignore_in_worker(0)
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    end.send((len(argument.signals), SIGINT in blocked))
+
+
+def lead(method: str, end: Any) -> None:
+    os.setsid()
+    signal.signal(SIGINT, signal.default_int_handler)
+    multiprocessing.set_start_method(method, force=True)
+    with watched():
+        defer()
+        near, far = multiprocessing.Pipe()
+        for argument in (SignalsItsGroup(SIGINT, SIGTERM), SignalsItsGroup()):  # the second one of the same server
+            worker = multiprocessing.Process(target=answer, args=(far, argument))
+            with interrupts.starting_workers():
+                worker.start()
+            worker.join(60)
+            end.send((near.recv() if near.poll() else "nothing", requested()))
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_workers_outlive_a_signal_for_their_group_while_they_start(method: str) -> None:
+    near, far = multiprocessing.Pipe()
+    # A new interpreter, which knows nothing of the server that other tests fork from.
+    leader = multiprocessing.get_context("spawn").Process(target=lead, args=(method, far))
+    leader.start()
+    for sent in (2, 0):
+        assert near.poll(120)
+        answered, signum = near.recv()
+        assert answered == (sent, False)
+        assert signum in (SIGINT, SIGTERM)
+    leader.join(60)
+    assert leader.exitcode == 0

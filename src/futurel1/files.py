@@ -1,19 +1,19 @@
 """Writing files atomically.
 
 A killed run, a full disk or a second writer never leaves a partial file under the final name: the contents go to a
-temporary file in the same folder, which is then renamed.
+temporary file in the same folder, which is then renamed. What a kill leaves of it, `remove_leftovers` removes.
 """
 
 import errno
 import os
 import stat
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from futurel1.errors import ConfigError
 from futurel1.full_disk import told_when_full
+from futurel1.leftovers import temporary
 
 __all__ = ["replacing", "set_mode", "writable", "write_first", "write_whole"]
 
@@ -103,9 +103,7 @@ def writable(folder: Path) -> Iterator[None]:
 @contextmanager
 def _beside(file: Path) -> Iterator[Path]:
     """An empty file with a unique name in the folder of `file`; removed at the end if it still exists."""
-    # A UUID instead of the process id, which machines that share the folder may have in common. The name is cut because
-    # file systems allow 255 bytes.
-    partial = file.with_name(f".{file.name[:50]}.{uuid.uuid4().hex}.part")
+    partial = temporary(file, "part")
     try:
         partial.touch(exist_ok=False)
         yield partial

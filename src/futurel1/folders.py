@@ -7,15 +7,13 @@ what the killed process had begun is removed by the next writer.
 import errno
 import logging
 import os
-import re
 import shutil
-import socket
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from futurel1.files import set_mode, writable
+from futurel1.leftovers import is_abandoned, temporaries_of, temporary
 
 __all__ = ["place_of", "replacing_folder", "standing"]
 
@@ -78,7 +76,7 @@ def place_of(folder: Path) -> Path:
 def standing(folder: Path) -> Path:
     """The folder, or where a process that was killed between two renames left it."""
     if not folder.exists() and folder.parent.is_dir():
-        asides = [path for path in _siblings(folder) if path.suffix == ".aside"]
+        asides = [path for path in temporaries_of(folder) if path.suffix == ".aside"]
         if asides:
             return max(asides, key=lambda path: path.stat().st_mtime_ns)
     return folder
@@ -89,32 +87,21 @@ def _stage(place: Path) -> tuple[Path, bool]:
     working = Path.cwd().resolve()
     movable = not os.path.ismount(place) and not working.is_relative_to(place)
     try:
-        staged = _sibling(place, "part")
+        staged = temporary(place, "part")
         staged.mkdir()
     except OSError as error:
         if error.errno not in _CANNOT_MOVE or not place.is_dir():
             raise
-        staged, movable = _sibling(place / place.name, "part"), False
+        staged, movable = temporary(place / place.name, "part"), False
         staged.mkdir()
     return staged, movable
 
 
-def _sibling(place: Path, kind: str) -> Path:
-    """An unused name beside a place that says which process it belongs to."""
-    return place.with_name(f".{place.name[:50]}.{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}.{kind}")
-
-
-def _siblings(place: Path) -> list[Path]:
-    """Folders that :func:`_sibling` named."""
-    pattern = re.compile(rf"\.{re.escape(place.name[:50])}\..+-\d+-[0-9a-f]{{8}}\.(part|aside)")
-    return [path for path in place.parent.iterdir() if pattern.fullmatch(path.name)]
-
-
 def _clean(place: Path) -> None:
     """Remove what killed processes of this machine began, and put back what one of them had moved aside."""
-    inside = _siblings(place / place.name) if place.is_dir() and os.access(place, os.R_OK) else []
-    found = [*(_siblings(place) if os.access(place.parent, os.R_OK) else []), *inside]
-    abandoned = [path for path in found if _is_abandoned(path)]
+    inside = temporaries_of(place / place.name) if place.is_dir() and os.access(place, os.R_OK) else []
+    found = [*(temporaries_of(place) if os.access(place.parent, os.R_OK) else []), *inside]
+    abandoned = [path for path in found if is_abandoned(path)]
     if not place.exists():
         old = standing(place)
         if old in abandoned:
@@ -122,19 +109,6 @@ def _clean(place: Path) -> None:
                 os.rename(old, place)
     for path in abandoned:
         shutil.rmtree(path, ignore_errors=True)
-
-
-def _is_abandoned(path: Path) -> bool:
-    host, pid, _ = path.stem.rsplit("-", 2)
-    if not host.endswith(f".{socket.gethostname()}"):
-        return False
-    try:
-        os.kill(int(pid), 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        return False
-    return False
 
 
 def _keep_others(place: Path, staged: Path, drops: Callable[[str], bool]) -> None:
@@ -156,7 +130,7 @@ def _keep_others(place: Path, staged: Path, drops: Callable[[str], bool]) -> Non
 def _renamed(staged: Path, place: Path) -> bool:
     """Put a folder into its place; False if the place cannot be renamed."""
     while True:
-        aside = _sibling(place, "aside")
+        aside = temporary(place, "aside")
         try:
             os.rename(place, aside)
         except FileNotFoundError:

@@ -8,11 +8,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from multiprocessing import resource_tracker
 from types import FrameType
 
 __all__ = [
     "Stopped", "StoppedAtOnce", "defer", "ignore_in_worker", "is_deferred", "listen", "raise_if_requested", "requested",
-    "watched",
+    "starting_workers", "watched",
 ]  # fmt: skip
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -117,6 +118,25 @@ def raise_if_requested() -> None:
         raise Stopped(_state.signum)
 
 
+@contextmanager
+def starting_workers() -> Iterator[None]:
+    """Have processes that the block starts begin with SIGINT and SIGTERM blocked, until :func:`ignore_in_worker`.
+
+    Otherwise a signal for the group ends a worker that is still starting, which takes seconds where it is a new
+    interpreter, or the server that workers are forked from. This process gets its signals at the end of the block.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    if multiprocessing.get_start_method() != "fork":
+        resource_tracker.ensure_running()  # its start would unblock the signals
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def ignore_in_worker(*_: object) -> None:
     """Let a worker process finish what it was given: a signal for the group is for the process that started it.
 
@@ -124,7 +144,10 @@ def ignore_in_worker(*_: object) -> None:
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
-    if parent is None or not hasattr(signal, "sigwaitinfo"):  # macOS cannot tell who sent a signal
+    waits = parent is not None and hasattr(signal, "sigwaitinfo")  # macOS cannot tell who sent a signal
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT} if waits else SIGNALS)
+    if parent is None or not waits:
         return
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     threading.Thread(target=_end_by, args=(parent.pid,), daemon=True).start()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable, Sequence
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,14 +37,37 @@ class Kind:
         again: command line that continues it there.
         same: compares a finished folder with that of an undisturbed run; raises AssertionError.
         begun: whether `again` can continue what a folder holds; otherwise `start` is given once more.
-        writing: whether it is just writing something large, to hit it there.
+        done: how many steps or records a folder holds.
+        total: how many they are in the end, or a few less.
+        writing: patterns of paths that it writes whole, and how often at least in a run.
     """
 
     start: Callable[[Path], Sequence[str]]
     again: Callable[[Path], Sequence[str]]
     same: Callable[[Path, Path], None]
     begun: Callable[[Path], bool]
-    writing: Callable[[Path], bool]
+    done: Callable[[Path], int]
+    total: int
+    writing: Mapping[str, int]
+
+    def at_random(self, run: Path, seconds: float, generator: random.Random) -> Callable[[], bool]:
+        """Whether a random moment of what is left of a run has come; its folder is there, however fast the machine is.
+
+        Args:
+            run: its folder.
+            seconds: length of an undisturbed run.
+            generator: chooses the moment.
+        """
+        wanted = generator.randint(min(self.done(run), self.total - 1), self.total - 1)
+        delay = generator.uniform(0, seconds / self.total)
+        reached: list[float] = []
+
+        def ready() -> bool:
+            if not reached and run.is_dir() and self.done(run) >= wanted:
+                reached.append(time.monotonic())
+            return bool(reached) and time.monotonic() >= reached[0] + delay
+
+        return ready
 
     def next(self, run: Path) -> Sequence[str]:
         """The command line that a person gives next: it continues what can be continued."""
@@ -129,10 +154,20 @@ def _training(config: Path) -> Kind:
     def begun(run: Path) -> bool:
         return (run / "config.yaml").is_file() and bool(list(run.glob("checkpoints/*.ckpt")))
 
-    def writing(run: Path) -> bool:
-        return any(run.glob("checkpoints/*.part")) or any(run.glob(".huggingface*")) or any(run.glob("*.part"))
+    return Kind(
+        start,
+        lambda run: ["fit", "--resume", str(run)],
+        same_training,
+        begun,
+        lambda run: _lines(run, "metrics.csv") - 1,
+        10,
+        {"*/checkpoints/*.ckpt": 3, "*/huggingface": 1, "*/config.yaml": 1},
+    )
 
-    return Kind(start, lambda run: ["fit", "--resume", str(run)], same_training, begun, writing)
+
+def _lines(folder: Path, pattern: str) -> int:
+    """Number of lines in files of a folder."""
+    return sum(file.read_bytes().count(b"\n") for file in folder.glob(pattern))
 
 
 def same_training(run: Path, whole: Path) -> None:
@@ -182,7 +217,9 @@ def predictions(world: Path, folder: Path, backbone: str) -> Kind:
         lambda run: ["predict", "--resume", str(run)],
         same_predictions,
         lambda run: (run / "config.yaml").is_file(),
-        lambda run: (run / "latents.parts").is_dir(),
+        lambda run: _lines(run, "predictions.jsonl"),
+        24,
+        {"*/latents.parts/*": 3, "*/latents.safetensors": 1, "*/config.yaml": 1},
     )
 
 
@@ -216,11 +253,17 @@ def curation(world: Path, backbone: str) -> Kind:
             assert (out / name).read_bytes() == (whole / name).read_bytes()
         _nothing_half(out)
 
-    return Kind(command, command, same, lambda out: True, lambda out: out.is_dir() and any(out.glob("probes-*.jsonl")))
+    return Kind(
+        command,
+        command,
+        same,
+        lambda out: True,
+        lambda out: _lines(out, "probes-*.jsonl"),
+        24,
+        {"*/curated.jsonl": 1, "*/report.txt": 1, "*/report.png": 1},
+    )
 
 
 def _nothing_half(folder: Path) -> None:
-    left = [
-        str(path.relative_to(folder)) for path in folder.rglob("*") if path.name.endswith((".part", ".old", ".tmp"))
-    ]
-    assert left == []
+    suffixes = (".part", ".aside", ".replaced", ".kept", ".old", ".tmp", ".lock", ".owner")
+    assert [str(path.relative_to(folder)) for path in folder.rglob("*") if path.name.endswith(suffixes)] == []

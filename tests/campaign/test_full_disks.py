@@ -39,13 +39,12 @@ class Disk:
 
 
 @pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Callable[[int], Disk]]:
+def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[int], Disk]]:
     made: list[Disk] = []
 
     def make(size: int) -> Disk:
-        folder = tmp_path / "disk"
-        folder.mkdir()
-        made.append(Disk(folder, size))
+        # as deep as the undisturbed runs: curated records name their media by paths from the folder of a run
+        made.append(Disk(tmp_path_factory.mktemp("disk"), size))
         return made[0]
 
     if shutil.which("mount") is None:

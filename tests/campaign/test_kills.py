@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import random
 import signal
-import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -18,10 +16,6 @@ from processes import Command
 CHAINS = 10
 KILLS = 2
 """Kills of a chain, so that the second hits a run that was resumed."""
-
-
-def past(moment: float) -> bool:
-    return time.monotonic() > moment
 
 
 @pytest.mark.parametrize("chain", range(CHAINS))
@@ -41,11 +35,15 @@ def test_killed_runs_end_as_undisturbed_ones(
     with trial(f"{name}: killed with SIGKILL, resumed") as tried:
         kills = 0
         for number in range(KILLS):
-            process = Command(kind.next(run), tmp_path / f"{number}.log", REWARDS)
-            moment = time.monotonic() + generator.uniform(0.1, 0.9) * seconds
-            # one in three is hit while it writes a checkpoint, an export or results
-            ready = partial(kind.writing, run) if generator.random() < 1 / 3 else partial(past, moment)
-            kills += process.kill_if_alive(ready)
+            command, log = kind.next(run), tmp_path / f"{number}.log"
+            if generator.random() < 1 / 3:  # when it has written a checkpoint, an export, results or its settings
+                pattern, often = generator.choice(list(kind.writing.items()))
+                status = Command(command, log, REWARDS, dies=(pattern, generator.randint(1, often))).wait()
+            else:
+                moment = kind.at_random(run, seconds, generator)
+                status = Command(command, log, REWARDS).signal_when(moment, signal.SIGKILL)
+            assert status in (0, -signal.SIGKILL), log.read_text()
+            kills += status == -signal.SIGKILL
         tried.number = kills
         Command(kind.next(run), tmp_path / "last.log", REWARDS).finish()
         kind.same(run, whole)
@@ -66,11 +64,14 @@ def test_interrupted_runs_say_how_to_go_on(
     kind = kinds[name]
     whole, seconds = undisturbed(name)
     run, log = tmp_path / "run", tmp_path / "first.log"
-    share = random.Random(f"{name}:{number}:{chain}").uniform(0.1, 0.9)
+    moment = kind.at_random(run, seconds, random.Random(f"{name}:{number}:{chain}"))
     with trial(f"{name}: {number.name}, resumed"):
-        status = Command(kind.start(run), log, REWARDS).interrupt_after(share * seconds, number)
+        status = Command(kind.start(run), log, REWARDS).signal_when(moment, number)
         assert status in (0, 128 + number), log.read_text()
-        if kind.begun(run) and status:
-            assert f"--resume {run}" in log.read_text()
+        if status == 0:  # no step was left
+            kind.same(run, whole)
+        else:
+            go_on = f"--resume {run}" if kind.begun(run) else "start the same command again"
+            assert go_on in log.read_text().splitlines()[-1]
         Command(kind.next(run), tmp_path / "last.log", REWARDS).finish()
         kind.same(run, whole)

@@ -15,6 +15,7 @@ from jsonargparse import Namespace
 
 from futurel1.cli.replaced_run import Replaced
 from futurel1.errors import ConfigError
+from leaving import leave_half
 
 SAVED = {"runs_dir": "runs", "run_dir": None, "model": {}, "trainer": {}}
 
@@ -82,10 +83,31 @@ def test_a_run_that_was_killed_before_its_first_step_is_replaced(run: Path) -> N
         path.unlink()
     (run / "metrics.csv").write_text("step,val/accuracy\n0,0.1\n")
     (run / "job.json").write_text("{}")
+    (run / "rollouts.jsonl").write_text("{}\n")
+    leave_half(run / "config.yaml")
     Replaced.set_aside(run, Namespace()).restore()
     (run / "notes.txt").write_text("mine")
     with pytest.raises(ConfigError, match=r"no config.yaml of a run"):
         Replaced.set_aside(run, Namespace())
+
+
+@pytest.mark.parametrize("name", ["base", "x" * 60])
+def test_a_run_comes_back_though_the_first_that_replaced_it_was_killed(run: Path, name: str) -> None:
+    run = run.rename(run.parent / name)
+    (run.parent / ".base2.01234567.replaced").mkdir()
+    before = names(run)
+    Replaced.set_aside(run, Namespace())
+    run.mkdir()
+    (run / "rollouts.jsonl").write_text("{}\n")  # and then killed
+    second = Replaced.set_aside(run, Namespace())
+    if name == "base":
+        assert names(second.aside) == before
+        second.restore()
+        assert names(run) == before
+        assert sorted(path.name for path in run.parent.iterdir()) == [".base2.01234567.replaced", "base"]
+    else:  # the name aside is cut, and may be that of another run
+        assert names(second.aside) == ["rollouts.jsonl"]
+        assert len(list(run.parent.iterdir())) == 3
 
 
 def test_the_working_folder_is_not_replaced(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from futurel1.cli import main
+from leaving import leave_half
 from processes import Command
 
 
@@ -104,6 +105,7 @@ def test_a_killed_process_goes_on_without_repeating_or_losing_a_candidate(
     killed = Command(options(clips_world, out, "--thresholds.min_gain", "0"), tmp_path / "killed.log")
     killed.kill_when(lambda: out.is_dir() and len(read_lines(out)) >= 2)
     before = read_lines(out)
+    leave_half(out / "report.png")
     assert 2 <= len(before) < 8
     assert not (out / "curated.jsonl").exists()
     main(options(clips_world, out, "--thresholds.min_gain", "0"))
@@ -113,3 +115,4 @@ def test_a_killed_process_goes_on_without_repeating_or_losing_a_candidate(
     assert after == read_lines(whole)
     for name in ("curated.jsonl", "report.txt", "report.png"):
         assert (out / name).read_bytes() == (whole / name).read_bytes()
+    assert sorted(path.name for path in out.iterdir()) == sorted(path.name for path in whole.iterdir())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -59,6 +60,25 @@ class Signalled(Squares):
 
 def test_workers_finish_their_batches_whatever_signal_the_group_gets() -> None:
     assert list(fetch(Signalled(), [[1], [2], [3]], list, num_workers=1)) == [[1], [4], [9]]
+
+
+class Noted:
+    """Batches of one record that note which signals are blocked when a loader begins, just before its workers."""
+
+    def __init__(self) -> None:
+        self.blocked: set[int] = set()
+
+    def __iter__(self) -> Iterator[list[int]]:
+        self.blocked = set(signal.pthread_sigmask(signal.SIG_BLOCK, []))
+        return iter([[1], [2]])
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_signals_wait_while_workers_start(num_workers: int) -> None:
+    batches, before = Noted(), signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    for _ in fetch(Squares(), batches, list, num_workers=num_workers):
+        assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == before
+    assert ({signal.SIGINT, signal.SIGTERM} <= batches.blocked) == (num_workers > 0)
 
 
 def test_other_errors_stay_what_they_are() -> None:

@@ -149,6 +149,19 @@ def test_the_row_of_a_checkpoint_is_not_lost(tmp_path: Path) -> None:
     assert rows(tmp_path) == whole
 
 
+def test_the_row_of_the_last_step_is_not_lost_though_nothing_is_left_to_train(tmp_path: Path) -> None:
+    whole = [(step, float(step)) for step in range(3)]
+    fit(tmp_path, 3, kill=3)
+    assert rows(tmp_path) == whole[:2]
+    fit(tmp_path, 3, resume="last.ckpt")
+    assert rows(tmp_path) == whole
+    with (tmp_path / "metrics.csv").open("a") as stream:
+        stream.write("0,9.0,3\n")  # logged after the last step
+    before = (tmp_path / "metrics.csv").read_bytes()
+    fit(tmp_path, 3, resume="last.ckpt")
+    assert (tmp_path / "metrics.csv").read_bytes() == before
+
+
 def test_rows_after_the_checkpoint_come_again_once(tmp_path: Path) -> None:
     whole = [(step, float(step)) for step in range(6)]
     fit(tmp_path, 6, kill=5, every_n_train_steps=2)

@@ -13,6 +13,7 @@ import torch
 from lightning import Trainer
 from lightning.pytorch.plugins.io import AsyncCheckpointIO, TorchCheckpointIO
 
+from futurel1 import leftovers
 from futurel1.errors import DiskFullError
 from futurel1.modules import LatentSFTModule, TowerPretrainModule
 from futurel1.modules.whole_checkpoints import WholeCheckpointIO, WholeCheckpoints, write_folders_beside
@@ -110,6 +111,7 @@ def test_a_sharded_checkpoint_is_whole_or_not_there(tmp_path: Path, monkeypatch:
     with pytest.raises(Killed):
         strategy.save_checkpoint(two, place)
     assert contents() == {"last.ckpt": one}
+    monkeypatch.setattr(leftovers, "_MADE", set())  # another process goes on
     strategy.killed = False
     rename, renamed = os.rename, list[Path]()
 
@@ -124,6 +126,7 @@ def test_a_sharded_checkpoint_is_whole_or_not_there(tmp_path: Path, monkeypatch:
         with pytest.raises(Killed):
             strategy.save_checkpoint(two, place)
     assert contents() == {"last-replaced.ckpt": one}
+    monkeypatch.setattr(leftovers, "_MADE", set())
     strategy.save_checkpoint(two, place)
     assert contents() == {"last.ckpt": two}
     assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]

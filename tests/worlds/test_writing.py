@@ -23,6 +23,7 @@ from futurel1.worlds import (
     write_clips,
     write_world,
 )
+from leaving import leave_half
 
 GOLDEN_POOLS = json.loads((Path(__file__).parents[1] / "golden" / "misc.json").read_text())["pool8"]
 
@@ -208,7 +209,8 @@ def test_a_killed_write_is_taken_up_where_it_stopped(tmp_path, monkeypatch):
 
     (out / "videos" / "train-00001.mp4").unlink()
     (out / "videos" / "train-00002.mp4").write_bytes(b"")  # renamed, but its bytes were lost in a power cut
-    (out / "videos" / "train-00003.mp4.part").write_bytes(b"half a clip")
+    for half in (out / "videos" / "train-00003.mp4", out / "train.jsonl"):
+        leave_half(half)
     before = (out / "videos" / "train-00000.mp4").stat().st_mtime_ns
     files = write_world(out, train=5, test=2, task="next_zone", progress=False)
     assert (files.written, files.kept) == (6, 1)

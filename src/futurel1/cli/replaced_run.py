@@ -5,9 +5,10 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+import re
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import yaml
 
 from futurel1.errors import ConfigError
 from futurel1.files import write_whole
+from futurel1.leftovers import is_temporary
 from futurel1.locks import LOCK_FILES
 
 logger = logging.getLogger(__name__)
@@ -23,14 +25,23 @@ START_FILES = (
     "predictions.settings.json", "*.lock", ".*.owner", ".*.part",
 )  # fmt: skip
 """What a run may write before its first step."""
+EARLY_RESULTS = ("rollouts.jsonl",)
+"""What it may write before it writes `config.yaml`, besides: rollouts for the first step."""
+_SHOWN = 50
+"""Characters of a folder's name that its name aside repeats."""
 WEIGHTS = (".ckpt", ".safetensors")
 """Suffixes of files with weights or latents."""
 
 
-def only_started(folder: Path) -> bool:
-    """Whether a folder has no file but empty ones and those that a run may write before its first step."""
+def only_started(folder: Path, *, besides: Sequence[str] = ()) -> bool:
+    """Whether a folder has no file but empty ones and those that a run may write before its first step.
+
+    Args:
+        folder: the folder.
+        besides: patterns of further files that it may have.
+    """
     files = (file for file in folder.rglob("*") if file.is_symlink() or (file.is_file() and file.stat().st_size))
-    return all(any(file.match(pattern) for pattern in START_FILES) for file in files)
+    return all(any(file.match(pattern) for pattern in (*START_FILES, *besides)) for file in files)
 
 
 class Replaced:
@@ -49,6 +60,9 @@ class Replaced:
     def set_aside(cls, folder: Path, config: Any) -> Replaced:
         """Move a run folder aside, beside its place.
 
+        If a run that replaced another one was killed before its first step, the other one, which still waits aside, is
+        what may come back, and the beginnings of the killed one are removed.
+
         Args:
             folder: the folder.
             config: the configuration of the run that replaces it; it must not read from the folder.
@@ -64,7 +78,12 @@ class Replaced:
         for key, value in _strings(config):
             if "\0" not in value and Path(value).resolve().is_relative_to(inside):
                 raise ConfigError(f"--overwrite would remove {folder}, but the new run reads {key}={value} there")
-        aside = folder.with_name(f".{folder.name[:50]}.{uuid.uuid4().hex[:8]}.replaced")
+        waiting = _waiting(folder) if only_started(folder, besides=EARLY_RESULTS) else None
+        if waiting is not None:
+            shutil.rmtree(folder)
+            logger.info("%s still waits until the first step of a run that replaces it", waiting)
+            return cls(folder, waiting)
+        aside = folder.with_name(f".{folder.name[:_SHOWN]}.{uuid.uuid4().hex[:8]}.replaced")
         os.rename(folder, aside)
         logger.info("%s waits as %s until the first step of the run that replaces it", folder, aside.name)
         return cls(folder, aside)
@@ -88,7 +107,7 @@ def _check_kind(folder: Path) -> None:
         problem = "is no folder of its own (a link or a file)"
     elif Path.cwd().is_relative_to(folder.resolve()):
         problem = "is or holds the working folder"
-    elif not (_is_ours(config) if config.exists() else only_started(folder)):
+    elif not (_is_ours(config) if config.exists() else only_started(folder, besides=EARLY_RESULTS)):
         problem = "is no run folder (it has no config.yaml of a run)"
     elif any(file.parent != folder for file in folder.glob("*/config.yaml")):
         problem = "holds other run folders"
@@ -96,6 +115,15 @@ def _check_kind(folder: Path) -> None:
         raise ConfigError(
             f"--overwrite removes only run folders, and {folder} {problem}; remove it yourself, or rename it"
         )
+
+
+def _waiting(folder: Path) -> Path | None:
+    """The run that waits aside since it was replaced in a folder; None if there is none, or its name was cut."""
+    if len(folder.name) > _SHOWN:
+        return None
+    pattern = re.compile(rf"\.{re.escape(folder.name)}\.[0-9a-f]{{8}}\.replaced")
+    found = [path for path in folder.parent.iterdir() if pattern.fullmatch(path.name) and path.is_dir()]
+    return max(found, key=lambda path: path.stat().st_mtime_ns, default=None)
 
 
 def _is_ours(config: Path) -> bool:
@@ -141,7 +169,7 @@ class FolderAsItWas:
     """The files of a folder before a run, to restore them if the run fails before its first step.
 
     Contents are kept of files at the top, because a run changes no others before its first step, and not of weights,
-    which it only reads until then and which may be larger than memory (`hpc_ckpt_1.ckpt`).
+    which it only reads until then and which may be larger than memory (`hpc_ckpt_1.ckpt`), nor of what a kill left.
 
     Args:
         folder: the folder.
@@ -151,7 +179,8 @@ class FolderAsItWas:
         self.folder = folder
         self._paths = self._present()
         top = (path for path in self._paths if path.parent == folder and path.is_file())
-        self._contents = {path: path.read_bytes() for path in top if path.suffix not in WEIGHTS}
+        kept = (path for path in top if path.suffix not in WEIGHTS and not is_temporary(path))
+        self._contents = {path: path.read_bytes() for path in kept}
 
     def _present(self) -> set[Path]:
         """All that is in the folder, but for its lock, which this process may hold."""

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from futurel1.launch import Launch
+from futurel1.leftovers import remove_leftovers
 from futurel1.locks import one_writer
 
 __all__ = ["writing_run"]
@@ -12,7 +13,7 @@ __all__ = ["writing_run"]
 
 @contextmanager
 def writing_run(folder: Path, launch: Launch) -> Iterator[None]:
-    """Hold the lock of a run folder during the block.
+    """Hold the lock of a run folder during the block, and first remove what a killed run had begun to write there.
 
     Args:
         folder: the run folder.
@@ -23,6 +24,7 @@ def writing_run(folder: Path, launch: Launch) -> Iterator[None]:
     """
     if launch.is_first:
         with one_writer(folder):
+            remove_leftovers(folder, alone=True)
             yield
     else:
         yield

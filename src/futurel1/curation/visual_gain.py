@@ -22,6 +22,7 @@ from futurel1.data.chat import ChatEncoder
 from futurel1.data.collate import OnError
 from futurel1.errors import ConfigError, MissingFileError
 from futurel1.files import replacing, write_whole
+from futurel1.leftovers import remove_leftovers
 from futurel1.models import LatentReasoner
 from futurel1.rewards import AccuracyReward, Judge
 from futurel1.rewards.judge_replies import READING
@@ -147,6 +148,7 @@ def curate(
     """
     share, reward = _share(mode, shard, batch_size), AccuracyReward(judge, repetition_limit)
     source, folder = _open(records, out)
+    remove_leftovers(folder.path)
     if mode == "merge":
         _check_records(source, folder)
     else:

@@ -2,13 +2,14 @@
 
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from futurel1.errors import FutureL1Error
-from futurel1.interrupts import ignore_in_worker
+from futurel1.interrupts import ignore_in_worker, starting_workers
 
 Numbers = Sequence[int]
 Collate = Callable[[list[Any]], Any]
@@ -42,7 +43,9 @@ def fetch(
         generator=torch.Generator(),
         worker_init_fn=ignore_in_worker,
     )
-    for batch in loader:
+    with starting_workers() if num_workers else nullcontext():
+        loaded = iter(loader)
+    for batch in loaded:
         if isinstance(batch, FutureL1Error):
             raise batch
         yield batch

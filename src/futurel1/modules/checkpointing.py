@@ -33,6 +33,7 @@ class ResumedFiles(Callback):
 
     def __init__(self) -> None:
         self._resumed: dict[str, Any] | None = None
+        self._metrics_brought = False
         self._kept: dict[str, set[str]] = {}
         self._orphans: list[Path] = []
 
@@ -65,6 +66,7 @@ class ResumedFiles(Callback):
         if trainer.state.fn != TrainerFn.FITTING:
             return
         self._resumed = checkpoint.get(KEY, {"row": None, "files": {}})
+        self._metrics_brought = False
         states = checkpoint["callbacks"]
         callbacks = _model_checkpoints(trainer)
         used = {callback.state_key for callback in callbacks}
@@ -83,19 +85,26 @@ class ResumedFiles(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Bring the metrics to the step of the checkpoint."""
-        if self._resumed is None:
+        self._bring_metrics(trainer, trainer.global_step)
+        if self._resumed is not None:
+            trainer.ckpt_path = None  # Lightning never removes the file that it resumed from
+
+    def _bring_metrics(self, trainer: Trainer, step: int) -> None:
+        """Drop rows from a step on, and add that of the checkpoint if it was not written."""
+        if self._resumed is None or self._metrics_brought:
             return
+        self._metrics_brought = True
         for logger in trainer.loggers:
             if isinstance(logger, ResumableCSVLogger):
-                logger.go_on(trainer.global_step, self._resumed["row"])
-        trainer.ckpt_path = None  # Lightning never removes the file that it resumed from
+                logger.go_on(step, self._resumed["row"])
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         """Remove old files as soon as there is a new checkpoint."""
         self._remove_orphans(trainer)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Remove old files, if the only new checkpoint is that of the end."""
+        """Add the row of the last step, if nothing was left to train; remove old files, if nothing was saved before."""
+        self._bring_metrics(trainer, trainer.global_step + 1)  # whatever was logged after the last step stays
         self._remove_orphans(trainer)
 
     def _remove_orphans(self, trainer: Trainer) -> None:

@@ -66,8 +66,10 @@ class ResumableCSVLogger(CSVLogger):
         if self._continues:
             self._keep_rows(lambda written: int(written["step"]) < step, names)
         self._continues, self._resumed_at = False, step
-        if row is not None:
-            metrics = {name: value for name, value in row.items() if name != "step"}
+        if row is None:
+            return
+        metrics = {name: value for name, value in row.items() if name != "step"}
+        if not any(self._is_same(written, metrics, int(row["step"])) for written in self._rows()):
             self.log_metrics(metrics, int(row["step"]))
             self.save()
 
@@ -79,12 +81,7 @@ class ResumableCSVLogger(CSVLogger):
             self._continues = False
             self._keep_rows(lambda row: int(row["step"]) < step, experiment.metrics_keys)
         elif step is not None and step < self._resumed_at and self._file.is_file():
-            again = {f"{self._prefix}{self.LOGGER_JOIN_CHAR}{name}" if self._prefix else name for name in metrics}
-
-            def is_other(row: dict[str, str]) -> bool:
-                return int(row["step"]) != step or {name for name, value in row.items() if value} - {"step"} != again
-
-            self._keep_rows(is_other, experiment.metrics_keys)
+            self._keep_rows(lambda row: not self._is_same(row, metrics, step), experiment.metrics_keys)
         super().log_metrics(dict(metrics), step)
 
     @rank_zero_only
@@ -96,9 +93,19 @@ class ResumableCSVLogger(CSVLogger):
         ):
             super().save()
 
-    def _keep_rows(self, wanted: Callable[[dict[str, str]], bool], names: list[str]) -> None:
+    def _is_same(self, row: Mapping[str, str], metrics: Mapping[str, Any], step: int) -> bool:
+        """Whether a written row is of a step and has these metrics, whatever their values."""
+        names = {f"{self._prefix}{self.LOGGER_JOIN_CHAR}{name}" if self._prefix else name for name in metrics}
+        return int(row["step"]) == step and {name for name, value in row.items() if value} - {"step"} == names
+
+    def _rows(self) -> list[dict[str, str]]:
+        if not self._file.is_file():
+            return []
         with self._file.open(newline="", encoding="utf-8") as stream:
-            rows = [row for row in csv.DictReader(stream) if row.get("step")]
+            return [row for row in csv.DictReader(stream) if row.get("step")]
+
+    def _keep_rows(self, wanted: Callable[[dict[str, str]], bool], names: list[str]) -> None:
+        rows = self._rows()
         kept = [row for row in rows if wanted(row)]
         if len(kept) == len(rows):
             return

@@ -12,6 +12,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from futurel1.files import replacing, writable
 from futurel1.full_disk import told_when_full
+from futurel1.leftovers import is_abandoned, temporaries_of, temporary
 
 
 class WholeCheckpointIO(TorchCheckpointIO):
@@ -67,9 +68,10 @@ def write_folders_beside(strategy: Any) -> None:
 
     def save_beside(checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any | None = None) -> None:
         place = Path(strategy.broadcast(filepath))
-        partial = place.with_name(f".{place.name}.part")
-        if strategy.is_global_zero:
-            _remove(partial)  # of a run that was killed
+        partial = Path(strategy.broadcast(temporary(place, "part")))
+        if strategy.is_global_zero and place.parent.is_dir():
+            for abandoned in (path for path in temporaries_of(place) if is_abandoned(path, alone=True)):
+                _remove(abandoned)
         strategy.barrier("before a sharded checkpoint")
         save(checkpoint, partial, storage_options)
         strategy.barrier("after a sharded checkpoint")

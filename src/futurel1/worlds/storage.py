@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from futurel1.errors import ConfigError
 from futurel1.files import replacing, write_whole
+from futurel1.leftovers import remove_leftovers
 from futurel1.worlds.clips import OBSERVED_FOLDER, SPLITS, VIDEO_FOLDER
 
 __all__ = ["PRETRAINING_KINDS", "claim_folder", "write_clip", "write_records"]
@@ -29,7 +30,7 @@ RECORD_FILES = (
 
 
 def claim_folder(out: Path, settings: dict[str, Any], overwrite: bool) -> None:
-    """Prepare a folder for a world with these settings.
+    """Prepare a folder for a world with these settings; this process must hold the folder's lock.
 
     Args:
         out: the folder; created if missing.
@@ -46,9 +47,7 @@ def claim_folder(out: Path, settings: dict[str, Any], overwrite: bool) -> None:
         # The manifest goes last: after a crash here, the folder still says which clips it has.
         for path in [*(out / name for name in RECORD_FILES), *_clips(out), manifest]:
             path.unlink(missing_ok=True)
-    for folder in CLIP_FOLDERS:
-        for unfinished in (out / folder).glob("*.part"):
-            unfinished.unlink()
+    remove_leftovers(out, alone=True)
     found: object = None
     if manifest.exists():
         try:
