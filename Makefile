@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 RUN := demo-$(shell date +%Y%m%d-%H%M%S)
-STEPS ?= 240
+STEPS ?= 160
 
 .PHONY: help install demo test test-numerics campaign lint docs proof proof-quick clean
 

@@ -172,10 +172,10 @@ def sample_block(
     layouts = layouts_of(split)
     found: dict[int, tuple[Asked, Layout, States]] = {}
     while len(found) < len(questions):
-        numbers = scenes.integers(len(layouts), size=CANDIDATES)
-        states, apart = sample_scenes([layouts[number] for number in numbers], scenes)
-        edge_free = _off_the_pillars_edge(states, [layouts[number] for number in numbers])
-        unused = apart
+        candidates = [layouts[number] for number in scenes.integers(len(layouts), size=CANDIDATES)]
+        possible, states = sample_scenes(candidates, scenes)
+        edge_free = _off_the_pillars_edge(states, [candidates[number] for number in possible])
+        unused = np.ones(len(possible), bool)
         # Discs are interchangeable, so every assignment of names makes another scene of the same simulation.
         for order in permutations(range(NUM_SHAPES)):
             named, clear = states.reordered(order), edge_free[..., order]
@@ -185,7 +185,7 @@ def sample_block(
                     if len(fitting):
                         scene = int(fitting[0])
                         unused[scene] = False
-                        found[place] = (asked, layouts[numbers[scene]], named.scene(scene))
+                        found[place] = (asked, candidates[possible[scene]], named.scene(scene))
     return tuple(found[place] for place in range(len(questions)))
 
 

@@ -165,21 +165,24 @@ def make_event_scenes(
         The scenes.
     """
     check_frame_size(size)
+    if not count:
+        return []
     every_layout = [*layouts_of("train"), *layouts_of("test")] if split is None else layouts_of(split)
-    scenes: list[EventScene] = []
-    while len(scenes) < count:
-        layouts = [every_layout[number] for number in rng.integers(len(every_layout), size=count)]
-        states, apart = sample_scenes(layouts, rng)
-        for number in np.flatnonzero(apart):
-            scenes.append(
-                EventScene(
-                    size=size,
-                    layout=layouts[number],
-                    last_colours=_apart_colours(rng) if split is None else sample_colours(split, rng),
-                    states=states.scene(int(number)),
-                )
-            )
-    return scenes[:count]
+    layouts: list[Layout] = []
+    colours: list[tuple[int, ...]] = []
+    starts: list[tuple[Floats, Floats]] = []
+    while len(layouts) < count:
+        drawn = [every_layout[number] for number in rng.integers(len(every_layout), size=count)]
+        possible, start, velocity = sample_starts(drawn, rng)
+        layouts += [drawn[number] for number in possible]
+        colours += [_apart_colours(rng) if split is None else sample_colours(split, rng) for _ in possible]
+        starts.append((start, velocity))
+    start, velocity = (np.concatenate(parts)[:count] for parts in zip(*starts, strict=True))
+    states = simulate(start, velocity, _arenas(layouts[:count]))  # at once: few scenes take as long as hundreds
+    return [
+        EventScene(size=size, layout=layouts[number], last_colours=colours[number], states=states.scene(number))
+        for number in range(count)
+    ]
 
 
 def sample_colours(split: Split, rng: np.random.Generator) -> tuple[int, ...]:
@@ -198,24 +201,35 @@ def _apart_colours(rng: np.random.Generator) -> tuple[int, ...]:
     return tuple(colours)
 
 
-def sample_scenes(layouts: Sequence[Layout], rng: np.random.Generator) -> tuple[States, Bools]:
-    """Simulate a random start for every layout; also return which starts are possible."""
-    standing = Layouts(
-        gate_axis=np.array([layout.gate_axis for layout in layouts]),
-        gate_at=np.array([layout.gate_at for layout in layouts]),
-        pillar=np.array([layout.pillar for layout in layouts]),
-    )
+def sample_scenes(layouts: Sequence[Layout], rng: np.random.Generator) -> tuple[Ints, States]:
+    """Sample a random start for every layout and simulate the possible ones; return their numbers and their states."""
+    possible, start, velocity = sample_starts(layouts, rng)
+    return possible, simulate(start, velocity, _arenas([layouts[number] for number in possible]))
+
+
+def sample_starts(layouts: Sequence[Layout], rng: np.random.Generator) -> tuple[Ints, Floats, Floats]:
+    """Sample a random start for every layout; return numbers, centres and velocities of the possible ones."""
+    arenas = _arenas(layouts)
     shape = (len(layouts), NUM_SHAPES)
     start = rng.uniform(LOW, HIGH, (*shape, 2))
     angle = rng.uniform(0, 2 * np.pi, shape)
     heading = np.stack([np.cos(angle), np.sin(angle)], axis=-1)
     # In half of the scenes all shapes move along the gate rather than across it, so that it is often still closed when
     # last seen.
-    across = np.arange(2) == standing.gate_axis[::2, None]
+    across = np.arange(2) == arenas.gate_axis[::2, None]
     heading[::2] *= np.where(across, ACROSS_THE_GATE, 1)[:, None]
     heading /= np.linalg.norm(heading, axis=-1, keepdims=True)
     velocity = rng.uniform(SLOWEST, FASTEST, (*shape, 1)) * heading
-    return simulate(start, velocity, standing), starts_apart(start, standing)
+    possible = np.flatnonzero(starts_apart(start, arenas))
+    return possible, start[possible], velocity[possible]
+
+
+def _arenas(layouts: Sequence[Layout]) -> Layouts:
+    return Layouts(
+        gate_axis=np.array([layout.gate_axis for layout in layouts], np.int64),
+        gate_at=np.array([layout.gate_at for layout in layouts], np.float64),
+        pillar=np.array([layout.pillar for layout in layouts], np.float64).reshape(-1, 2),
+    )
 
 
 def _partner(colours: Ints) -> Ints:
