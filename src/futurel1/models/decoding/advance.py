@@ -41,6 +41,11 @@ class Emitted(NamedTuple):
     latents: Tensor | None
     densities: Tensor | None
 
+    def copy(self) -> "Emitted":
+        """The same, in memory of its own: the next replay of a CUDA graph overwrites its outputs."""
+        latents, densities = (None if part is None else part.clone() for part in (self.latents, self.densities))
+        return Emitted(self.going.clone(), self.tokens.clone(), self.is_latent.clone(), latents, densities)
+
 
 def may_be_latent(reasoner: Reasoner, rows: Rows) -> Tensor:
     """(A,) bool, rows that are inside a span in their next step, so that it may emit a latent."""
@@ -91,8 +96,8 @@ def advance(
     logits = reasoner.logits(hidden).float()
     picked = sampling.pick(logits, rows.uniform.gather(1, rows.step[:, None]))
 
-    # 2. START opens a span. Only END ends it: when it is picked (ignored by a fixed budget), or by force when the budget
-    # is spent. Any other pick is a latent inside a span, and text outside.
+    # 2. START opens a span. Only END ends it: when it is picked (ignored by a fixed budget), or by force when the
+    # budget is spent. Any other pick is a latent inside a span, and text outside.
     going = ~rows.done
     open_span = rows.inside | (rows.last == tokens.start_id)
     spent = rows.emitted >= budget.latents

@@ -1,8 +1,8 @@
 """Interleaved decoding of text and latents, many branches per prompt (Future-L1, arXiv 2606.05769, Section 3).
 
 Prompts wait in a queue. A slot decodes all branches of a prompt; when all of them have ended, the next prompt takes the
-slot, so that the batch stays full whatever the lengths are. A sample depends on its seed, its prompt and its branch, not
-on what is decoded beside it.
+slot, so that the batch stays full whatever the lengths are. A sample depends on its seed, its prompt and its branch,
+not on what is decoded beside it.
 
 Shapes: B prompts of P tokens, G branches each, N = B * G responses, A rows in use, H hidden size.
 """
@@ -268,10 +268,9 @@ class Decoder:
                 self.runner.grow(columns)
                 own = None if noise is None else noise[step]
                 if sizes.compiled:
-                    torch.compiler.cudagraph_mark_step_begin()
+                    torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
                 found = self._one_step(self._rows, count, prompts, columns, aligned, own)
-                # The outputs of a CUDA graph are overwritten by its next replay.
-                emitted.append(Emitted(*(_copy(part) for part in found)) if sizes.compiled and steps > 1 else found)
+                emitted.append(found.copy() if sizes.compiled and steps > 1 else found)
         self._look(emitted, self._used)
 
     def _plain_step(
@@ -411,10 +410,6 @@ class Decoder:
         self._rows.place[: len(places)] = torch.tensor(places, dtype=torch.int64, device=self._rows.place.device)
         self._rows.place[len(places) :] = self._sizes.all_rows
         self._rows.done[len(places) :] = True
-
-
-def _copy(part: Tensor | None) -> Tensor | None:
-    return None if part is None else part.clone()
 
 
 def _closed_up(stays: Sequence[bool]) -> list[int]:

@@ -79,11 +79,15 @@ def queue(reasoner: Reasoner, sources: Iterable[PromptSource], branches: int) ->
             yield QueuedPrompt(
                 embeds=embeds[row : row + 1, start:],
                 positions=positions[:, row : row + 1, start:],
-                visual=None if rows[row] is None else VisualRows(rows[row].mask[:, start:], rows[row].deepstack),
+                visual=_without_padding(rows[row], start),
                 next_position=after[row],
                 last_token=int(ids[row, -1]),
                 keys=keys[row].to(ids.device),
             )
+
+
+def _without_padding(visual: VisualRows | None, start: int) -> VisualRows | None:
+    return None if visual is None else VisualRows(visual.mask[:, start:], visual.deepstack)
 
 
 def _visual_rows(visual: VisualRows | None, prompts: int) -> Sequence[VisualRows | None]:
@@ -91,7 +95,7 @@ def _visual_rows(visual: VisualRows | None, prompts: int) -> Sequence[VisualRows
     if visual is None:
         return [None] * prompts
     counts = visual.mask.sum(dim=1).tolist()
-    levels = zip(*(level.split(counts) for level in visual.deepstack), strict=True)
+    levels = zip(*(torch.split(level, counts) for level in visual.deepstack), strict=True)
     return [
         VisualRows(visual.mask[row : row + 1], list(own)) if counts[row] else None for row, own in enumerate(levels)
     ]

@@ -97,7 +97,8 @@ class SharedPrompt(Runner):
 
     def __init__(self, reasoner: Reasoner, sizes: Sizes) -> None:
         super().__init__(reasoner, sizes)
-        self.config = reasoner.backbone.language_model.config
+        language_model: Any = reasoner.backbone.language_model
+        self.config = language_model.config
         self.layers = [LayerCache() for _ in range(self.config.num_hidden_layers)]
         self.own_columns = 0
         self.lengths: list[int] = []
@@ -184,7 +185,7 @@ class CopiedPrompt(Runner):
         """Run a prompt once and copy its state."""
         from futurel1.models.decoding.kv_cache import growing_cache  # imports transformers, so not at the top
 
-        cache = growing_cache(self.reasoner.backbone.config.get_text_config())
+        cache: Any = growing_cache(self.reasoner.backbone.config.get_text_config())
         hidden = self.reasoner.backbone.run(prompt.embeds, prompt.positions, None, prompt.visual, cache)
         copies = torch.zeros(self.branches, dtype=torch.int64, device=hidden.device)
         cache.reorder_cache(copies)
@@ -219,7 +220,8 @@ def _append_rows(held: Any, new: Any) -> None:
         for name in ("keys", "values"):
             setattr(held, name, torch.cat(_pad_left([getattr(held, name), getattr(new, name)], dim=2)))
     for name in ("conv_states", "recurrent_states"):
-        states, added = getattr(held, name, None), getattr(new, name, None)
+        states: Any = getattr(held, name, None)
+        added: Any = getattr(new, name, None)
         if isinstance(states, dict):  # several states per layer since transformers 5.20
             for number, state in states.items():
                 if state is not None:

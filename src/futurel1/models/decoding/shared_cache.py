@@ -1,9 +1,9 @@
 """Keys and values of prompts, stored once, and of their branches; and the attention of a decoding step over both.
 
-The attention is registered with `transformers` under :data:`SHARED_PROMPT`, the public way to give a stock model another
-attention. A query of a branch attends to its prompt and to its branch; the two parts are merged by their log-sum-exp.
-Queries of all branches of a prompt, and of all heads that share a key head, are one block of queries against the
-prompt's keys, so that these are read once per step and never repeated.
+The attention is registered with `transformers` under :data:`SHARED_PROMPT`, the public way to give a stock model
+another attention. A query of a branch attends to its prompt and to its branch; the two parts are merged by their
+log-sum-exp. Queries of all branches of a prompt, and of all heads that share a key head, are one block of queries
+against the prompt's keys, so that these are read once per step and never repeated.
 
 Shapes: S slots with a prompt each, P prompt columns, A rows (branches), R response columns, K key heads, N query heads,
 D channels of a head, G branches.
@@ -27,7 +27,7 @@ BLOCK = 128
 
 
 class LayerCache:
-    """Keys and values of one layer: (S, K, P, D) of prompts and (C, K, R, D) of C rows; empty until the first prompt."""
+    """Keys and values of a layer: (S, K, P, D) of prompts, (C, K, R, D) of C rows; none before the first prompt."""
 
     def __init__(self) -> None:
         self.prompt: list[Tensor] = []
@@ -121,8 +121,8 @@ class SharedStep:
         blocks = grouped.view(self.slots, self.branches, -1, shared, channels).transpose(1, 2)
         keys, values = (buffer[: self.slots, :, : self.prompt_columns] for buffer in layer.prompt)
         out, lse = partial_attention(blocks.flatten(2, 3), keys, values, self.prompt_bias, scale)
-        out = out.unflatten(2, (self.branches, shared)).transpose(1, 2).flatten(0, 1)
-        lse = lse.unflatten(2, (self.branches, shared)).transpose(1, 2).flatten(0, 1)
+        out = out.view(self.slots, -1, self.branches, shared, channels).transpose(1, 2).flatten(0, 1)
+        lse = lse.view(self.slots, -1, self.branches, shared).transpose(1, 2).flatten(0, 1)
         if self.place is not None:
             at = self.place.clamp(max=places - 1)
             out, lse = out[at], lse[at]
@@ -166,7 +166,9 @@ def shared_prompt_attention(config: Any) -> Iterator[None]:
         config._attn_implementation = before
 
 
-def prompt_writer(config: Any, layers: list[LayerCache], slot: int, reserve: Callable[[LayerCache, Tensor], None]) -> Any:
+def prompt_writer(
+    config: Any, layers: list[LayerCache], slot: int, reserve: Callable[[LayerCache, Tensor], None]
+) -> Any:
     """A cache for the run of one prompt that stores keys and values in a slot, and nowhere else.
 
     Args:
