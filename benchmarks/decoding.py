@@ -32,7 +32,7 @@ from futurel1.data import PromptBatch
 from futurel1.models import LatentReasoner, LatentSettings, LatentTokens
 from futurel1.models.backbones import Qwen3VLBackbone
 from futurel1.models.backbones.tiny import tiny_model
-from meters import add_device_options, machine, peak_mb, seconds_now
+from meters import add_device_options, forget_peak, machine, peak_mb, resident_mb, seconds_now
 
 VOCABULARIES = {"proportioned": 1024, "full": 151_936}
 PEAKEDNESS = 20.0
@@ -110,7 +110,6 @@ def run(way: str, case: dict[str, Any]) -> dict[str, float]:
     reasoner.end_probability = 4 / case["tokens"] if mixed else 0.0
     copies = case["branches"] if way == "transformers" else 1
     prompt = make_prompt(reasoner, case["prompt"], case["prompts"], copies).to(device)
-    vision = reasoner.encode(prompt)
     common = {"max_new_tokens": case["tokens"], "do_sample": sampled, "pad_token_id": 0}
     if sampled:
         common |= {"temperature": 0.9, "top_p": 0.99}
@@ -132,7 +131,7 @@ def run(way: str, case: dict[str, Any]) -> dict[str, float]:
     def ours() -> int:
         ends = {"eos_token_id": [0] if mixed else [-1], "num_branches": case["branches"], "share_prompt": True}
         if mixed and way == "this":
-            rollout = reasoner.generate(prompt, vision=vision, seed=1, slots=case["slots"], **ends, **common)
+            rollout = reasoner.generate(prompt, seed=1, slots=case["slots"], **ends, **common)
             return int(rollout.response_mask.sum())
         total, size = 0, case["slots"] or case["prompts"]
         for first in range(0, case["prompts"], size):
@@ -141,15 +140,16 @@ def run(way: str, case: dict[str, Any]) -> dict[str, float]:
         return total
 
     decode = stock if way == "transformers" else ours
-    idle = peak_mb(device)
+    idle = forget_peak(device)
     tokens = decode()
+    peak = (resident_mb("VmHWM") if device == "cpu" else peak_mb(device)) - idle
     seconds = []
     for _ in range(case["repeats"]):
         begin = seconds_now(device)
         decode()
         seconds.append(seconds_now(device) - begin)
-    found = {"seconds": statistics.median(seconds), "spread": max(seconds) - min(seconds), "tokens": tokens,
-             "peak": peak_mb(device) - idle}  # fmt: skip
+    spread = max(seconds) - min(seconds)
+    found = {"seconds": statistics.median(seconds), "spread": spread, "tokens": tokens, "peak": peak}
     if not mixed:
         found |= {f"{name}": count / (case["tokens"] - 1) for name, count in counts_of(decode).items()}
     return found
