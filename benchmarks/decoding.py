@@ -1,113 +1,251 @@
-"""Speed and memory of decoding G branches of one prompt, against G copies of the prompt, and against `transformers`.
+"""Speed and memory of decoding G branches of a prompt, against `transformers` and an earlier version of this library.
 
-    python benchmarks/decoding.py [--prompts 1024 3072] [--branches 8] [--tokens 128] [--repeats 3]
-                                  [--device cuda --dtype bfloat16]
+    python benchmarks/decoding.py [--previous /tmp/before] [--prompts 1024 3072] [--device cuda --dtype bfloat16]
 
-Each way runs in a process of its own, so that its peak memory is its own; the model (4 layers, width 256), the prompt
-(with images) and the seed are the same, and the tokens are compared.
+Tokens are sampled as LA-DAPO samples them (temperature 0.9, top-p 0.99) from peaked logits, or chosen greedily. Two
+shapes: `proportioned` (4 layers of width 256, a vocabulary of 1,024, so that `lm_head` has 8% of the weights as in the
+8B model) and `full` (the same layers with the 8B model's vocabulary of 151,936 words). Two kinds of lengths: all
+responses of one prompt of the same length, and exponential ones, a quarter of the longest on average, of 64 prompts in
+16 slots.
+
+`--previous FOLDER` compares with the source tree of an earlier commit, made by
+
+    git worktree add /tmp/before COMMIT
+
+Every way runs in a process of its own, so that its peak memory is its own.
 """
 
 import argparse
+import json
+import os
 import statistics
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from futurel1.data import PromptBatch
 from futurel1.models import LatentReasoner, LatentSettings, LatentTokens
 from futurel1.models.backbones import Qwen3VLBackbone
-from futurel1.models.backbones.tiny import VOCAB_SIZE, tiny_model
-from meters import add_device_options, in_fresh_process, machine, peak_mb, seconds_now
+from futurel1.models.backbones.tiny import tiny_model
+from meters import add_device_options, forget_peak, machine, peak_mb, resident_mb, seconds_now
 
+VOCABULARIES = {"proportioned": 1024, "full": 151_936}
+PEAKEDNESS = 20.0
+"""Factor of the random embedding table; the most likely token then has about half of the probability."""
 IMAGE_SIDE = 16  # patches; an image gives 64 visual tokens
+VIEWS = {"view", "_unsafe_view", "transpose", "slice", "select", "expand", "unsqueeze", "squeeze", "permute", "t",
+         "alias", "detach", "unbind", "split", "split_with_sizes", "as_strided", "unfold"}  # fmt: skip
+SYNCHRONISING = {"_local_scalar_dense", "nonzero", "item", "is_nonzero", "masked_select"}
 
 
-def make_reasoner(length: int) -> LatentReasoner:
-    """4 layers of width 256; START is never chosen, so that all ways decode the same number of text tokens."""
+class Counting(TorchDispatchMode):
+    """Counts operations that compute something, and those whose result the host waits for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        indexing = name in ("index", "index_put", "index_put_") and any(
+            isinstance(index, torch.Tensor) and index.dtype == torch.bool for index in args[1]
+        )
+        self.counts["operations"] += name not in VIEWS
+        self.counts["synchronisations"] += name in SYNCHRONISING or indexing
+        return func(*args, **(kwargs or {}))
+
+
+class Ending(LatentReasoner):
+    """Every response ends at each step with the same probability, if one is given: exponential lengths."""
+
+    end_probability = 0.0
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        logits = super().logits(hidden)
+        if self.end_probability:
+            odds = torch.tensor(self.end_probability / (1 - self.end_probability), device=logits.device).log()
+            # at temperature 0.9, at which the benchmark samples
+            total = (logits[:, 1:].float() / 0.9).logsumexp(dim=-1)
+            logits[:, 0] = ((total + odds) * 0.9).to(logits.dtype)
+        return logits
+
+
+def make_reasoner(shape: str, length: int) -> Ending:
+    """4 layers of width 256; START is never chosen, so that all ways decode text."""
+    vocabulary = VOCABULARIES[shape]
     model = tiny_model(
-        hidden_size=256, intermediate_size=768, head_dim=64, max_position_embeddings=length + 1024,
+        hidden_size=256, intermediate_size=768, head_dim=64, max_position_embeddings=length + 4096,
+        vocab_size=vocabulary,
         rope_scaling={"rope_type": "default", "mrope_section": [12, 10, 10], "mrope_interleaved": True},
     )  # fmt: skip
-    tokens = LatentTokens(VOCAB_SIZE - 3, VOCAB_SIZE - 2, VOCAB_SIZE - 1)
-    return LatentReasoner(Qwen3VLBackbone(model), tokens, LatentSettings()).eval()
+    with torch.no_grad():
+        model.get_input_embeddings().weight.mul_(PEAKEDNESS)
+        model.get_input_embeddings().weight[-3:].zero_()
+    tokens = LatentTokens(vocabulary - 3, vocabulary - 2, vocabulary - 1)
+    return Ending(Qwen3VLBackbone(model), tokens, LatentSettings()).eval()
 
 
-def make_prompt(reasoner: LatentReasoner, length: int, copies: int) -> PromptBatch:
-    """A prompt with four images and random words."""
+def make_prompt(reasoner: LatentReasoner, length: int, prompts: int, copies: int) -> PromptBatch:
+    """Prompts with four images and different random words."""
     generator = torch.Generator().manual_seed(0)
     config = reasoner.backbone.config
     visual = (IMAGE_SIDE // 2) ** 2
     image = [config.vision_start_token_id, *[config.image_token_id] * visual, config.vision_end_token_id]
-    words = torch.randint(0, 256, (length - 4 * len(image),), generator=generator)
-    ids = torch.cat([torch.tensor(image * 4), words])[None].expand(copies, -1).contiguous()
-    grid = torch.tensor([[1, IMAGE_SIDE, IMAGE_SIDE]]).expand(4 * copies, -1)
-    pixels = torch.randn(4 * IMAGE_SIDE**2, 1536, generator=generator).repeat(copies, 1)
+    words = torch.randint(1, 256, (prompts, length - 4 * len(image)), generator=generator)
+    ids = torch.cat([torch.tensor(image * 4).expand(prompts, -1), words], dim=1).repeat_interleave(copies, dim=0)
+    grid = torch.tensor([[1, IMAGE_SIDE, IMAGE_SIDE]]).expand(4 * len(ids), -1)
+    pixels = torch.randn(4 * IMAGE_SIDE**2, 1536, generator=generator).repeat(len(ids), 1)
     return PromptBatch(ids, torch.ones_like(ids), pixels, grid)
 
 
-def run(kind: str, options: argparse.Namespace, length: int) -> tuple[float, float, float, list[list[int]]]:
-    """One way of decoding: seconds, their spread, peak memory and tokens."""
-    reasoner = make_reasoner(length).to(options.device, getattr(torch, options.dtype))
-    branches = 1 if kind in ("one row", "stock row") else options.branches
-    copies = branches if kind in ("copies", "stock copies") else 1
-    prompt = make_prompt(reasoner, length, copies).to(options.device)
+def run(way: str, case: dict[str, Any]) -> dict[str, float]:
+    """Decode a case in one way: seconds, their spread, tokens, peak memory, and counts per step."""
+    device, sampled, mixed = case["device"], case["sampled"], case["slots"] is not None
+    reasoner = make_reasoner(case["shape"], case["prompt"]).to(device, getattr(torch, case["dtype"]))
+    reasoner.end_probability = 4 / case["tokens"] if mixed else 0.0
+    copies = case["branches"] if way == "transformers" else 1
+    prompt = make_prompt(reasoner, case["prompt"], case["prompts"], copies).to(device)
+    common = {"max_new_tokens": case["tokens"], "do_sample": sampled, "pad_token_id": 0}
+    if sampled:
+        common |= {"temperature": 0.9, "top_p": 0.99}
+    if way == "this" and not mixed:
+        common["look_every"] = case["look_every"]
+    if way == "this":
+        common["compile"] = case["compile"]
 
-    def decode() -> torch.Tensor:
-        if kind.startswith("stock"):
-            model = reasoner.backbone.model
-            types = reasoner.backbone.visual_type_ids(prompt.input_ids)
-            out = model.generate(
-                input_ids=prompt.input_ids, attention_mask=prompt.attention_mask, pixel_values=prompt.pixel_values,
-                image_grid_thw=prompt.image_grid_thw, mm_token_type_ids=types, do_sample=branches > 1,
-                max_new_tokens=options.tokens, min_new_tokens=options.tokens, eos_token_id=None, pad_token_id=0,
-            )  # fmt: skip
-            return out[:, length:]
-        rollout = reasoner.generate(
-            prompt, num_branches=branches // copies, max_new_tokens=options.tokens, do_sample=branches > 1,
-            eos_token_id=[-1], pad_token_id=0, share_prompt=True, seed=1,
+    def stock() -> int:
+        model = reasoner.backbone.model
+        types = reasoner.backbone.visual_type_ids(prompt.input_ids)
+        out = model.generate(
+            input_ids=prompt.input_ids, attention_mask=prompt.attention_mask, pixel_values=prompt.pixel_values,
+            image_grid_thw=prompt.image_grid_thw, mm_token_type_ids=types, min_new_tokens=case["tokens"],
+            eos_token_id=None, top_k=0, **common,
         )  # fmt: skip
-        return rollout.responses
+        return int(out[:, case["prompt"] :].numel())
 
-    idle = peak_mb(options.device)
+    def ours() -> int:
+        ends = {"eos_token_id": [0] if mixed else [-1], "num_branches": case["branches"], "share_prompt": True}
+        if mixed and way == "this":
+            rollout = reasoner.generate(prompt, seed=1, slots=case["slots"], **ends, **common)
+            return int(rollout.response_mask.sum())
+        total, size = 0, case["slots"] or case["prompts"]
+        for first in range(0, case["prompts"], size):
+            part = part_of(prompt, slice(first, first + size))
+            total += int(reasoner.generate(part, seed=1, **ends, **common).response_mask.sum())
+        return total
+
+    decode = stock if way == "transformers" else ours
+    idle = forget_peak(device)
     tokens = decode()
+    peak = (resident_mb("VmHWM") if device == "cpu" else peak_mb(device)) - idle
     seconds = []
-    for _ in range(options.repeats):
-        begin = seconds_now(options.device)
+    for _ in range(case["repeats"]):
+        begin = seconds_now(device)
         decode()
-        seconds.append(seconds_now(options.device) - begin)
-    peak = peak_mb(options.device) - idle
-    return statistics.median(seconds), max(seconds) - min(seconds), peak, tokens.tolist()
+        seconds.append(seconds_now(device) - begin)
+    spread = max(seconds) - min(seconds)
+    found = {"seconds": statistics.median(seconds), "spread": spread, "tokens": tokens, "peak": peak}
+    if not mixed:
+        found |= {f"{name}": count / (case["tokens"] - 1) for name, count in counts_of(decode).items()}
+    return found
 
 
-KINDS = (
-    ("stock copies", "stock copies"), ("copies", "stock copies"), ("shared", "stock copies"),
-    ("stock row", "stock row"), ("one row", "stock row"),
-)  # fmt: skip
-"""Ways, and what each is compared with: eight copies by `transformers`' own generate, by ours, eight branches of one
-prompt; one greedy row by `transformers`, and by ours."""
+def part_of(prompt: PromptBatch, rows: slice) -> PromptBatch:
+    """Some of the prompts, each of which has four images."""
+    patches = 4 * IMAGE_SIDE**2
+    return PromptBatch(
+        prompt.input_ids[rows], prompt.attention_mask[rows],
+        prompt.pixel_values[rows.start * patches : rows.stop * patches],
+        prompt.image_grid_thw[rows.start * 4 : rows.stop * 4],
+    )  # fmt: skip
+
+
+def counts_of(decode: Any) -> dict[str, int]:
+    """Operations and synchronisations of a whole call."""
+    with Counting() as counting:
+        decode()
+    return dict(counting.counts)
+
+
+def live_mb(case: dict[str, Any], weights: int) -> float:
+    """MB of the keys and values that have to be held at the end: of prompts once, of all responses."""
+    columns = case["prompts"] * (case["prompt"] + case["branches"] * case["tokens"])
+    return columns * 4 * 2 * 2 * 64 * weights / 2**20  # layers, keys and values, key heads, channels
+
+
+def in_process(way: str, case: dict[str, Any], source: str) -> dict[str, float]:
+    """Run one way in a process of its own, with the library from a source folder."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([source, str(Path(__file__).parent)])}
+    command = [sys.executable, __file__, "--one", json.dumps([way, case])]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(done.stderr)
+    result: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return result
+
+
+def copy_bandwidth(device: str) -> float:
+    """GB/s that a large copy reads and writes."""
+    source = torch.zeros(2**28 // 4, device=device)
+    target = torch.empty_like(source)
+    target.copy_(source)
+    begin = seconds_now(device)
+    for _ in range(5):
+        target.copy_(source)
+    return 5 * 2 * source.numel() * 4 / (seconds_now(device) - begin) / 1e9
 
 
 def main() -> None:
-    """Print a table per prompt length."""
+    """Print a table per case."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shapes", nargs="+", default=list(VOCABULARIES), choices=list(VOCABULARIES))
     parser.add_argument("--prompts", type=int, nargs="+", default=[1024, 3072], help="prompt lengths in tokens")
     parser.add_argument("--branches", type=int, default=8)
-    parser.add_argument("--tokens", type=int, default=128)
+    parser.add_argument("--tokens", type=int, default=128, help="of a response; of the longest, for mixed lengths")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--previous", default="", help="folder of an earlier version of this repository")
+    parser.add_argument("--greedy", action="store_true", help="choose the most likely tokens instead of sampling")
+    parser.add_argument("--mixed", action="store_true", help="only 64 prompts of mixed lengths in 16 slots")
+    parser.add_argument("--look-every", type=int, default=8, help="steps between two looks of the host")
+    parser.add_argument("--compile", action="store_true", help="compile this version's step")
+    parser.add_argument("--one", default="", help=argparse.SUPPRESS)
     add_device_options(parser)
     options = parser.parse_args()
-    print(f"{vars(options)}, {machine(options.device)}")
-    for length in options.prompts:
-        rows = {kind: in_fresh_process(run, kind, options, length) for kind, _ in KINDS}
-        print(f"prompt of {length} tokens")
-        for kind, against in KINDS:
-            median, spread, peak, tokens = rows[kind]
-            base = rows[against]
-            note = f", same tokens as copies: {tokens == rows['copies'][3]}" if kind == "shared" else ""
-            note += f", same tokens as {against}: {tokens == base[3]}" if kind == "one row" else ""
-            print(
-                f"  {kind:<13}{median:>8.2f} s  spread {spread:.2f}  {base[0] / median:.2f} times as fast as {against}"
-                f", peak {peak:.0f} MB ({peak / base[2]:.0%}){note}"
-            )
+    if options.one:
+        print(json.dumps(run(*json.loads(options.one))))
+        return
+    bandwidth = copy_bandwidth(options.device)
+    print(f"{vars(options)}, {machine(options.device)}, copies at {bandwidth:.1f} GB/s")
+    here = str(Path(__file__).parents[1] / "src")
+    for shape in options.shapes:
+        for length in options.prompts:
+            case = {"shape": shape, "prompt": length, "prompts": 64 if options.mixed else 1, "tokens": options.tokens,
+                    "branches": options.branches, "slots": 16 if options.mixed else None, "repeats": options.repeats,
+                    "sampled": not options.greedy, "look_every": options.look_every, "compile": options.compile,
+                    "device": options.device, "dtype": options.dtype}  # fmt: skip
+            ways = [] if options.mixed else [("transformers", here)]
+            ways += [("previous", f"{options.previous}/src")] if options.previous else []
+            results = {way: in_process(way, case, source) for way, source in [*ways, ("this", here)]}
+            print(f"{shape}, prompt of {length} tokens, {'mixed lengths' if options.mixed else 'fixed lengths'}")
+            width = 2 if options.dtype == "bfloat16" else 4
+            for way, found in results.items():
+                rate = found["tokens"] / found["seconds"]
+                line = f"  {way:<13}{found['seconds']:>8.2f} s  spread {found['spread']:.2f}  {rate:>7.0f} tokens/s"
+                line += f"  peak {found['peak']:.0f} MB"
+                if "operations" in found:
+                    line += f"  {found['operations']:.0f} operations and {found['synchronisations']:.1f} waits a step"
+                print(line)
+            mine = results["this"]
+            for way, found in results.items():
+                if way != "this":
+                    times = (mine["tokens"] / mine["seconds"]) / (found["tokens"] / found["seconds"])
+                    print(f"  this is {times:.2f} times as fast as {way}, memory {mine['peak'] / found['peak']:.0%}")
+            print(f"  keys and values at the end: {live_mb(case, width):.0f} MB")
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import resource
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -29,6 +30,21 @@ def peak_mb(device: str) -> float:
     if device != "cpu":
         return torch.cuda.max_memory_allocated() / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def forget_peak(device: str) -> float:
+    """Let the next peak begin here; returns the MB held now. The peak of a process is that of Linux."""
+    if device != "cpu":
+        torch.cuda.reset_peak_memory_stats()
+        return torch.cuda.memory_allocated() / 2**20
+    Path("/proc/self/clear_refs").write_text("5")
+    return resident_mb("VmRSS")
+
+
+def resident_mb(field: str) -> float:
+    """Memory of this process, `VmRSS` now or `VmHWM` at most since the last reset, from Linux."""
+    lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines() if ":" in line)
+    return int(lines[field].split()[0]) / 1024
 
 
 def in_fresh_process(function: Callable[..., Any], *arguments: Any) -> Any:

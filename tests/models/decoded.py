@@ -8,8 +8,6 @@ from contextlib import contextmanager
 import pytest
 import torch
 from families import TOKENS
-from torch import Tensor
-from torch.nn import functional as F
 
 from futurel1.data import PromptBatch
 from futurel1.models import SpanBudget
@@ -31,32 +29,37 @@ WAYS = {"shared": {}, "copied": {"share_prompt": False}, "uncached": {}}
 
 
 class Uncached(Runner):
-    """Runs the whole sequence anew in every step."""
+    """Runs the whole sequence of every row anew in every step."""
 
-    def start(self) -> Tensor:
-        """Run the prompts."""
-        prompt = torch.arange(len(self.mask), device=self.mask.device).repeat_interleave(self.branches)
-        self.row_prompt = prompt
-        embeds, visual = self.reasoner.embed(self.prompt.input_ids, self.vision)
-        self.embeds = embeds[prompt]
-        self.fed = self.embeds.new_zeros(len(prompt), 0, embeds.shape[-1])
-        self.visual = visual
-        return self.reasoner.backbone.run(embeds, self.positions, self.mask, visual)[:, -1][prompt]
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.held = []  # per row its prompt, and the embeddings fed so far
 
-    def step(self, active: Tensor, embeds: Tensor, step: int) -> Tensor:
-        """Append one token to every active row and run everything."""
-        column = embeds.new_zeros(len(self.row_prompt), 1, embeds.shape[-1])
-        column[active, 0] = embeds
-        self.fed = torch.cat([self.fed, column], dim=1)
-        prompt = self.row_prompt[active]
-        length = self.fed.shape[1]
-        steps = torch.arange(length, device=active.device)
-        later = (self.next_position[prompt, None] + steps)[None].expand(3, -1, -1)
-        whole = torch.cat([self.embeds[active], self.fed[active]], dim=1)
-        positions = torch.cat([self.positions[:, prompt], later], dim=2)
-        mask = F.pad(self.mask[prompt], (0, length), value=1)
-        visual = spread_visual(self.visual, prompt, self.prompt.input_ids.shape[1] + length)
-        return self.reasoner.backbone.run(whole, positions, mask, visual)[:, -1]
+    def admit(self, prompt, slot):
+        self.held += [(prompt, prompt.embeds.new_zeros(0, prompt.embeds.shape[-1]))] * self.branches
+        return self.reasoner.backbone.run(prompt.embeds, prompt.positions, None, prompt.visual)[0, -1]
+
+    def feed(self, rows, embeds, prompts, columns, places):
+        pairs = zip(self.held, embeds, strict=True)
+        self.held = [(prompt, torch.cat([fed, new[None]])) for (prompt, fed), new in pairs]
+        hidden = torch.zeros_like(embeds)
+        for prompt in {id(prompt): prompt for prompt, _ in self.held}.values():
+            own = [row for row, (other, _) in enumerate(self.held) if other is prompt]
+            # Rows that have ended may wait to be removed, at their last length or with tokens that nobody reads.
+            fed = torch.stack([self.held[row][1] for row in own])
+            count, length = fed.shape[:2]
+            later = (prompt.next_position + torch.arange(length))[None, None].expand(3, 1, -1)
+            positions = torch.cat([prompt.positions, later], dim=2).expand(-1, count, -1)
+            whole = torch.cat([prompt.embeds.expand(count, -1, -1), fed], dim=1)
+            visual = None
+            if prompt.visual is not None:
+                zeros = torch.zeros(count, dtype=torch.int64)
+                visual = spread_visual(prompt.visual, zeros, whole.shape[1])
+            hidden[own] = self.reasoner.backbone.run(whole, positions, None, visual)[:, -1]
+        return hidden
+
+    def keep_rows(self, order):
+        self.held = [self.held[row] for row in order]
 
 
 @contextmanager

@@ -13,9 +13,9 @@ from futurel1.models.interventions import (
     ZeroLatents,
 )
 from futurel1.models.model_card import TrainingRun
-from futurel1.models.reasoner import LatentReasoner, put_latents
+from futurel1.models.reasoner import LatentReasoner
 from futurel1.models.settings import LatentSettings
-from futurel1.models.spans import IGNORE, Spans, find_spans, learned_latents, longest_chain, previous
+from futurel1.models.spans import IGNORE, Spans, find_spans, learned_latents, longest_chain, previous, put_latents
 from futurel1.models.tokens import LATENT, LATENT_END, LATENT_START, LATENT_TOKENS, LatentTokens, SpanBudget
 
 __all__ = [

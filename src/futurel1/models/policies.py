@@ -6,7 +6,6 @@ A policy maps a location `mu = head(h)` to a latent `z`. Only differences of log
 
 import math
 from abc import ABC, abstractmethod
-from functools import cache
 from typing import ClassVar
 
 import torch
@@ -27,6 +26,32 @@ class LatentPolicy(ABC):
     """
 
     @abstractmethod
+    def draw(self, noise: Noise, width: int) -> Tensor:
+        """Random numbers of one latent per row, which do not depend on the prediction.
+
+        Decoding computes them ahead of time, outside of its compiled step. Rejection loops belong here, and a row's
+        numbers must not depend on the other rows.
+
+        Args:
+            noise: source of random numbers with one row per latent.
+            width: H.
+
+        Returns:
+            (N, D) float64, where D is up to the policy.
+        """
+
+    @abstractmethod
+    def place(self, mu: Tensor, numbers: Tensor) -> Tensor:
+        """The latents that a prediction and random numbers give.
+
+        Args:
+            mu: (N, H) predicted latents.
+            numbers: (N, D) from :meth:`draw`; zeros for latents that nobody will use.
+
+        Returns:
+            (N, H) in the dtype of `mu`, without gradient.
+        """
+
     def sample(self, mu: Tensor, noise: Noise | None = None) -> Tensor:
         """Sample latents.
 
@@ -37,6 +62,7 @@ class LatentPolicy(ABC):
         Returns:
             (N, H), without gradient.
         """
+        return self.place(mu, self.draw(noise or TorchNoise(len(mu), mu.device), mu.shape[-1]))
 
     @abstractmethod
     def log_prob(self, z: Tensor, mu: Tensor) -> Tensor:
@@ -51,14 +77,22 @@ class LatentPolicy(ABC):
         """
 
 
-class DeterministicLatents(LatentPolicy):
-    """The prediction itself; the policy gradient has no latent term."""
+class _Predicted(LatentPolicy):
+    """The prediction itself."""
 
     samples: ClassVar[bool] = False
 
-    def sample(self, mu: Tensor, noise: Noise | None = None) -> Tensor:
+    def draw(self, noise: Noise, width: int) -> Tensor:
+        """Nothing: (N, 0)."""
+        return noise.uniform(0)
+
+    def place(self, mu: Tensor, numbers: Tensor) -> Tensor:
         """`mu`."""
         return mu.detach()
+
+
+class DeterministicLatents(_Predicted):
+    """The prediction itself; the policy gradient has no latent term."""
 
     def log_prob(self, z: Tensor, mu: Tensor) -> Tensor:
         """Zero, because nothing was sampled."""
@@ -82,19 +116,25 @@ class VonMisesFisherLatents(LatentPolicy):
         if not 0 < cosine < 1:
             raise ConfigError(f"vmf needs an expected cosine between 0 and 1, got {cosine}")
         self.cosine = cosine
+        self._concentrations: dict[int, float] = {}
 
     def concentration(self, width: int) -> float:
         """Kappa at which the mean cosine on the sphere in `width` dimensions is `cosine`."""
-        return vmf_concentration(self.cosine, width)
+        if width not in self._concentrations:
+            self._concentrations[width] = vmf_concentration(self.cosine, width)
+        return self._concentrations[width]
 
-    def sample(self, mu: Tensor, noise: Noise | None = None) -> Tensor:
-        """Exact sample: cosine by rejection (Wood 1994, Ulrich 1984), then a uniform tangent direction."""
-        noise = noise or TorchNoise(len(mu), mu.device)
+    def draw(self, noise: Noise, width: int) -> Tensor:
+        """A tangent and a cosine, exact by rejection (Wood 1994, Ulrich 1984): (N, H + 1)."""
+        # The tangent first: the number of rejection rounds depends on all rows, and a row's sample must not.
+        tangent = normal(noise, width)
+        return torch.cat([tangent, _vmf_cosine(self.concentration(width), width, noise)[:, None]], dim=1)
+
+    def place(self, mu: Tensor, numbers: Tensor) -> Tensor:
+        """Turn from `mu` by the angle, in the direction of the tangent."""
         location = mu.detach().double()
         direction = F.normalize(location, dim=-1)
-        # Before the cosines: the number of rejection rounds depends on all rows, and a row's sample must not.
-        tangent = normal(noise, mu.shape[-1])
-        cosine = _vmf_cosine(self.concentration(mu.shape[-1]), mu.shape[-1], noise)[:, None]
+        tangent, cosine = numbers[:, :-1], numbers[:, -1:]
         tangent = F.normalize(tangent - (tangent * direction).sum(-1, keepdim=True) * direction, dim=-1)
         unit = cosine * direction + (1 - cosine.square()).sqrt() * tangent
         z: Tensor = unit * location.norm(dim=-1, keepdim=True)
@@ -125,11 +165,14 @@ class GaussianLatents(LatentPolicy):
     def _scale(self, mu: Tensor) -> Tensor:
         return self.std * mu.square().mean(dim=-1, keepdim=True).sqrt().clamp(min=1e-12)
 
-    def sample(self, mu: Tensor, noise: Noise | None = None) -> Tensor:
-        """`mu` plus noise."""
-        noise = noise or TorchNoise(len(mu), mu.device)
+    def draw(self, noise: Noise, width: int) -> Tensor:
+        """Standard normal numbers: (N, H)."""
+        return normal(noise, width)
+
+    def place(self, mu: Tensor, numbers: Tensor) -> Tensor:
+        """`mu` plus scaled noise."""
         location = mu.detach()
-        return location + (self._scale(location.double()) * normal(noise, mu.shape[-1])).to(mu.dtype)
+        return location + (self._scale(location.double()) * numbers).to(mu.dtype)
 
     def log_prob(self, z: Tensor, mu: Tensor) -> Tensor:
         """Log-density of a normal distribution, up to `-(H/2) log(2 pi)`; the scale depends on `mu` too."""
@@ -138,21 +181,15 @@ class GaussianLatents(LatentPolicy):
         return -0.5 * standardised.square().sum(dim=-1) - mu.shape[-1] * scale.squeeze(-1).log()
 
 
-class ReleasedLatents(LatentPolicy):
+class ReleasedLatents(_Predicted):
     """The released code's "von Mises-Fisher" policy: `kappa <mu, z>`, never sampled. For comparison only.
 
     Args:
         kappa: factor of the inner product.
     """
 
-    samples: ClassVar[bool] = False
-
     def __init__(self, kappa: float = 0.01) -> None:
         self.kappa = kappa
-
-    def sample(self, mu: Tensor, noise: Noise | None = None) -> Tensor:
-        """`mu`."""
-        return mu.detach()
 
     def log_prob(self, z: Tensor, mu: Tensor) -> Tensor:
         """`kappa <mu, z>`; not a log-density."""
@@ -175,7 +212,6 @@ def vmf_mean_cosine(kappa: float, width: int) -> float:
     return ratio
 
 
-@cache
 def vmf_concentration(cosine: float, width: int) -> float:
     """Concentration at which the mean cosine is `cosine` in `width` dimensions.
 

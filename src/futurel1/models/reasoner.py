@@ -3,7 +3,7 @@
 Shapes: B batch, T sequence length, H hidden size, V vocabulary, N latents of a batch in row-major order.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,18 +20,20 @@ from futurel1.models.decoding import (
     DecodingSettings,
     DecodingStep,
     PromptLike,
+    PromptSource,
     Rollout,
     RolloutScores,
     Sampling,
     VisualBatch,
 )
+from futurel1.models.end_tokens import chosen_end_tokens, end_token_ids
 from futurel1.models.heads import HeadKind, build_head
 from futurel1.models.hub import push_folder, require_online
 from futurel1.models.interventions import LatentIntervention
 from futurel1.models.model_card import TrainingRun, base_model_of, describe, write_card
 from futurel1.models.policies import DeterministicLatents, LatentPolicy
 from futurel1.models.settings import LatentSettings
-from futurel1.models.spans import find_spans
+from futurel1.models.spans import find_spans, put_latents
 from futurel1.models.tokens import LatentTokens, SpanBudget
 
 
@@ -334,7 +336,8 @@ class LatentReasoner(nn.Module):
         latent_policy: LatentPolicy | None = None, intervention: LatentIntervention | None = None,
         seed: int | Tensor = 0,
         stop_strings: str | Sequence[str] = (), force_start: bool | None = None,
-        share_prompt: bool | None = None, vision: Vision | None = None,
+        share_prompt: bool | None = None, slots: int | None = None, look_every: int | None = None,
+        compile: bool = False, vision: Vision | None = None,
         on_step: Callable[[DecodingStep], None] | None = None,
     ) -> Rollout:  # fmt: skip
         """Decode interleaved text and latents, many branches per prompt (Future-L1, arXiv 2606.05769, Section 3).
@@ -358,8 +361,14 @@ class LatentReasoner(nn.Module):
             stop_strings: texts that end a response as soon as it contains one of them.
             force_start: force START as the first token; None: the checkpoint's setting (`RICE`).
             share_prompt: store a prompt's keys and values once for all its branches; None: if the backbone supports it.
+            slots: most prompts that are decoded at once; the others wait until all branches of one have ended. None:
+                all prompts.
+            look_every: steps between two looks of the host for responses that have ended; None: 1 on a CPU, and 8 on
+                other devices, where every look waits for the device.
+            compile: compile the step, and replay it as a CUDA graph on CUDA; the first step of each size takes long, so
+                it pays for long or many responses only.
             vision: features of the prompts' images and videos, if they are already computed.
-            on_step: called after every step, for streaming.
+            on_step: called after every step, for streaming; all prompts are then decoded at once.
 
         Returns:
             The responses, their log-probabilities and latents.
@@ -369,50 +378,58 @@ class LatentReasoner(nn.Module):
             ConfigError: sampling values outside their range, or no known end-of-response token.
             DecodingError: latents or logits that are not finite; the message names the step and the row.
         """
-        ends, pad = self._end_tokens(eos_token_id, pad_token_id)
-        sampling = Sampling(do_sample, temperature, top_k, top_p, min_p)
-        stops = (stop_strings,) if isinstance(stop_strings, str) else tuple(stop_strings)
-        start = self.settings.force_initial_latent_mode if force_start is None else force_start
-        settings = DecodingSettings(
-            num_branches=num_branches, max_new_tokens=max_new_tokens, sampling=sampling, eos_token_ids=ends,
-            pad_token_id=pad, budget=budget or self.settings.budget(), seed=seed, stop_strings=stops,
-            latent_policy=latent_policy or DeterministicLatents(), intervention=intervention, force_start=start,
+        settings = self._decoding_settings(
+            num_branches=num_branches, max_new_tokens=max_new_tokens, eos_token_id=eos_token_id,
+            do_sample=do_sample, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p,
+            pad_token_id=pad_token_id, budget=budget, stop_strings=stop_strings, latent_policy=latent_policy,
+            intervention=intervention, force_start=force_start, slots=slots, look_every=look_every, compile=compile,
         )  # fmt: skip
         with _evaluating(self):
-            return decoding.generate(self, prompt, settings, share_prompt=share_prompt, vision=vision, on_step=on_step)
+            return decoding.generate(
+                self, prompt, settings, seed=seed, share_prompt=share_prompt, vision=vision, on_step=on_step
+            )
+
+    def generate_each(
+        self, sources: Iterable[PromptSource], *, slots: int, share_prompt: bool | None = None, **settings: Any
+    ) -> Iterator[Rollout]:
+        """Decode a stream of prompts, such as a data set; a prompt is read when a slot is free for it.
+
+        Args:
+            sources: prompts with their seeds.
+            slots: most prompts at once.
+            share_prompt: as in :meth:`generate`.
+            settings: all other settings of :meth:`generate` but `seed`, `vision`, `intervention` and `on_step`.
+
+        Yields:
+            The rollout of each prompt, in the order of the prompts.
+
+        Raises:
+            BatchError, ConfigError, DecodingError: as :meth:`generate`.
+        """
+        how = self._decoding_settings(slots=slots, **settings)
+        with _evaluating(self):
+            yield from decoding.generate_each(self, sources, how, share_prompt=share_prompt)
+
+    def _decoding_settings(
+        self, *, num_branches: int = 1, max_new_tokens: int = 2048,
+        do_sample: bool = False, temperature: float = 1.0, top_p: float = 1.0, top_k: int = 0,
+        min_p: float = 0.0, eos_token_id: int | Sequence[int] | None = None, pad_token_id: int | None = None,
+        stop_strings: str | Sequence[str] = (), budget: SpanBudget | None = None,
+        latent_policy: LatentPolicy | None = None, force_start: bool | None = None, **settings: Any,
+    ) -> DecodingSettings:  # fmt: skip
+        ends, pad = chosen_end_tokens(self.backbone, self.processor, eos_token_id, pad_token_id)
+        return DecodingSettings(
+            num_branches=num_branches, max_new_tokens=max_new_tokens,
+            sampling=Sampling(do_sample, temperature, top_k, top_p, min_p), eos_token_ids=ends, pad_token_id=pad,
+            stop_strings=(stop_strings,) if isinstance(stop_strings, str) else tuple(stop_strings),
+            budget=budget or self.settings.budget(), latent_policy=latent_policy or DeterministicLatents(),
+            force_start=self.settings.force_initial_latent_mode if force_start is None else force_start, **settings,
+        )  # fmt: skip
 
     @property
     def end_token_ids(self) -> list[int]:
-        """Ids of the tokens that end a response according to the checkpoint, without duplicates; may be empty.
-
-        They come from `generation_config.json` (one id, or a list as for Qwen3-VL) or else from `config.json`, and from
-        the tokenizer, whose end token ends a turn of the chat format.
-        """
-        model = self.backbone.model
-        config = model.config
-        places = (model.generation_config, config, config.get_text_config())
-        named = next((ids for place in places if (ids := _token_ids(place))), [])
-        tokenizer = [] if self.processor is None else _token_ids(self.processor.tokenizer)
-        # Stock configurations default to their family's id, which a smaller vocabulary does not have.
-        return [token for token in dict.fromkeys([*named, *tokenizer]) if token < self.backbone.vocab_size]
-
-    def _end_tokens(self, eos: int | Sequence[int] | None, pad: int | None) -> tuple[list[int], int]:
-        tokenizer = None if self.processor is None else self.processor.tokenizer
-        if eos is None:
-            eos = self.end_token_ids
-            if not eos:
-                raise ConfigError(
-                    "this checkpoint names no end-of-response token, neither in generation_config.json nor in "
-                    "config.json nor in a tokenizer: give eos_token_id, and pad_token_id"
-                )
-        ids = [eos] if isinstance(eos, int) else list(eos)
-        if pad is None:
-            pad = None if tokenizer is None else tokenizer.pad_token_id
-        if pad is None:
-            if not ids:
-                raise ConfigError("with no eos_token_id and no padding token in the tokenizer, give pad_token_id")
-            pad = ids[0]
-        return ids, pad
+        """Ids of the tokens that end a response according to the checkpoint, without duplicates; may be empty."""
+        return end_token_ids(self.backbone, self.processor)
 
     def score(
         self,
@@ -462,34 +479,6 @@ def _evaluating(module: nn.Module) -> Iterator[None]:
     finally:
         for part in training:
             part.training = True
-
-
-def _token_ids(place: Any) -> list[int]:
-    """The `eos_token_id` of a configuration or a tokenizer as a list; empty where there is none."""
-    ids = getattr(place, "eos_token_id", None)
-    if ids is None:
-        return []
-    return [ids] if isinstance(ids, int) else [int(token) for token in ids]
-
-
-def put_latents(embeds: Tensor, mask: Tensor, latents: Tensor) -> Tensor:
-    """Replace embeddings at masked positions with latents.
-
-    Args:
-        embeds: (B, T, H) embeddings.
-        mask: (B, T) bool, N positions set.
-        latents: (N, H), row-major order of the mask.
-
-    Raises:
-        BatchError: the number of masked positions is not the number of latents.
-    """
-    slots = int(mask.sum())
-    if latents.shape != (slots, embeds.shape[-1]):
-        raise BatchError(
-            f"{slots} latent slots inside spans need latents of shape {(slots, embeds.shape[-1])}, got "
-            f"{tuple(latents.shape)}; each span has to have as many LATENT tokens as its hint frame has visual tokens"
-        )
-    return embeds.masked_scatter(mask[..., None], latents.to(embeds.dtype))
 
 
 def _pair(kind: str, pixels: Tensor | None, grid: Tensor | None) -> tuple[Tensor, Tensor] | None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from futurel1.errors import BatchError
 from futurel1.models.tokens import LatentTokens
 
 IGNORE = -100
@@ -99,3 +100,23 @@ def previous(hidden_BTH: Tensor, mask: Tensor) -> Tensor:
         (N, H), in row-major order of the mask.
     """
     return hidden_BTH[:, :-1][mask[:, 1:]]
+
+
+def put_latents(embeds: Tensor, mask: Tensor, latents: Tensor) -> Tensor:
+    """Replace embeddings at masked positions with latents.
+
+    Args:
+        embeds: (B, T, H) embeddings.
+        mask: (B, T) bool, N positions set.
+        latents: (N, H), row-major order of the mask.
+
+    Raises:
+        BatchError: the number of masked positions is not the number of latents.
+    """
+    slots = int(mask.sum())
+    if latents.shape != (slots, embeds.shape[-1]):
+        raise BatchError(
+            f"{slots} latent slots inside spans need latents of shape {(slots, embeds.shape[-1])}, got "
+            f"{tuple(latents.shape)}; each span has to have as many LATENT tokens as its hint frame has visual tokens"
+        )
+    return embeds.masked_scatter(mask[..., None], latents.to(embeds.dtype))

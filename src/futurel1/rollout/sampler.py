@@ -15,7 +15,7 @@ from futurel1.data.encoded import EncodedSample
 from futurel1.data.samples import PromptInfo
 from futurel1.interrupts import raise_if_requested
 from futurel1.losses import group_advantages
-from futurel1.models.decoding import Rollout
+from futurel1.models.decoding import PromptSource, Rollout
 from futurel1.models.policies import LatentPolicy
 from futurel1.models.transcript import Transcript, transcripts
 from futurel1.rewards import CompositeReward, RewardInputs, RewardOutput
@@ -23,10 +23,8 @@ from futurel1.rollout.experience import (
     Experience,
     Group,
     join_rollouts,
-    join_vision,
     move_vision,
     prompt_batch,
-    split_rollout,
 )
 from futurel1.rollout.policy_models import PolicyModels, rollout_scores
 from futurel1.rollout.settings import RolloutSettings, SamplingSettings
@@ -131,33 +129,30 @@ class GroupSampler:
         rollouts: list[Rollout] = []
         visions: list[Any] = []
         texts: list[Transcript] = []
-        size = self.rollout.generation_batch_size
-        said = time.monotonic()
-        with self._no_grad():
-            for start in range(0, len(prompts), size):
+        # Features of a trainable tower are stale after the next update.
+        keep = not self.models.policy.vision_is_trainable
+
+        def sources() -> Iterator[PromptSource]:
+            for prompt_index, sample in prompts:
                 if not torch.distributed.is_initialized():  # several ranks stop together, between rounds
                     raise_if_requested()
+                vision = self._encode(sample)
+                visions.append(move_vision(vision, torch.device("cpu")) if keep else None)
+                seed = self.sampling.seed * SEED_STRIDE + prompt_index
+                yield PromptSource(prompt_batch([sample], self.pad_token_id, self.device), seed, vision)
+
+        settings = {**self.sampling.arguments(), "slots": self.rollout.generation_batch_size}
+        said = time.monotonic()
+        with self._no_grad(), self.models.merged():
+            for rollout in self.models.sampling.generate_each(
+                sources(), num_branches=self.rollout.num_rollouts, do_sample=True, latent_policy=self.latent_policy,
+                **settings,
+            ):  # fmt: skip
+                texts += transcripts(rollout, self._tokenizer)
+                rollouts.append(rollout)
                 if time.monotonic() - said > SECONDS_OF_SILENCE:
                     said = time.monotonic()
-                    logger.info("rollouts: %d of %d prompts of this round are answered", start, len(prompts))
-                indices, samples = zip(*prompts[start : start + size], strict=True)
-                batch = prompt_batch(samples, self.pad_token_id, self.device)
-                encoded = [self._encode(sample) for sample in samples]
-                vision = join_vision(encoded)
-                rollout = self.models.sampling.generate(
-                    batch,
-                    num_branches=self.rollout.num_rollouts,
-                    do_sample=True,
-                    latent_policy=self.latent_policy,
-                    seed=torch.tensor([self.sampling.seed * SEED_STRIDE + prompt_index for prompt_index in indices]),
-                    vision=vision,
-                    **self.sampling.arguments(),
-                )
-                texts += transcripts(rollout, self._tokenizer)
-                rollouts += split_rollout(rollout)
-                # Features of a trainable tower are stale after the next update.
-                keep = not self.models.policy.vision_is_trainable
-                visions += [move_vision(part, torch.device("cpu")) if keep else None for part in encoded]
+                    logger.info("rollouts: %d of %d prompts of this round are answered", len(rollouts), len(prompts))
         return rollouts, visions, texts
 
     def _encode(self, sample: EncodedSample) -> Any:
@@ -177,9 +172,11 @@ class GroupSampler:
         Returns:
             (B,) columns: every reward part, ``reward``, ``response_length`` and ``spans``.
         """
-        rollout = self.models.sampling.generate(
-            batch, max_new_tokens=self.sampling.max_new_tokens, budget=self.sampling.budget(), seed=self.sampling.seed
-        )
+        with self.models.merged():
+            rollout = self.models.sampling.generate(
+                batch, max_new_tokens=self.sampling.max_new_tokens, budget=self.sampling.budget(),
+                seed=self.sampling.seed,
+            )  # fmt: skip
         texts = transcripts(rollout, self._tokenizer)
         output = self.rewarded(rollout, texts, batch.info)
         return {

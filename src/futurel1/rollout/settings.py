@@ -33,6 +33,9 @@ class SamplingSettings:
         span_budget: ``checkpoint``, ``fixed`` (exactly `span_latents`) or ``loose`` (at most `span_latents`).
         span_latents: latents per span for ``fixed`` and ``loose``.
         seed: seed of the samples.
+        slots: prompts of a batch that are decoded at once, 0 for all of them; the others wait until all responses to a
+            prompt have ended. Rollouts use `rollout.generation_batch_size` instead.
+        compile: compile the decoding step, and replay it as a CUDA graph on CUDA; its first steps take minutes.
 
     Raises:
         ConfigError: a value outside its range.
@@ -44,10 +47,14 @@ class SamplingSettings:
     span_budget: Literal["checkpoint", "fixed", "loose"] = "checkpoint"
     span_latents: int = 8
     seed: int = 0
+    slots: int = 0
+    compile: bool = False
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
             raise ConfigError(f"max_new_tokens must be at least 1, got {self.max_new_tokens}")
+        if self.slots < 0:
+            raise ConfigError(f"slots must be at least 0 (all prompts of a batch at once), got {self.slots}")
         if not 0 <= self.seed < MAX_SEED:
             raise ConfigError(f"seed must be at least 0 and below {MAX_SEED}, got {self.seed}")
         Sampling(True, self.temperature, top_p=self.top_p)  # raises for values outside their range
@@ -64,6 +71,8 @@ class SamplingSettings:
             "temperature": self.temperature,
             "top_p": self.top_p,
             "budget": self.budget(),
+            "slots": self.slots or None,
+            "compile": self.compile,
         }
 
 
@@ -74,7 +83,8 @@ class RolloutSettings:
     Args:
         num_rollouts: G, responses per prompt.
         batch_size: number of groups in a rollout batch, over all ranks.
-        generation_batch_size: number of prompts that a device decodes at once.
+        generation_batch_size: number of prompts that a device decodes at once; when all responses to one have ended,
+            the next prompt takes its place.
         num_minibatches: number of optimizer steps per pass over a rollout batch.
         num_epochs: number of passes over a rollout batch.
         advantage: ``grpo`` (divided by the group's std), ``dr_grpo`` (not divided) or ``rloo`` (leave one out).

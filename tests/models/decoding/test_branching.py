@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from futurel1.errors import ConfigError
-from futurel1.models.decoding.branching import branch_mask, choose_layout, kept_columns, pack
+from futurel1.models.decoding.branching import choose_layout, pack
 
 
 @st.composite
@@ -76,27 +76,6 @@ def test_pack_against_tokens_written_down_one_by_one(layout, group):
                 # the token before it predicts it: the prompt's last, or the branch's own
                 before = width - 1 if step == 0 else tokens.index((branch, step - 1))
                 assert int(packed.column[number, step]) == before
-
-
-@given(st.lists(st.integers(1, 4), min_size=1, max_size=3), st.integers(1, 3), st.integers(1, 3))
-@settings(max_examples=25)
-def test_branch_mask_opens_the_prompt_and_the_own_branch(real, branches, steps):
-    width = max(real)
-    prompt = torch.tensor([[0] * (width - count) + [1] * count for count in real])
-    mask = branch_mask(prompt, branches, steps, torch.float32)
-    assert mask.shape == (len(real), 1, branches, width + branches * steps)
-    for row in range(len(real)):
-        for branch in range(branches):
-            for column in range(mask.shape[-1]):
-                inside = bool(prompt[row, column]) if column < width else (column - width) % branches == branch
-                assert float(mask[row, 0, branch, column]) == (0 if inside else torch.finfo(torch.float32).min)
-
-
-def test_kept_columns_are_the_prompt_and_the_kept_slots_of_every_step():
-    kept = torch.tensor([[0, 2], [1, 3]])
-    columns = kept_columns(prompt_width=3, old_branches=4, steps=2, kept=kept)
-    assert columns.tolist() == [[0, 1, 2, 3, 5, 7, 9], [0, 1, 2, 4, 6, 8, 10]]
-    assert kept_columns(3, 4, 0, kept).tolist() == [[0, 1, 2]] * 2
 
 
 # ---------------------------------------------------------------------- the layout that a backbone can have

@@ -149,16 +149,17 @@ CHOICES = [START, LATENT, END, STOP, A, B]
 class Scripted(Runner):
     """In the place of the backbone: the hidden state of a row says its number and the step, nothing else."""
 
-    def __init__(self, reasoner, prompt, vision, branches):
-        self.reasoner, self.branches = reasoner, branches
-        self.rows = len(prompt.input_ids) * branches
+    def admit(self, prompt, slot):
+        self.admitted = getattr(self, "admitted", -1) + 1
+        return torch.tensor([float(self.admitted), 0.0])
 
-    def start(self):
-        return torch.tensor([[row, 0.0] for row in range(self.rows)])
+    def feed(self, rows, embeds, prompts, columns, places):
+        going = ~rows.done
+        self.reasoner.fed.append((rows.name[going].tolist(), rows.step[going].tolist(), embeds[going].clone()))
+        return torch.stack([rows.name.float(), rows.step.float()], dim=1)
 
-    def step(self, active, embeds, step):
-        self.reasoner.fed.append((active.tolist(), embeds.clone()))
-        return torch.stack([active.float(), torch.full_like(active, step + 1).float()], dim=1)
+    def keep_rows(self, order):
+        pass
 
 
 class Script:
@@ -174,7 +175,8 @@ class Script:
         generator = torch.Generator().manual_seed(0)
         self.noise = torch.rand(len(scripts), len(scripts[0]), 120, generator=generator)
         self.backbone = SimpleNamespace(
-            embed_tokens=lambda ids: -ids[:, None].float().expand(-1, 2),
+            embed_tokens=lambda ids: -ids[..., None].float().expand(*ids.shape, 2),
+            positions=lambda ids, mask, vision: torch.zeros(3, *ids.shape, dtype=torch.long),
             config=SimpleNamespace(
                 image_token_id=0, video_token_id=0, vision_config=SimpleNamespace(spatial_merge_size=2)
             ),
@@ -185,6 +187,9 @@ class Script:
 
     def encode(self, prompt):
         return None
+
+    def embed(self, ids, vision):
+        return torch.zeros(*ids.shape, 2), None
 
     def logits(self, hidden):
         out = torch.stack([self.noise[int(row), int(step)] for row, step in hidden.tolist()])
@@ -242,8 +247,8 @@ def check_against_method(scripts, lasts, budget, max_new_tokens, force_start):
         rollout = decoding.generate(reasoner, prompt, options)
     table = []
     fed = {}
-    for step, (active, embeds) in enumerate(reasoner.fed):
-        fed.update({(row, step): embed for row, embed in zip(active, embeds, strict=True)})
+    for active, steps, embeds in reasoner.fed:
+        fed.update({(row, at - 1): embed for row, at, embed in zip(active, steps, embeds, strict=True)})
     longest = 0
     for row, (script, last) in enumerate(zip(scripts, lasts, strict=True)):
         tokens, kinds, spans, reason = by_method(script, last, budget, max_new_tokens, force_start)

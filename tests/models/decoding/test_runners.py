@@ -1,50 +1,44 @@
-"""What the language model is fed step by step: prompts once, and rows only while they go on."""
+"""What the language model is fed step by step: prompts once, and rows only while they go on; slots that refill."""
 
 import pytest
-from decoded import ROWS, assert_same, sample
+import torch
+from decoded import EOS, ROWS, assert_same, one, sample
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from futurel1.errors import ConfigError
+from futurel1.models import SpanBudget
 from futurel1.models.backbones import Backbone
+from futurel1.models.decoding import PromptSource, generation
+from futurel1.models.policies import DeterministicLatents, VonMisesFisherLatents
 
 pytestmark = pytest.mark.numerics
+NAMES = ["qwen3_vl", "qwen2_5_vl", "qwen3_5"]
 
 
 @pytest.fixture
 def fed(monkeypatch):
-    """Shapes of what the language model is fed, and of the keys it then has: (rows, width, key rows, key columns)."""
+    """Shapes of what the language model is fed: (rows, width) of each run."""
     shapes = []
     original = Backbone.run
 
-    def spy(self, embeds, positions, attention_mask, visual=None, cache=None):
-        hidden = original(self, embeds, positions, attention_mask, visual, cache)
-        keys = None if cache is None else tuple(cache.layers[1].keys.shape)
-        shapes.append((*embeds.shape[:2], *((keys[0], keys[2]) if keys else (0, 0))))
-        return hidden
+    def spy(self, embeds, *more, **options):
+        shapes.append(tuple(embeds.shape[:2]))
+        return original(self, embeds, *more, **options)
 
     monkeypatch.setattr(Backbone, "run", spy)
     return shapes
 
 
 @pytest.mark.parametrize("name", ["qwen3_vl", "qwen2_5_vl"])
-def test_prompt_keys_exist_once_and_finished_rows_leave(lively, fed, name):
+def test_prompts_run_once_and_finished_rows_leave(lively, fed, name):
     family = lively[name]
     prompt = family.batch(ROWS, padding="left")
     rollout = sample(family.reasoner, prompt, num_branches=6)
-    width = prompt.input_ids.shape[1]
-    assert fed[0] == (3, width, 3, width)
-    lengths = rollout.response_mask.sum(1).view(3, 6)
-    steps = fed[1:]
-    assert len(steps) == int(lengths.max()) - 1
-    for step, (rows, slots, key_rows, columns) in enumerate(steps, start=1):
-        going = lengths > step
-        most = int(going.sum(1).max())
-        # every prompt's keys once: the rows are prompts with a branch that goes on, never more
-        assert rows == key_rows == int(going.any(1).sum())
-        assert columns == width + slots * step
-        assert 0.75 * slots < most <= slots
-    sizes = [rows * slots for rows, slots, _, _ in steps]
-    assert sizes[0] == 18
-    assert sorted(sizes, reverse=True) == sizes
-    assert sizes[-1] <= 4
+    lengths = rollout.response_mask.sum(1)
+    widths = prompt.attention_mask.sum(1).tolist()
+    assert fed[:3] == [(1, width) for width in widths]
+    going = [(int((lengths > step).sum()), 1) for step in range(1, int(lengths.max()))]
+    assert fed[3:] == going
     fed.clear()
     assert_same(rollout, sample(family.reasoner, prompt, way="uncached", num_branches=6))
 
@@ -54,14 +48,139 @@ def test_finished_rows_leave_copies_too(lively, fed, name):
     family = lively[name]
     prompt = family.batch(ROWS, padding="left")
     rollout = sample(family.reasoner, prompt, num_branches=6, share_prompt=False)
-    width = prompt.input_ids.shape[1]
-    assert fed[0][:2] == (3, width)
     lengths = rollout.response_mask.sum(1)
-    for step, (rows, slots, key_rows, columns) in enumerate(fed[1:], start=1):
+    for step, (rows, width) in enumerate(fed[3:], start=1):
         going = int((lengths > step).sum())
-        assert slots == 1
-        assert rows == key_rows
-        assert columns == width + step
-        assert going <= rows
-        assert going > 0.75 * rows or going == rows
+        assert width == 1
+        assert going <= rows <= max(going / 0.75, going + 6)
     assert fed[-1][0] < 18
+
+
+@pytest.mark.parametrize("share_prompt", [None, False])
+@pytest.mark.parametrize("name", NAMES)
+def test_samples_are_the_same_whatever_the_number_of_slots(lively, fed, name, share_prompt):
+    family = lively[name]
+    prompt = family.batch(ROWS, padding="left")
+    whole = sample(family.reasoner, prompt, share_prompt=share_prompt)
+    for slots, look_every in ((1, 1), (2, 1), (3, 5), (1, 8), (99, 2)):
+        fed.clear()
+        got = sample(family.reasoner, prompt, share_prompt=share_prompt, slots=slots, look_every=look_every)
+        assert_same(whole, got)
+        assert max(rows for rows, _ in fed) <= 4 * slots
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_stream_of_prompts_gives_what_a_batch_gives(lively, name):
+    family = lively[name]
+    whole = sample(family.reasoner, family.batch(ROWS, padding="left"))
+    taken = []
+
+    def stream():
+        for row in range(3):
+            taken.append(row)
+            yield PromptSource(one(family.batch(ROWS, padding="left"), row), seed=3)
+
+    rollouts = family.reasoner.generate_each(
+        stream(), slots=2, num_branches=4, max_new_tokens=24, do_sample=True, temperature=1.2, top_p=0.95,
+        eos_token_id=EOS, pad_token_id=0, budget=SpanBudget.loose(3), latent_policy=VonMisesFisherLatents(0.9),
+    )  # fmt: skip
+    for row, rollout in enumerate(rollouts):
+        if row == 0:
+            assert 2 <= len(taken) <= 3  # a prompt is read when a slot is free for it
+        assert_same(whole, rollout, rows=slice(4 * row, 4 * row + 4))
+    assert taken == [0, 1, 2]
+
+
+def test_equal_prompts_of_a_stream_go_on_with_new_samples(lively):
+    family = lively["qwen3_vl"]
+    prompt = one(family.batch(ROWS, padding="left"), 0)
+    ways = {"max_new_tokens": 12, "do_sample": True, "eos_token_id": EOS, "pad_token_id": 0}
+    whole = family.reasoner.generate(prompt, num_branches=3, **ways)
+    for row, rollout in enumerate(family.reasoner.generate_each([PromptSource(prompt)] * 3, slots=1, **ways)):
+        assert_same(whole, rollout, rows=slice(row, row + 1))
+
+
+SYNCHRONISING = {"_local_scalar_dense", "nonzero", "item", "is_nonzero", "masked_select", "unique_consecutive"}
+
+
+class Waits(TorchDispatchMode):
+    """Operations whose result, or whose shape, the host has to wait for."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        indices = args[1] if name in ("index", "index_put", "index_put_") else ()
+        boolean = any(index is not None and index.dtype == torch.bool for index in indices)
+        if name in SYNCHRONISING or boolean:
+            self.found.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("do_sample", [False, True])
+def test_a_step_waits_for_nothing(lively, monkeypatch, do_sample):
+    family = lively["qwen3_vl"]
+    waits, original, steps = Waits(), generation.Decoder._plain_step, []
+
+    def watched(self, *args):
+        steps.append(args)
+        with waits:
+            return original(self, *args)
+
+    monkeypatch.setattr(generation.Decoder, "_plain_step", watched)
+    sample(family.reasoner, family.batch(ROWS, padding="left"), slots=2, look_every=4, do_sample=do_sample, min_p=0.01)
+    assert len(steps) > 20
+    assert waits.found == []
+
+
+@pytest.mark.parametrize("greedy", [False, True])
+def test_a_step_compiles_without_a_graph_break_and_gives_the_same(lively, monkeypatch, greedy):
+    family = lively["qwen3_vl"]
+    prompt = family.batch(ROWS, padding="left")
+    more = {"do_sample": False, "latent_policy": DeterministicLatents()} if greedy else {}
+    more |= {"max_new_tokens": 10, "num_branches": 2}
+    asked = []
+    compile_ = torch.compile
+
+    def traced(function, **options):
+        asked.append(options)
+        return compile_(function, fullgraph=options["fullgraph"], dynamic=options["dynamic"], backend="eager")
+
+    monkeypatch.setattr(torch, "compile", traced)
+    got = sample(family.reasoner, prompt, compile=True, slots=2, look_every=3, **more)
+    assert asked == [{"fullgraph": True, "dynamic": False, "mode": "default"}]
+    assert_same(sample(family.reasoner, prompt, **more), got)
+
+
+def test_compile_is_refused_where_it_cannot_be(lively):
+    family = lively["qwen3_5"]
+    with pytest.raises(ConfigError, match="compile needs branches that share a prompt"):
+        sample(family.reasoner, family.batch(ROWS, padding="left"), compile=True)
+
+
+def test_streaming_needs_all_prompts_at_once(lively):
+    family = lively["qwen3_vl"]
+    with pytest.raises(ConfigError, match="on_step needs all 3 prompts at once"):
+        sample(family.reasoner, family.batch(ROWS, padding="left"), slots=2, on_step=print)
+
+
+def test_buffers_hold_prompts_once_and_grow_by_blocks(lively, monkeypatch):
+    family = lively["qwen3_vl"]
+    made = []
+    original = generation.RUNNERS["shared"]
+
+    class Watched(original):
+        def __init__(self, *args):
+            super().__init__(*args)
+            made.append(self)
+
+    monkeypatch.setitem(generation.RUNNERS, "shared", Watched)
+    prompt = family.batch(ROWS, padding="left")
+    sample(family.reasoner, prompt, num_branches=2, slots=2, max_new_tokens=150, eos_token_id=[-1], budget=None)
+    for layer in made[0].layers:
+        prompts, own = layer.prompt[0], layer.own[0]
+        assert prompts.shape[0] == 2
+        assert prompts.shape[2] == prompt.input_ids.shape[1]
+        assert (own.shape[0], own.shape[2]) == (4, 150)  # blocks of 128, but never more than a response can have

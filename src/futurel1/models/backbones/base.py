@@ -303,6 +303,7 @@ class Backbone(nn.Module):
         attention_mask: Tensor | None,
         visual: VisualRows | None = None,
         cache: Any = None,
+        **attention: Any,
     ) -> Tensor:
         """Run the language model on embeddings.
 
@@ -313,6 +314,7 @@ class Backbone(nn.Module):
                 :class:`~futurel1.models.decoding.attention.BranchMask`, or None (causal).
             visual: DeepStack rows of the new tokens.
             cache: a `transformers` cache, filled in place; None to run without a cache.
+            attention: further arguments for the attention of every layer.
 
         Returns:
             (B, T, H) hidden states after the final norm, the input of `lm_head`.
@@ -327,6 +329,7 @@ class Backbone(nn.Module):
             use_cache=cache is not None,
             **{self._cache_argument: cache},
             **kwargs,
+            **attention,
         )
         hidden: Tensor = output.last_hidden_state
         return hidden

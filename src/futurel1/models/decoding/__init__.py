@@ -1,6 +1,7 @@
 """Interleaved decoding of text and latents, and scoring of decoded responses."""
 
-from futurel1.models.decoding.generation import DecodingSettings, generate
+from futurel1.models.decoding.generation import DecodingSettings, generate, generate_each
+from futurel1.models.decoding.prompts import PromptSource
 from futurel1.models.decoding.protocol import PromptLike, Reasoner, VisualBatch
 from futurel1.models.decoding.rollout import DecodingError, DecodingStep, FinishReason, Rollout, RolloutScores
 from futurel1.models.decoding.sampling import Sampling
@@ -12,6 +13,7 @@ __all__ = [
     "DecodingStep",
     "FinishReason",
     "PromptLike",
+    "PromptSource",
     "Reasoner",
     "Rollout",
     "RolloutScores",
@@ -19,5 +21,6 @@ __all__ = [
     "VisualBatch",
     "continue_log_prob",
     "generate",
+    "generate_each",
     "score",
 ]

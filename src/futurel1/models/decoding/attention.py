@@ -116,9 +116,7 @@ def _attend(
     if enable_gqa:
         key, value = (part.repeat_interleave(query.shape[1] // part.shape[1], dim=1) for part in (key, value))
     device = query.device.type
-    if torch.is_autocast_enabled(device):
-        # Autocast does this for the stock function, but neither for the kernels below nor for flex attention.
-        query, key, value = (part.to(torch.get_autocast_dtype(device)) for part in (query, key, value))
+    query, key, value = (computed(part) for part in (query, key, value))
     why = _no_skipping(device, dropout_p)
     if why is not None:
         _say_once(f"branches that share a prompt attend with a dense mask: {why}")
@@ -152,10 +150,45 @@ def _say_once(message: str) -> None:
     logger.warning(message)
 
 
-def _flash(query: Tensor, key: Tensor, value: Tensor, causal: bool, scale: float | None) -> tuple[Tensor, Tensor]:
-    """Output (1, N, L, D) and log-sum-exp (1, N, L) of PyTorch's CPU kernel; the public function hides the latter."""
+def computed(part: Tensor) -> Tensor:
+    """Queries, keys or values in the dtype that attention computes in.
+
+    Autocast casts them for the stock function, but neither for the kernels used here nor for flex attention.
+    """
+    device = part.device.type
+    return part.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else part
+
+
+def partial_attention(
+    query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, scale: float
+) -> tuple[Tensor, Tensor]:
+    """Attention to a part of all keys, with what it takes to merge it with the other parts.
+
+    Args:
+        query: (B, N, L, D).
+        key: (B, N, T, D).
+        value: (B, N, T, D).
+        bias: (B, 1, 1 or L, T) that is added to the scores; None for nothing.
+        scale: factor of the scores.
+
+    Returns:
+        (B, N, L, D) output, and (B, N, L) log-sum-exp of the scores in at least float32.
+    """
+    if query.device.type == "cpu":
+        return _flash(query, key, value, False, scale, bias)
+    scores = (query @ key.transpose(-1, -2)).to(torch.promote_types(query.dtype, torch.float32)) * scale
+    if bias is not None:
+        scores = scores + bias
+    lse = scores.logsumexp(dim=-1)
+    return (scores - lse[..., None]).exp().to(value.dtype) @ value, lse
+
+
+def _flash(
+    query: Tensor, key: Tensor, value: Tensor, causal: bool, scale: float | None, bias: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Output (B, N, L, D) and log-sum-exp (B, N, L) of PyTorch's CPU kernel; the public function hides the latter."""
     out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-        query, key, value, is_causal=causal, scale=scale
+        query, key, value, is_causal=causal, attn_mask=bias, scale=scale
     )
     return out, lse
 

@@ -110,44 +110,6 @@ def next_positions(positions: Tensor, mask: Tensor) -> Tensor:
     return torch.where(mask != 0, positions, -1).amax(dim=(0, 2)) + 1
 
 
-def branch_mask(prompt_mask: Tensor, branches: int, steps: int, dtype: torch.dtype) -> Tensor:
-    """Attention mask of one decoding step in the shared layout.
-
-    The cache holds the prompt, then `branches` columns per step.
-
-    Args:
-        prompt_mask: (B, P), non-zero at real tokens.
-        branches: W, tokens fed per prompt.
-        steps: response steps in the cache, this one included.
-        dtype: dtype of the additive mask.
-
-    Returns:
-        (B, 1, W, P + W * steps) additive mask.
-    """
-    blocked = torch.finfo(dtype).min
-    prompt = torch.zeros(prompt_mask.shape, dtype=dtype, device=prompt_mask.device)
-    prompt = prompt.masked_fill(prompt_mask == 0, blocked)[:, None, None].expand(-1, 1, branches, -1)
-    own = torch.full((branches, branches), blocked, dtype=dtype, device=prompt_mask.device).fill_diagonal_(0)
-    return torch.cat([prompt, own.repeat(1, steps)[None, None].expand(len(prompt_mask), -1, -1, -1)], dim=-1)
-
-
-def kept_columns(prompt_width: int, old_branches: int, steps: int, kept: Tensor) -> Tensor:
-    """Cache columns to keep when branches are dropped.
-
-    Args:
-        prompt_width: P.
-        old_branches: W, columns per step before.
-        steps: response steps in the cache.
-        kept: (B, K) int64, the branch slots of each prompt to keep, in order.
-
-    Returns:
-        (B, P + K * steps) int64 column indices: the prompt, then the kept slots of every step.
-    """
-    prompt = torch.arange(prompt_width, device=kept.device).expand(len(kept), -1)
-    offsets = prompt_width + old_branches * torch.arange(steps, device=kept.device)
-    return torch.cat([prompt, (offsets[:, None] + kept[:, None, :]).flatten(1)], dim=1)
-
-
 def choose_layout(backbone: Backbone, share_prompt: bool | None) -> Layout:
     """Choose the requested layout, or by default the best one that a backbone supports.
 

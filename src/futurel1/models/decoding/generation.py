@@ -1,29 +1,40 @@
 """Interleaved decoding of text and latents, many branches per prompt (Future-L1, arXiv 2606.05769, Section 3).
 
-Shapes: B prompts of P tokens, G branches each, N = B * G rows of which A are active in a step, R response tokens, H
-hidden size, V vocabulary. Rows of a prompt's branches are adjacent.
+Prompts wait in a queue. A slot decodes all branches of a prompt; when all of them have ended, the next prompt takes the
+slot, so that the batch stays full whatever the lengths are. A sample depends on its seed, its prompt and its branch,
+not on what is decoded beside it.
+
+Shapes: B prompts of P tokens, G branches each, N = B * G responses, A rows in use, H hidden size.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from hashlib import sha256
 
 import torch
 from torch import Tensor
 
 from futurel1.errors import ConfigError
 from futurel1.models.backbones import Vision
-from futurel1.models.decoding.branching import choose_layout, require_left_padding
+from futurel1.models.decoding.advance import Emitted, advance, latent_noise, may_be_latent
+from futurel1.models.decoding.branching import choose_layout
+from futurel1.models.decoding.prompts import PromptSource, QueuedPrompt, contents, queue
 from futurel1.models.decoding.protocol import PromptLike, Reasoner
+from futurel1.models.decoding.responses import Response, as_rollout
 from futurel1.models.decoding.rollout import REASONS, DecodingError, DecodingStep, Rollout
-from futurel1.models.decoding.runners import RUNNERS
+from futurel1.models.decoding.rows import NOT_BAD, Rows
+from futurel1.models.decoding.runners import RUNNERS, moves
 from futurel1.models.decoding.sampling import Sampling
-from futurel1.models.decoding.scoring import continue_log_prob
-from futurel1.models.decoding.state import DecodingState
+from futurel1.models.decoding.sizes import Sizes
 from futurel1.models.interventions import LatentIntervention
-from futurel1.models.noise import RowNoise, row_keys
 from futurel1.models.policies import LatentPolicy
 from futurel1.models.tokens import SpanBudget
+
+LOOK_EVERY = {"cpu": 1}
+"""Steps between two looks of the host, by device. On a CPU nothing waits for the device, and rows leave at once."""
+LOOK_EVERY_ELSEWHERE = 8
+COMPILED_SIZES = 64
+"""Most sizes of a step that are compiled; see :class:`Sizes`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +42,7 @@ class DecodingSettings:
     """How responses are decoded; :meth:`futurel1.models.LatentReasoner.generate` documents each setting.
 
     Raises:
-        ConfigError: `num_branches` or `max_new_tokens` below 1, or an empty stop string.
+        ConfigError: a number below 1, or an empty stop string.
     """
 
     num_branches: int
@@ -42,15 +53,19 @@ class DecodingSettings:
     budget: SpanBudget
     latent_policy: LatentPolicy
     intervention: LatentIntervention | None = None
-    seed: int | Tensor = 0
     stop_strings: Sequence[str] = ()
     force_start: bool = False
+    slots: int | None = None
+    look_every: int | None = None
+    compile: bool = False
 
     def __post_init__(self) -> None:
-        if self.num_branches < 1 or self.max_new_tokens < 1:
-            raise ConfigError(
-                f"num_branches and max_new_tokens must be at least 1, got {self.num_branches}, {self.max_new_tokens}"
-            )
+        for name in ("num_branches", "max_new_tokens", "slots", "look_every"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"{name} must be at least 1, got {value}")
+        if self.compile and self.intervention is not None:
+            raise ConfigError("an intervention cannot be compiled; set compile=False, or leave the intervention out")
         if not all(self.stop_strings):
             raise ConfigError(f"stop_strings must not be empty texts, got {list(self.stop_strings)}")
 
@@ -61,167 +76,344 @@ def generate(
     prompt: PromptLike,
     settings: DecodingSettings,
     *,
+    seed: int | Tensor = 0,
     share_prompt: bool | None = None,
     vision: Vision | None = None,
     on_step: Callable[[DecodingStep], None] | None = None,
 ) -> Rollout:
     """Decode responses; see :meth:`futurel1.models.LatentReasoner.generate`, which fills in the defaults."""
-    ids, seed, branches = prompt.input_ids, settings.seed, settings.num_branches
-    layout = choose_layout(reasoner.backbone, share_prompt)
-    require_left_padding(prompt.attention_mask)
-    if isinstance(seed, Tensor) and seed.shape != (len(ids),):
-        raise ConfigError(f"seed is one number or one per prompt, ({len(ids)},), got shape {tuple(seed.shape)}")
-
-    # 1. Run the prompts: their last hidden states predict the first tokens.
-    vision = reasoner.encode(prompt) if vision is None else vision
-    runner = RUNNERS[layout](reasoner, prompt, vision, branches)
-    hidden = runner.start()
-
-    # 2. Every row has its own random numbers, and starts with the last token of its prompt.
-    contents = _contents(reasoner, prompt)
-    keys = row_keys(seed, contents, branches).to(ids.device)
+    ids = prompt.input_ids
+    if on_step is not None and settings.slots is not None and settings.slots < len(ids):
+        raise ConfigError(f"on_step needs all {len(ids)} prompts at once, not slots={settings.slots}; leave slots out")
     if settings.intervention is not None:
-        settings.intervention.begin(contents, branches)
-    state = DecodingState.start(ids[:, -1].repeat_interleave(branches), settings.max_new_tokens, settings.pad_token_id)
-    active = torch.arange(len(ids) * branches, device=ids.device)
-    eos = torch.tensor(list(settings.eos_token_ids), device=ids.device)
-    for step in range(settings.max_new_tokens):
-        state.step = step
-        # 3. Choose the next token of every active row, and its latent inside a span.
-        tokens, latents, is_latent = _advance(reasoner, settings, state, active, hidden, keys)
-
-        # 4. A row ends with an end-of-response token or a stop string.
-        finished = torch.isin(tokens, eos) & ~is_latent
-        state.reason[active[finished]] = REASONS.index("eos")
-        if settings.stop_strings:
-            stopped = _has_stop_string(reasoner, state, active, settings.stop_strings) & ~finished
-            state.reason[active[stopped]] = REASONS.index("stop")
-            finished = finished | stopped
-        if on_step is not None:
-            on_step(DecodingStep(step, active, tokens, is_latent))
-        going = ~finished
-        if step + 1 == settings.max_new_tokens or not bool(going.any()):
-            break
-
-        # 5. Feed the unfinished rows: a token as its embedding, a latent as it is.
-        embeds = reasoner.backbone.embed_tokens(tokens[going])
-        embeds = torch.where(is_latent[going, None], latents[going].to(embeds.dtype), embeds)
-        active = active[going]
-        hidden = runner.step(active, embeds, step)
-    return state.rollout(reasoner, branches, settings.sampling.scale, settings.latent_policy)
+        settings.intervention.begin(contents(reasoner, prompt), settings.num_branches)
+    source = PromptSource(prompt, seed, vision)
+    decoder = Decoder(reasoner, settings, len(ids), share_prompt, ids.shape[1], on_step)
+    return decoder.rollout([response for group in decoder.run([source]) for response in group])
 
 
-def _advance(
-    reasoner: Reasoner, settings: DecodingSettings, state: DecodingState, active: Tensor, hidden: Tensor, keys: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """One step of the state machine: (A,) tokens, (A, H) latents, (A,) bool whether the token is a latent."""
-    tokens, budget, sampling = reasoner.tokens, settings.budget, settings.sampling
-    # 1. Predict the next position of every row: logits for a token, and a latent in case the row is inside a span.
-    logits = reasoner.logits(hidden).float()
-    mu = reasoner.predict_latents(hidden)
-
-    # 2. START opens a span.
-    last, inside, emitted = state.last[active], state.inside[active], state.emitted[active]
-    entering = (last == tokens.start_id) & ~inside
-    state.span[active] += entering.long()
-    emitted = torch.where(entering, 0, emitted)
-    open_span = inside | entering
-    _require_finite(logits, mu, open_span, active, state.step)
-
-    # 3. Every row picks a token.
-    picked = sampling.choose(logits, RowNoise(keys[active], state.step))
-    log_probs = (logits / sampling.scale).log_softmax(dim=-1)
-
-    # 4. Only END ends a span: when it is picked (ignored by a fixed budget), or by force when the budget is spent.
-    full = open_span & (emitted >= budget.latents)
-    ends_early = open_span & ~full & (picked == tokens.end_id)
-    if budget.kind == "fixed":
-        ends_early = torch.zeros_like(ends_early)
-
-    # 5. Any other pick is a latent inside a span, and text outside.
-    is_latent = open_span & ~full & ~ends_early
-    forced_start = torch.full_like(full, settings.force_start and state.step == 0) & ~open_span
-    next_token = torch.where(is_latent, tokens.latent_id, picked)
-    next_token = torch.where(full | ends_early, tokens.end_id, next_token)
-    next_token = torch.where(forced_start, tokens.start_id, next_token)
-
-    # 6. Separate the model's choices from forced tokens, and take the log-probability of each choice.
-    chosen = ~full & ~forced_start
-    if budget.kind == "fixed":
-        chosen = chosen & ~is_latent
-    chosen_log_prob = log_probs.gather(1, next_token[:, None])[:, 0]
-
-    # 7. Sample the latents; the choice at a latent is to continue the span.
-    latents = torch.zeros_like(mu)
-    if bool(is_latent.any()):
-        where = is_latent.nonzero()[:, 0]
-        chosen_log_prob[where] = continue_log_prob(log_probs[where], tokens.end_id)
-        latents[where] = _sample_latents(settings, state, active[where], mu[where], keys)
-
-    # 8. Record the step.
-    state.record_spans(active, entering, full | ends_early, full)
-    state.record_tokens(active, next_token, is_latent, emitted, chosen, chosen_log_prob)
-    return next_token, latents, is_latent
+@torch.no_grad()
+def generate_each(
+    reasoner: Reasoner, sources: Iterable[PromptSource], settings: DecodingSettings, *, share_prompt: bool | None = None
+) -> Iterator[Rollout]:
+    """Decode a stream of prompts; see :meth:`futurel1.models.LatentReasoner.generate_each`."""
+    if settings.intervention is not None:
+        raise ConfigError("an intervention has to know all prompts beforehand, a stream does not; use generate")
+    decoder = Decoder(reasoner, settings, settings.slots or 1, share_prompt)
+    for group in decoder.run(sources):
+        yield decoder.rollout(group)
 
 
-def _sample_latents(settings: DecodingSettings, state: DecodingState, rows: Tensor, mu: Tensor, keys: Tensor) -> Tensor:
-    """Sample latents around K rows' (K, H) predictions, apply the intervention, and record the latents to feed."""
-    # A row's noise does not depend on the other rows of the step; inverted keys keep it apart from the tokens' noise.
-    sampled = settings.latent_policy.sample(mu, RowNoise(keys[rows] ^ -1, state.step))
-    intervention = settings.intervention
-    if intervention is not None:
-        replaced = intervention(sampled, rows, state.num_latents[rows])
-        if replaced.shape != sampled.shape:
-            raise ConfigError(
-                f"{type(intervention).__name__} returned latents of shape {tuple(replaced.shape)} for "
-                f"{tuple(sampled.shape)}"
-            )
-        sampled = replaced.to(sampled)
-    state.record_latents(rows, sampled, settings.latent_policy.log_prob(sampled, mu).double())
-    return sampled
+@dataclass
+class _Slot:
+    """A prompt that is being decoded.
+
+    Attributes:
+        number: its number in the queue.
+        responses: G, one per branch.
+        going: number of responses that have not ended.
+    """
+
+    number: int
+    responses: list[Response]
+    going: int
 
 
-def _require_finite(logits: Tensor, mu: Tensor, open_span: Tensor, active: Tensor, step: int) -> None:
-    bad_latent = open_span & ~mu.isfinite().all(dim=-1)
-    # The largest logit is NaN if any logit is, and infinite if the softmax is undefined.
-    bad = bad_latent | ~logits.amax(dim=-1).isfinite()
-    if bool(bad.any()):
-        place = int(bad.nonzero()[0, 0])
-        what = "a latent" if bool(bad_latent[place]) else "the logits"
+@dataclass
+class _Row:
+    """What the host knows of a row: its response, its slot, its branch, and the step in which it began."""
+
+    response: Response
+    slot: _Slot
+    branch: int
+    began: int
+    done: bool = False
+
+
+class Decoder:
+    """Decodes a queue of prompts.
+
+    Args:
+        reasoner: the model.
+        settings: how responses are decoded.
+        prompts: most prompts at once, if `settings.slots` is not lower.
+        share_prompt: whether branches share a prompt; None: if the backbone supports it.
+        prompt_columns: expected length of the longest prompt; 0 if it is not known.
+        on_step: called after every step.
+    """
+
+    def __init__(
+        self,
+        reasoner: Reasoner,
+        settings: DecodingSettings,
+        prompts: int,
+        share_prompt: bool | None = None,
+        prompt_columns: int = 0,
+        on_step: Callable[[DecodingStep], None] | None = None,
+    ) -> None:
+        self.reasoner = reasoner
+        self.settings = settings
+        self._sizes = Sizes(
+            min(prompts, settings.slots or prompts), settings.num_branches, settings.max_new_tokens,
+            compiled=settings.compile,
+        )  # fmt: skip
+        self._sizes.see_prompt(prompt_columns)
+        layout = choose_layout(reasoner.backbone, share_prompt)
+        if settings.compile and layout == "rows":
+            raise ConfigError("compile needs branches that share a prompt; set compile=False for this backbone")
+        self.runner = RUNNERS[layout](reasoner, self._sizes)
+        self._one_step = self._compiled_step() if settings.compile else self._plain_step
+        self._on_step = on_step
+        self._slots: list[_Slot] = []
+        self._used: list[_Row] = []
+        self._rows: Rows
+        self._eos: Tensor
+        self._in_order = True  # whether row r is at place r, for all rows
+        self._step = 0
+        self._admitted = 0
+        self._finished: dict[int, list[Response]] = {}
+
+    def rollout(self, responses: Sequence[Response]) -> Rollout:
+        """Responses of whole prompts as a rollout."""
+        settings = self.settings
+        return as_rollout(
+            responses, tokens=self.reasoner.tokens, num_branches=settings.num_branches,
+            temperature=settings.sampling.scale, policy=settings.latent_policy, pad_token_id=settings.pad_token_id,
+            no_latents=self._rows.latent[:0],
+        )  # fmt: skip
+
+    def run(self, sources: Iterable[PromptSource]) -> Iterator[list[Response]]:
+        """The responses of every prompt, in the order of the prompts."""
+        waiting = queue(self.reasoner, sources, self.settings.num_branches)
+        more, given = True, 0
+        while more or self._used:
+            # 1. The next prompts take the free slots, and their rows take the first step.
+            while more and len(self._slots) < self._sizes.slots:
+                more = self._admit_all(waiting)
+                self._leave()
+            # 2. All rows take the next steps.
+            if self._used:
+                self._take_steps()
+                # 3. Rows that are done leave, and slots without rows are free.
+                self._leave()
+            while given in self._finished:
+                yield self._finished.pop(given)
+                given += 1
+
+    # ------------------------------------------------------------------ steps
+
+    def _admit_all(self, waiting: Iterator[QueuedPrompt]) -> bool:
+        """Fill the free slots, and let the new rows take their first step; False if no prompt is left."""
+        branches = self.settings.num_branches
+        first = len(self._used)
+        hidden: list[Tensor] = []
+        while len(self._slots) < self._sizes.slots:
+            prompt = next(waiting, None)
+            if prompt is None:
+                break
+            place = len(self._slots)
+            found = self.runner.admit(prompt, place)
+            if not self._admitted:
+                self._start(found)
+            hidden.append(found)
+            self._begin_rows(prompt, place)
+        if hidden:
+            embeds = torch.stack(hidden).repeat_interleave(branches, dim=0)
+            rows = self._rows[first : len(self._used)]
+            noise = self._noise(rows, 1)
+            self._look([self._advance(rows, embeds, None if noise is None else noise[0])], self._used[first:])
+        return len(self._slots) == self._sizes.slots
+
+    def _start(self, hidden: Tensor) -> None:
+        """Make the rows, once the dtype and the device of latents are known."""
+        settings = self.settings
+        latent = self.reasoner.predict_latents(hidden[None])
+        self._rows = Rows.empty(self._sizes.all_rows, settings.max_new_tokens, latent)
+        self._eos = torch.tensor(list(settings.eos_token_ids), device=hidden.device)
+
+    def _begin_rows(self, prompt: QueuedPrompt, place: int) -> None:
+        branches, first = self.settings.num_branches, len(self._used)
+        in_span = prompt.last_token == self.reasoner.tokens.start_id
+        slot = _Slot(self._admitted, [Response(in_span) for _ in range(branches)], branches)
+        self._slots.append(slot)
+        self._used += [_Row(response, slot, branch, self._step) for branch, response in enumerate(slot.responses)]
+        numbers = torch.arange(branches, device=prompt.keys.device)
+        self._rows[first : first + branches].begin(
+            self._admitted * branches + numbers, prompt.keys, place * branches + numbers,
+            prompt.next_position, prompt.last_token,
+        )  # fmt: skip
+        self._admitted += 1
+
+    @property
+    def _look_every(self) -> int:
+        settings = self.settings
+        if self._on_step is not None or settings.stop_strings or settings.intervention is not None:
+            return 1
+        if settings.look_every is not None:
+            return settings.look_every
+        return LOOK_EVERY.get(self._rows.key.device.type, LOOK_EVERY_ELSEWHERE)
+
+    def _take_steps(self) -> None:
+        """Feed the newest tokens and choose the next ones, as often as the host need not look."""
+        sizes, steps = self._sizes, self._look_every
+        count, prompts = sizes.rows(len(self._used)), sizes.prompts(len(self._slots))
+        noise = self._noise(self._rows[:count], steps)
+        aligned = self._in_order and count == prompts * sizes.branches and not sizes.compiled
+        emitted = []
+        with self.runner.attention(), self._compiling():
+            for step in range(steps):
+                self._step += 1
+                longest = min(self._step - min(row.began for row in self._used), sizes.max_new_tokens)
+                columns = sizes.columns(longest)
+                self.runner.grow(columns)
+                own = None if noise is None else noise[step]
+                if sizes.compiled:
+                    torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
+                found = self._one_step(self._rows, count, prompts, columns, aligned, own)
+                emitted.append(found.copy() if sizes.compiled and steps > 1 else found)
+        self._look(emitted, self._used)
+
+    def _plain_step(
+        self, all_rows: Rows, count: int, prompts: int, columns: int, aligned: bool, noise: Tensor | None
+    ) -> Emitted:
+        """Feed the newest tokens and choose the next ones: a token goes in as its embedding, a latent as it is.
+
+        Args:
+            all_rows: all rows.
+            count: A, number of rows that take part.
+            prompts: number of slots in use.
+            columns: columns of responses.
+            aligned: whether row r is at place r and no place is empty.
+            noise: (A, D) random numbers of the latents; None: no row is inside a span.
+        """
+        rows = all_rows[:count]
+        embeds = self.reasoner.backbone.embed_tokens(rows.last)
+        embeds = torch.where(rows.inside[:, None], rows.latent.to(embeds.dtype), embeds)
+        hidden = self.runner.feed(rows, embeds, prompts, columns, None if aligned else rows.place)
+        return self._advance(rows, hidden, noise)
+
+    @contextmanager
+    def _compiling(self) -> Iterator[None]:
+        """Allow one compiled step for each of the sizes; PyTorch's limit is meant for sizes that nobody planned."""
+        if not self._sizes.compiled:
+            yield
+            return
+        with torch._dynamo.config.patch(recompile_limit=COMPILED_SIZES):
+            yield
+
+    def _compiled_step(self) -> Callable[..., Emitted]:
+        """The step as one graph; on CUDA it is recorded once per size and replayed."""
+        on_cuda = next(self.reasoner.backbone.language_model.parameters()).device.type == "cuda"
+        mode = "reduce-overhead" if on_cuda else "default"
+        compiled: Callable[..., Emitted] = torch.compile(self._plain_step, fullgraph=True, dynamic=False, mode=mode)
+        return compiled
+
+    def _noise(self, rows: Rows, steps: int) -> Tensor | None:
+        """Random numbers of the latents of the next steps; None if there will be no latent."""
+        wanted = may_be_latent(self.reasoner, rows) if steps == 1 else ~rows.done
+        if steps == 1 and not self.settings.compile and not bool(wanted.any()):
+            return None
+        return latent_noise(self.settings, rows, wanted, steps, rows.latent.shape[-1])
+
+    def _advance(self, rows: Rows, hidden: Tensor, noise: Tensor | None) -> Emitted:
+        return advance(self.reasoner, self.settings, self._eos, rows, hidden, noise)
+
+    # ------------------------------------------------------------------ looks
+
+    def _look(self, emitted: Sequence[Emitted], used: Sequence[_Row]) -> None:
+        """See what some rows did in the last steps: latents to keep, rows that ended, numbers that are not finite."""
+        first = len(self._used) - len(used)
+        rows = self._rows[first : len(self._used)]
+        for step in emitted:
+            self._keep_latents(step, used)
+        if bool((rows.bad_step != NOT_BAD).any()):
+            self._raise_not_finite(rows)
+        if self.settings.stop_strings:
+            self._stop_at_strings(rows)
+        if self._on_step is not None:
+            self._tell(emitted[0], rows)
+        for place in rows.done.nonzero()[:, 0].tolist():
+            row = used[place]
+            if not row.done:
+                self._end(row, rows[place : place + 1])
+
+    def _keep_latents(self, step: Emitted, used: Sequence[_Row]) -> None:
+        if step.latents is None or step.densities is None:
+            return
+        at = step.is_latent.nonzero()[:, 0]
+        for place, latent, density in zip(
+            at.tolist(), step.latents[at].unbind(), step.densities[at].unbind(), strict=True
+        ):
+            used[place].response.latents.append(latent)
+            used[place].response.densities.append(density)
+
+    def _raise_not_finite(self, rows: Rows) -> None:
+        bad = (rows.bad_step != NOT_BAD).nonzero()[:, 0]
+        place = bad[rows.bad_step[bad].argmin()]
+        what = "a latent" if bool(rows.bad_latent[place]) else "the logits"
         raise DecodingError(
-            f"{what} of row {int(active[place])} at step {step} is not finite; check the weights, or decode in float32"
+            f"{what} of row {int(rows.name[place])} at step {int(rows.bad_step[place])} is not finite; check the "
+            "weights, or decode in float32"
         )
 
-
-def _has_stop_string(reasoner: Reasoner, state: DecodingState, active: Tensor, stop_strings: Sequence[str]) -> Tensor:
-    """(A,) bool, rows whose newest token completes a stop string; the token may extend beyond it."""
-    if reasoner.processor is None:
-        raise ConfigError("stop_strings need a tokenizer; this checkpoint has none")
-    longest = max(len(text.encode()) for text in stop_strings)
-    # A token is at least one byte, so the last `longest` tokens contain any stop string that the newest one completes.
-    tail = state.responses[active, max(0, state.step + 1 - longest) : state.step + 1]
-    texts = reasoner.processor.tokenizer.batch_decode(tail, skip_special_tokens=False)
-    return torch.tensor([any(stop in text for stop in stop_strings) for text in texts], device=active.device)
-
-
-def _contents(reasoner: Reasoner, prompt: PromptLike) -> list[str]:
-    """Names of the prompts: their sample ids, or else their token ids with digests of their pixels."""
-    if prompt.sample_ids:
-        return list(prompt.sample_ids)
-    masks = prompt.attention_mask != 0
-    names = [str(ids[mask].tolist()) for ids, mask in zip(prompt.input_ids, masks, strict=True)]
-    config = reasoner.backbone.config
-    patches = int(config.vision_config.spatial_merge_size) ** 2
-    for token, pixels in (
-        (config.image_token_id, prompt.pixel_values),
-        (config.video_token_id, prompt.pixel_values_videos),
-    ):
-        if pixels is None:
-            continue
-        parts = torch.split(pixels.cpu(), ((prompt.input_ids == token).sum(dim=1) * patches).tolist())
-        digests = [sha256(part.contiguous().view(torch.uint8).numpy().tobytes()).hexdigest() for part in parts]
-        # A prompt without pixels keeps its name, whether or not other prompts have pixels.
-        names = [
-            f"{name}:{digest}" if len(part) else name for name, part, digest in zip(names, parts, digests, strict=True)
+    def _stop_at_strings(self, rows: Rows) -> None:
+        """End the rows whose newest token completes a stop string; the token may extend beyond it."""
+        stops = self.settings.stop_strings
+        if self.reasoner.processor is None:
+            raise ConfigError("stop_strings need a tokenizer; this checkpoint has none")
+        # A token is at least one byte, so the last `longest` tokens contain any stop string that the newest completes.
+        longest = max(len(text.encode()) for text in stops)
+        tails = [
+            own[max(0, length - longest) : length]
+            for own, length in zip(rows.tokens.tolist(), rows.step.tolist(), strict=True)
         ]
-    return names
+        texts = self.reasoner.processor.tokenizer.batch_decode(tails, skip_special_tokens=False)
+        found = torch.tensor([any(stop in text for stop in stops) for text in texts], device=rows.done.device)
+        ended = rows.reason == REASONS.index("eos")
+        rows.reason.masked_fill_(found & ~ended, REASONS.index("stop"))
+        rows.done.logical_or_(found)
+
+    def _tell(self, step: Emitted, rows: Rows) -> None:
+        going = step.going.nonzero()[:, 0]
+        going = going[rows.name[going].argsort()]
+        if self._on_step is not None:
+            self._on_step(DecodingStep(self._step, rows.name[going], step.tokens[going], step.is_latent[going]))
+
+    def _end(self, row: _Row, own: Rows) -> None:
+        length = int(own.step)
+        response = row.response
+        response.tokens, response.log_probs = own.tokens[0, :length].clone(), own.log_probs[0, :length].clone()
+        response.chosen, response.slots = own.chosen[0, :length].clone(), own.slots[0, :length].clone()
+        response.reason = REASONS[int(own.reason)]
+        row.done = True
+        row.slot.going -= 1
+        if not row.slot.going:
+            self._finished[row.slot.number] = row.slot.responses
+
+    def _leave(self) -> None:
+        """Move the rows and the slots that go on into the places of those that are done."""
+        done = sum(row.done for row in self._used)
+        if not done or (done < self.runner.drops_at * len(self._used) and all(slot.going for slot in self._slots)):
+            return
+        slots = _closed_up([bool(slot.going) for slot in self._slots])
+        self.runner.keep_slots(slots)
+        self._slots = [self._slots[place] for place in slots]
+        order = _closed_up([not row.done for row in self._used])
+        self.runner.keep_rows(order)
+        found = moves(order, self._rows.key.device)
+        if found is not None:
+            self._rows.move(*found)
+        self._used = [self._used[place] for place in order]
+        index = {slot.number: place for place, slot in enumerate(self._slots)}
+        places = [index[row.slot.number] * self.settings.num_branches + row.branch for row in self._used]
+        self._in_order = places == list(range(len(places)))
+        self._rows.place[: len(places)] = torch.tensor(places, dtype=torch.int64, device=self._rows.place.device)
+        self._rows.place[len(places) :] = self._sizes.all_rows
+        self._rows.done[len(places) :] = True
+
+
+def _closed_up(stays: Sequence[bool]) -> list[int]:
+    """Which entry goes to each place, so that those that stay fill the first places and few of them move."""
+    count = sum(stays)
+    movers = (place for place in range(count, len(stays)) if stays[place])
+    return [place if stays[place] else next(movers) for place in range(count)]

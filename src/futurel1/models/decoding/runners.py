@@ -1,141 +1,239 @@
 """Step-by-step runs of the backbone, with one copy of a prompt for all its branches or one copy per branch.
 
-Shapes: B prompts, G branches each, A of the B * G rows active in a step, H hidden size.
+Shapes: S slots, G branches each, A rows in use, P tokens of a prompt, H hidden size.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from futurel1.models.backbones import Vision
-from futurel1.models.decoding.branching import Layout, branch_mask, kept_columns, next_positions
-from futurel1.models.decoding.protocol import PromptLike, Reasoner
+from futurel1.models.decoding.branching import Layout
+from futurel1.models.decoding.prompts import QueuedPrompt
+from futurel1.models.decoding.protocol import Reasoner
+from futurel1.models.decoding.rows import Rows
+from futurel1.models.decoding.shared_cache import (
+    BLOCK,
+    LayerCache,
+    SharedStep,
+    prompt_writer,
+    shared_prompt_attention,
+)
+from futurel1.models.decoding.sizes import Sizes
 
 
 class Runner(ABC):
     """Runs the backbone step by step.
 
+    Rows are in use from the first one on without a gap, and so are slots.
+
     Args:
         reasoner: the model.
-        prompt: B left-padded prompts.
-        vision: features of the prompts' images and videos.
-        branches: G.
+        sizes: sizes of a step.
     """
 
-    def __init__(self, reasoner: Reasoner, prompt: PromptLike, vision: Vision, branches: int) -> None:
+    drops_at = 0.0
+    """Share of rows that have to be done before it pays to remove them."""
+
+    def __init__(self, reasoner: Reasoner, sizes: Sizes) -> None:
         self.reasoner = reasoner
-        self.prompt = prompt
-        self.vision = vision
-        self.branches = branches
-        self.mask = prompt.attention_mask
-        self.positions = reasoner.backbone.positions(prompt.input_ids, self.mask, vision)
-        self.next_position = next_positions(self.positions, self.mask)
-
-    def _prefill(self, cache: Any) -> Tensor:
-        embeds, visual = self.reasoner.embed(self.prompt.input_ids, self.vision)
-        return self.reasoner.backbone.run(embeds, self.positions, self.mask, visual, cache)[:, -1]
+        self.sizes = sizes
+        self.branches = sizes.branches
 
     @abstractmethod
-    def start(self) -> Tensor:
-        """Run the prompts; returns (B * G, H) hidden states that predict the first tokens."""
+    def admit(self, prompt: QueuedPrompt, slot: int) -> Tensor:
+        """Run a prompt and keep its state in a slot, and for its G branches in the next rows.
+
+        Returns:
+            (H,) hidden state that predicts the first tokens.
+        """
+
+    def grow(self, columns: int) -> None:  # noqa: B027 (not every runner has buffers)
+        """Have this many columns for responses."""
+
+    def attention(self) -> AbstractContextManager[None]:
+        """The context in which :meth:`feed` is called."""
+        return nullcontext()
 
     @abstractmethod
-    def step(self, active: Tensor, embeds: Tensor, step: int) -> Tensor:
-        """Feed the token that every active row chose in a step.
+    def feed(self, rows: Rows, embeds: Tensor, prompts: int, columns: int, places: Tensor | None) -> Tensor:
+        """Feed the newest token of every row.
 
         Args:
-            active: (A,) int64 rows that continue, in order.
-            embeds: (A, H) embeddings of their tokens.
-            step: 0-based number of the step.
+            rows: A rows.
+            embeds: (A, H) embeddings of these tokens.
+            prompts: S, number of slots to attend to.
+            columns: columns of responses, at least as many as the longest has tokens.
+            places: (A,) int64, slot * G + branch of each row, S * G for rows that are not in use; None: row r is at
+                place r, and no place is empty.
 
         Returns:
             (A, H) hidden states that predict the next tokens.
         """
 
+    @abstractmethod
+    def keep_rows(self, order: Sequence[int]) -> None:
+        """Keep these rows only: the new row i is row `order[i]`."""
 
-def _new_cache(reasoner: Reasoner) -> Any:
-    from futurel1.models.decoding.kv_cache import growing_cache  # imports transformers, so not at the top
+    def keep_slots(self, order: Sequence[int]) -> None:  # noqa: B027 (not every runner has slots)
+        """Keep these slots only: the new slot i is slot `order[i]`."""
 
-    return growing_cache(reasoner.backbone.config.get_text_config())
+
+def moves(order: Sequence[int], device: torch.device) -> tuple[Tensor, Tensor] | None:
+    """(n,) targets and sources of the rows that change place; None if none does."""
+    changed = [(new, old) for new, old in enumerate(order) if new != old]
+    if not changed:
+        return None
+    target, source = torch.tensor(changed, device=device).unbind(dim=1)
+    return target, source
 
 
 class SharedPrompt(Runner):
-    """Prompt keys and values exist once; each step feeds one token per branch into the prompt's row."""
+    """Keys and values of a prompt exist once, in buffers that are allocated once."""
 
-    def start(self) -> Tensor:
-        """Run the prompts."""
-        self.cache = _new_cache(self.reasoner)
-        # (prompts, branch slots) the row in each slot, -1 when it is empty
-        self.slots = torch.arange(len(self.mask) * self.branches, device=self.mask.device).view(-1, self.branches)
-        self.steps = 0
-        return self._prefill(self.cache).repeat_interleave(self.branches, dim=0)
+    def __init__(self, reasoner: Reasoner, sizes: Sizes) -> None:
+        super().__init__(reasoner, sizes)
+        language_model: Any = reasoner.backbone.language_model
+        self.config = language_model.config
+        self.layers = [LayerCache() for _ in range(self.config.num_hidden_layers)]
+        self.own_columns = 0
+        self.lengths: list[int] = []
+        self.prompt_bias: Tensor | None = None
 
-    def step(self, active: Tensor, embeds: Tensor, step: int) -> Tensor:
-        """Feed one token per branch; drop finished branches once there are enough of them."""
-        self.slots = torch.where(torch.isin(self.slots, active), self.slots, -1)
-        self._drop_finished()
-        prompts, width = self.slots.shape
-        place = torch.full((int(self.slots.max()) + 1,), -1, device=active.device)
-        filled = self.slots >= 0
-        place[self.slots[filled]] = filled.flatten().nonzero()[:, 0]
-        slots = place[active]
-        fed = embeds.new_zeros(prompts * width, embeds.shape[-1])
-        fed[slots] = embeds
-        self.steps += 1
-        position = (self.next_position + step)[None, :, None].expand(3, -1, width)
-        mask = branch_mask(self.mask, width, self.steps, embeds.dtype)
-        hidden = self.reasoner.backbone.run(fed.view(prompts, width, -1), position, mask, None, self.cache)
-        return hidden.flatten(0, 1)[slots]
+    def admit(self, prompt: QueuedPrompt, slot: int) -> Tensor:
+        """Run a prompt and store its keys and values in a slot."""
+        sizes, length = self.sizes, prompt.embeds.shape[1]
+        sizes.see_prompt(length)
+        self.own_columns = max(self.own_columns, min(BLOCK, sizes.max_new_tokens))
 
-    def _drop_finished(self) -> None:
-        filled = self.slots >= 0
-        alive = filled.any(dim=1).nonzero()[:, 0]
-        most = int(filled.sum(dim=1).max())
-        width = self.slots.shape[1]
-        # Moving the cache costs about one step, so it has to free a quarter of the slots or a whole prompt.
-        if len(alive) == len(self.slots) and most > 0.75 * width:
+        def reserve(layer: LayerCache, key: Tensor) -> None:
+            layer.reserve(sizes.slots, sizes.prompt_columns, sizes.all_rows, self.own_columns, key)
+
+        written = prompt_writer(self.config, self.layers, slot, reserve)
+        hidden = self.reasoner.backbone.run(prompt.embeds, prompt.positions, None, prompt.visual, written)
+        self.lengths[slot:] = [length]
+        self._mask_prompts()
+        return hidden[0, -1]
+
+    def _mask_prompts(self) -> None:
+        """Additive mask of the prompts' columns; None if all prompts are equally long."""
+        columns, count = self.sizes.prompt_columns, self.sizes.prompts(len(self.lengths))
+        if min(self.lengths, default=0) == columns and len(self.lengths) == count:
+            self.prompt_bias = None
             return
-        kept = filled[alive].long().argsort(dim=1, descending=True, stable=True)[:, :most]
-        columns = kept_columns(self.mask.shape[1], width, self.steps, kept)
-        self.cache.reorder_cache(alive)
-        for layer in self.cache.layers:
-            for name in ("keys", "values"):
-                tensor = getattr(layer, name)
-                index = columns[:, None, :, None].expand(-1, tensor.shape[1], -1, tensor.shape[3])
-                setattr(layer, name, tensor.gather(2, index))
-        self.slots = self.slots[alive].gather(1, kept)
-        self.mask, self.next_position = self.mask[alive], self.next_position[alive]
+        dtype, device = self.layers[0].own[0].dtype, self.layers[0].own[0].device
+        ends = torch.tensor(self.lengths + [columns] * (count - len(self.lengths)), device=device)[:, None]
+        bias = torch.zeros(count, columns, dtype=dtype, device=device)
+        self.prompt_bias = bias.masked_fill_(torch.arange(columns, device=device) >= ends, torch.finfo(dtype).min)
+
+    def grow(self, columns: int) -> None:
+        """Widen the buffers of responses by whole blocks."""
+        if columns > self.own_columns:
+            self.own_columns = min(self.sizes.max_new_tokens, -(-columns // BLOCK) * BLOCK)
+            for layer in self.layers:
+                layer.reserve(0, 0, self.sizes.all_rows, self.own_columns, layer.own[0])
+
+    def attention(self) -> AbstractContextManager[None]:
+        """The stock model attends by :class:`SharedStep`."""
+        return shared_prompt_attention(self.config)
+
+    def feed(self, rows: Rows, embeds: Tensor, prompts: int, columns: int, places: Tensor | None) -> Tensor:
+        """Feed one token per row."""
+        dtype, column = self.layers[0].own[0].dtype, rows.step - 1
+        later = torch.arange(columns, device=column.device) > column[:, None]
+        own_bias = torch.zeros(later.shape, dtype=dtype, device=column.device).masked_fill(
+            later, torch.finfo(dtype).min
+        )
+        step = SharedStep(
+            layers=self.layers, slots=prompts, branches=self.branches,
+            prompt_columns=self.sizes.prompt_columns,
+            prompt_bias=None if self.prompt_bias is None else self.prompt_bias[:, None, None],
+            own_columns=columns, own_bias=own_bias[:, None, None], column=column, place=places,
+        )  # fmt: skip
+        position = (rows.position + column)[None, :, None].expand(3, -1, 1)
+        return self.reasoner.backbone.run(embeds[:, None], position, None, shared_step=step)[:, 0]
+
+    def keep_rows(self, order: Sequence[int]) -> None:
+        """Move rows into gaps."""
+        found = moves(order, self.layers[0].own[0].device)
+        if found is not None:
+            for layer in self.layers:
+                layer.move(layer.own, *found)
+
+    def keep_slots(self, order: Sequence[int]) -> None:
+        """Move prompts into gaps."""
+        found = moves(order, self.layers[0].prompt[0].device)
+        if found is not None:
+            for layer in self.layers:
+                layer.move(layer.prompt, *found)
+        self.lengths = [self.lengths[slot] for slot in order]
+        self._mask_prompts()
 
 
 class CopiedPrompt(Runner):
-    """Every branch is a row that starts from a copy of the prompt's state."""
+    """Every branch is a row that starts from a copy of the prompt's state; for all caches of `transformers`."""
 
-    def start(self) -> Tensor:
-        """Run the prompts once and copy their state."""
-        self.cache = _new_cache(self.reasoner)
-        hidden = self._prefill(self.cache)
-        prompt = torch.arange(len(self.mask), device=self.mask.device).repeat_interleave(self.branches)
-        self.cache.reorder_cache(prompt)
-        self.rows = torch.arange(len(prompt), device=prompt.device)
-        self.mask, self.next_position = self.mask[prompt], self.next_position[prompt]
-        return hidden[prompt]
+    drops_at = 0.25
+    cache: Any = None
+    mask: Tensor
 
-    def step(self, active: Tensor, embeds: Tensor, step: int) -> Tensor:
-        """Feed one token per row; drop finished rows once they are a quarter of all."""
-        staying = torch.isin(self.rows, active)
-        if int(staying.sum()) <= 0.75 * len(self.rows):
-            kept = staying.nonzero()[:, 0]
-            self.cache.reorder_cache(kept)
-            self.rows, self.mask, self.next_position = self.rows[kept], self.mask[kept], self.next_position[kept]
-        slots = torch.searchsorted(self.rows, active)
-        fed = embeds.new_zeros(len(self.rows), 1, embeds.shape[-1])
-        fed[slots, 0] = embeds
+    def admit(self, prompt: QueuedPrompt, slot: int) -> Tensor:
+        """Run a prompt once and copy its state."""
+        from futurel1.models.decoding.kv_cache import growing_cache  # imports transformers, so not at the top
+
+        cache: Any = growing_cache(self.reasoner.backbone.config.get_text_config())
+        hidden = self.reasoner.backbone.run(prompt.embeds, prompt.positions, None, prompt.visual, cache)
+        copies = torch.zeros(self.branches, dtype=torch.int64, device=hidden.device)
+        cache.reorder_cache(copies)
+        mask = torch.ones(self.branches, hidden.shape[1], dtype=torch.int64, device=hidden.device)
+        if self.cache is None:
+            self.cache, self.mask = cache, mask
+        else:
+            for held, new in zip(self.cache.layers, cache.layers, strict=True):
+                _append_rows(held, new)
+            self.mask = torch.cat(_pad_left([self.mask, mask], dim=1))
+        return hidden[0, -1]
+
+    def feed(self, rows: Rows, embeds: Tensor, prompts: int, columns: int, places: Tensor | None) -> Tensor:
+        """Feed one token per row."""
         self.mask = F.pad(self.mask, (0, 1), value=1)
-        position = (self.next_position + step)[None, :, None].expand(3, -1, 1)
-        return self.reasoner.backbone.run(fed, position, self.mask, None, self.cache)[slots, 0]
+        position = (rows.position + rows.step - 1)[None, :, None].expand(3, -1, 1)
+        return self.reasoner.backbone.run(embeds[:, None], position, self.mask, None, self.cache)[:, 0]
+
+    def keep_rows(self, order: Sequence[int]) -> None:
+        """Copy the rows that stay."""
+        if not order:
+            self.cache = None
+            return
+        index = torch.tensor(order, device=self.mask.device)
+        self.cache.reorder_cache(index)
+        self.mask = self.mask[index]
+
+
+def _append_rows(held: Any, new: Any) -> None:
+    """Append the rows of a layer of another cache: keys and values, or the states of a recurrent layer."""
+    if getattr(held, "is_initialized", False):
+        for name in ("keys", "values"):
+            setattr(held, name, torch.cat(_pad_left([getattr(held, name), getattr(new, name)], dim=2)))
+    for name in ("conv_states", "recurrent_states"):
+        states: Any = getattr(held, name, None)
+        added: Any = getattr(new, name, None)
+        if isinstance(states, dict):  # several states per layer since transformers 5.20
+            for number, state in states.items():
+                if state is not None:
+                    states[number] = torch.cat([state, added[number]])
+        elif isinstance(states, Tensor):
+            setattr(held, name, torch.cat([states, added]))
+
+
+def _pad_left(parts: Sequence[Tensor], dim: int) -> list[Tensor]:
+    """Pad with zeros before dimension `dim`, to one size."""
+    width = max(part.shape[dim] for part in parts)
+    return [F.pad(part, (0, 0) * (part.dim() - 1 - dim) + (width - part.shape[dim], 0)) for part in parts]
 
 
 RUNNERS: dict[Layout, type[Runner]] = {"shared": SharedPrompt, "rows": CopiedPrompt}
