@@ -5,7 +5,8 @@ import torch
 from decoded import EOS, ROWS, assert_same, one, sample
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from futurel1.errors import ConfigError
+from futurel1.data import PromptBatch
+from futurel1.errors import BatchError, ConfigError
 from futurel1.models import SpanBudget
 from futurel1.models.backbones import Backbone
 from futurel1.models.decoding import PromptSource, generation
@@ -158,6 +159,12 @@ def test_compile_is_refused_where_it_cannot_be(lively):
     family = lively["qwen3_5"]
     with pytest.raises(ConfigError, match="compile needs branches that share a prompt"):
         sample(family.reasoner, family.batch(ROWS, padding="left"), compile=True)
+
+
+def test_a_batch_without_prompts_is_an_error(lively):
+    none = PromptBatch(torch.zeros(0, 4, dtype=torch.int64), torch.zeros(0, 4, dtype=torch.int64))
+    with pytest.raises(BatchError, match="no prompts to decode"):
+        sample(lively["qwen3_vl"].reasoner, none)
 
 
 def test_streaming_needs_all_prompts_at_once(lively):

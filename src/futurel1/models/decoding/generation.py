@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from futurel1.errors import ConfigError
+from futurel1.errors import BatchError, ConfigError
 from futurel1.models.backbones import Vision
 from futurel1.models.decoding.advance import Emitted, advance, latent_noise, may_be_latent
 from futurel1.models.decoding.branching import choose_layout
@@ -83,6 +83,8 @@ def generate(
 ) -> Rollout:
     """Decode responses; see :meth:`futurel1.models.LatentReasoner.generate`, which fills in the defaults."""
     ids = prompt.input_ids
+    if not len(ids):
+        raise BatchError("there are no prompts to decode: input_ids are empty")
     if on_step is not None and settings.slots is not None and settings.slots < len(ids):
         raise ConfigError(f"on_step needs all {len(ids)} prompts at once, not slots={settings.slots}; leave slots out")
     if settings.intervention is not None:
@@ -363,10 +365,9 @@ class Decoder:
             raise ConfigError("stop_strings need a tokenizer; this checkpoint has none")
         # A token is at least one byte, so the last `longest` tokens contain any stop string that the newest completes.
         longest = max(len(text.encode()) for text in stops)
-        tails = [
-            own[max(0, length - longest) : length]
-            for own, length in zip(rows.tokens.tolist(), rows.step.tolist(), strict=True)
-        ]
+        columns = rows.step[:, None] - torch.arange(longest, 0, -1, device=rows.step.device)
+        newest = rows.tokens.gather(1, columns.clamp(min=0)).tolist()
+        tails = [own[max(0, longest - length) :] for own, length in zip(newest, rows.step.tolist(), strict=True)]
         texts = self.reasoner.processor.tokenizer.batch_decode(tails, skip_special_tokens=False)
         found = torch.tensor([any(stop in text for stop in stops) for text in texts], device=rows.done.device)
         ended = rows.reason == REASONS.index("eos")
