@@ -21,6 +21,7 @@ import os
 import statistics
 import subprocess
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -143,13 +144,15 @@ def run(way: str, case: dict[str, Any]) -> dict[str, float]:
     idle = forget_peak(device)
     tokens = decode()
     peak = (resident_mb("VmHWM") if device == "cpu" else peak_mb(device)) - idle
-    seconds = []
+    seconds, processor = [], []
     for _ in range(case["repeats"]):
-        begin = seconds_now(device)
+        begin, busy = seconds_now(device), time.process_time()
         decode()
+        processor.append(time.process_time() - busy)
         seconds.append(seconds_now(device) - begin)
     spread = max(seconds) - min(seconds)
-    found = {"seconds": statistics.median(seconds), "spread": spread, "tokens": tokens, "peak": peak}
+    found = {"seconds": statistics.median(seconds), "spread": spread, "tokens": tokens, "peak": peak,
+             "processor": statistics.median(processor)}  # fmt: skip
     if not mixed:
         found |= {f"{name}": count / (case["tokens"] - 1) for name, count in counts_of(decode).items()}
     return found
@@ -236,6 +239,7 @@ def main() -> None:
             for way, found in results.items():
                 rate = found["tokens"] / found["seconds"]
                 line = f"  {way:<13}{found['seconds']:>8.2f} s  spread {found['spread']:.2f}  {rate:>7.0f} tokens/s"
+                line += f"  processor {found['processor']:.2f} s"
                 line += f"  peak {found['peak']:.0f} MB"
                 if "operations" in found:
                     line += f"  {found['operations']:.0f} operations and {found['synchronisations']:.1f} waits a step"
@@ -243,8 +247,14 @@ def main() -> None:
             mine = results["this"]
             for way, found in results.items():
                 if way != "this":
-                    times = (mine["tokens"] / mine["seconds"]) / (found["tokens"] / found["seconds"])
-                    print(f"  this is {times:.2f} times as fast as {way}, memory {mine['peak'] / found['peak']:.0%}")
+                    rates = [mine["tokens"] / mine[unit] for unit in ("seconds", "processor")]
+                    others = [found["tokens"] / found[unit] for unit in ("seconds", "processor")]
+                    clock, busy = (rate / other for rate, other in zip(rates, others, strict=True))
+                    memory = mine["peak"] / found["peak"]
+                    print(
+                        f"  this is {clock:.2f} times as fast as {way} by the clock, {busy:.2f} by the processor, with "
+                        f"{memory:.0%} of its memory"
+                    )
             print(f"  keys and values at the end: {live_mb(case, width):.0f} MB")
 
 
