@@ -4,14 +4,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN := demo-$(shell date +%Y%m%d-%H%M%S)
 STEPS ?= 160
+GPU_BENCHMARK := --device cuda --dtype bfloat16 --shapes 8b --rows 64 --prompts 1500 8192 --alone
 
-.PHONY: help install demo test test-numerics campaign lint docs proof proof-quick clean
+.PHONY: help install demo test test-numerics campaign gpu lint docs proof proof-quick clean
 
 help:
 	@echo "make demo   install into $(VENV), train the tiny model on video files, show right answers before and after"
 	@echo "make test   install into $(VENV), run the whole test suite in two processes"
 	@echo "make test-numerics  the tests that compare numbers of models, with the kernels of a CPU without AVX"
 	@echo "make campaign  random kills, damaged records, faults of a judge, full disks: under 40 minutes, one table"
+	@echo "make gpu    on a machine with a GPU: its tests, and decoding at the 8B model's shapes; under 10 minutes"
 	@echo "make lint   ruff and mypy"
 	@echo "make docs   the documentation as a site, in build/site; a broken link or reference fails"
 	@echo "make proof  the paper's table in small: all runs, docs/miniature.md; hours, and the same command goes on"
@@ -56,6 +58,15 @@ test-numerics: install
 
 campaign: install
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m campaign $(ARGS)
+
+# Not part of CI, which has no GPU; under 10 minutes with one.
+gpu: install
+	@if ! $(BIN)/python -c "import sys, torch; sys.exit(not torch.cuda.is_available())"; then \
+	  echo "make gpu: no CUDA device, nothing to do"; exit 0; \
+	fi; set -ex; \
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m gpu $(ARGS); \
+	$(BIN)/python benchmarks/decoding.py $(GPU_BENCHMARK); \
+	$(BIN)/python benchmarks/decoding.py $(GPU_BENCHMARK) --compile
 
 lint: install
 	$(BIN)/ruff check .

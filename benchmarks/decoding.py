@@ -35,7 +35,7 @@ from futurel1.models.backbones import Qwen3VLBackbone
 from futurel1.models.backbones.tiny import tiny_model
 from meters import add_device_options, forget_peak, machine, peak_mb, resident_mb, seconds_now
 
-VOCABULARIES = {"proportioned": 1024, "full": 151_936}
+VOCABULARIES = {"proportioned": 1024, "full": 151_936, "8b": 151_936}
 PEAKEDNESS = 20.0
 """Factor of the random embedding table; the most likely token then has about half of the probability."""
 IMAGE_SIDE = 16  # patches; an image gives 64 visual tokens
@@ -76,9 +76,31 @@ class Ending(LatentReasoner):
         return logits
 
 
-def make_reasoner(shape: str, length: int) -> Ending:
-    """4 layers of width 256; START is never chosen, so that all ways decode text."""
+def make_8b(length: int, device: str, dtype: str) -> Ending:
+    """The language model of Qwen3-VL-8B with random weights; its tower is small, because it takes no part in a step."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(getattr(torch, dtype))
+    try:
+        with torch.device(device):
+            model = tiny_model(
+                hidden_size=4096, intermediate_size=12288, num_hidden_layers=36, num_attention_heads=32,
+                num_key_value_heads=8, head_dim=128, vocab_size=VOCABULARIES["8b"], tie_word_embeddings=False,
+                max_position_embeddings=length + 4096, rope_theta=5e6,
+                rope_scaling={"rope_type": "default", "mrope_section": [24, 20, 20], "mrope_interleaved": True},
+            )  # fmt: skip
+    finally:
+        torch.set_default_dtype(before)
+    with torch.no_grad():
+        model.lm_head.weight[-3:].zero_()
+    last = VOCABULARIES["8b"]
+    return Ending(Qwen3VLBackbone(model), LatentTokens(last - 3, last - 2, last - 1), LatentSettings()).eval()
+
+
+def make_reasoner(shape: str, length: int, device: str = "cpu", dtype: str = "float32") -> Ending:
+    """4 layers of width 256, or the 8B model; START is never chosen, so that all ways decode text."""
     vocabulary = VOCABULARIES[shape]
+    if shape == "8b":
+        return make_8b(length, device, dtype)
     model = tiny_model(
         hidden_size=256, intermediate_size=768, head_dim=64, max_position_embeddings=length + 4096,
         vocab_size=vocabulary,
@@ -107,11 +129,12 @@ def make_prompt(reasoner: LatentReasoner, length: int, prompts: int, copies: int
 def run(way: str, case: dict[str, Any]) -> dict[str, float]:
     """Decode a case in one way: seconds, their spread, tokens, peak memory, and counts per step."""
     device, sampled, mixed = case["device"], case["sampled"], case["slots"] is not None
-    reasoner = make_reasoner(case["shape"], case["prompt"]).to(device, getattr(torch, case["dtype"]))
+    reasoner = make_reasoner(case["shape"], case["prompt"], device, case["dtype"])
+    reasoner = reasoner.to(device, getattr(torch, case["dtype"]))
     reasoner.end_probability = 4 / case["tokens"] if mixed else 0.0
     copies = case["branches"] if way == "transformers" else 1
     prompt = make_prompt(reasoner, case["prompt"], case["prompts"], copies).to(device)
-    common = {"max_new_tokens": case["tokens"], "do_sample": sampled, "pad_token_id": 0}
+    common: dict[str, Any] = {"max_new_tokens": case["tokens"], "do_sample": sampled, "pad_token_id": 0}
     if sampled:
         common |= {"temperature": 0.9, "top_p": 0.99}
     if way == "this" and not mixed:
@@ -124,7 +147,7 @@ def run(way: str, case: dict[str, Any]) -> dict[str, float]:
         types = reasoner.backbone.visual_type_ids(prompt.input_ids)
         out = model.generate(
             input_ids=prompt.input_ids, attention_mask=prompt.attention_mask, pixel_values=prompt.pixel_values,
-            image_grid_thw=prompt.image_grid_thw, mm_token_type_ids=types, min_new_tokens=case["tokens"],
+            image_grid_thw=prompt.image_grid_thw, mm_token_type_ids=types, min_new_tokens=common["max_new_tokens"],
             eos_token_id=None, top_k=0, **common,
         )  # fmt: skip
         return int(out[:, case["prompt"] :].numel())
@@ -155,6 +178,14 @@ def run(way: str, case: dict[str, Any]) -> dict[str, float]:
              "processor": statistics.median(processor)}  # fmt: skip
     if not mixed:
         found |= {f"{name}": count / (case["tokens"] - 1) for name, count in counts_of(decode).items()}
+    common["max_new_tokens"] = 1
+    begin, busy = seconds_now(device), time.process_time()
+    decode()
+    found["prompts"] = time.process_time() - busy
+    found["clock_prompts"] = seconds_now(device) - begin
+    model = reasoner.backbone.language_model
+    read = [*model.layers.parameters(), reasoner.backbone.lm_head.weight]
+    found["weights"] = sum(weight.numel() * weight.element_size() for weight in read) / 2**20
     return found
 
 
@@ -178,7 +209,8 @@ def counts_of(decode: Any) -> dict[str, int]:
 def live_mb(case: dict[str, Any], weights: int) -> float:
     """MB of the keys and values that have to be held at the end: of prompts once, of all responses."""
     columns = case["prompts"] * (case["prompt"] + case["branches"] * case["tokens"])
-    return columns * 4 * 2 * 2 * 64 * weights / 2**20  # layers, keys and values, key heads, channels
+    layers, heads, channels = (36, 8, 128) if case["shape"] == "8b" else (4, 2, 64)
+    return columns * 2 * layers * heads * channels * weights / 2**20
 
 
 def in_process(way: str, case: dict[str, Any], source: str) -> dict[str, float]:
@@ -206,9 +238,11 @@ def copy_bandwidth(device: str) -> float:
 def main() -> None:
     """Print a table per case."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shapes", nargs="+", default=list(VOCABULARIES), choices=list(VOCABULARIES))
+    parser.add_argument("--shapes", nargs="+", default=["proportioned", "full"], choices=list(VOCABULARIES))
     parser.add_argument("--prompts", type=int, nargs="+", default=[1024, 3072], help="prompt lengths in tokens")
     parser.add_argument("--branches", type=int, default=8)
+    parser.add_argument("--rows", type=int, default=8, help="branches of all prompts, if all have the same length")
+    parser.add_argument("--alone", action="store_true", help="measure this version only")
     parser.add_argument("--tokens", type=int, default=128, help="of a response; of the longest, for mixed lengths")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--previous", default="", help="folder of an earlier version of this repository")
@@ -227,11 +261,12 @@ def main() -> None:
     here = str(Path(__file__).parents[1] / "src")
     for shape in options.shapes:
         for length in options.prompts:
-            case = {"shape": shape, "prompt": length, "prompts": 64 if options.mixed else 1, "tokens": options.tokens,
+            case = {"shape": shape, "prompt": length, "tokens": options.tokens,
+                    "prompts": 64 if options.mixed else options.rows // options.branches,
                     "branches": options.branches, "slots": 16 if options.mixed else None, "repeats": options.repeats,
                     "sampled": not options.greedy, "look_every": options.look_every, "compile": options.compile,
                     "device": options.device, "dtype": options.dtype}  # fmt: skip
-            ways = [] if options.mixed else [("transformers", here)]
+            ways = [] if options.mixed or options.alone else [("transformers", here)]
             ways += [("previous", f"{options.previous}/src")] if options.previous else []
             results = {way: in_process(way, case, source) for way, source in [*ways, ("this", here)]}
             print(f"{shape}, prompt of {length} tokens, {'mixed lengths' if options.mixed else 'fixed lengths'}")
@@ -239,7 +274,7 @@ def main() -> None:
             for way, found in results.items():
                 rate = found["tokens"] / found["seconds"]
                 line = f"  {way:<13}{found['seconds']:>8.2f} s  spread {found['spread']:.2f}  {rate:>7.0f} tokens/s"
-                line += f"  processor {found['processor']:.2f} s"
+                line += f"  processor {found['processor']:.2f} s, {found['prompts']:.2f} for the prompts"
                 line += f"  peak {found['peak']:.0f} MB"
                 if "operations" in found:
                     line += f"  {found['operations']:.0f} operations and {found['synchronisations']:.1f} waits a step"
@@ -250,12 +285,18 @@ def main() -> None:
                     rates = [mine["tokens"] / mine[unit] for unit in ("seconds", "processor")]
                     others = [found["tokens"] / found[unit] for unit in ("seconds", "processor")]
                     clock, busy = (rate / other for rate, other in zip(rates, others, strict=True))
+                    steps = [result["processor"] - result["prompts"] for result in (found, mine)]
                     memory = mine["peak"] / found["peak"]
                     print(
-                        f"  this is {clock:.2f} times as fast as {way} by the clock, {busy:.2f} by the processor, with "
-                        f"{memory:.0%} of its memory"
+                        f"  this is {clock:.2f} times as fast as {way} by the clock, {busy:.2f} by the processor "
+                        f"({steps[0] / steps[1]:.2f} in the steps alone), with {memory:.0%} of its memory"
                     )
-            print(f"  keys and values at the end: {live_mb(case, width):.0f} MB")
+            live, steps = live_mb(case, width), case["tokens"] - 1
+            print(f"  keys and values at the end: {live:.0f} MB")
+            if not options.mixed:
+                step = (mine["seconds"] - mine["clock_prompts"]) / steps * 1e3
+                limit = (mine["weights"] + live) * 2**20 / (bandwidth * 1e9) * 1e3
+                print(f"  a step takes {step:.1f} ms, {step / limit:.1f} times what reading weights and keys takes")
 
 
 if __name__ == "__main__":

@@ -197,6 +197,23 @@ def test_eager_attention_gets_a_dense_additive_mask():
     assert (mask[~packed.attend] == torch.finfo(torch.float32).min).all()
 
 
+@pytest.mark.parametrize("masked", [False, True])
+def test_partial_attention_is_the_same_by_products(masked):
+    generator = torch.Generator().manual_seed(0)
+    query, key, value = (torch.randn(3, 2, length, 16, generator=generator) for length in (6, 40, 40))
+    blocked = torch.finfo(torch.float32).min
+    bias = torch.zeros(3, 1, 1, 40).masked_fill(
+        torch.arange(40) >= torch.tensor([40, 17, 1])[:, None, None, None], blocked
+    )
+    bias = bias if masked else None
+    out, lse = attention.partial_attention(query, key, value, bias, 0.25)
+    other, other_lse = attention._by_products(query, key, value, bias, 0.25)
+    torch.testing.assert_close(out, other)
+    torch.testing.assert_close(lse, other_lse)
+    stock = torch.nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=bias, scale=0.25)
+    torch.testing.assert_close(out, stock)
+
+
 # ---------------------------------------------------------------------- CUDA
 
 

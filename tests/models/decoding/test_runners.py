@@ -7,7 +7,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from futurel1.data import PromptBatch
 from futurel1.errors import BatchError, ConfigError
-from futurel1.models import SpanBudget
+from futurel1.models import LatentReasoner, SpanBudget
 from futurel1.models.backbones import Backbone
 from futurel1.models.decoding import PromptSource, generation
 from futurel1.models.policies import DeterministicLatents, VonMisesFisherLatents
@@ -153,6 +153,22 @@ def test_a_step_compiles_without_a_graph_break_and_gives_the_same(lively, monkey
     got = sample(family.reasoner, prompt, compile=True, slots=2, look_every=3, **more)
     assert asked == [{"fullgraph": True, "dynamic": False, "mode": "default"}]
     assert_same(sample(family.reasoner, prompt, **more), got)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.parametrize("look_every", [1, 4])
+def test_cuda_graphs_give_what_single_operations_give(look_every):
+    reasoner = LatentReasoner.from_pretrained("tiny-random").cuda()
+    ids = torch.randint(10, 200, (6, 40), generator=torch.Generator().manual_seed(0)).cuda()
+    batch = PromptBatch(ids, torch.ones_like(ids))
+    how = {"num_branches": 4, "max_new_tokens": 40, "slots": 2, "latent_policy": VonMisesFisherLatents(0.9)}
+    how |= {"budget": SpanBudget.loose(3), "force_start": True, "look_every": look_every}
+    plain = reasoner.generate(batch, **how)
+    for _ in range(2):  # recorded, then replayed
+        graphs = reasoner.generate(batch, compile=True, **how)
+        torch.testing.assert_close(graphs.responses, plain.responses)
+        torch.testing.assert_close(graphs.latents, plain.latents, atol=1e-3, rtol=1e-3)
 
 
 def test_compile_is_refused_where_it_cannot_be(lively):

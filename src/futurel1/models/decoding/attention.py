@@ -176,6 +176,11 @@ def partial_attention(
     """
     if query.device.type == "cpu":
         return _flash(query, key, value, False, scale, bias)
+    return _by_products(query, key, value, bias, scale)
+
+
+def _by_products(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, scale: float) -> tuple[Tensor, Tensor]:
+    """:func:`partial_attention` for devices whose kernels hide the log-sum-exp; compiled, its parts are fused."""
     scores = (query @ key.transpose(-1, -2)).to(torch.promote_types(query.dtype, torch.float32)) * scale
     if bias is not None:
         scores = scores + bias
