@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 RUN := demo-$(shell date +%Y%m%d-%H%M%S)
-STEPS ?= 160
+STEPS ?= 120
 GPU_BENCHMARK := --device cuda --dtype bfloat16 --shapes 8b --rows 64 --prompts 1500 8192 --alone
 
 .PHONY: help install demo test test-numerics campaign gpu lint docs proof proof-quick clean

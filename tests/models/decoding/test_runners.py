@@ -11,9 +11,15 @@ from futurel1.models import LatentReasoner, SpanBudget
 from futurel1.models.backbones import Backbone
 from futurel1.models.decoding import PromptSource, generation
 from futurel1.models.policies import DeterministicLatents, VonMisesFisherLatents
+from rounding import RECURRENT_ROUNDINGS, ROUNDINGS
 
 pytestmark = pytest.mark.numerics
 NAMES = ["qwen3_vl", "qwen2_5_vl", "qwen3_5"]
+
+
+def rounded(name):
+    """Rows are computed in batches of other sizes, whose rounding Qwen3.5 magnifies now and then."""
+    return RECURRENT_ROUNDINGS if name == "qwen3_5" else ROUNDINGS
 
 
 @pytest.fixture
@@ -66,7 +72,7 @@ def test_samples_are_the_same_whatever_the_number_of_slots(lively, fed, name, sh
     for slots, look_every in ((1, 1), (2, 1), (3, 5), (1, 8), (99, 2)):
         fed.clear()
         got = sample(family.reasoner, prompt, share_prompt=share_prompt, slots=slots, look_every=look_every)
-        assert_same(whole, got)
+        assert_same(whole, got, roundings=rounded(name))
         assert max(rows for rows, _ in fed) <= 4 * slots
 
 
@@ -88,7 +94,7 @@ def test_a_stream_of_prompts_gives_what_a_batch_gives(lively, name):
     for row, rollout in enumerate(rollouts):
         if row == 0:
             assert 2 <= len(taken) <= 3  # a prompt is read when a slot is free for it
-        assert_same(whole, rollout, rows=slice(4 * row, 4 * row + 4))
+        assert_same(whole, rollout, rows=slice(4 * row, 4 * row + 4), roundings=rounded(name))
     assert taken == [0, 1, 2]
 
 
