@@ -22,6 +22,8 @@ torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))  # a plugin may have i
 
 pytest.register_assert_rewrite("campaign_runs")  # the assertions of a helper module say what differs
 
+pytest_plugins = ["campaign_table"]
+
 # The first example of a property pays for imports, so a time limit per example only makes tests fail at random.
 settings.register_profile("futurel1", deadline=None)
 settings.load_profile("futurel1")

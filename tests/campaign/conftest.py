@@ -5,14 +5,10 @@ A test counts with `trials(what, tried, held)`, or puts one trial into `with tri
 
 from __future__ import annotations
 
-import platform
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import pytest
 from campaign_runs import REWARDS, Kind, Trial, curation, la_dapo, predictions, sft
@@ -54,43 +50,6 @@ def trial(trials: Callable[[str, int, int], None]) -> Callable[[str], AbstractCo
             trials(what, made.number, made.number if held else 0)
 
     return counted
-
-
-def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """Print the table of all trials, as it stands in docs/reliability.md."""
-    counts: dict[str, list[int]] = {}
-    for report in _reports(terminalreporter):
-        for name, value in report.user_properties:
-            if name == "trials":
-                what, tried, held = value
-                row = counts.setdefault(what, [0, 0])
-                row[0] += tried
-                row[1] += held
-    if not counts:
-        return
-    write = terminalreporter.write_line
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=HERE)
-    terminalreporter.section("campaign")
-    write(f"{datetime.now(UTC):%Y-%m-%d}, commit {commit.stdout.strip() or 'unknown'}, {_machine()}")
-    write("")
-    write("| trial | tried | held |")
-    write("|---|---:|---:|")
-    for what, (tried, held) in sorted(counts.items()):
-        write(f"| {what} | {tried} | {held} |")
-
-
-def _reports(terminalreporter: Any) -> Iterator[Any]:
-    for outcome in ("passed", "failed"):
-        for report in terminalreporter.stats.get(outcome, []):
-            if report.when == "call":
-                yield report
-
-
-def _machine() -> str:
-    cpus = Path("/proc/cpuinfo")
-    lines = cpus.read_text().splitlines() if cpus.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{len(names)} x {names[0]}" if names else platform.processor() or platform.machine()
 
 
 @pytest.fixture(scope="session")
