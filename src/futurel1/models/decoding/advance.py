@@ -14,7 +14,7 @@ from torch import Tensor
 from futurel1.errors import ConfigError
 from futurel1.models.decoding.protocol import Reasoner
 from futurel1.models.decoding.rollout import REASONS
-from futurel1.models.decoding.rows import Rows
+from futurel1.models.decoding.rows import NOT_BAD, Rows
 from futurel1.models.decoding.scoring import continue_log_prob
 from futurel1.models.noise import RowNoise
 
@@ -127,7 +127,7 @@ def advance(
         mu = reasoner.predict_latents(hidden)
         bad_latent = open_span & ~mu.isfinite().all(dim=-1)
         bad = bad | bad_latent
-        rows.bad_latent.logical_or_(bad_latent & going & (rows.bad_step < 0))
+        rows.bad_latent.logical_or_(bad_latent & going & (rows.bad_step == NOT_BAD))
         latents = settings.latent_policy.place(mu, noise)
         if settings.intervention is not None:
             latents = _replaced(settings, rows, latents, is_latent)
@@ -135,7 +135,7 @@ def advance(
         rows.latent.copy_(latents)
 
     # 6. Numbers that are not finite are noted, and reported when the host looks.
-    rows.bad_step.copy_(torch.where(bad & going & (rows.bad_step < 0), rows.step, rows.bad_step))
+    rows.bad_step.copy_(torch.where(bad & going & (rows.bad_step == NOT_BAD), rows.step, rows.bad_step))
 
     # 7. Record the step. Rows that are done write into the spare column.
     limit = settings.max_new_tokens

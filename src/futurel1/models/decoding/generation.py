@@ -21,7 +21,7 @@ from futurel1.models.decoding.branching import choose_layout
 from futurel1.models.decoding.prompts import PromptSource, QueuedPrompt, contents, queue
 from futurel1.models.decoding.protocol import PromptLike, Reasoner
 from futurel1.models.decoding.responses import Response, as_rollout
-from futurel1.models.decoding.rollout import REASONS, DecodingError, DecodingStep, Rollout
+from futurel1.models.decoding.rollout import REASONS, DecodingError, DecodingStep, FinishReason, Rollout
 from futurel1.models.decoding.rows import NOT_BAD, Rows
 from futurel1.models.decoding.runners import RUNNERS, moves
 from futurel1.models.decoding.sampling import Sampling
@@ -334,10 +334,10 @@ class Decoder:
             self._stop_at_strings(rows)
         if self._on_step is not None:
             self._tell(emitted[0], rows)
-        for place in rows.done.nonzero()[:, 0].tolist():
-            row = used[place]
-            if not row.done:
-                self._end(row, rows[place : place + 1])
+        states = zip(used, rows.done.tolist(), rows.step.tolist(), rows.reason.tolist(), strict=True)
+        for place, (row, done, length, reason) in enumerate(states):
+            if done and not row.done:
+                self._end(row, rows[place : place + 1], length, REASONS[reason])
 
     def _keep_latents(self, step: Emitted, used: Sequence[_Row]) -> None:
         if step.latents is None or step.densities is None:
@@ -380,12 +380,11 @@ class Decoder:
         if self._on_step is not None:
             self._on_step(DecodingStep(self._step, rows.name[going], step.tokens[going], step.is_latent[going]))
 
-    def _end(self, row: _Row, own: Rows) -> None:
-        length = int(own.step)
+    def _end(self, row: _Row, own: Rows, length: int, reason: FinishReason) -> None:
         response = row.response
         response.tokens, response.log_probs = own.tokens[0, :length].clone(), own.log_probs[0, :length].clone()
         response.chosen, response.slots = own.chosen[0, :length].clone(), own.slots[0, :length].clone()
-        response.reason = REASONS[int(own.reason)]
+        response.reason = reason
         row.done = True
         row.slot.going -= 1
         if not row.slot.going:

@@ -162,14 +162,14 @@ class SharedPrompt(Runner):
         found = moves(order, self.layers[0].own[0].device)
         if found is not None:
             for layer in self.layers:
-                layer.move(layer.own, *found)
+                layer.move_rows(*found)
 
     def keep_slots(self, order: Sequence[int]) -> None:
         """Move prompts into gaps."""
         found = moves(order, self.layers[0].prompt[0].device)
         if found is not None:
             for layer in self.layers:
-                layer.move(layer.prompt, *found)
+                layer.move_prompts(*found)
         self.lengths = [self.lengths[slot] for slot in order]
         self._mask_prompts()
 

@@ -55,9 +55,14 @@ class LayerCache:
         for buffer, new in zip(self.prompt, (key, value), strict=True):
             buffer[slot, :, : new.shape[2]] = new[0]
 
-    def move(self, buffers: list[Tensor], target: Tensor, source: Tensor) -> None:
-        """Copy (n,) `source` slots or rows over (n,) `target` ones."""
-        for buffer in buffers:
+    def move_prompts(self, target: Tensor, source: Tensor) -> None:
+        """Copy (n,) `source` slots over (n,) `target` ones."""
+        for buffer in self.prompt:
+            buffer[target] = buffer[source]
+
+    def move_rows(self, target: Tensor, source: Tensor) -> None:
+        """Copy (n,) `source` rows over (n,) `target` ones."""
+        for buffer in self.own:
             buffer[target] = buffer[source]
 
 
