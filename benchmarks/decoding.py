@@ -33,7 +33,7 @@ from futurel1.data import PromptBatch
 from futurel1.models import LatentReasoner, LatentSettings, LatentTokens
 from futurel1.models.backbones import Qwen3VLBackbone
 from futurel1.models.backbones.tiny import tiny_model
-from meters import add_device_options, forget_peak, machine, peak_mb, resident_mb, seconds_now
+from meters import add_device_options, forget_peak, machine, peak_mb, seconds_now
 
 VOCABULARIES = {"proportioned": 1024, "full": 151_936, "8b": 151_936}
 PEAKEDNESS = 20.0
@@ -166,7 +166,7 @@ def run(way: str, case: dict[str, Any]) -> dict[str, float]:
     decode = stock if way == "transformers" else ours
     idle = forget_peak(device)
     tokens = decode()
-    peak = (resident_mb("VmHWM") if device == "cpu" else peak_mb(device)) - idle
+    peak = peak_mb(device) - idle
     seconds, processor = [], []
     for _ in range(case["repeats"]):
         begin, busy = seconds_now(device), time.process_time()

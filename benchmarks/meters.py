@@ -2,7 +2,6 @@
 
 import argparse
 import multiprocessing
-import resource
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -26,10 +25,10 @@ def seconds_now(device: str) -> float:
 
 
 def peak_mb(device: str) -> float:
-    """Most MB held at any time so far: tensors on CUDA, the whole process on CPU."""
+    """Most MB held at any time since the start, or since `forget_peak`: tensors on CUDA, the whole process on CPU."""
     if device != "cpu":
         return torch.cuda.max_memory_allocated() / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return _resident_mb("VmHWM")
 
 
 def forget_peak(device: str) -> float:
@@ -38,10 +37,10 @@ def forget_peak(device: str) -> float:
         torch.cuda.reset_peak_memory_stats()
         return torch.cuda.memory_allocated() / 2**20
     Path("/proc/self/clear_refs").write_text("5")
-    return resident_mb("VmRSS")
+    return _resident_mb("VmRSS")
 
 
-def resident_mb(field: str) -> float:
+def _resident_mb(field: str) -> float:
     """Memory of this process, `VmRSS` now or `VmHWM` at most since the last reset, from Linux."""
     lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines() if ":" in line)
     return int(lines[field].split()[0]) / 1024
