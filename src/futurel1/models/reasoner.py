@@ -478,8 +478,7 @@ class LatentReasoner(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Vocabulary logits of selected hidden states: (..., H) to (..., V)."""
-        logits: Tensor = self.backbone.lm_head(hidden)
-        return logits
+        return self.backbone.logits(hidden)
 
 
 @contextmanager
