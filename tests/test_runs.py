@@ -113,14 +113,14 @@ def save(file: Path, step: int, **hparams: Any) -> Path:
 
 
 def test_what_a_checkpoint_started_from_is_followed(tmp_path: Path) -> None:
-    sft = {"backbone": "tiny-random", "projection_head": "lvr", "max_latent_tokens": 3, "lora_alpha": 8}
+    sft = {"backbone": "tiny@random", "projection_head": "lvr", "max_latent_tokens": 3, "lora_alpha": 8}
     save(tmp_path / "sft" / "checkpoints" / "last.ckpt", 3, init_from=None, **sft)
     rl = save(tmp_path / "rl.ckpt", 5, backbone="tiny", init_from=str(tmp_path / "sft"), projection_head=None)
     start = find_start("other", str(rl))
-    assert (start.folder, start.checkpoint, len(start.lineage)) == ("tiny-random", rl, 2)
+    assert (start.folder, start.checkpoint, len(start.lineage)) == ("tiny@random", rl, 2)
     assert [start.last(name) for name in ("projection_head", "lora_alpha", "freeze")] == ["lvr", 8, None]
     assert start_of(rl, "given", replaced=True) == Start("given", rl, start.lineage[1:])
-    export = load_reasoner("tiny-random", device="cpu").save_pretrained(tmp_path / "sft" / "huggingface")
+    export = load_reasoner("tiny@random", device="cpu").save_pretrained(tmp_path / "sft" / "huggingface")
     assert find_start("other", str(rl)) == Start(str(export), rl, start.lineage[1:])
 
 

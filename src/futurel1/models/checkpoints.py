@@ -182,7 +182,7 @@ def load_checkpoint(
         place = checkpoint_folder(path)
         backbone_class(model_type(place))  # before anything else is read of a checkpoint that nobody can load
     processor = load_processor(place)
-    if with_weights or str(place) == TINY_RANDOM:
+    if with_weights or is_random(place):
         model, head = _load_model(place, dtype, attn_implementation)
     else:
         model, head = _make_model(Path(place), dtype, attn_implementation), {}
