@@ -11,8 +11,9 @@ import torch
 import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.metadata import MetadataIndex
 
+from futurel1.checkpoint_files import is_sharded
 from futurel1.errors import CheckpointError
-from futurel1.sharded_checkpoints import ShardedWeights, check_shards, is_sharded, read_description
+from futurel1.sharded_checkpoints import ShardedWeights, check_shards, read_description
 
 
 class Evil:
@@ -98,6 +99,10 @@ def test_shards_elsewhere_and_gaps_are_refused(shards: Path) -> None:
     rewrite(shards, lambda found: found.state_dict_metadata["state_dict.reasoner.a.weight"].chunks.clear())
     with pytest.raises(CheckpointError, match=r"holds 0 of 15 numbers of state_dict\.reasoner\.a\.weight"):
         read_description(shards)
+    (shards / ".metadata").write_bytes(whole)
+    rewrite(shards, lambda found: found.storage_data.clear())
+    with pytest.raises(CheckpointError, match="does not say where optimizer_0"):
+        check_shards(shards)
 
 
 def test_damaged_shards_are_one_line(shards: Path) -> None:

@@ -73,18 +73,18 @@ def export(
         raise ConfigError(f"{folder} exists; replace it with --overwrite true, or name another folder by --out")
     if dtype != "auto" and dtype not in DTYPES:
         raise ConfigError(f"dtype is auto or one of {', '.join(DTYPES)}, got {dtype!r}")
-    content = read_checkpoint(file)
     start = start_of(file, backbone or "", replaced=backbone is not None)
     wanted = export_dtype(start.lineage[-1]) if dtype == "auto" else DTYPES[dtype]
     from futurel1.modules.training_run import noted_run  # Lightning takes seconds to import
 
+    training = noted_run(read_checkpoint(file))
     with record_progress() as bar:
         reasoner = start.load(dtype=wanted, progress=lambda names: bar.track(names, description="reading weights"))
     with told_when_full(folder, "nothing of the export was kept"), replacing_folder(folder, drops=is_stale) as whole:
-        reasoner.save_pretrained(whole, training=noted_run(content))
+        reasoner.save_pretrained(whole, training=training)
         _save_adapter(start, reasoner, whole / "adapter")
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    return Exported(folder, file, int(content["global_step"]), str(wanted).removeprefix("torch."), size)
+    return Exported(folder, file, training.steps, str(wanted).removeprefix("torch."), size)
 
 
 def _checkpoint(run: Path, name: str | None) -> Path:

@@ -191,7 +191,7 @@ class EventPredictor:
         """Load a model that answers.
 
         Args:
-            model: run folder, checkpoint folder, hub name or ``tiny``.
+            model: run folder, a checkpoint of one, checkpoint folder, hub name or ``tiny``.
             dtype: dtype of the weights; ``auto``: bfloat16 on a GPU and float32 on a CPU.
             device: ``cpu``, ``cuda`` or ``auto``.
             attn_implementation: attention of `transformers`.

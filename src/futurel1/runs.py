@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from safetensors import SafetensorError, safe_open
 
+from futurel1.checkpoint_files import META_FILE, is_sharded
 from futurel1.errors import CheckpointError, ConfigError, MissingFileError
 from futurel1.folders import standing
 from futurel1.launch import Launch
@@ -17,7 +18,6 @@ from futurel1.models import HeadKind, LatentReasoner
 from futurel1.models.backbones.random_weights import is_random
 from futurel1.models.checkpoint_folders import TINY
 from futurel1.models.model_card import CARD_FILE
-from futurel1.sharded_checkpoints import META_FILE, is_sharded
 from futurel1.stored_weights import StoredWeights
 from futurel1.trainer_checkpoints import read_checkpoint
 

@@ -21,14 +21,11 @@ from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import BytesStorageMetadata, Metadata, MetadataIndex, TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load
 
+from futurel1.checkpoint_files import SHARDS_FILE, unusable
 from futurel1.errors import CheckpointError
-from futurel1.refused_pickles import unusable
 
-__all__ = ["META_FILE", "ShardedWeights", "check_shards", "is_sharded", "read_description"]
+__all__ = ["ShardedWeights", "check_shards", "read_description"]
 
-META_FILE = "meta.pt"
-"""What a sharded checkpoint holds besides weights and optimizers."""
-_SHARDS_FILE = ".metadata"
 _WEIGHTS = "state_dict."
 """Prefix of the module's weights among all values of a checkpoint."""
 _ALLOWED = {
@@ -46,11 +43,6 @@ _ALLOWED = {
 """What the description of shards is made of."""
 
 
-def is_sharded(path: Path) -> bool:
-    """Whether a path is a whole sharded checkpoint: its description is what is written last but one."""
-    return (path / _SHARDS_FILE).is_file() and (path / META_FILE).is_file()
-
-
 def read_description(folder: Path) -> Metadata:
     """Read which tensors and values a sharded checkpoint holds, and where.
 
@@ -60,7 +52,7 @@ def read_description(folder: Path) -> Metadata:
     Raises:
         CheckpointError: there is no such description, or it is damaged, asks for code, or names files elsewhere.
     """
-    file = folder / _SHARDS_FILE
+    file = folder / SHARDS_FILE
     try:
         with file.open("rb") as stream:
             found = _ShardsUnpickler(stream).load()
@@ -68,7 +60,7 @@ def read_description(folder: Path) -> Metadata:
             raise TypeError(f"it holds {type(found).__name__}")
         _check_places(folder, found)
     except FileNotFoundError:
-        raise CheckpointError(f"{folder} is no whole checkpoint: it has no {_SHARDS_FILE}; name another") from None
+        raise CheckpointError(f"{folder} is no whole checkpoint: it has no {SHARDS_FILE}; name another") from None
     except (OSError, CheckpointError):
         raise
     except Exception as error:  # a damaged or hostile pickle raises whatever it likes
@@ -86,7 +78,9 @@ def check_shards(folder: Path) -> None:
     places: dict[str, list[Any]] = {}
     for name, entry in description.state_dict_metadata.items():
         if isinstance(entry, BytesStorageMetadata):
-            place = description.storage_data[MetadataIndex(name)]
+            place = description.storage_data.get(MetadataIndex(name))
+            if place is None:
+                raise CheckpointError(f"{folder} is damaged: it does not say where {name} is; use an older checkpoint")
             places.setdefault(place.relative_path, []).append(place)
     for file, values in places.items():
         try:
@@ -184,7 +178,7 @@ def _check_places(folder: Path, description: Metadata) -> None:
     for place in description.storage_data.values():
         file = place.relative_path
         if not PurePosixPath(file).name == PureWindowsPath(file).name == file:
-            raise CheckpointError(f"{folder / _SHARDS_FILE} names {file!r}: only files of its own folder are read")
+            raise CheckpointError(f"{folder / SHARDS_FILE} names {file!r}: only files of its own folder are read")
         if getattr(place, "transform_descriptors", None):
             raise CheckpointError(f"{folder} is compressed, and such shards are not read; save it without extensions")
     for name, entry in description.state_dict_metadata.items():

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from futurel1.errors import CheckpointError
-from futurel1.sharded_checkpoints import ShardedWeights
 from futurel1.trainer_checkpoints import read_checkpoint
 
 __all__ = ["StoredWeights"]
@@ -63,8 +62,9 @@ class StoredWeights:
     def copy_into(self, weight: Tensor, name: str) -> None:
         """Read a weight of the plain model into one of that shape, in its dtype."""
         source = self._sources[name]
-        if isinstance(self._state, ShardedWeights) and not source.endswith(".base_layer.weight"):
-            self._state.copy_into(weight, _PREFIX + source)  # without a whole copy in between
+        by_shards = getattr(self._state, "copy_into", None)
+        if by_shards is not None and not source.endswith(".base_layer.weight"):
+            by_shards(weight, _PREFIX + source)  # without a whole copy in between
         else:
             weight.copy_(self._merged(source))
 

@@ -12,9 +12,8 @@ from typing import Any
 
 import torch
 
+from futurel1.checkpoint_files import META_FILE, SHARDS_FILE, is_sharded, unusable
 from futurel1.errors import CheckpointError, MissingFileError
-from futurel1.refused_pickles import unusable
-from futurel1.sharded_checkpoints import META_FILE, ShardedWeights, check_shards, is_sharded
 
 __all__ = ["check_checkpoint", "read_checkpoint"]
 
@@ -26,21 +25,23 @@ def read_checkpoint(file: Path) -> dict[str, Any]:
         file: what `Trainer.save_checkpoint` or `ModelCheckpoint` wrote: a file, or the folder of a sharded checkpoint.
 
     Returns:
-        The checkpoint, tensors on the CPU. The `state_dict` of a sharded one is :class:`ShardedWeights`, and its
-        optimizers are left out.
+        The checkpoint, tensors on the CPU. The `state_dict` of a sharded one is a mapping that reads them when they are
+        asked for, :class:`futurel1.sharded_checkpoints.ShardedWeights`, and its optimizers are left out.
 
     Raises:
         MissingFileError: there is no such file.
         CheckpointError: the file is damaged, or holds more than tensors and plain values.
     """
     if file.is_dir():
+        from futurel1.sharded_checkpoints import ShardedWeights  # imports what most commands do without
+
         return {**_read_file(_meta_of(file)), "state_dict": ShardedWeights(file)}
     return _read_file(file)
 
 
 def _meta_of(folder: Path) -> Path:
     if not is_sharded(folder):
-        raise CheckpointError(f"{folder} is no whole checkpoint: it needs {META_FILE} and .metadata; name another")
+        raise CheckpointError(f"{folder} is no whole checkpoint: it needs {META_FILE} and {SHARDS_FILE}; name another")
     return folder / META_FILE
 
 
@@ -76,4 +77,6 @@ def check_checkpoint(path: str | Path) -> None:
         read_checkpoint(place)
     elif place.is_dir():
         _read_file(_meta_of(place))
+        from futurel1.sharded_checkpoints import check_shards
+
         check_shards(place)

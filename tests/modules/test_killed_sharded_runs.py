@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow
 
 
 def work(rank: int, world: str, backbone: str, folder: str) -> None:
-    """Reinforcement learning to its end, then supervised training up to a SIGKILL in its third step."""
+    """Reinforcement learning to its end, from there supervised training up to a SIGKILL in its third step."""
     from la_dapo_options import nested
     from lightning import Trainer
     from lightning.pytorch.callbacks import Callback, ModelCheckpoint
@@ -62,7 +62,7 @@ def work(rank: int, world: str, backbone: str, folder: str) -> None:
     fit("rl", policy, rl, max_steps=1)
     policy.export(Path(folder, "policy"))
     student = LatentSFTModule(
-        backbone=backbone, compute_dtype="bfloat16", learning_rate=1e-3, max_latent_tokens=3, alignment="cosine"
+        init_from=f"{folder}/rl", compute_dtype="bfloat16", learning_rate=1e-3, max_latent_tokens=3, alignment="cosine"
     )
     sft = VideoHintDataModule(
         train=f"{world}/train.jsonl", batch_size=1, num_workers=0, system_prompt=prompt, max_latent_tokens=3,

@@ -127,7 +127,7 @@ def curate(
     Args:
         records: Training records: file, folder or list of them (.json, .jsonl, .parquet, .arrow).
         out: Folder of the results; shared by all shards.
-        model: Any reasoner or stock model: run folder, checkpoint folder, hub name or tiny.
+        model: Any reasoner or stock model: run folder, a checkpoint of one, checkpoint folder, hub name or tiny.
         rollouts: Responses per probe.
         sampling: How responses are sampled.
         thresholds: Which candidates are chosen.

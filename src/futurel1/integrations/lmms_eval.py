@@ -77,7 +77,7 @@ class FutureL1(_BASE):
     blank line in `until` is ignored, because lmms-eval adds it for tasks without a stop string.
 
     Args:
-        pretrained: run folder, checkpoint folder, hub name or ``tiny``.
+        pretrained: run folder, a checkpoint of one, checkpoint folder, hub name or ``tiny``.
         device: device of the model; None: the GPU of this process, or the CPU.
         dtype: ``float32``, ``bfloat16``, ``float16`` or ``auto``: bfloat16 on a GPU, float32 on a CPU.
         batch_size: prompts decoded together.

@@ -39,8 +39,8 @@ def noted_run(checkpoint: Mapping[str, Any]) -> TrainingRun:
     """
     note = checkpoint.get(KEY, {"module": "LightningModule", "data": None, "metrics": {}})
     data = _data(note, checkpoint.get("datamodule_hyper_parameters", {}))
-    settings = checkpoint["hyper_parameters"]
-    return TrainingRun(note["module"], int(checkpoint["global_step"]), settings, data, note["metrics"])
+    settings = checkpoint.get("hyper_parameters", {})
+    return TrainingRun(note["module"], int(checkpoint.get("global_step", 0)), settings, data, note["metrics"])
 
 
 def _data(note: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -99,7 +99,7 @@ def report(
         interventions: Run folders of the same records with latents replaced; the page switches between their answers.
         out: HTML file to write; null for report.html in the run folder.
         data: Files or folders of records in the place of those that the run's config.yaml names.
-        model: Model that encodes frames, in the place of the run's; run folder, checkpoint folder or hub name.
+        model: Model that encodes frames, in the place of the run's; run folder, checkpoint (or its folder) or hub name.
         samples: Most samples (and groups of rollouts) on the page, spread evenly over the records; 0 for all.
         neighbours: Nearest frames shown beside an imagined one, of each kind; 0 loads no model and compares nothing.
         thumbnail: Most pixels of the longer side of a picture.

@@ -1,4 +1,4 @@
-"""The error for a file that cannot be read as tensors and plain values."""
+"""The files of a Trainer's checkpoint, and the error for one that is not made of tensors and plain values."""
 
 import pickle
 import re
@@ -6,9 +6,18 @@ from pathlib import Path
 
 from futurel1.errors import CheckpointError
 
-__all__ = ["unusable"]
+__all__ = ["META_FILE", "SHARDS_FILE", "is_sharded", "unusable"]
 
+META_FILE = "meta.pt"
+"""What a sharded checkpoint holds besides weights and optimizers."""
+SHARDS_FILE = ".metadata"
+"""The description of its shards."""
 _NAMED = re.compile(r"GLOBAL (\S+)|`(\S+)` whose module|type (\S+) ")
+
+
+def is_sharded(path: Path) -> bool:
+    """Whether a path is a whole sharded checkpoint: the description is written after shards, the rest at the end."""
+    return (path / SHARDS_FILE).is_file() and (path / META_FILE).is_file()
 
 
 def unusable(file: Path, error: Exception) -> CheckpointError:
