@@ -6,12 +6,13 @@ RUN := demo-$(shell date +%Y%m%d-%H%M%S)
 STEPS ?= 120
 GPU_BENCHMARK := --device cuda --dtype bfloat16 --shapes 8b --rows 64 --prompts 1500 8192 --alone
 
-.PHONY: help install demo test test-numerics campaign gpu lint docs proof proof-quick clean
+.PHONY: help install demo test test-numerics test-width campaign gpu lint docs proof proof-quick clean
 
 help:
 	@echo "make demo   install into $(VENV), train the tiny model on video files, show right answers before and after"
 	@echo "make test   install into $(VENV), run the whole test suite in two processes"
 	@echo "make test-numerics  the tests that compare numbers of models, with the kernels of a CPU without AVX"
+	@echo "make test-width  all paths on one layer of the 8B model, at its width and with its vocabulary; 14 GiB"
 	@echo "make campaign  random kills, damaged records, faults of a judge, full disks: under 40 minutes, one table"
 	@echo "make gpu    on a machine with a GPU: its tests, and decoding at the 8B model's shapes; under 10 minutes"
 	@echo "make lint   ruff and mypy"
@@ -55,6 +56,10 @@ test: install
 # Bounds that hold only for the sums of one CPU's kernels break here, and not first on somebody else's machine.
 test-numerics: install
 	HF_HUB_OFFLINE=1 ATEN_CPU_CAPABILITY=default OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m numerics $(ARGS)
+
+# One process: the test processes of `make test` would each need the memory.
+test-width: install
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=2 $(BIN)/python -m pytest -m width $(ARGS)
 
 campaign: install
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m campaign $(ARGS)
