@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from futurel1.errors import ConfigError
+from futurel1.models.precision import autocast_dtype
 
 logger = logging.getLogger(__name__)
 
@@ -66,8 +67,8 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, path: 
     Returns:
         Scalar sum over the N rows, in nats; if N is 0, a zero that keeps the graph.
     """
-    if torch.is_autocast_enabled(hidden.device.type):
-        dtype = torch.get_autocast_dtype(hidden.device.type)
+    dtype = autocast_dtype(hidden.device)
+    if dtype is not None:
         hidden, weight = hidden.to(dtype), weight.to(dtype)
     if len(targets) == 0:
         return F.linear(hidden, weight).sum()

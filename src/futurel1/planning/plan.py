@@ -1,0 +1,216 @@
+"""`futurel1 plan`: whether a configuration fits its devices, before any of them is started."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from futurel1.errors import ConfigError
+from futurel1.modules import LADAPOModule, LatentSFTModule
+from futurel1.planning.configured import ConfiguredRun
+from futurel1.planning.estimate import Estimate, estimate
+from futurel1.planning.memory import DeviceMemory, Load, Phase, usable
+
+GB = 1e9
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a configuration needs; printing it shows a table.
+
+    Attributes:
+        config: the configuration.
+        model: what is trained or decoded with, in words.
+        typical: memory of each phase at typical lengths.
+        longest: memory of each phase at the longest lengths that the configuration allows.
+        sizes: both lengths, in words.
+        limit: bytes of a device that tensors can have.
+        advice: what to change if it does not fit; empty if it fits.
+        estimate: time of a step.
+    """
+
+    config: str
+    model: str
+    typical: list[Phase]
+    longest: list[Phase]
+    sizes: tuple[str, str]
+    limit: float
+    advice: list[str] = field(default_factory=list)
+    estimate: Estimate | None = None
+
+    @property
+    def ok(self) -> bool:
+        """Whether every phase fits at the longest lengths."""
+        return all(phase.total <= self.limit for phase in self.longest)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All numbers, for `--json`."""
+        return {**asdict(self), "ok": self.ok}
+
+    def __str__(self) -> str:
+        """The table, and whether it fits."""
+        lines = [f"{self.config}: {self.model}", f"  typical: {self.sizes[0]}", f"  longest: {self.sizes[1]}", ""]
+        lines += _table([("typical", self.typical), ("longest", self.longest)])
+        worst = max(self.longest, key=lambda phase: phase.total)
+        verdict = "fits" if self.ok else "does not fit"
+        lines += ["", f"{verdict}: {worst.name} takes {worst.total / GB:.1f} of {self.limit / GB:.1f} GB at the longest"]
+        lines += [f"  {line}" for line in self.advice]
+        if self.estimate is not None:
+            lines += ["", str(self.estimate)]
+        return "\n".join(lines)
+
+
+def plan(
+    config: str = "",
+    devices: int | None = None,
+    memory: float = 80.0,
+    prompt: int | None = None,
+    response: int | None = None,
+    tflops: float = 400.0,
+    bandwidth: float = 2500.0,
+    settings: Sequence[str] = (),
+) -> Plan:
+    """Predict the memory of a configured run on every device, and how long a step takes, without a GPU, weights or data.
+
+    The code of the run itself is run on tensors that have shapes and no memory. Exit status 1: it does not fit.
+
+    Args:
+        config: YAML file of a run, or the name of a configuration that ships. Further options of `futurel1 fit` may follow,
+            such as --model.init_args.rollout.generation_batch_size 4.
+        devices: number of devices; None: as the configuration says.
+        memory: memory of a device in GiB, as its name says it (80 for an H100).
+        prompt: tokens of a typical prompt; None: half of the longest that the configuration allows.
+        response: tokens of a typical response; None: a quarter of the longest.
+        tflops: 10^12 floating-point operations per second that a device reaches in training.
+        bandwidth: 10^9 bytes per second that a device reaches in decoding.
+        settings: options of the run, as one list.
+
+    Raises:
+        ConfigError: a configuration that cannot be planned.
+    """
+    if not config:
+        raise ConfigError("plan needs a configuration: futurel1 plan --config qwen3_vl_8b/sft")
+    run = ConfiguredRun.read(config, settings, devices)
+    longest = run.longest
+    typical = (prompt or longest[0] // 2, response or max(64, longest[1] // 4))
+    if prompt is not None and prompt > longest[0] or response is not None and response > longest[1]:
+        raise ConfigError(f"{config} allows prompts of {longest[0]} tokens and responses of {longest[1]}, not {typical}")
+    device = DeviceMemory(run)
+    limit = usable(memory)
+    found = [device.phases(_load(run, *lengths)) for lengths in (typical, longest)]
+    return Plan(
+        config=config,
+        model=_model(run),
+        typical=found[0],
+        longest=found[1],
+        sizes=(_size(run, *typical), _size(run, *longest)),
+        limit=limit,
+        advice=_advice(run, device, found[1], limit),
+        estimate=estimate(run, found[0], typical, tflops, bandwidth),
+    )
+
+
+def _load(run: ConfiguredRun, prompt: int, response: int, *, rows: int | None = None, slots: int | None = None) -> Load:
+    return Load(
+        update=run.size(rows or run.rows, prompt, response) if run.trains else None,
+        sampling=None if isinstance(run.module, LatentSFTModule) else run.size(1, prompt, response),
+        slots=slots or run.slots,
+    )
+
+
+def _size(run: ConfiguredRun, prompt: int, response: int) -> str:
+    load = _load(run, prompt, response)
+    parts = []
+    if load.sampling is not None:
+        parts.append(f"{load.slots} prompts of {prompt} tokens decoded at once, {run.branches} x {response} tokens each")
+    if load.update is not None:
+        parts.append(f"micro-batches of {load.update}")
+    return "; ".join(parts)
+
+
+def _model(run: ConfiguredRun) -> str:
+    count = sum(parameter.numel() for parameter in run.reasoner.parameters())
+    trained = sum(parameter.numel() for parameter in run.reasoner.parameters() if parameter.requires_grad)
+    dtype = str(run.dtype).removeprefix("torch.")
+    computed = str(run.autocast or run.reasoner.dtype).removeprefix("torch.")
+    shares = f"{run.devices} devices, {run.sharing}" if run.devices > 1 else run.sharing
+    what = f", {trained / 1e9:.2f} B of them trained" if run.trains else ""
+    return (
+        f"{type(run.module).__name__}, {run.reasoner.backbone.stock_class} of {count / 1e9:.2f} B weights{what}; "
+        f"{shares}; {dtype} weights, {computed} compute"
+    )
+
+
+def _table(columns: Sequence[tuple[str, Sequence[Phase]]]) -> list[str]:
+    """Rows of parts, a column for each phase and length."""
+    phases = [(f"{phase.name}", name, phase) for name, group in columns for phase in group]
+    names = list(dict.fromkeys(part for *_, phase in phases for part, size in phase.parts.items() if size))
+    width = max(map(len, names)) + 2
+    widths = [max(len(title), len(name), 6) + 2 for title, name, _ in phases]
+    head = "".join(f"{title:>{size}}" for (title, *_), size in zip(phases, widths, strict=True))
+    below = "".join(f"{name:>{size}}" for (_, name, _), size in zip(phases, widths, strict=True))
+    rows = [f"{'GB per device':<{width}}{head}", f"{'':<{width}}{below}"]
+
+    def row(name: str, values: Sequence[float | None]) -> str:
+        cells = [("-" if value is None else f"{value / GB:.1f}") for value in values]
+        return f"{name:<{width}}" + "".join(f"{cell:>{size}}" for cell, size in zip(cells, widths, strict=True))
+
+    rows += [row(name, [phase.parts.get(name) for *_, phase in phases]) for name in names]
+    return [*rows, row("peak", [phase.total for *_, phase in phases])]
+
+
+# ---------------------------------------------------------------------- what to change
+
+
+def _advice(run: ConfiguredRun, device: DeviceMemory, phases: Sequence[Phase], limit: float) -> list[str]:
+    """For every phase that does not fit, the setting that breaks it and its largest value that fits."""
+    found = []
+    prompt, response = run.longest
+    for phase in phases:
+        if phase.total <= limit:
+            continue
+
+        def fits(name: str = phase.name, **load: Any) -> bool:
+            lengths = (load.pop("prompt", prompt), load.pop("response", response))
+            again = device.phases(_load(run, *lengths, **load))
+            return all(each.total <= limit for each in again if each.name == name)
+
+        if sum(device.resident.values()) > limit or phase.name in ("optimizer step", "end of backward"):
+            found.append(f"{phase.name}: weights and what belongs to them take too much by themselves; use more devices, or lora_rank")
+        elif phase.name == "sampling":
+            found.append(_sampling_advice(run, fits))
+        else:
+            found.append(_update_advice(run, fits))
+    return found
+
+
+def _sampling_advice(run: ConfiguredRun, fits: Callable[..., bool]) -> str:
+    setting = "rollout.generation_batch_size" if isinstance(run.module, LADAPOModule) else "sampling.slots"
+    slots = _largest(lambda value: fits(slots=value), run.slots)
+    if slots:
+        return f"sampling: {setting}: {run.slots} is too large, {slots} fits"
+    response = 64 * _largest(lambda value: fits(slots=1, response=64 * value), run.longest[1] // 64)
+    return f"sampling: not even {setting}: 1 fits; with it, sampling.max_new_tokens: {response} does"
+
+
+def _update_advice(run: ConfiguredRun, fits: Callable[..., bool]) -> str:
+    rows = _largest(lambda value: fits(rows=value), run.rows) if run.rows > 1 else 0
+    prompt, response = run.longest
+    if isinstance(run.module, LADAPOModule):
+        if rows:
+            needed = run.accumulate * -(-run.rows // rows)
+            return f"update: micro-batches of {run.rows} groups are too large; trainer.accumulate_grad_batches: {needed} fits"
+        response = 64 * _largest(lambda value: fits(rows=1, response=64 * value), response // 64)
+        return f"update: one group is too large; sampling.max_new_tokens: {response} fits"
+    if rows:
+        return f"update: data.batch_size: {run.rows} is too large, {rows} fits"
+    length = 256 * _largest(lambda value: fits(rows=1, prompt=256 * value - response), (prompt + response) // 256)
+    return f"update: data.max_length: {prompt + response} is too large, {length} fits"
+
+
+def _largest(fits: Callable[[int], bool], above: int) -> int:
+    """The largest number below or at `above` that fits, 0 if none does; a smaller one always fits where a larger one does."""
+    low, high = 0, above
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle - 1)
+    return low
