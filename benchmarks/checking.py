@@ -61,7 +61,7 @@ def parse(path: Path) -> None:
 
 def load(path: Path) -> None:
     """Read all records as the data module does."""
-    dataset = VideoHintDataModule(train=str(path), processor="tiny-random").dataset("train")
+    dataset = VideoHintDataModule(train=str(path), processor="tiny@random").dataset("train")
     assert dataset is not None
     for number in range(len(dataset)):
         dataset[number]
@@ -69,7 +69,7 @@ def load(path: Path) -> None:
 
 def whole(path: Path, num_workers: int) -> None:
     """Check all records."""
-    report = check(str(path), model="tiny-random", num_workers=num_workers)
+    report = check(str(path), model="tiny@random", num_workers=num_workers)
     assert report.ok, report
     assert not report.warnings, report
 
@@ -85,7 +85,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    processor = load_processor("tiny-random")
+    processor = load_processor("tiny@random")
     processor.image_processor.size = QWEN_LIMITS
     base.load_processor = lambda path: processor
     print(f"{vars(options)}, {machine('cpu')}, PyAV {av.__version__}")

@@ -202,7 +202,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    processor = load_processor("tiny-random")
+    processor = load_processor("tiny@random")
     processor.image_processor.size = QWEN_LIMITS
     encoder = ChatEncoder(processor)
     print(f"{vars(options)}, {machine('cpu')}, PyAV {av.__version__}")

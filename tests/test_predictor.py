@@ -151,7 +151,7 @@ def test_errors_name_what_was_given(predictor: EventPredictor, videos: list[Path
         EventPredictor(predictor.reasoner, pool_frames=[0])
     with pytest.raises(RecordError, match="more than max_length=10"):
         EventPredictor(predictor.reasoner, max_length=10)(videos[0], "What?")
-    bare = LatentReasoner.from_pretrained("tiny-random")
+    bare = LatentReasoner.from_pretrained("tiny@random")
     bare.processor = None
     with pytest.raises(ConfigError, match="no tokenizer"):
         EventPredictor(bare)

@@ -72,7 +72,7 @@ def test_a_run_means_its_export_or_else_its_newest_checkpoint(run: Path) -> None
         exported_folder("base", str(run))
     with pytest.raises(CheckpointError, match="futurel1 fit --resume"):
         load_reasoner(str(run))
-    export = load_reasoner("tiny-random", device="cpu").save_pretrained(run / "huggingface")
+    export = load_reasoner("tiny@random", device="cpu").save_pretrained(run / "huggingface")
     assert start_checkpoint(str(run)) is None
     assert start_folder("base", str(run)) == exported_folder("base", str(run)) == str(export)
     aside = export.rename(run / ".huggingface.machine-4242-0123abcd.aside")  # killed between two renames
@@ -83,7 +83,7 @@ def test_a_run_means_its_export_or_else_its_newest_checkpoint(run: Path) -> None
 def test_a_part_of_an_export_gives_way_to_a_checkpoint(
     run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    whole = load_reasoner("tiny-random", device="cpu").save_pretrained(tmp_path / "whole")
+    whole = load_reasoner("tiny@random", device="cpu").save_pretrained(tmp_path / "whole")
     checkpoint = run / "checkpoints" / "step=8.ckpt"
 
     def cut(name: str) -> None:
@@ -116,19 +116,19 @@ def test_a_name_means_itself() -> None:
 
 def test_the_shipped_models_load(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "tiny-random" / "huggingface").mkdir(parents=True)  # no folder takes their names
-    reasoner = load_reasoner("tiny-random", dtype="float16", device="cpu")
+    (tmp_path / "tiny@random" / "huggingface").mkdir(parents=True)  # no folder takes their names
+    reasoner = load_reasoner("tiny@random", dtype="float16", device="cpu")
     weight = reasoner.backbone.lm_head.weight
     assert (weight.dtype, weight.device.type, reasoner.training) == (torch.float16, "cpu", False)
-    assert load_reasoner("tiny-random", device="cpu").backbone.lm_head.weight.dtype == torch.float32
+    assert load_reasoner("tiny@random", device="cpu").backbone.lm_head.weight.dtype == torch.float32
 
 
 def test_what_cannot_be_loaded_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="dtype is auto or one of float32"):
-        load_reasoner("tiny-random", dtype="int8")  # type: ignore[arg-type]
+        load_reasoner("tiny@random", dtype="int8")  # type: ignore[arg-type]
     with pytest.raises(MissingFileError, match="nowhere"):
         load_reasoner(str(tmp_path / "nowhere"))
-    load_reasoner("tiny-random", device="cpu").save_pretrained(tmp_path / "bare")
+    load_reasoner("tiny@random", device="cpu").save_pretrained(tmp_path / "bare")
     for file in (tmp_path / "bare").glob("*token*"):
         file.unlink()
     with pytest.raises(ConfigError, match="has no tokenizer"):

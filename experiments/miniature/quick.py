@@ -15,7 +15,7 @@ def write_opening(folder: Path) -> str:
     if not (folder / "model.safetensors").is_file():
         from futurel1.models import LatentReasoner
 
-        reasoner = LatentReasoner.from_pretrained("tiny-random")
+        reasoner = LatentReasoner.from_pretrained("tiny@random")
         reasoner.settings = replace(reasoner.settings, force_initial_latent_mode=True)
         reasoner.save_pretrained(folder)
     return str(folder)

@@ -12,7 +12,8 @@ from futurel1.errors import CheckpointError, ConfigError, MissingFileError
 from futurel1.folders import standing
 from futurel1.launch import Launch
 from futurel1.models import LatentReasoner
-from futurel1.models.checkpoint_folders import TINY, TINY_RANDOM
+from futurel1.models.backbones.random_weights import is_random
+from futurel1.models.checkpoint_folders import TINY
 from futurel1.models.model_card import CARD_FILE
 from futurel1.trainer_checkpoints import read_checkpoint
 
@@ -30,7 +31,7 @@ def load_reasoner(
     """Load a model for decoding onto its device, in eval mode; each process of a launcher gets its own GPU.
 
     Args:
-        model: run folder, checkpoint folder, hub name, ``tiny`` or ``tiny-random``.
+        model: run folder, checkpoint folder, hub name, ``tiny``, or random weights such as ``qwen3-vl-8b@random``.
         dtype: ``float32``, ``bfloat16``, ``float16`` or ``auto``: bfloat16 on a GPU, float32 on a CPU.
         device: ``cpu``, ``cuda``, another device, or ``auto``: a GPU where there is one.
         attn_implementation: attention of `transformers`.
@@ -44,7 +45,7 @@ def load_reasoner(
     name = ("bfloat16" if place.startswith("cuda") else "float32") if dtype == "auto" else dtype
     if name not in DTYPES:
         raise ConfigError(f"dtype is auto or one of {', '.join(DTYPES)}, got {dtype!r}")
-    own = model in (TINY, TINY_RANDOM)
+    own = model == TINY or is_random(model)
     reasoner = LatentReasoner.from_pretrained(
         exported_folder(model, None if own else model), dtype=DTYPES[name], attn_implementation=attn_implementation
     )

@@ -36,7 +36,7 @@ def originals(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def one_processor(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    processor = load_processor("tiny-random")
+    processor = load_processor("tiny@random")
     monkeypatch.setattr(base, "load_processor", lambda path: processor)
     logging.disable(logging.WARNING)
     yield
@@ -94,7 +94,7 @@ def test_damaged_records_and_media_are_used_or_named(
     sound = json.dumps(SHAPES[shapes[0]]).encode()
     file = tmp_path / "records.jsonl"
     file.write_bytes(b"\n".join([sound, *lines, sound]) + b"\n")
-    data: Any = make(**{setting: str(file)}, processor="tiny-random", on_error="skip", num_workers=0)
+    data: Any = make(**{setting: str(file)}, processor="tiny@random", on_error="skip", num_workers=0)
     dataset = data.dataset("predict" if name == "futurebench" else setting)
     assert len(dataset) == DAMAGES + 2
     held, lost = used_or_named(dataset, file)
@@ -125,7 +125,7 @@ def test_damaged_pictures_of_twiffbench_are_used_or_named(
         rows.append(record)
     file = tmp_path / "records.parquet"
     pq.write_table(pa.Table.from_pylist(rows), file)
-    data = TwiFFBenchDataModule(str(file), processor="tiny-random", on_error="skip", num_workers=0)
+    data = TwiFFBenchDataModule(str(file), processor="tiny@random", on_error="skip", num_workers=0)
     held, lost = used_or_named(data.dataset("test"), file)
     trials("twiffbench: damaged record or picture", DAMAGES, held)
     assert lost == []

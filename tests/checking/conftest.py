@@ -19,7 +19,7 @@ Records = list[dict[str, Any]]
 
 @pytest.fixture(scope="session")
 def processor() -> Any:
-    return load_processor("tiny-random")
+    return load_processor("tiny@random")
 
 
 @pytest.fixture(autouse=True)

@@ -20,7 +20,7 @@ Write = Callable[..., str]
 
 
 def quick(data: Any, **options: Any) -> CheckReport:
-    return check(data, model="tiny-random", **{"num_workers": 0, **options})
+    return check(data, model="tiny@random", **{"num_workers": 0, **options})
 
 
 def test_good_records_of_every_shape_are_counted(write: Write) -> None:
@@ -88,7 +88,7 @@ def test_a_run_that_skips_leaves_out_what_is_reported(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     options: dict[str, Any] = {"max_length": MAX_LENGTH, "data_root": str(media), "on_error": "skip", "num_workers": 0}
-    data = VideoHintDataModule(train=str(media / "damaged.jsonl"), processor="tiny-random", shuffle=False, **options)
+    data = VideoHintDataModule(train=str(media / "damaged.jsonl"), processor="tiny@random", shuffle=False, **options)
     for batch in data.train_dataloader():
         data.on_after_batch_transfer(batch, 0)
     skipped = {name: (record.error, record.message) for name, record in data.skipped.items()}
@@ -104,7 +104,7 @@ def test_a_run_of_prompts_leaves_out_what_is_reported(
     odd.append(RL | {"problem": "word " * 300})
     training = [each for each, *_ in DAMAGE.values()]
     file = write(RL, *odd, *training, GOOD["unlabelled video"], PATHS | {"reasoning_image": ["none.png"]})
-    data = RolloutPromptDataModule(val=file, processor="tiny-random", max_length=300, on_error="skip", num_workers=0)
+    data = RolloutPromptDataModule(val=file, processor="tiny@random", max_length=300, on_error="skip", num_workers=0)
     kept = [name for batch in data.val_dataloader() for name in batch.sample_ids]
     report = quick(file, kind="rl", max_length=300)
     assert [f"{each.file}:{each.record}" for each in report.problems] == list(data.skipped)

@@ -19,7 +19,7 @@ CHOICE = {"options": {"A": "up", "B": "down"}}
 
 
 def warnings(file: str) -> list[tuple[int | None, str, str]]:
-    report = check(file, model="tiny-random", num_workers=0)
+    report = check(file, model="tiny@random", num_workers=0)
     assert report.ok, report
     return [(each.record, each.error, each.field) for each in report.warnings]
 
@@ -67,7 +67,7 @@ def test_a_short_video_repeats_its_last_frame_as_a_hint(write: Write, media: Any
 
 def test_a_budget_of_tokens_is_checked(write: Write) -> None:
     file = write(INDEXED, INDEXED | {"answer": "word " * 200})
-    data = VideoHintDataModule(train=file, processor="tiny-random")
+    data = VideoHintDataModule(train=file, processor="tiny@random")
     dataset = data.dataset("train")
     assert dataset is not None
     short, long = (dataset.length(number) for number in range(2))
@@ -89,7 +89,7 @@ def test_an_error_that_is_not_the_librarys_stops_nothing(write: Write, monkeypat
         return original(self, index)
 
     monkeypatch.setattr(SFTDataset, "__getitem__", broken)
-    report = check(write(INDEXED, INDEXED), model="tiny-random", num_workers=0)
+    report = check(write(INDEXED, INDEXED), model="tiny@random", num_workers=0)
     assert [(each.record, each.error, each.message) for each in report.problems] == [
         (1, "ZeroDivisionError", "of a codec")
     ]

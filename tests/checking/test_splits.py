@@ -21,7 +21,7 @@ Write = Callable[..., str]
 
 def config(folder: Path, data: dict[str, Any], **more: Any) -> str:
     file = folder / "run.yaml"
-    model = {"class_path": "LatentSFTModule", "init_args": {"backbone": "tiny-random", "learning_rate": "1e-5"}}
+    model = {"class_path": "LatentSFTModule", "init_args": {"backbone": "tiny@random", "learning_rate": "1e-5"}}
     file.write_text(yaml.safe_dump({"model": model, "data": data, "trainer": {"max_steps": 3}} | more))
     return str(file)
 
@@ -35,7 +35,7 @@ def test_all_files_of_a_run_are_checked_with_its_settings(write: Write, world: W
     file = config(tmp_path, {"class_path": "VideoHintDataModule", "init_args": arguments})
     report = check(file, num_workers=0)
     assert report.records == {"train": 5, "val": 2}  # predict names the same file
-    assert report.processor == "tiny-random"
+    assert report.processor == "tiny@random"
     assert report.per_record["latents"].most == 3 * report.per_record["hints"].most
     assert [(each.split, each.file, each.record) for each in report.problems] == [("val", "val.jsonl", 1)]
     shared = [each for each in report.warnings if each.error == "media that are also in train"]

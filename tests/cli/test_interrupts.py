@@ -127,7 +127,7 @@ def test_a_kill_within_an_export_leaves_none(training: list[str], tmp_path: Path
 def predicting(world: Path, tmp_path: Path) -> list[str]:
     """`predict` for four records, one per batch."""
     file = tmp_path / "predicting.yaml"
-    model = {"backbone": "tiny-random", "sampling": {"max_new_tokens": 4}}
+    model = {"backbone": "tiny@random", "sampling": {"max_new_tokens": 4}}
     data = {"predict": str(world / "test.jsonl"), "batch_size": 1, "num_workers": 1}
     config = {
         "model": {"class_path": "LatentPredictor", "init_args": model},

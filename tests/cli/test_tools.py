@@ -74,7 +74,7 @@ def test_problems_of_records_are_told_and_make_the_exit_status_one(
     good = {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "r"}]}
     (tmp_path / "good.jsonl").write_text(json.dumps(good))
     (tmp_path / "bad.jsonl").write_text(json.dumps(good) + "\n" + json.dumps(good | {"images": ["none.png"]}))
-    options = ["--model", "tiny-random", "--num_workers", "0"]
+    options = ["--model", "tiny@random", "--num_workers", "0"]
     main(["check", str(tmp_path / "good.jsonl"), *options])
     assert "no problems" in capsys.readouterr().out
     for more in ([], ["--json"]):

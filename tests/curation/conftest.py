@@ -15,7 +15,7 @@ from futurel1.worlds import write_world
 def encoder(tmp_path_factory: pytest.TempPathFactory) -> ChatEncoder:
     prompt = tmp_path_factory.mktemp("prompt") / "prompt.txt"
     prompt.write_text("Think.")
-    return ChatEncoder(load_processor("tiny-random"), system_prompt=prompt)
+    return ChatEncoder(load_processor("tiny@random"), system_prompt=prompt)
 
 
 @pytest.fixture(scope="session")

@@ -181,7 +181,7 @@ def test_a_dead_judge_marks_candidates_failed(bench: Callable[..., Bench]) -> No
 
 
 def test_rollouts_do_not_depend_on_the_batch(clips_world: Path, encoder: ChatEncoder) -> None:
-    reasoner = LatentReasoner.from_pretrained("tiny-random")
+    reasoner = LatentReasoner.from_pretrained("tiny@random")
     respond = SampledResponses(reasoner, SamplingSettings(max_new_tokens=8, seed=5), rollouts=3)
     made = [candidate(clips_world / "train.jsonl", encoder, number) for number in (0, 1, 5)]
     collate = PromptCollator(encoder.pad_token_id)

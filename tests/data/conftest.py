@@ -127,7 +127,7 @@ def rooted(tmp_path):
 
 @pytest.fixture(scope="module")
 def processor() -> Any:
-    return load_processor("tiny-random")
+    return load_processor("tiny@random")
 
 
 @pytest.fixture(scope="module")

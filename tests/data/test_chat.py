@@ -54,7 +54,7 @@ def test_unlabelled_spans_show_the_frames_to_imagine(encoder, clips):
 
 
 def test_unlabelled_video_trains_beside_labelled_records(clips):
-    reasoner = LatentReasoner.from_pretrained("tiny-random")
+    reasoner = LatentReasoner.from_pretrained("tiny@random")
     encoder = ChatEncoder(reasoner.processor)
     samples = [encoder.encode(make(clips["closed"])) for make in (unlabelled, framed)]
     batch = SFTCollator(encoder.pad_token_id)([Fetched(samples=[sample], skipped=[]) for sample in samples])
@@ -139,7 +139,7 @@ def test_fixed_latents_gives_exactly_that_many(processor, pictures, clips):
 
 def test_one_latent_can_be_a_whole_frame(processor, clips):
     """Features of the frame in its own size, pooled; the smaller picture of an L_max of 1 is something else."""
-    reasoner = LatentReasoner.from_pretrained("tiny-random")
+    reasoner = LatentReasoner.from_pretrained("tiny@random")
     reasoner.settings = replace(reasoner.settings, fixed_latent_budget=True, max_latent_tokens=1)
     whole = ChatEncoder(processor, max_latent_tokens=64).encode(framed(clips["closed"]))
     pooled = ChatEncoder(processor, max_latent_tokens=1, fixed_latents=True, max_hint_tokens=64)
@@ -234,7 +234,7 @@ def test_latents_of_turns_that_are_not_to_be_learned_are_not_aligned(encoder, pi
     assert count_totals([both], encoder.tokens)[1] == 4
     tokens, latents = count_totals([one], encoder.tokens)
     assert latents == 2
-    reasoner = LatentReasoner.from_pretrained("tiny-random")
+    reasoner = LatentReasoner.from_pretrained("tiny@random")
     for feedback in ("teacher", "self"):
         objective = LatentSFTLoss(latent_feedback=feedback)
         with torch.no_grad():

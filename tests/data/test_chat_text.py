@@ -146,7 +146,7 @@ def test_system_prompt_file_is_used_to_the_byte(processor, pictures, tmp_path, p
 
 
 def test_system_prompts_of_checkpoints_survive_to_the_byte(tmp_path):
-    reasoner = LatentReasoner.from_pretrained("tiny-random")
+    reasoner = LatentReasoner.from_pretrained("tiny@random")
     for number, prompt in enumerate(("Imagine.\n", "\r\n Imagine. ", "\n\n")):
         reasoner.processor.system_prompt = prompt
         assert load_processor(reasoner.save_pretrained(tmp_path / str(number))).system_prompt == prompt
@@ -195,7 +195,7 @@ def test_an_answer_with_tags_of_its_own_is_refused(encoder: ChatEncoder, tmp_pat
 
 
 def test_a_checkpoint_brings_its_own_system_turn(tmp_path):
-    reasoner = LatentReasoner.from_pretrained("tiny-random")
+    reasoner = LatentReasoner.from_pretrained("tiny@random")
     assert ChatEncoder(reasoner.processor).system_prompt == default_system_prompt()
     reasoner.processor.system_prompt = "Look, then answer."
     again = LatentReasoner.from_pretrained(reasoner.save_pretrained(tmp_path / "own"))

@@ -31,7 +31,7 @@ CHAT = {"messages": [{"role": "user", "content": "What next?"}, {"role": "assist
 
 @pytest.fixture(scope="module")
 def reasoner() -> LatentReasoner:
-    return LatentReasoner.from_pretrained("tiny-random", projection_head="swiglu", projection_hidden_dim=32)
+    return LatentReasoner.from_pretrained("tiny@random", projection_head="swiglu", projection_hidden_dim=32)
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,7 @@ def pictures_of(processor: Any, images: list[Image.Image]) -> Pictures:
     {"do_rescale": False, "image_mean": [123.7, 116.3, 103.5], "image_std": [58.4, 57.1, 57.4]},
 ])  # fmt: skip
 def test_values_are_those_of_the_image_processor(settings: dict[str, Any]) -> None:
-    processor = load_processor("tiny-random").image_processor
+    processor = load_processor("tiny@random").image_processor
     for name, value in settings.items():
         setattr(processor, name, value)
     rng = np.random.default_rng(0)

@@ -60,7 +60,7 @@ PLAIN = {"messages": [{"role": "user", "content": "What next?"}, {"role": "assis
 
 @pytest.fixture(scope="module")
 def encoder() -> ChatEncoder:
-    return ChatEncoder(load_processor("tiny-random"))
+    return ChatEncoder(load_processor("tiny@random"))
 
 
 @pytest.fixture
@@ -178,7 +178,7 @@ def test_rows_are_padded_on_the_left_and_visuals_follow_each_other(make, encoder
 def test_model_reads_a_padded_batch_as_it_reads_each_prompt(make):
     from futurel1 import LatentReasoner
 
-    reasoner = LatentReasoner.from_pretrained("tiny-random")
+    reasoner = LatentReasoner.from_pretrained("tiny@random")
     (batch,) = load(make(FRAMED, PLAIN), [[0, 1]])
     singles = [load(make(FRAMED, PLAIN), [[row]])[0] for row in (0, 1)]
     together = reasoner.generate(batch, max_new_tokens=4, do_sample=False)

@@ -403,7 +403,7 @@ def test_prompts_of_all_kinds_are_encoded(tmp_path):
     Image.new("RGB", (64, 64)).save(tmp_path / "now.png")
     (tmp_path / "rl.json").write_text(json.dumps([OPEN, {**PATHS, "question_type": "hop2"}]))
     dataset = PromptDataset(
-        open_records(tmp_path / "rl.json", parse=parse_rl_prompt), ChatEncoder(load_processor("tiny-random"))
+        open_records(tmp_path / "rl.json", parse=parse_rl_prompt), ChatEncoder(load_processor("tiny@random"))
     )
     for index in (0, 1):
         text = dataset.encoder.processor.tokenizer.decode(dataset[index].input_ids)

@@ -14,7 +14,7 @@ from futurel1.worlds import WorldFiles, write_world
 
 @pytest.fixture(scope="session")
 def processor() -> Any:
-    return load_processor("tiny-random")
+    return load_processor("tiny@random")
 
 
 @pytest.fixture(scope="session")

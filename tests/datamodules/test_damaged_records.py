@@ -61,7 +61,7 @@ def quiet_and_quick(monkeypatch: pytest.MonkeyPatch, processor: Any) -> Iterator
 
 def open_dataset(kind: str, file: Path) -> tuple[RecordDataModule, SFTDataset]:
     module, setting, _ = MODULES[kind]
-    data: Any = module(**{setting: str(file)}, processor="tiny-random", on_error="skip", num_workers=0)
+    data: Any = module(**{setting: str(file)}, processor="tiny@random", on_error="skip", num_workers=0)
     return data, data.dataset("predict" if kind == "futurebench" else setting)
 
 
@@ -109,7 +109,7 @@ def test_skipping_goes_on_to_the_end(
     good = json.dumps(SHAPES["paths"]).encode()
     long = json.dumps({**SHAPES["paths"], "image": ["a/" * 3000 + "x.png"]}).encode()
     (media / "mixed.jsonl").write_bytes(b"\n".join([good, long, *LINES, good]))
-    options: dict[str, Any] = {"processor": "tiny-random", "on_error": "skip", "batch_size": 2, "num_workers": workers}
+    options: dict[str, Any] = {"processor": "tiny@random", "on_error": "skip", "batch_size": 2, "num_workers": workers}
     sft = VideoHintDataModule(train=str(media / "mixed.jsonl"), shuffle=False, **options)
     for batch in sft.train_dataloader():
         sft.on_after_batch_transfer(batch, 0)
@@ -160,7 +160,7 @@ def test_damaged_embedded_images_of_twiffbench(media: Path, tmp_path: Path, monk
         image = {"bytes": data, "path": path}
         file = media / f"twiff-{number}.parquet"
         pq.write_table(pa.Table.from_pylist([good, {**good, "question_images": [image]}]), file)
-        module = TwiFFBenchDataModule(str(file), processor="tiny-random", on_error="skip", num_workers=0)
+        module = TwiFFBenchDataModule(str(file), processor="tiny@random", on_error="skip", num_workers=0)
         assert [name for batch in module.test_dataloader() for name in batch.sample_ids] == [f"{file.name}:1"]
         (skipped,) = module.skipped.values()
         assert skipped.message.startswith(f"{file.name}, record 2")

@@ -23,7 +23,7 @@ from futurel1.worlds.event_scenes import layouts_of
 from futurel1.worlds.look import COLOURS, FORMS, palette
 
 SMALL: dict[str, Any] = {"num_batches": 3, "num_val_batches": 2, "batch_size": 2, "frame_size": 32, "num_workers": 0}
-PROCESSOR = load_processor("tiny-random")
+PROCESSOR = load_processor("tiny@random")
 
 
 def batches(stage: str = "train", done: int = 0, **options: Any) -> list[SFTBatch]:
@@ -90,7 +90,7 @@ def test_a_batch_depends_on_the_seed_and_its_number_alone() -> None:
 
 
 def test_every_imagined_frame_has_its_latents() -> None:
-    reasoner = LatentReasoner.from_pretrained("tiny-random")
+    reasoner = LatentReasoner.from_pretrained("tiny@random")
     (batch,) = batches(num_batches=1, observed=2, imagined=4, frame_size=64)
     with pytest.raises(ConfigError, match="Trainer"):
         EventClipsDataModule(**SMALL).train_dataloader()

@@ -29,7 +29,7 @@ SMALL: dict[str, Any] = {
     "frame_sizes": [32],
     "num_workers": 0,
 }
-PROCESSOR = load_processor("tiny-random")
+PROCESSOR = load_processor("tiny@random")
 
 
 class Raw:

@@ -23,7 +23,7 @@ class Recorder(LightningModule):
     def __init__(self) -> None:
         super().__init__()
         self.weight = torch.nn.Parameter(torch.zeros(1))
-        self.processor = load_processor("tiny-random")
+        self.processor = load_processor("tiny@random")
         self.seen: dict[str, list[str]] = {"train": [], "val": [], "test": []}
         self.num_hints = 0
 
@@ -96,7 +96,7 @@ def test_a_second_run_keeps_clips_and_measured_lengths(settings: dict[str, Any])
     def files() -> dict[Path, int]:
         return {path: path.stat().st_mtime_ns for path in Path(settings["folder"]).parent.rglob("*") if path.is_file()}
 
-    options = {**settings, "processor": "tiny-random", "tokens_per_batch": 2048}
+    options = {**settings, "processor": "tiny@random", "tokens_per_batch": 2048}
     BouncingEventsDataModule(**options).prepare_data()
     before = files()
     assert [path.suffix for path in before].count(".npy") == 1
@@ -105,7 +105,7 @@ def test_a_second_run_keeps_clips_and_measured_lengths(settings: dict[str, Any])
 
 
 def test_open_questions_end_in_a_sentence(settings: dict[str, Any]) -> None:
-    data = BouncingEventsDataModule(**settings, processor="tiny-random", open_questions=True)
+    data = BouncingEventsDataModule(**settings, processor="tiny@random", open_questions=True)
     data.prepare_data()
     dataset = data.dataset("train")
     assert dataset is not None
@@ -118,7 +118,7 @@ def test_open_questions_end_in_a_sentence(settings: dict[str, Any]) -> None:
 def test_the_benchmark_of_the_same_folder_reads_as_futurebench(settings: dict[str, Any]) -> None:
     BouncingEventsDataModule(**settings).prepare_data()
     bench = FutureBenchDataModule(
-        str(Path(settings["folder"]) / "futurebench.jsonl"), processor="tiny-random", num_workers=0
+        str(Path(settings["folder"]) / "futurebench.jsonl"), processor="tiny@random", num_workers=0
     )
     batches = list(bench.test_dataloader())
     assert [batch.info[0].answer for batch in batches] == [r["letter"] for r in records_of(settings, "test.jsonl")]

@@ -89,7 +89,7 @@ def write_lines(folder: Path, rows: list[dict[str, Any]]) -> Path:
 
 def make(records: Path, videos: Path, **options: Any) -> FutureBenchDataModule:
     return FutureBenchDataModule(
-        **{"records": str(records), "video_root": str(videos), "processor": "tiny-random", "num_workers": 0, **options}
+        **{"records": str(records), "video_root": str(videos), "processor": "tiny@random", "num_workers": 0, **options}
     )
 
 
@@ -180,7 +180,7 @@ def test_frame_tokens_limit_the_size_of_frames(tmp_path: Path, videos: Path) -> 
 def test_videos_lie_beside_the_records_without_a_root(videos: Path) -> None:
     file = videos / "beside.json"
     file.write_text(json.dumps([record(1)]))
-    data = FutureBenchDataModule(str(file), processor="tiny-random", num_workers=0)
+    data = FutureBenchDataModule(str(file), processor="tiny@random", num_workers=0)
     assert batches(data)[0].sample_ids == ("beside.json:1",)
 
 

@@ -108,7 +108,7 @@ def test_a_resumed_run_asks_what_is_left(world: WorldFiles, tmp_path: Path, proc
 
 
 def test_finished_prompts_of_other_records_are_refused(world: WorldFiles) -> None:
-    data = make_data(world.train, processor="tiny-random")
+    data = make_data(world.train, processor="tiny@random")
     data.skip_finished(["train.jsonl:1", "other.jsonl:4"])
     with pytest.raises(ConfigError, match=r"1 of 2 finished prompts are not among these 7 records, such as other\.jso"):
         data.predict_dataloader()
@@ -175,14 +175,14 @@ def test_settings_that_cannot_work_are_refused(world: WorldFiles, tmp_path: Path
     with pytest.raises(ConfigError, match=r"has no tokenizer; give data\.processor"):
         make_trainer(tmp_path).predict(Recorder(None), datamodule=make_data(world.train))
     with pytest.raises(MissingFileError, match=r"data_root .*nowhere: no such folder"):
-        make_data(world.train, data_root=str(tmp_path / "nowhere"), processor="tiny-random").predict_dataloader()
+        make_data(world.train, data_root=str(tmp_path / "nowhere"), processor="tiny@random").predict_dataloader()
     with pytest.raises(RecordError, match="outside data_root"):
-        next(iter(make_data(world.train, data_root=str(tmp_path), processor="tiny-random").predict_dataloader()))
+        next(iter(make_data(world.train, data_root=str(tmp_path), processor="tiny@random").predict_dataloader()))
 
 
 def test_settings_reach_the_encoder_and_are_kept(world: WorldFiles, tmp_path: Path) -> None:
     (tmp_path / "system.txt").write_text("Answer.")
-    data = make_data(world.train, system_prompt=str(tmp_path / "system.txt"), processor="tiny-random", video_fps=1.0)
+    data = make_data(world.train, system_prompt=str(tmp_path / "system.txt"), processor="tiny@random", video_fps=1.0)
     batch = next(iter(data.predict_dataloader()))
     text = data.encoder.processor.tokenizer.decode(batch.input_ids[0])
     assert text.startswith("<|im_start|>system\nAnswer.<|im_end|>\n<|im_start|>user\n")
@@ -191,7 +191,7 @@ def test_settings_reach_the_encoder_and_are_kept(world: WorldFiles, tmp_path: Pa
 
 
 def test_half_precision_converts_a_batch(world: WorldFiles) -> None:
-    batch = next(iter(make_data(world.train, processor="tiny-random").predict_dataloader()))
+    batch = next(iter(make_data(world.train, processor="tiny@random").predict_dataloader()))
     converted = HalfPrecision("bf16-true").convert_input(batch)
     assert isinstance(converted, PromptBatch)
     assert converted.pixel_values.dtype == torch.bfloat16
@@ -230,7 +230,7 @@ def work(rank: int, folder: str, records: str, few: str) -> None:
     """What each process does; writes what it saw to `rank{rank}.json`."""
     from futurel1.models import load_processor
 
-    processor = load_processor("tiny-random")
+    processor = load_processor("tiny@random")
     report: dict[str, Any] = {}
     for name, file, finished in [
         ("uneven", records, []),

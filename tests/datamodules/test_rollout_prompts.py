@@ -36,7 +36,7 @@ def records(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def make_data(records: Path, *files: str, **options: object) -> RolloutPromptDataModule:
     defaults = {
-        "train": [str(records / file) for file in files], "processor": "tiny-random", "num_workers": 0,
+        "train": [str(records / file) for file in files], "processor": "tiny@random", "num_workers": 0,
         "system_prompt": str(records / "prompt.txt"), "video_max_frames": 2, "video_frame_tokens": 4,
     }  # fmt: skip
     return RolloutPromptDataModule(**{**defaults, **options})  # type: ignore[arg-type]

@@ -56,7 +56,7 @@ def write(folder: Path, rows: Sequence[dict[str, Any]], row_group_size: int = 2)
 
 
 def make(file: Path, **options: Any) -> TwiFFBenchDataModule:
-    return TwiFFBenchDataModule(**{"records": str(file), "processor": "tiny-random", "num_workers": 0, **options})
+    return TwiFFBenchDataModule(**{"records": str(file), "processor": "tiny@random", "num_workers": 0, **options})
 
 
 def batches(data: TwiFFBenchDataModule) -> list[PromptBatch]:

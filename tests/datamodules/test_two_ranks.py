@@ -29,7 +29,7 @@ def work(rank: int, folder: str, train: str) -> None:
     from futurel1.models import LatentTokens, load_processor
 
     report: dict[str, Any] = {"sum": sum_over_ranks((3 + rank, 10 * rank), torch.device("cpu"))}
-    processor = load_processor("tiny-random")
+    processor = load_processor("tiny@random")
     tokens = LatentTokens.from_tokenizer(processor.tokenizer)
     assert tokens is not None
 

@@ -36,13 +36,13 @@ def test_these_are_all_that_read_videos() -> None:
 @pytest.mark.parametrize("backend", ["auto", "pyav", "decord", "torchcodec"])
 @pytest.mark.parametrize("module", MODULES)
 def test_the_backend_reaches_the_encoder(tmp_path: Path, module: type[Any], backend: str) -> None:
-    data = module(**{MODULES[module]: str(tmp_path)}, processor="tiny-random", video_backend=backend)
+    data = module(**{MODULES[module]: str(tmp_path)}, processor="tiny@random", video_backend=backend)
     assert data.encoder.video_backend == backend
     assert data.hparams["video_backend"] == backend
 
 
 @pytest.mark.parametrize("module", MODULES)
 def test_a_wrong_backend_lists_the_choices(tmp_path: Path, module: type[Any]) -> None:
-    data = module(**{MODULES[module]: str(tmp_path)}, processor="tiny-random", video_backend="opencv")
+    data = module(**{MODULES[module]: str(tmp_path)}, processor="tiny@random", video_backend="opencv")
     with pytest.raises(ConfigError, match="video_backend must be one of auto, pyav, decord, torchcodec, got 'opencv'"):
         _ = data.encoder

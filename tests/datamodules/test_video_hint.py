@@ -377,7 +377,7 @@ def test_a_split_that_takes_every_record(records: Records, tmp_path: Path, proce
 def test_without_a_trainer_a_processor_has_to_be_named(train: str, tmp_path: Path, processor: Any) -> None:
     with pytest.raises(ConfigError, match="processor="):
         make_data(tmp_path, train=train).train_dataloader()
-    loader = make_data(tmp_path, train=train, processor="tiny-random", batch_size=7).train_dataloader()
+    loader = make_data(tmp_path, train=train, processor="tiny@random", batch_size=7).train_dataloader()
     assert sorted(chain(*(batch.sample_ids for batch in loader))) == numbered(train, 7)
 
 
@@ -439,7 +439,7 @@ def test_a_cache_of_lengths_that_fails_costs_only_time(
     file = records("lengths.jsonl", [0, 1, 2])
 
     def lengths() -> list[int]:
-        data = make_data(tmp_path, train=str(file), tokens_per_batch=2000, processor="tiny-random")
+        data = make_data(tmp_path, train=str(file), tokens_per_batch=2000, processor="tiny@random")
         return list(data.lengths("train"))
 
     first = lengths()
@@ -470,7 +470,7 @@ def test_damaged_lengths_are_measured_again(
     records: Records, tmp_path: Path, measured: list[int], damage: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     file = records("two.jsonl", [0, 1])
-    data = make_data(tmp_path, train=str(file), tokens_per_batch=2000, processor="tiny-random")
+    data = make_data(tmp_path, train=str(file), tokens_per_batch=2000, processor="tiny@random")
     right = data.lengths("train").tolist()
     (stored,) = (tmp_path / "cache").glob("lengths-*.npy")
     whole = stored.read_bytes()
@@ -480,7 +480,7 @@ def test_damaged_lengths_are_measured_again(
         np.save(stored, np.ones(3, np.int64) if damage == "another shape" else np.ones(2))
     else:
         stored.write_bytes(whole[:-3] if damage == "cut" else b"")
-    again = make_data(tmp_path, train=str(file), tokens_per_batch=2000, processor="tiny-random")
+    again = make_data(tmp_path, train=str(file), tokens_per_batch=2000, processor="tiny@random")
     assert again.lengths("train").tolist() == right
     assert measured == [2, 2]
     assert "is damaged" in caplog.text
@@ -514,10 +514,10 @@ def test_records_that_could_not_be_measured_are_tried_again(
 
     file = records("late.jsonl", [0, 1, 2], point_to_late)
     options = {"train": str(file), "tokens_per_batch": 2000, "on_error": "skip"}
-    assert make_data(tmp_path, processor="tiny-random", **options).lengths("train").tolist()[1] == 1
+    assert make_data(tmp_path, processor="tiny@random", **options).lengths("train").tolist()[1] == 1
     late.write_bytes(next(world.videos.glob("train-*.mp4")).read_bytes())
     try:
-        lengths = make_data(tmp_path, processor="tiny-random", **options).lengths("train")
+        lengths = make_data(tmp_path, processor="tiny@random", **options).lengths("train")
     finally:
         late.unlink()
     assert measured == [3, 1]
@@ -633,7 +633,7 @@ class Seeing(Recorder):
 
 @pytest.fixture(scope="module")
 def reasoner() -> LatentReasoner:
-    return LatentReasoner.from_pretrained("tiny-random").requires_grad_(False)
+    return LatentReasoner.from_pretrained("tiny@random").requires_grad_(False)
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
@@ -685,7 +685,7 @@ def test_without_a_cache_nothing_is_looked_up(train: str, tmp_path: Path, proces
 
 
 def test_a_cache_needs_a_frozen_vision_tower(train: str, tmp_path: Path, processor: Any) -> None:
-    module = Seeing(processor, LatentReasoner.from_pretrained("tiny-random").requires_grad_(True))
+    module = Seeing(processor, LatentReasoner.from_pretrained("tiny@random").requires_grad_(True))
     data = make_data(tmp_path, train=train, vision_cache=str(tmp_path / "vision"))
     with pytest.raises(ConfigError, match="needs a frozen vision tower"):
         make_trainer(tmp_path).fit(module, datamodule=data)

@@ -87,7 +87,7 @@ def make(stubbed: ModuleType) -> Callable[..., Any]:
     def build(chat: bool = False, **arguments: Any) -> Any:
         kind = stubbed.FutureL1Chat if chat else stubbed.FutureL1
         model = kind(
-            **{"pretrained": "tiny-random", "dtype": "float32", "device": "cpu", "frame_tokens": 4, **arguments}
+            **{"pretrained": "tiny@random", "dtype": "float32", "device": "cpu", "frame_tokens": 4, **arguments}
         )
         model.task_dict = {"task": {"test": [{"number": number} for number in range(4)]}}
         return model
@@ -116,7 +116,7 @@ def picture() -> Image.Image:
 def test_without_lmms_eval_only_making_a_model_fails() -> None:
     bare = _load("bare_lmms_integration", None)
     with pytest.raises(ConfigError, match=r"needs the package lmms-eval .*pip install lmms-eval"):
-        bare.FutureL1(pretrained="tiny-random")
+        bare.FutureL1(pretrained="tiny@random")
     del sys.modules["bare_lmms_integration"]
 
 
@@ -189,7 +189,7 @@ def _prompt(model: Any, request: _Instance) -> PromptBatch:
 
 
 def test_responses_are_what_the_reasoner_says(make: Callable[..., Any], picture: Image.Image) -> None:
-    reasoner = LatentReasoner.from_pretrained("tiny-random")
+    reasoner = LatentReasoner.from_pretrained("tiny@random")
     encoder = ChatEncoder(reasoner.processor, strip_text=False)
     frame = Frame(Path("x"), None, picture_bytes(picture))
     sample = Sample("x", (Turn("user", (frame, "Question 0?")),), None, {})

@@ -27,7 +27,7 @@ SMALL, TALL, WIDE = (1, 2, 2), (1, 4, 2), (1, 2, 6)
 @pytest.fixture(scope="module")
 def tiny() -> LatentReasoner:
     """Identity head; shared, so never change it."""
-    return LatentReasoner.from_pretrained("tiny-random")
+    return LatentReasoner.from_pretrained("tiny@random")
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def headed() -> LatentReasoner:
     """SwiGLU head; shared, so never change it."""
     with torch.random.fork_rng():
         torch.manual_seed(3)
-        return LatentReasoner.from_pretrained("tiny-random", projection_head="swiglu", projection_hidden_dim=64)
+        return LatentReasoner.from_pretrained("tiny@random", projection_head="swiglu", projection_hidden_dim=64)
 
 
 @dataclass(frozen=True)
@@ -285,7 +285,7 @@ def test_features_with_gradient_are_detached(tiny):
 
 
 def test_frozen_tower_runs_without_gradient(monkeypatch):
-    reasoner = LatentReasoner.from_pretrained("tiny-random")
+    reasoner = LatentReasoner.from_pretrained("tiny@random")
     made: list[bool] = []
     original = reasoner.backbone.encode_images
 
@@ -484,7 +484,7 @@ def test_passes_that_are_not_asked_for_gradient_build_no_graph(tiny, fed):
 
 @pytest.mark.parametrize("options", [{}, {"latent_feedback": "self", "latent_gradient": "pathwise"}])
 def test_gradient_checkpointing_changes_nothing(options):
-    reasoner = LatentReasoner.from_pretrained("tiny-random").train()
+    reasoner = LatentReasoner.from_pretrained("tiny@random").train()
     batch = collate(eight_rows(reasoner)[:3])
     loss = LatentSFTLoss(**options)
     plain = loss(reasoner, batch).loss
@@ -508,7 +508,7 @@ def test_gradient_checkpointing_changes_nothing(options):
 
 
 def test_fixed_budget_pools_features_to_the_spans(fed):
-    reasoner = LatentReasoner.from_pretrained("tiny-random")
+    reasoner = LatentReasoner.from_pretrained("tiny@random")
     reasoner.settings = replace(reasoner.settings, fixed_latent_budget=True, max_latent_tokens=2)
     batch = collate(
         [make_row(reasoner, 0, (WIDE, SMALL), latents=(2, 2)), make_row(reasoner, 1, (TALL,), latents=(2,))]

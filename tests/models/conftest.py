@@ -25,7 +25,7 @@ def family(request: pytest.FixtureRequest, families: dict[str, Family]) -> Famil
 @pytest.fixture(scope="session")
 def tiny() -> LatentReasoner:
     """The tiny reasoner; shared, so never change its weights."""
-    return LatentReasoner.from_pretrained("tiny-random")
+    return LatentReasoner.from_pretrained("tiny@random")
 
 
 @pytest.fixture(scope="session")

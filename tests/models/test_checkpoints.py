@@ -77,7 +77,7 @@ def assert_same_weights(one, other):
 def test_tiny_is_deterministic_and_leaves_the_random_state_alone(tiny):
     torch.manual_seed(123)
     before = torch.get_rng_state()
-    again = LatentReasoner.from_pretrained("tiny-random")
+    again = LatentReasoner.from_pretrained("tiny@random")
     assert torch.equal(torch.get_rng_state(), before)
     assert_same_weights(tiny, again)
     assert not again.training
@@ -85,7 +85,7 @@ def test_tiny_is_deterministic_and_leaves_the_random_state_alone(tiny):
 
 
 def test_tiny_keeps_the_attention_that_was_asked_for(tiny):
-    eager = LatentReasoner.from_pretrained("tiny-random", attn_implementation="eager")
+    eager = LatentReasoner.from_pretrained("tiny@random", attn_implementation="eager")
     assert eager.backbone.config._attn_implementation == "eager"
     assert eager.backbone.language_model.config._attn_implementation == "eager"
     assert tiny.backbone.language_model.config._attn_implementation == "sdpa"
@@ -93,13 +93,13 @@ def test_tiny_keeps_the_attention_that_was_asked_for(tiny):
 
 
 def test_tiny_with_a_new_head():
-    reasoner = LatentReasoner.from_pretrained("tiny-random", projection_head="swiglu", projection_hidden_dim=12)
+    reasoner = LatentReasoner.from_pretrained("tiny@random", projection_head="swiglu", projection_hidden_dim=12)
     assert reasoner.projection_head.state_dict()["projection.1.weight"].shape == (12, reasoner.hidden_size)
     assert (reasoner.settings.projection_head_type, reasoner.settings.projection_hidden_dim) == ("swiglu", 12)
 
 
 def test_weights_have_the_permissions_of_the_other_files(tmp_path):
-    reasoner = LatentReasoner.from_pretrained("tiny-random", projection_head="swiglu", projection_hidden_dim=12)
+    reasoner = LatentReasoner.from_pretrained("tiny@random", projection_head="swiglu", projection_hidden_dim=12)
     folder = reasoner.save_pretrained(tmp_path / "saved")
     weights = sorted(folder.glob("*.safetensors"))
     assert len(weights) == 2  # backbone and head
@@ -262,7 +262,7 @@ def test_head_of_an_unknown_kind(released):
 
 
 def test_missing_folder(tmp_path):
-    with pytest.raises(MissingFileError, match=r"no checkpoint folder .*a repository name, 'tiny' or 'tiny-random'"):
+    with pytest.raises(MissingFileError, match=r"no checkpoint folder .*a repository name, 'tiny' or 'tiny@random'"):
         LatentReasoner.from_pretrained(tmp_path / "nothing")
     with pytest.raises(MissingFileError, match="no checkpoint folder 'someone/nothing'"):
         LatentReasoner.from_pretrained("someone/nothing")

@@ -21,7 +21,7 @@ from futurel1.models.model_card import is_generated
 
 @pytest.fixture(scope="module")
 def reasoner() -> LatentReasoner:
-    return LatentReasoner.from_pretrained("tiny-random", projection_head="swiglu", projection_hidden_dim=8)
+    return LatentReasoner.from_pretrained("tiny@random", projection_head="swiglu", projection_hidden_dim=8)
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,7 @@ def test_a_later_push_removes_weights_that_it_does_not_have(
     files = hub.repositories["someone/imagines"]["main"]  # the account's own name goes before
     assert "projection_head.safetensors" in files
     files |= {"notes.txt": b"mine", "system_prompt.txt": b"old", "model-00001-of-00002.safetensors": b"old"}
-    plain = LatentReasoner.from_pretrained("tiny-random").save_pretrained(tmp_path / "plain")
+    plain = LatentReasoner.from_pretrained("tiny@random").save_pretrained(tmp_path / "plain")
     (plain / "adapter").mkdir()
     (plain / "adapter" / "adapter_config.json").write_text("{}")
     (plain / ".cache").mkdir()

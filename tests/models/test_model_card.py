@@ -33,7 +33,7 @@ TRAINING = TrainingRun(
 
 @pytest.fixture(scope="module")
 def reasoner() -> LatentReasoner:
-    return LatentReasoner.from_pretrained("tiny-random", projection_head="swiglu", projection_hidden_dim=8)
+    return LatentReasoner.from_pretrained("tiny@random", projection_head="swiglu", projection_hidden_dim=8)
 
 
 def described(reasoner: LatentReasoner, base_model: str | None) -> Described:
@@ -76,7 +76,7 @@ def test_a_card_without_a_run_says_nothing_of_training(reasoner: LatentReasoner)
     text = model_card(describe(reasoner, None))
     assert "## Training" not in text
     assert "## Metrics" not in text
-    assert "It started from `tiny-random`" in text
+    assert "It started from `tiny@random`" in text
     assert "The run logged none." in model_card(describe(reasoner, TrainingRun("LatentSFTModule", 0)))
 
 
@@ -125,9 +125,9 @@ def test_a_card_survives_the_line_ends_of_other_systems(reasoner: LatentReasoner
 
 
 def test_the_base_model_is_handed_on(reasoner: LatentReasoner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert reasoner.base_model == "tiny-random"
+    assert reasoner.base_model == "tiny@random"
     folder = reasoner.save_pretrained(tmp_path)
-    assert LatentReasoner.from_pretrained(folder).base_model == "tiny-random"
+    assert LatentReasoner.from_pretrained(folder).base_model == "tiny@random"
     (folder / "README.md").write_text(model_card(described(reasoner, "Qwen/Qwen3-VL-8B-Instruct")))
     assert base_model_of(folder) == "Qwen/Qwen3-VL-8B-Instruct"
     # The card of a snapshot names the model that the snapshot started from.

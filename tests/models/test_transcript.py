@@ -10,7 +10,7 @@ from futurel1.models.transcript import transcripts
 
 
 def test_transcripts_name_imagined_frames() -> None:
-    reasoner = LatentReasoner.from_pretrained("tiny-random")
+    reasoner = LatentReasoner.from_pretrained("tiny@random")
     tokenizer, tokens = reasoner.processor.tokenizer, reasoner.tokens
     start, latent, end = tokens.start_id, tokens.latent_id, tokens.end_id
     word = tokenizer(" left")["input_ids"]

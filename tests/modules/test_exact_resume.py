@@ -46,7 +46,7 @@ def sft(world: Path, tmp_path: Path) -> Make:
         def module() -> LatentSFTModule:
             torch.manual_seed(3)
             return LatentSFTModule(
-                backbone="tiny-random", lr_schedule="linear", warmup_ratio=0.2, learning_rate=1e-3, lora_rank=2,
+                backbone="tiny@random", lr_schedule="linear", warmup_ratio=0.2, learning_rate=1e-3, lora_rank=2,
                 latent_feedback="mixed", feedback_share=0.5, feedback_ramp=4, lora_dropout=0.2,
             )  # fmt: skip
 
@@ -375,7 +375,7 @@ def test_checkpoints_of_version_0_1_are_resumed_exactly(sft: Make, stop: tuple[s
 def test_a_run_that_is_killed_three_times(world: Path, tmp_path: Path) -> None:
     """Processes of their own: after an epoch's end, in the middle of a window, in the export."""
     file, runs = tmp_path / "sft.yaml", tmp_path / "runs"
-    model = {"class_path": "LatentSFTModule", "init_args": {"backbone": "tiny-random", "learning_rate": 1e-3}}
+    model = {"class_path": "LatentSFTModule", "init_args": {"backbone": "tiny@random", "learning_rate": 1e-3}}
     records = {"train": str(world / "train.jsonl"), "batch_size": 2, "num_workers": 0}
     records |= {"system_prompt": str(world / "prompt.txt"), "cache_dir": str(tmp_path / "cache")}
     trainer = {

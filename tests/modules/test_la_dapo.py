@@ -309,7 +309,7 @@ def eager(tmp_path_factory: pytest.TempPathFactory, rl_world: Path) -> str:
     """The tiny checkpoint, changed so that about one response in eight begins with START."""
     module = make_module()
     module.configure_model()
-    data = make_data(rl_world, processor="tiny-random", batch_size=8, val=str(rl_world / "rl.jsonl"))
+    data = make_data(rl_world, processor="tiny@random", batch_size=8, val=str(rl_world / "rl.jsonl"))
     (batch,) = list(data.val_dataloader())
     reasoner = module.reasoner.eval()
     with torch.no_grad():

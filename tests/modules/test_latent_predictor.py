@@ -155,7 +155,7 @@ def test_every_shape_of_record_keeps_its_own_id(world: Path, tmp_path: Path) -> 
         predict=str(tmp_path / "all.jsonl"), batch_size=5, num_workers=0, system_prompt=str(world / "prompt.txt"),
         video_max_frames=2,
     )  # fmt: skip
-    module = LatentPredictor("tiny-random", sampling=SamplingSettings(max_new_tokens=1))
+    module = LatentPredictor("tiny@random", sampling=SamplingSettings(max_new_tokens=1))
     make_trainer(tmp_path / "run", callbacks=[JSONLinesWriter()]).predict(module, data)
     lines = [json.loads(line) for line in (tmp_path / "run" / "predictions.jsonl").read_text().splitlines()]
     assert [line["record_id"] for line in lines] == [*names[:4], None]

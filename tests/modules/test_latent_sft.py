@@ -105,7 +105,7 @@ def test_one_batch_of_eight_equals_eight_of_one(world: Path, tmp_path: Path) -> 
 
 
 def test_batches_without_totals_are_refused_under_accumulation(world: Path, tmp_path: Path) -> None:
-    data = make_data(world, processor="tiny-random", batch_size=1)
+    data = make_data(world, processor="tiny@random", batch_size=1)
     batches = [batch for batch, _ in zip(data.train_dataloader(), range(4), strict=False)]
     from dataclasses import replace
 
@@ -175,10 +175,10 @@ class Counted(LatentSFTModule):
 def test_schedule_ends_where_training_ends(
     world: Path, tmp_path: Path, limit: float, max_steps: int, steps: int, given: str
 ) -> None:
-    module = Counted("tiny-random", learning_rate=1e-3, lr_schedule="linear", warmup_ratio=0.0)
+    module = Counted("tiny@random", learning_rate=1e-3, lr_schedule="linear", warmup_ratio=0.0)
     options = {"max_steps": max_steps, "max_epochs": 2, "accumulate_grad_batches": 2, "limit_train_batches": limit}
     trainer = make_trainer(tmp_path, **options)
-    data = make_data(world, batch_size=4, processor="tiny-random")
+    data = make_data(world, batch_size=4, processor="tiny@random")
     if given == "data":
         trainer.fit(module, data)
     else:
@@ -303,7 +303,7 @@ def test_liger_changes_the_modules_of_this_model_only() -> None:
 
     classes = (modeling_qwen3_vl.Qwen3VLTextRMSNorm, modeling_qwen3_vl.Qwen3VLTextMLP)
     before = [cls.forward for cls in classes]
-    module, other = LatentSFTModule(), LatentReasoner.from_pretrained("tiny-random")
+    module, other = LatentSFTModule(), LatentReasoner.from_pretrained("tiny@random")
     module.configure_model()
     # four layers with two norms, query and key norms and an MLP each, and the final norm
     assert apply_liger(module.reasoner, torch.device("cuda")) == 4 * 5 + 1
@@ -353,7 +353,7 @@ def test_liger_kernels_keep_the_loss_on_cuda(world: Path, tmp_path: Path) -> Non
 
 
 def test_true_half_precision_of_the_trainer_runs(world: Path, tmp_path: Path) -> None:
-    module = Recorder(**QUICK, backbone="tiny-random")
+    module = Recorder(**QUICK, backbone="tiny@random")
     data = make_data(world, batch_size=1, vision_cache=str(tmp_path / "features"), on_error="skip")
     make_trainer(tmp_path, max_steps=1, precision="bf16-true").fit(module, data)
     assert module.reasoner.backbone.lm_head.weight.dtype == torch.bfloat16
@@ -363,13 +363,13 @@ def test_true_half_precision_of_the_trainer_runs(world: Path, tmp_path: Path) ->
 def test_predict_writes_one_line_per_record(world: Path, tmp_path: Path) -> None:
     writer = JSONLinesWriter()
     data = make_data(world, predict=str(world / "test.jsonl"), batch_size=3)
-    make_trainer(tmp_path, callbacks=[writer]).predict(LatentSFTModule(backbone="tiny-random"), data)
+    make_trainer(tmp_path, callbacks=[writer]).predict(LatentSFTModule(backbone="tiny@random"), data)
     rows = [json.loads(line) for line in (tmp_path / "predictions.jsonl").read_text().splitlines()]
     assert [row["id"] for row in rows] == [f"test.jsonl:{number}" for number in range(1, 9)]
     records = [json.loads(line) for line in (world / "test.jsonl").read_text().splitlines()]
     assert [row["record_id"] for row in rows] == [record["id"] for record in records]
     single = make_data(world, predict=str(world / "test.jsonl"), batch_size=1)
-    alone = make_trainer(tmp_path / "single").predict(LatentSFTModule(backbone="tiny-random"), single)
+    alone = make_trainer(tmp_path / "single").predict(LatentSFTModule(backbone="tiny@random"), single)
     assert alone is not None
     for row, (other,) in zip(rows, alone, strict=True):
         assert row["ce"] == pytest.approx(other["ce"], rel=1e-4)

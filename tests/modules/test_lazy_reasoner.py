@@ -18,12 +18,12 @@ from futurel1.errors import ConfigError
 
 @pytest.fixture
 def loaded() -> LatentReasoner:
-    return LatentReasoner.from_pretrained("tiny-random")
+    return LatentReasoner.from_pretrained("tiny@random")
 
 
 @pytest.mark.parametrize("kind", [LatentSFTModule, LADAPOModule, LatentPredictor])
 def test_before_a_trainer_loads_it_the_reasoner_says_how(kind: type) -> None:
-    module = kind("tiny-random")
+    module = kind("tiny@random")
     assert not hasattr(module, "reasoner")
     with pytest.raises(AttributeError, match=rf"{kind.__name__} has no reasoner yet.* call configure_model\(\)"):
         _ = module.reasoner
@@ -45,7 +45,7 @@ def test_a_loaded_reasoner_is_used_as_it_is(kind: type, loaded: LatentReasoner) 
 
 def test_a_loaded_reasoner_trains_like_one_that_is_named(loaded: LatentReasoner, world: Path, tmp_path: Path) -> None:
     results = []
-    for backbone in ("tiny-random", loaded):
+    for backbone in ("tiny@random", loaded):
         module = LatentSFTModule(backbone, learning_rate=1e-3, warmup_ratio=0.0)
         data = VideoHintDataModule(
             str(world / "train.jsonl"), batch_size=2, num_workers=0, system_prompt=str(world / "prompt.txt")
@@ -85,7 +85,7 @@ def test_values_of_an_epoch_are_logged_without_warnings(kind: Any, tmp_path: Pat
     )  # fmt: skip
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        trainer.validate(Evaluates("tiny-random"), DataLoader(torch.ones(2, 1)), verbose=False)
+        trainer.validate(Evaluates("tiny@random"), DataLoader(torch.ones(2, 1)), verbose=False)
     assert not [str(warning.message) for warning in caught if "self.log" in str(warning.message)]
     assert trainer.callback_metrics == {"val/loss": 0.5, "val_loss": 0.5}
     assert trainer.progress_bar_metrics == {"val/loss": 0.5}

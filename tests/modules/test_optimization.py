@@ -11,7 +11,7 @@ from futurel1.modules.optimization import freeze_parts, parameter_groups, parts_
 
 @pytest.fixture
 def reasoner() -> LatentReasoner:
-    return LatentReasoner.from_pretrained("tiny-random", projection_head="lvr")
+    return LatentReasoner.from_pretrained("tiny@random", projection_head="lvr")
 
 
 def test_parts_cover_every_parameter_exactly_once(reasoner: LatentReasoner) -> None:

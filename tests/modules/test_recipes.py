@@ -41,7 +41,7 @@ def test_objects_of_the_library_come_back(tmp_path: Path) -> None:
     )
     rollout: Any = {"filter_key": "toy"}
     module = LADAPOModule(
-        "tiny-random", reward=reward, latent_policy=VonMisesFisherLatents(0.98), rollout=rollout, freeze=["vision"]
+        "tiny@random", reward=reward, latent_policy=VonMisesFisherLatents(0.98), rollout=rollout, freeze=["vision"]
     )
     file = saved(module, tmp_path)
     torch.load(file, weights_only=True)
@@ -59,11 +59,11 @@ def test_objects_of_the_library_come_back(tmp_path: Path) -> None:
 
 
 def test_the_released_preset_comes_back(tmp_path: Path) -> None:
-    module = LADAPOModule("tiny-random", reward=CompositeReward.preset("released"), latent_policy=GaussianLatents(0.3))
+    module = LADAPOModule("tiny@random", reward=CompositeReward.preset("released"), latent_policy=GaussianLatents(0.3))
     found = LADAPOModule.load_from_checkpoint(saved(module, tmp_path))
     assert found.reward.weights == CompositeReward.preset("released").weights
     assert getattr(found.latent_policy, "std", None) == 0.3
-    default = LADAPOModule.load_from_checkpoint(saved(LADAPOModule("tiny-random"), tmp_path))
+    default = LADAPOModule.load_from_checkpoint(saved(LADAPOModule("tiny@random"), tmp_path))
     assert default.reward.weights == CompositeReward.preset("paper").weights
 
 
@@ -72,7 +72,7 @@ def test_objects_of_others_are_refused_by_name_until_they_are_given(tmp_path: Pa
         return torch.zeros(len(inputs))
 
     reward, policy = CompositeReward({"accuracy": own}, {"accuracy": 1.0}), OwnLatents(0.2)
-    file = saved(LADAPOModule("tiny-random", reward=reward, latent_policy=policy), tmp_path)
+    file = saved(LADAPOModule("tiny@random", reward=reward, latent_policy=policy), tmp_path)
     with pytest.raises(ConfigError, match=r"reward=futurel1\.rewards\.composite\.CompositeReward, an object.*reward="):
         LADAPOModule.load_from_checkpoint(file, latent_policy=policy)
     with pytest.raises(ConfigError, match=r"latent_policy=.*OwnLatents, an object.*Give it again, as latent_policy="):
@@ -119,7 +119,7 @@ def test_what_the_command_line_gave_comes_back(rl_world: Path, opening: str, tmp
 
 
 def test_the_latent_policy_of_a_predictor_comes_back(tmp_path: Path) -> None:
-    module = LatentPredictor("tiny-random", latent_policy=VonMisesFisherLatents(0.9))
+    module = LatentPredictor("tiny@random", latent_policy=VonMisesFisherLatents(0.9))
     found = LatentPredictor.load_from_checkpoint(saved(module, tmp_path))
     assert getattr(found.policy, "cosine", None) == 0.9
 

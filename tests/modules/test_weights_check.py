@@ -28,7 +28,7 @@ def test_equal_weights_and_sharded_ones_pass() -> None:
 
 
 def test_a_module_refuses_a_checkpoint_of_another(tmp_path: object) -> None:
-    module = LatentSFTModule("tiny-random")
+    module = LatentSFTModule("tiny@random")
     module.configure_model()
     state = module.state_dict()
     module.on_load_checkpoint({"state_dict": state})

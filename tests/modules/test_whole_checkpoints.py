@@ -53,7 +53,7 @@ def test_what_torch_says_of_a_full_disk_is_understood(tmp_path: Path, monkeypatc
         WholeCheckpointIO().save_checkpoint({"a": torch.ones(1 << 16)}, tmp_path / "last.ckpt")
 
 
-@pytest.mark.parametrize("module", [LatentSFTModule("tiny-random"), TowerPretrainModule()])
+@pytest.mark.parametrize("module", [LatentSFTModule("tiny@random"), TowerPretrainModule()])
 def test_the_training_modules_bring_it(module: Any) -> None:
     (callback,) = module.configure_callbacks()
     assert isinstance(callback, WholeCheckpoints)
@@ -64,7 +64,7 @@ def test_the_training_modules_bring_it(module: Any) -> None:
 
 def test_another_way_that_was_asked_for_stays() -> None:
     trainer = Trainer(accelerator="cpu", logger=False, plugins=[AsyncCheckpointIO()])
-    WholeCheckpoints().setup(trainer, LatentSFTModule("tiny-random"), "fit")
+    WholeCheckpoints().setup(trainer, LatentSFTModule("tiny@random"), "fit")
     assert type(trainer.strategy.checkpoint_io) is AsyncCheckpointIO
 
 

@@ -109,7 +109,7 @@ def test_spans_of_the_table_count() -> None:
 
 
 def test_text_that_reads_as_markers_is_none() -> None:
-    tokenizer = LatentReasoner.from_pretrained("tiny-random").processor.tokenizer
+    tokenizer = LatentReasoner.from_pretrained("tiny@random").processor.tokenizer
     pieces = ["<", "|", "latent", "_start", "|", ">", "<", "|", "latent", "_end", "|", ">", R, A]
     ids = [token for piece in pieces for token in tokenizer(piece, add_special_tokens=False).input_ids]
     text = tokenizer.decode(ids, skip_special_tokens=False)

@@ -183,7 +183,7 @@ def test_experience_stays_on_its_device():
 
 @pytest.fixture(scope="module")
 def tiny():
-    return LatentReasoner.from_pretrained("tiny-random")
+    return LatentReasoner.from_pretrained("tiny@random")
 
 
 def visual_prompt(reasoner, name, seed, words, images=(), videos=()):

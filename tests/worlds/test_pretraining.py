@@ -68,7 +68,7 @@ def test_clips_have_the_looks_and_layouts_of_training_and_starts_of_their_own(ep
 
 
 def test_every_record_parses_and_is_encoded_with_its_spans(source):
-    processor = load_processor("tiny-random")
+    processor = load_processor("tiny@random")
     encoder = ChatEncoder(processor, max_latent_tokens=1)
     assert len(source) == 5 * CLIPS
     for number in range(len(source)):

@@ -11,8 +11,6 @@ from futurel1.errors import CheckpointError, MissingFileError
 
 TINY = "tiny"
 """Name of this package's pretrained tiny backbone, accepted wherever a checkpoint folder is."""
-TINY_RANDOM = "tiny-random"
-"""Name of a tiny backbone with random weights, which is built in memory."""
 TINY_FOLDER = Path(__file__).parent / "backbones" / "tiny_weights"
 INDEX_FILE = "model.safetensors.index.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -115,5 +113,5 @@ def _from_hub(name: str) -> Path:
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise MissingFileError(
             f"no checkpoint folder {name!r}, and no such model in the hub or its local cache "
-            f"({type(error).__name__}); give a folder, a repository name, 'tiny' or 'tiny-random'"
+            f"({type(error).__name__}); give a folder, a repository name, 'tiny' or 'tiny@random'"
         ) from error

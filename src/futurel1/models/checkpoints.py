@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from futurel1.errors import CheckpointError
 from futurel1.files import set_mode
 from futurel1.models.backbones import Backbone, backbone_class
+from futurel1.models.backbones.random_weights import RandomBackbone, is_random
 from futurel1.models.checkpoint_folders import (
-    TINY_RANDOM,
     WEIGHTS_FILE,
     checkpoint_folder,
     model_type,
@@ -39,7 +39,7 @@ def load_processor(path: str | Path) -> Any:
     """Load the processor (tokenizer, image and video processor) of a checkpoint, with latent tokens registered.
 
     Args:
-        path: as for :func:`checkpoint_folder`, or ``"tiny-random"``.
+        path: as for :func:`checkpoint_folder`, or a name of :mod:`futurel1.models.backbones.random_weights`.
 
     Returns:
         The `transformers` processor, or None if the folder has no tokenizer. Its attribute `system_prompt` holds the
@@ -49,10 +49,8 @@ def load_processor(path: str | Path) -> Any:
         MissingFileError: no such checkpoint.
         CheckpointError: a tokenizer without its image and video processor, or files that cannot be read.
     """
-    if str(path) == TINY_RANDOM:
-        from futurel1.models.backbones.tiny import tiny_processor
-
-        processor = tiny_processor()
+    if is_random(path):
+        processor = RandomBackbone.parse(path).processor()
     else:
         folder = checkpoint_folder(path)
         if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json", "tokenizer_config.json")):
@@ -174,7 +172,7 @@ def load_checkpoint(
         CheckpointError: weights, configuration or tokenizer contradict each other.
     """
     place: str | Path = path
-    if str(path) != TINY_RANDOM:
+    if not is_random(path):
         place = checkpoint_folder(path)
         backbone_class(model_type(place))  # before anything else is read of a checkpoint that nobody can load
     processor = load_processor(place)
@@ -202,12 +200,8 @@ def _load_model(path: str | Path, dtype: torch.dtype, attn_implementation: str) 
     import transformers
     from safetensors import SafetensorError
 
-    if str(path) == TINY_RANDOM:
-        from futurel1.models.backbones.tiny import tiny_model
-
-        model = tiny_model()
-        model.set_attn_implementation(attn_implementation)
-        return model, {}
+    if is_random(path):
+        return RandomBackbone.parse(path).model(dtype, attn_implementation), {}
     folder = checkpoint_folder(path)
     stock = getattr(transformers, backbone_class(model_type(folder)).stock_class)
     head = read_head(folder)

@@ -10,14 +10,14 @@ from typing import Any
 
 from futurel1.files import write_whole
 from futurel1.folders import place_of
-from futurel1.models.checkpoint_folders import TINY, TINY_RANDOM
+from futurel1.models.backbones.random_weights import is_random
+from futurel1.models.checkpoint_folders import TINY
 from futurel1.models.settings import LatentSettings
 from futurel1.models.tokens import LATENT, LATENT_END, LATENT_START, LatentTokens
 from futurel1.version import __version__
 
 logger = logging.getLogger(__name__)
 CARD_FILE = "README.md"
-PACKAGED = (TINY, TINY_RANDOM)
 ANY_FOLDER = "path/to/this/folder"
 """Stands for the checkpoint in the examples of a card until the card is pushed and the repository's name is known."""
 _SIGNATURE = re.compile(r"\n<!-- futurel1 wrote this card, sha256 ([0-9a-f]{64})\. [^\n]*-->\n$")
@@ -52,7 +52,7 @@ class Described:
         tokens: ids of the latent tokens.
         settings: latent settings.
         has_processor: tokenizer and processor are in the folder.
-        base_model: hub name of the model that it started from, or ``tiny`` or ``tiny-random``; None: not known.
+        base_model: what it started from: hub name, ``tiny``, or random weights (``tiny@random``); None: not known.
         training: the run that it comes from; None: not known.
     """
 
@@ -111,7 +111,7 @@ def model_card(described: Described, name: str = ANY_FOLDER) -> str:
     from huggingface_hub import ModelCard, ModelCardData
 
     base = described.base_model
-    on_hub = None if base in PACKAGED else base
+    on_hub = None if base is None or base == TINY or is_random(base) else base
     metadata = ModelCardData(
         base_model=on_hub,
         library_name="futurel1",
@@ -151,15 +151,15 @@ def base_model_of(path: str | Path) -> str | None:
     """What a checkpoint started from, for the card of one that starts from it.
 
     Args:
-        path: what the checkpoint was loaded from: hub name, ``tiny``, ``tiny-random``, or folder.
+        path: what the checkpoint was loaded from: hub name, ``tiny``, random weights, or folder.
 
     Returns:
-        Hub name or name of a packaged backbone; None for a folder that has no card of this library.
+        Hub name, ``tiny``, or name of random weights; None for a folder that has no card of this library.
     """
     from huggingface_hub import ModelCard
 
     folder = Path(path).expanduser()
-    if str(path) in PACKAGED or not folder.is_dir():
+    if str(path) == TINY or is_random(path) or not folder.is_dir():
         return str(path)
     file = folder / CARD_FILE
     text = file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
@@ -174,8 +174,10 @@ def _what_it_is(described: Described) -> str:
     base = described.base_model
     if base is None:
         origin = "The model that it started from is not known: it was loaded from a folder that does not say."
-    elif base in PACKAGED:
+    elif base == TINY:
         origin = f"It started from `{base}`, a small model for tests and demonstrations that `futurel1` ships."
+    elif is_random(base):
+        origin = f"It started from random weights, `{base}` of `futurel1`."
     else:
         origin = f"It started from [{base}](https://huggingface.co/{base})."
     return f"""# Latent reasoner

@@ -115,8 +115,10 @@ class LatentReasoner(nn.Module):
         """Load a stock checkpoint, a released Future-L1 checkpoint or one that this package saved, in eval mode.
 
         Args:
-            path: a folder, a hub name, ``"tiny"`` for the pretrained tiny backbone of this package, or
-                ``"tiny-random"`` for one with random weights.
+            path: a folder, a hub name, ``"tiny"`` for the pretrained tiny backbone of this package, or the name of a
+                shape with random weights: ``"tiny@random"``, ``"qwen3-vl-8b@random"``, or with fewer layers
+                ``"qwen3-vl-8b@random:layers=1,vision_layers=1"``. Under ``torch.device("meta")`` such a shape takes no
+                memory.
             dtype: dtype of all loaded weights, whatever the stored dtype.
             attn_implementation: attention of `transformers`: ``"sdpa"``, ``"eager"``, ``"flash_attention_2"``, ...
             tokens: ids of the latent tokens, for a checkpoint that has neither tokenizer nor ids in its configuration.

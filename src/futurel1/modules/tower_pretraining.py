@@ -13,8 +13,8 @@ from futurel1.datamodules.event_frames import FrameBatch
 from futurel1.errors import ConfigError
 from futurel1.models import LatentReasoner, LatentTokens, TrainingRun, load_processor
 from futurel1.models.backbones import Qwen3VLBackbone
+from futurel1.models.backbones.random_weights import TINY_RANDOM
 from futurel1.models.backbones.tiny import tiny_model
-from futurel1.models.checkpoint_folders import TINY_RANDOM
 from futurel1.modules.exact_resume import ExactResumeModule
 from futurel1.modules.optimization import Schedule, freeze_parts, group_settings, schedule_factor, total_steps
 from futurel1.worlds import CODE_SIZE, make_event_scenes, read_code, scene_code

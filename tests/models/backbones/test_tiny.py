@@ -21,7 +21,7 @@ VOCABULARY = "c4eabbc676553648154703b0a051ac30570a7582302d11dc6990d96f5a6b403b"
 
 @pytest.fixture(scope="module")
 def processor():
-    return load_processor("tiny-random")
+    return load_processor("tiny@random")
 
 
 def digest_of_vocabulary():

@@ -235,7 +235,7 @@ def test_flex_attention_on_cuda_is_the_dense_mask(real, lengths, dtype, toleranc
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 def test_scores_and_gradients_on_cuda_are_those_of_separate_rows():
-    reasoner = LatentReasoner.from_pretrained("tiny-random").cuda().train()
+    reasoner = LatentReasoner.from_pretrained("tiny@random").cuda().train()
     ids = torch.randint(10, 200, (2, 40), generator=torch.Generator().manual_seed(0)).cuda()
     batch = PromptBatch(ids, torch.ones_like(ids))
     rollout = reasoner.generate(batch, num_branches=3, max_new_tokens=12, do_sample=True, seed=0)

@@ -165,7 +165,7 @@ def test_a_step_compiles_without_a_graph_break_and_gives_the_same(lively, monkey
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 @pytest.mark.parametrize("look_every", [1, 4])
 def test_cuda_graphs_give_what_single_operations_give(look_every):
-    reasoner = LatentReasoner.from_pretrained("tiny-random").cuda()
+    reasoner = LatentReasoner.from_pretrained("tiny@random").cuda()
     ids = torch.randint(10, 200, (6, 40), generator=torch.Generator().manual_seed(0)).cuda()
     batch = PromptBatch(ids, torch.ones_like(ids))
     how = {"num_branches": 4, "max_new_tokens": 40, "slots": 2, "latent_policy": VonMisesFisherLatents(0.9)}

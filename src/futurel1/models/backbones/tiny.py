@@ -86,20 +86,34 @@ CHAT_TEMPLATE = (
 )
 
 
-def tiny_processor() -> Any:
-    """A `Qwen3VLProcessor` with :func:`tiny_tokenizer`: 16-pixel patches, merged 2 by 2, at most 256 per image."""
+def qwen3_vl_processor(tokenizer: Any, image_size: dict[str, int], video_size: dict[str, int], **video: Any) -> Any:
+    """A `Qwen3VLProcessor`: 16-pixel patches, merged 2 by 2, two frames of a video in one.
+
+    Args:
+        tokenizer: with the control tokens.
+        image_size: `shortest_edge` and `longest_edge`, the pixels of an image at least and at most.
+        video_size: the same of all frames of a video.
+        video: further settings of the video processor.
+    """
     from transformers import Qwen2VLImageProcessor, Qwen3VLProcessor, Qwen3VLVideoProcessor
 
-    image_size = {"shortest_edge": 32 * 32, "longest_edge": 64 * 32 * 32}
     common: dict[str, Any] = {"patch_size": 16, "merge_size": 2, "temporal_patch_size": 2}
     half = [0.5, 0.5, 0.5]
     return Qwen3VLProcessor(  # type: ignore[no-untyped-call]
         image_processor=Qwen2VLImageProcessor(size=image_size, image_mean=half, image_std=half, **common),
-        tokenizer=tiny_tokenizer(),
-        video_processor=Qwen3VLVideoProcessor(
-            size={"shortest_edge": 32 * 32, "longest_edge": 16 * 64 * 32 * 32}, cap_pixels_per_frame=False, **common
-        ),
+        tokenizer=tokenizer,
+        video_processor=Qwen3VLVideoProcessor(size=video_size, **video, **common),
         chat_template=CHAT_TEMPLATE,
+    )
+
+
+def tiny_processor() -> Any:
+    """A `Qwen3VLProcessor` with :func:`tiny_tokenizer`, at most 64 visual tokens per image."""
+    return qwen3_vl_processor(
+        tiny_tokenizer(),
+        {"shortest_edge": 32 * 32, "longest_edge": 64 * 32 * 32},
+        {"shortest_edge": 32 * 32, "longest_edge": 16 * 64 * 32 * 32},
+        cap_pixels_per_frame=False,
     )
 
 
