@@ -65,6 +65,13 @@ TOOLS = {
         "choose the records whose future frames help a model to answer",
         "futurel1 curate train.jsonl --out runs/curated --model runs/sft --thresholds.min_gain 3",
     ),
+    "plan": Tool(
+        "futurel1.planning:plan",
+        "predict memory and time of a configured run, without a GPU",
+        "futurel1 plan --config qwen3_vl_8b/sft --devices 8 --memory 80",
+        "running the configured run on shapes alone ...",
+        leading="config",
+    ),
     "configs": Tool(
         "futurel1.shipped_configs:configs",
         "list the configurations that come with futurel1, print or copy one",

@@ -9,9 +9,11 @@ import torch
 
 from futurel1.errors import ConfigError
 from futurel1.models import LatentReasoner
+from futurel1.models.policies import LatentPolicy
 from futurel1.modules import LADAPOModule, LatentPredictor, LatentSFTModule, adapters
 from futurel1.modules.optimization import freeze_parts
 from futurel1.planning.fabricated import Size
+from futurel1.planning.meta_model import meta_reasoner
 from futurel1.runs import DTYPES
 from futurel1.shipped_configs import config_file
 
@@ -117,8 +119,16 @@ class ConfiguredRun:
         return int(self.module.hparams["num_branches"]) if isinstance(self.module, LatentPredictor) else 1
 
     @property
+    def policy(self) -> LatentPolicy:
+        """How latents are sampled."""
+        policy: LatentPolicy = self.module.latent_policy if isinstance(self.module, LADAPOModule) else self.module.policy
+        return policy
+
+    @property
     def slots(self) -> int:
-        """Prompts that a device decodes at once."""
+        """Prompts that a device decodes at once; 0 in a run that does not decode."""
+        if isinstance(self.module, LatentSFTModule):
+            return 0
         if isinstance(self.module, LADAPOModule):
             return self.module.rollout.generation_batch_size
         return int(self.module.sampling.slots or self.data["batch_size"])
@@ -155,7 +165,9 @@ def _sharing(trainer: Any) -> Sharing:
 def _prepared(module: Any, dtype: torch.dtype) -> LatentReasoner:
     """The module's model on the meta device."""
     hparams = module.hparams
-    reasoner = meta_reasoner(hparams["backbone"], hparams["attn_implementation"], hparams.get("projection_head"))
+    reasoner = meta_reasoner(
+        hparams["backbone"], hparams["attn_implementation"], hparams.get("projection_head"), dtype
+    )
     if hparams.get("lora_rank"):
         adapters.add_lora(
             reasoner, rank=hparams["lora_rank"], alpha=hparams["lora_alpha"], dropout=hparams["lora_dropout"],

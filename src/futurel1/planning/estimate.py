@@ -8,6 +8,10 @@ from futurel1.planning.configured import ConfiguredRun
 from futurel1.planning.memory import Phase
 
 
+LAUNCH = 8e-6
+"""Seconds to start an operation from Python on a GPU, which a compiled step replays instead."""
+
+
 @dataclass(frozen=True)
 class Estimate:
     """Time of an optimizer step, or of a batch of answers.
@@ -41,19 +45,25 @@ def estimate(
         tflops: 10^12 operations per second that a device reaches.
         bandwidth: 10^9 bytes per second that a device reaches.
     """
-    update = sum(phase.flops for phase in phases) * run.accumulate / (tflops * 1e12) if run.trains else 0.0
-    sampling = 0.0
-    said = [f"{tflops:.0f} TFLOP/s", "no communication", "no loading of data"]
-    decoding = next((phase for phase in phases if phase.name == "sampling"), None)
-    if decoding is not None:
-        rollout = run.module.rollout if isinstance(run.module, LADAPOModule) else None
-        prompts = rollout.batch_size // run.devices if rollout else run.slots
-        weights = sum(p.numel() * p.element_size() for p in run.reasoner.backbone.language_model.parameters())
-        cache = decoding.parts["keys and values"] * (1 - typical[1] * run.branches / 2 / (typical[0] + typical[1] * run.branches))
-        steps = typical[1] * -(-prompts // run.slots)
-        sampling = steps * (weights + cache) / (bandwidth * 1e9) + prompts * decoding.flops / (tflops * 1e12)
-        said += [f"{bandwidth:.0f} GB/s", "a step of decoding that waits for memory alone"]
-        update -= decoding.flops * run.accumulate / (tflops * 1e12) if run.trains else 0.0
-        if rollout:
-            said.append("every group passes the filter")
-    return Estimate(sampling, update, ", ".join(said))
+    said = [f"{tflops:.0f} TFLOP/s", "no communication, no loading of data"]
+    by_name = {phase.name: phase for phase in phases}
+    update = by_name["update"].flops * run.accumulate / (tflops * 1e12) if run.trains else 0.0
+    if "sampling" not in by_name:
+        return Estimate(0.0, update, ", ".join(said))
+    decoding, (prompt, response) = by_name["sampling"], typical
+    rollout = run.module.rollout if isinstance(run.module, LADAPOModule) else None
+    prompts = rollout.batch_size // run.devices if rollout else run.slots
+    weights = sum(p.numel() * p.element_size() for p in run.reasoner.backbone.language_model.parameters())
+    cache = decoding.parts["keys and values"]
+    half = cache * (prompt + run.branches * response / 2) / (prompt + run.branches * response)
+    reading = (weights + half) / (bandwidth * 1e9)
+    launching = 0.0 if run.module.sampling.compile else decoding.operations * LAUNCH
+    steps = response * -(-prompts // run.slots)
+    sampling = steps * max(reading, launching) + prompts * decoding.flops / (tflops * 1e12)
+    said.append(
+        f"{bandwidth:.0f} GB/s, {steps} steps of {reading * 1e3:.0f} ms for memory and {launching * 1e3:.0f} ms to start "
+        f"{decoding.operations} operations"
+    )
+    if rollout:
+        said.append("every group passes the filter")
+    return Estimate(sampling, update, "; ".join(said))

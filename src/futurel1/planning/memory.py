@@ -9,8 +9,8 @@ from torch import nn
 from futurel1.modules import LADAPOModule, LatentSFTModule
 from futurel1.planning.configured import ConfiguredRun
 from futurel1.planning.fabricated import Size
-from futurel1.planning.measured import Measured, decoding, optimizer_step, policy_step, sft_step
-from futurel1.planning.sharding import gathered
+from futurel1.planning.measured import Gradients, Measured, decoding, optimizer_step, policy_step, sft_step
+from futurel1.planning.sharding import whole_parameters
 
 GIB = 2**30
 CONTEXT = 1e9
@@ -26,12 +26,14 @@ class Phase:
     Attributes:
         name: what the run does then.
         parts: bytes on each device at the peak, by what they are for.
-        flops: floating-point operations of one micro-batch on one device; 0 where none were counted.
+        flops: floating-point operations of one micro-batch, or of one prompt that is decoded; 0 where none were counted.
+        operations: operations of a step of decoding; 0 where none were counted.
     """
 
     name: str
     parts: dict[str, int]
     flops: int = 0
+    operations: int = 0
 
     @property
     def total(self) -> int:
@@ -107,9 +109,7 @@ class DeviceMemory:
 
     @cached_property
     def _whole(self) -> set[int]:
-        """Parameters that are not sharded: those of a frozen tower."""
-        tower = self._reasoner.backbone.vision_tower
-        return set() if self._reasoner.vision_is_trainable else {id(parameter) for parameter in tower.parameters()}
+        return whole_parameters(self._reasoner)
 
     # ------------------------------------------------------------------ phases
 
@@ -125,14 +125,17 @@ class DeviceMemory:
     def _sampling(self, size: Size, slots: int) -> Phase:
         module, sampling = self.run.module, self.run.module.sampling
         sampled = isinstance(module, LADAPOModule) or module.hparams["do_sample"]
-        settings: dict[str, Any] = {"do_sample": sampled, "latent_policy": module.latent_policy}
+        settings: dict[str, Any] = {"do_sample": sampled, "latent_policy": self.run.policy}
         if sampled:
             settings |= {"temperature": sampling.temperature, "top_p": sampling.top_p}
-        found, cache = decoding(self._reasoner, size, slots, self.run.autocast, **settings)
-        parts = {**self.resident, "keys and values": cache, "activations": found.activations, "logits": found.logits}
+        found = decoding(self._reasoner, size, slots, self.run.autocast, **settings)
+        parts = {
+            **self.resident, "keys and values": found.cache, "activations": found.memory.activations,
+            "logits": found.memory.logits,
+        }  # fmt: skip
         if isinstance(module, LADAPOModule) and module.hparams["lora_rank"]:
             parts["weights with merged adapters"] = self._adapted
-        return Phase("sampling", parts, found.flops)
+        return Phase("sampling", parts, found.memory.flops, found.operations)
 
     @cached_property
     def _adapted(self) -> int:
@@ -145,29 +148,23 @@ class DeviceMemory:
 
     def _update(self, size: Size) -> list[Phase]:
         run = self.run
-        sharded = run.sharing == "FSDP2"
-        kept = not sharded and run.accumulate == 1
-        found = self._step(size, kept)
-        gradients = found.gradients if kept else self._gradients
-        parts = {
-            **self.resident, "gradients": gradients, "activations": found.activations, "logits": found.logits,
+        how: Gradients = "sharded" if run.sharing == "FSDP2" else "kept" if run.accumulate == 1 else "dropped"
+        found = self._step(size, how)
+        update = {
+            **self.resident, "gradients": found.gradients if how == "kept" else self._gradients,
+            "gathered by FSDP2": found.gathered, "activations": found.activations, "logits": found.logits,
         }  # fmt: skip
-        phases = []
-        if sharded:
-            around = gathered(self._reasoner)
-            parts["gathered weights, gradients"] = around.in_layers
-            at_end = {**self.resident, "gradients": self._gradients, "gathered weights, gradients": around.at_end}
-            phases.append(Phase("end of backward", at_end))
-        stepping = {**self.resident, "gradients": self._gradients, "steps of the optimizer": self._optimizer[1] // run.shards}
-        return [Phase("update", parts, found.flops), *phases, Phase("optimizer step", stepping)]
+        own = self._optimizer[1] // run.shards
+        step = {**self.resident, "gradients": self._gradients, "of the optimizer's step": own}
+        return [Phase("update", update, found.flops), Phase("step", step)]
 
-    def _step(self, size: Size, kept: bool) -> Measured:
+    def _step(self, size: Size, how: Gradients) -> Measured:
         module = self.run.module
         if isinstance(module, LatentSFTModule):
-            return sft_step(self._reasoner, module.objective, size, self.run.autocast, kept)
+            return sft_step(self._reasoner, module.objective, size, self.run.autocast, how)
         return policy_step(
-            self._reasoner, module.objective, module.latent_policy, size, module.sampling.temperature,
-            self.run.autocast, kept,
+            self._reasoner, module.objective, self.run.policy, size, module.sampling.temperature,
+            self.run.autocast, how,
         )  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from futurel1.planning.configured import ConfiguredRun
 from futurel1.planning.estimate import Estimate, estimate
 from futurel1.planning.memory import DeviceMemory, Load, Phase, usable
 
-GB = 1e9
+UNITS = ((1e9, "GB"), (1e6, "MB"))
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,8 @@ class Plan:
         lines += _table([("typical", self.typical), ("longest", self.longest)])
         worst = max(self.longest, key=lambda phase: phase.total)
         verdict = "fits" if self.ok else "does not fit"
-        lines += ["", f"{verdict}: {worst.name} takes {worst.total / GB:.1f} of {self.limit / GB:.1f} GB at the longest"]
+        unit, name = _unit(worst.total)
+        lines += ["", f"{verdict}: {worst.name} takes {worst.total / unit:.1f} of {self.limit / unit:.1f} {name}"]
         lines += [f"  {line}" for line in self.advice]
         if self.estimate is not None:
             lines += ["", str(self.estimate)]
@@ -91,7 +92,7 @@ def plan(
         raise ConfigError("plan needs a configuration: futurel1 plan --config qwen3_vl_8b/sft")
     run = ConfiguredRun.read(config, settings, devices)
     longest = run.longest
-    typical = (prompt or longest[0] // 2, response or max(64, longest[1] // 4))
+    typical = (prompt or longest[0] // 2, response or min(longest[1], max(64, longest[1] // 4)))
     if prompt is not None and prompt > longest[0] or response is not None and response > longest[1]:
         raise ConfigError(f"{config} allows prompts of {longest[0]} tokens and responses of {longest[1]}, not {typical}")
     device = DeviceMemory(run)
@@ -133,29 +134,46 @@ def _model(run: ConfiguredRun) -> str:
     dtype = str(run.dtype).removeprefix("torch.")
     computed = str(run.autocast or run.reasoner.dtype).removeprefix("torch.")
     shares = f"{run.devices} devices, {run.sharing}" if run.devices > 1 else run.sharing
-    what = f", {trained / 1e9:.2f} B of them trained" if run.trains else ""
+    what = f", {_counted(trained)} of them trained" if run.trains else ""
     return (
-        f"{type(run.module).__name__}, {run.reasoner.backbone.stock_class} of {count / 1e9:.2f} B weights{what}; "
+        f"{type(run.module).__name__}, {run.reasoner.backbone.stock_class} of {_counted(count)} weights{what}; "
         f"{shares}; {dtype} weights, {computed} compute"
     )
 
 
 def _table(columns: Sequence[tuple[str, Sequence[Phase]]]) -> list[str]:
-    """Rows of parts, a column for each phase and length."""
-    phases = [(f"{phase.name}", name, phase) for name, group in columns for phase in group]
-    names = list(dict.fromkeys(part for *_, phase in phases for part, size in phase.parts.items() if size))
-    width = max(map(len, names)) + 2
-    widths = [max(len(title), len(name), 6) + 2 for title, name, _ in phases]
-    head = "".join(f"{title:>{size}}" for (title, *_), size in zip(phases, widths, strict=True))
-    below = "".join(f"{name:>{size}}" for (_, name, _), size in zip(phases, widths, strict=True))
-    rows = [f"{'GB per device':<{width}}{head}", f"{'':<{width}}{below}"]
+    """Rows of parts; a group of columns for each length, a column for each phase."""
+    every = [phase for _, phases in columns for phase in phases]
+    unit, name = _unit(max(phase.total for phase in every))
+    parts = list(dict.fromkeys(part for phase in every for part, size in phase.parts.items() if size))
+    left = max(len(part) for part in parts) + 2
+    wide = max(len(phase.name) for phase in every) + 2
 
-    def row(name: str, values: Sequence[float | None]) -> str:
-        cells = [("-" if value is None else f"{value / GB:.1f}") for value in values]
-        return f"{name:<{width}}" + "".join(f"{cell:>{size}}" for cell, size in zip(cells, widths, strict=True))
+    def row(title: str, cells: Sequence[str]) -> str:
+        groups, each = [], len(cells) // len(columns)
+        for start in range(0, len(cells), each):
+            groups.append("".join(f"{cell:>{wide}}" for cell in cells[start : start + each]))
+        return (f"{title:<{left}}" + "  ".join(groups)).rstrip()
 
-    rows += [row(name, [phase.parts.get(name) for *_, phase in phases]) for name in names]
-    return [*rows, row("peak", [phase.total for *_, phase in phases])]
+    def number(size: int | None) -> str:
+        return "-" if size is None else f"{size / unit:.1f}"
+
+    group = max(len(columns[0][1]), 1) * wide
+    return [
+        (f"{name + ' per device':<{left}}" + "  ".join(f"{title:>{group}}" for title, _ in columns)).rstrip(),
+        row("", [phase.name for phase in every]),
+        *(row(part, [number(phase.parts.get(part)) for phase in every]) for part in parts),
+        row("peak", [number(phase.total) for phase in every]),
+    ]
+
+
+def _unit(number: float) -> tuple[float, str]:
+    """The unit to show a number of bytes in."""
+    return next((pair for pair in UNITS if number >= pair[0]), UNITS[-1])
+
+
+def _counted(weights: int) -> str:
+    return f"{weights / 1e9:.2f} B" if weights >= 1e8 else f"{weights / 1e6:.2f} M"
 
 
 # ---------------------------------------------------------------------- what to change
@@ -174,7 +192,7 @@ def _advice(run: ConfiguredRun, device: DeviceMemory, phases: Sequence[Phase], l
             again = device.phases(_load(run, *lengths, **load))
             return all(each.total <= limit for each in again if each.name == name)
 
-        if sum(device.resident.values()) > limit or phase.name in ("optimizer step", "end of backward"):
+        if sum(device.resident.values()) > limit or phase.name == "step":
             found.append(f"{phase.name}: weights and what belongs to them take too much by themselves; use more devices, or lora_rank")
         elif phase.name == "sampling":
             found.append(_sampling_advice(run, fits))

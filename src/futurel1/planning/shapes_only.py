@@ -5,7 +5,6 @@ booleans (token ids, masks, positions, grids) are real and on the CPU, because c
 them. A value that is not there, such as a loss that is logged, reads as 0.
 """
 
-import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -14,6 +13,7 @@ from unittest.mock import patch
 
 import torch
 from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
@@ -21,7 +21,7 @@ from torch.utils.flop_counter import flop_registry
 
 aten: Any = torch.ops.aten
 META = torch.device("meta")
-Kind = Literal["weights", "gradients", "logits", "activations"]
+Kind = Literal["weights", "gradients", "gathered", "logits", "activations"]
 
 
 class Usage:
@@ -31,18 +31,27 @@ class Usage:
         vocab_size: last dimension of tensors that count as logits; 0: none do.
 
     Attributes:
-        live: bytes of tensors that are alive, by kind.
-        at_peak: the same when there were most of them.
+        at_peak: bytes of the tensors that were alive, by kind, when there were most of them.
         flops: floating-point operations of matrix products, attention included.
+        operations: operations that compute something, each at least one kernel.
     """
 
     def __init__(self, vocab_size: int = 0) -> None:
-        self.live: Counter[Kind] = Counter()
         self.at_peak: Counter[Kind] = Counter()
-        self.flops = 0
+        self.flops = self.operations = 0
         self._vocab_size = vocab_size
-        self._known: dict[int, Kind] = {}
-        self._total = self._peak = 0
+        self._kinds: dict[int, Kind] = {}
+        # Weak references of PyTorch, not of Python: a Python object of a storage would count as a user of it, and the
+        # autograd engine adds gradients in place only where nobody else uses them.
+        self._alive: dict[int, StorageWeakRef] = {}
+        self._sizes: dict[int, int] = {}
+        self._added: Counter[Kind] = Counter()
+        self._peak = 0
+
+    def add(self, kind: Kind, size: int) -> None:
+        """Count memory of this many bytes that no tensor stands for, or with a negative number no longer."""
+        self._added[kind] += size
+        self._look()
 
     def hold(self, tensor: Tensor, kind: Kind | None = None) -> None:
         """Count a tensor's memory until it is freed.
@@ -52,24 +61,34 @@ class Usage:
             kind: what it counts as from now on; None: as before, or else logits or activations, by its shape.
         """
         storage = tensor.untyped_storage()
-        key, size = storage._cdata, storage.nbytes()
-        known = self._known.get(key)
-        if known is None:
-            kind = kind or ("logits" if tensor.dim() and tensor.shape[-1] == self._vocab_size else "activations")
-            self._total += size
-            weakref.finalize(storage, self._free, key, size)
-        elif kind is None:
+        key = storage._cdata
+        if key in self._alive:
+            if kind is not None:
+                self._kinds[key] = kind
             return
-        else:
-            self.live[known] -= size
-        self._known[key] = kind
-        self.live[kind] += size
-        if self._total > self._peak:
-            self._peak, self.at_peak = self._total, self.live.copy()
+        self._kinds[key] = kind or ("logits" if tensor.dim() and tensor.shape[-1] == self._vocab_size else "activations")
+        self._alive[key], self._sizes[key] = StorageWeakRef(storage), storage.nbytes()
+        self._look()
 
-    def _free(self, key: int, size: int) -> None:
-        self.live[self._known.pop(key)] -= size
-        self._total -= size
+    def _look(self) -> None:
+        total = sum(self._sizes.values()) + self._added.total()
+        if total > self._peak:
+            self._forget_freed()
+            total = sum(self._sizes.values()) + self._added.total()
+        if total > self._peak:
+            self._peak, self.at_peak = total, self.live()
+
+    def live(self) -> Counter[Kind]:
+        """Bytes of the tensors that are alive, by kind."""
+        self._forget_freed()
+        found = self._added.copy()
+        for key, size in self._sizes.items():
+            found[self._kinds[key]] += size
+        return found
+
+    def _forget_freed(self) -> None:
+        for key in [key for key, reference in self._alive.items() if reference.expired()]:
+            del self._alive[key], self._sizes[key], self._kinds[key]
 
 
 @contextmanager
@@ -113,6 +132,7 @@ class _ShapesOnly(TorchDispatchMode):
             args, kwargs = tree_map_only(Tensor, _without_values, (args, kwargs))
         out = func(*args, **kwargs)
         if on_meta:
+            self._usage.operations += not func.is_view
             count = flop_registry.get(func._overloadpacket)
             if count is not None:
                 self._usage.flops += count(*args, **kwargs, out_val=out)

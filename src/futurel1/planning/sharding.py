@@ -1,57 +1,128 @@
 """Memory of FSDP2 beside the shards: weights that are gathered, and gradients on their way to their owners."""
 
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from futurel1.models import LatentReasoner
+from futurel1.planning.shapes_only import Usage
 
 REDUCED = 4
 """Bytes of a gradient while it is reduced: `adapters.shard` reduces in float32."""
 
 
-@dataclass(frozen=True)
-class Gathered:
-    """Bytes on every device beside its shards.
+def whole_parameters(reasoner: LatentReasoner) -> set[int]:
+    """Identities of the parameters that :func:`futurel1.modules.adapters.shard` leaves whole: a frozen tower's."""
+    tower = reasoner.backbone.vision_tower
+    return set() if reasoner.vision_is_trainable else {id(parameter) for parameter in tower.parameters()}
 
-    Attributes:
-        in_layers: while the layers run backward, when activations are at their peak.
-        at_end: when the gradients of the embedding table and `lm_head` are reduced; few activations are left then.
+
+class _Group:
+    """Parameters that are gathered together: those of a block, or the rest."""
+
+    def __init__(self, usage: Usage, parameters: list[nn.Parameter]) -> None:
+        self.usage = usage
+        self.parameters = parameters
+        self.trained = [parameter for parameter in parameters if parameter.requires_grad]
+        self.gathered = False
+        self.waiting = 0
+
+    @property
+    def size(self) -> int:
+        """Bytes of the gathered weights."""
+        return sum(parameter.numel() * parameter.element_size() for parameter in self.parameters)
+
+    @property
+    def reduced(self) -> int:
+        """Bytes of the flat gradients that are reduced."""
+        return sum(parameter.numel() for parameter in self.trained) * REDUCED
+
+    def gather(self) -> None:
+        """Have the weights: they arrive in a flat buffer, and are copied into place."""
+        if not self.gathered:
+            self.gathered = True
+            self.usage.add("gathered", 2 * self.size)
+            self.usage.add("gathered", -self.size)
+
+    def free(self) -> None:
+        """Give the weights back."""
+        if self.gathered:
+            self.gathered = False
+            self.usage.add("gathered", -self.size)
+
+    def drop_gradients(self) -> None:
+        """The gradients are copied into the flat buffer that is reduced."""
+        self.usage.add("gathered", self.reduced)
+        for parameter in self.trained:
+            parameter.grad = None
+
+
+@contextmanager
+def gathering(usage: Usage, reasoner: LatentReasoner) -> Iterator[Callable[[], None]]:
+    """Count what FSDP2 gathers and reduces while a step runs: block by block, the next one ahead of time.
+
+    Yields:
+        What to call after the backward pass: the gradients of the rest, the embedding table and `lm_head`, are reduced.
     """
-
-    in_layers: int
-    at_end: int
-
-
-def gathered(reasoner: LatentReasoner) -> Gathered:
-    """What gathering takes for the groups that :func:`futurel1.modules.adapters.shard` makes: one per layer, and the rest.
-
-    Args:
-        reasoner: the model, prepared for training, on any device, in the dtype that it computes in.
-    """
-    size = reasoner.dtype.itemsize
     language_model: Any = reasoner.backbone.language_model
-    layers = [list(layer.parameters()) for layer in language_model.layers]
-    if reasoner.vision_is_trainable:
-        tower: Any = reasoner.backbone.vision_tower
-        layers += [list(block.parameters()) for block in tower.blocks]
-        whole: set[int] = set()
-    else:
-        whole = {id(parameter) for parameter in reasoner.backbone.vision_tower.parameters()}
-    inside = {id(parameter) for layer in layers for parameter in layer} | whole
-    rest = [parameter for parameter in reasoner.parameters() if id(parameter) not in inside]
-    largest = max(_numbers(layer) for layer in layers)
-    trained = max(_numbers(layer, trained=True) for layer in layers)
-    root, root_trained = _numbers(rest), _numbers(rest, trained=True)
-    # The rest stays gathered from its first use to the end of backward. A layer is computed with while the next one is
-    # being gathered, once as a flat buffer and once as weights; its gradients are flat in float32 while they are reduced.
-    layer = largest * size * 3 + trained * (size + REDUCED)
-    return Gathered(
-        in_layers=root * size + root_trained * size + layer,
-        at_end=root * size + root_trained * (size + REDUCED),
-    )
+    tower: Any = reasoner.backbone.vision_tower
+    blocks = [*(tower.blocks if reasoner.vision_is_trainable else []), *language_model.layers]
+    groups = [_Group(usage, list(block.parameters())) for block in blocks]
+    inside = {id(parameter) for group in groups for parameter in group.parameters} | whole_parameters(reasoner)
+    rest = _Group(usage, [parameter for parameter in reasoner.parameters() if id(parameter) not in inside])
+    reducing: list[_Group] = []
+    hooks: list[Any] = []
 
+    def before(place: int) -> Callable[..., None]:
+        def hook(*_: Any) -> None:
+            groups[place].gather()
+            if not groups[place].waiting and place + 1 < len(groups):
+                groups[place + 1].gather()
 
-def _numbers(parameters: list[nn.Parameter], *, trained: bool = False) -> int:
-    return sum(parameter.numel() for parameter in parameters if parameter.requires_grad or not trained)
+        return hook
+
+    def after(place: int) -> Callable[..., None]:
+        group = groups[place]
+
+        def backward_begins(_: Tensor) -> None:
+            group.gather()
+            group.waiting = len(group.trained)
+            if place:
+                groups[place - 1].gather()
+
+        def hook(module: nn.Module, args: Any, output: Any) -> None:
+            if group.waiting:  # computed again for the backward pass
+                return
+            group.free()
+            hidden = output if isinstance(output, Tensor) else output[0]
+            if hidden.requires_grad:
+                hooks.append(hidden.register_hook(backward_begins))
+
+        return hook
+
+    def arrived(group: _Group) -> Callable[[Tensor], None]:
+        def hook(parameter: Tensor) -> None:
+            group.waiting -= 1
+            if group.waiting:
+                return
+            group.free()
+            group.drop_gradients()
+            for earlier in reducing:
+                usage.add("gathered", -earlier.reduced)
+            reducing[:] = [group]
+
+        return hook
+
+    for place, (block, group) in enumerate(zip(blocks, groups, strict=True)):
+        hooks += [block.register_forward_pre_hook(before(place)), block.register_forward_hook(after(place))]
+        hooks += [parameter.register_post_accumulate_grad_hook(arrived(group)) for parameter in group.trained]
+    rest.gather()
+    try:
+        yield rest.drop_gradients
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for parameter in reasoner.parameters():
+            parameter.grad = None
