@@ -1,6 +1,8 @@
 """What a configuration asks of a machine, read without loading weights or data."""
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from tempfile import TemporaryDirectory
 from typing import Any, Literal, Self
@@ -68,11 +70,13 @@ class ConfiguredRun:
         accelerator = next((e.value for e in entries(args) if e.keys == ("trainer", "accelerator")), "auto")
         if devices is not None:
             args += ["--trainer.devices", str(devices)]
-        with TemporaryDirectory() as folder:
+        with TemporaryDirectory() as folder, _quiet():
             made = make_cli([*args, "--trainer.accelerator", "cpu", "--runs_dir", folder], run=False)
         module, trainer = made.model, made.trainer
         if not isinstance(module, LatentSFTModule | LADAPOModule | LatentPredictor):
-            raise ConfigError(f"{config}: {type(module).__name__} has no plan; LatentSFTModule, LADAPOModule and LatentPredictor have one")
+            raise ConfigError(
+                f"{config}: {type(module).__name__} has no plan; LatentSFTModule, LADAPOModule and LatentPredictor do"
+            )
         hparams = module.hparams
         dtype = DTYPES[hparams["dtype"]]
         sharing = _sharing(trainer)
@@ -121,7 +125,9 @@ class ConfiguredRun:
     @property
     def policy(self) -> LatentPolicy:
         """How latents are sampled."""
-        policy: LatentPolicy = self.module.latent_policy if isinstance(self.module, LADAPOModule) else self.module.policy
+        policy: LatentPolicy = (
+            self.module.latent_policy if isinstance(self.module, LADAPOModule) else self.module.policy
+        )
         return policy
 
     @property
@@ -151,6 +157,20 @@ class ConfiguredRun:
         return Size(rows, prompt, response, self.branches, latents)
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what a Trainer says of the devices that it is not going to use."""
+    loggers = [logging.getLogger(f"lightning.{part}") for part in ("pytorch", "fabric")]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
+
+
 def _sharing(trainer: Any) -> Sharing:
     name = type(trainer.strategy).__name__
     if name == "ModelParallelStrategy":
@@ -165,9 +185,7 @@ def _sharing(trainer: Any) -> Sharing:
 def _prepared(module: Any, dtype: torch.dtype) -> LatentReasoner:
     """The module's model on the meta device."""
     hparams = module.hparams
-    reasoner = meta_reasoner(
-        hparams["backbone"], hparams["attn_implementation"], hparams.get("projection_head"), dtype
-    )
+    reasoner = meta_reasoner(hparams["backbone"], hparams["attn_implementation"], hparams.get("projection_head"), dtype)
     if hparams.get("lora_rank"):
         adapters.add_lora(
             reasoner, rank=hparams["lora_rank"], alpha=hparams["lora_alpha"], dropout=hparams["lora_dropout"],

@@ -7,7 +7,6 @@ from futurel1.modules import LADAPOModule
 from futurel1.planning.configured import ConfiguredRun
 from futurel1.planning.memory import Phase
 
-
 LAUNCH = 8e-6
 """Seconds to start an operation from Python on a GPU, which a compiled step replays instead."""
 
@@ -61,8 +60,8 @@ def estimate(
     steps = response * -(-prompts // run.slots)
     sampling = steps * max(reading, launching) + prompts * decoding.flops / (tflops * 1e12)
     said.append(
-        f"{bandwidth:.0f} GB/s, {steps} steps of {reading * 1e3:.0f} ms for memory and {launching * 1e3:.0f} ms to start "
-        f"{decoding.operations} operations"
+        f"{bandwidth:.0f} GB/s, {steps} steps of {reading * 1e3:.0f} ms for memory and {launching * 1e3:.0f} ms to "
+        f"start {decoding.operations} operations"
     )
     if rollout:
         said.append("every group passes the filter")

@@ -4,6 +4,7 @@ Shapes: B rows, T tokens, P tokens of a prompt, G responses a prompt, R tokens o
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ from futurel1.rollout import Experience
 
 TEXT_TOKENS = 64
 """Text around the videos of a prompt, at least."""
+SHORTEST_PROMPT = 2 * TEXT_TOKENS
 SPANS = 2
 """Spans of a response."""
 
@@ -85,16 +87,16 @@ def experience(reasoner: LatentReasoner, size: Size, policy: LatentPolicy, tempe
         torch.zeros(0, 5, dtype=torch.int64), ["eos"] * rows, size.branches, temperature, policy,
     )  # fmt: skip
     return Experience(
-        prompts, rollout, torch.zeros(rows, device=device), torch.ones(rows, dtype=torch.bool), responses.numel(), vision,
-        reference_log_probs=zeros,
+        prompts, rollout, torch.zeros(rows, device=device), torch.ones(rows, dtype=torch.bool), responses.numel(),
+        vision, reference_log_probs=zeros,
     )  # fmt: skip
 
 
 def _prompt_ids(reasoner: LatentReasoner, length: int) -> tuple[Tensor, list[int]]:
     """(P,) ids of a prompt that is a video but for `TEXT_TOKENS`, and the grid of the video."""
     config = reasoner.config
-    if length < 2 * TEXT_TOKENS:
-        raise ConfigError(f"a prompt of {length} tokens is too short to plan for; give at least {2 * TEXT_TOKENS}")
+    if length < SHORTEST_PROMPT:
+        raise ConfigError(f"a prompt of {length} tokens is too short to plan for; give at least {SHORTEST_PROMPT}")
     frames = max(1, min(16, length // TEXT_TOKENS - 1))
     visual = (length - TEXT_TOKENS) // frames - 2
     frame = [config.vision_start_token_id, *[config.video_token_id] * visual, config.vision_end_token_id]
@@ -134,7 +136,7 @@ def _pixels(reasoner: LatentReasoner, grids: Tensor) -> Tensor:
     return torch.zeros(int(grids.prod(dim=-1).sum()), values, device=reasoner.device)
 
 
-def _videos(reasoner: LatentReasoner, grid: list[int], rows: int) -> dict[str, Tensor]:
+def _videos(reasoner: LatentReasoner, grid: list[int], rows: int) -> dict[str, Any]:
     grids = torch.tensor([grid]).repeat(rows, 1)
     return {"pixel_values_videos": _pixels(reasoner, grids), "video_grid_thw": grids}
 

@@ -14,8 +14,8 @@ from futurel1.models import LatentReasoner
 from futurel1.models.decoding import PromptSource
 from futurel1.models.policies import LatentPolicy
 from futurel1.planning.fabricated import Size, experience, prompt_batch, sft_batch
-from futurel1.planning.sharding import gathering
 from futurel1.planning.shapes_only import META, Usage, shapes_only
+from futurel1.planning.sharding import gathering
 from futurel1.rollout.policy_models import rollout_scores
 
 Gradients = Literal["kept", "dropped", "sharded"]
@@ -99,7 +99,10 @@ class MeasuredDecoding:
 def decoding(
     reasoner: LatentReasoner, size: Size, slots: int, autocast: torch.dtype | None, **settings: Any
 ) -> MeasuredDecoding:
-    """Decoding of `slots` prompts with all their branches; one of them is measured, with the buffers of all."""
+    """Decoding of `slots` prompts with all their branches.
+
+    Two of them are run, with the buffers of all: the first is still there while the second is encoded.
+    """
     reasoner.eval()
     seen: list[int] = []
     stock = reasoner.logits
@@ -110,11 +113,10 @@ def decoding(
             seen.append(usage.operations)
             return stock(hidden)
 
-        prompt = prompt_batch(reasoner, size)
+        sources = (PromptSource(prompt_batch(reasoner, size), seed) for seed in range(min(2, slots)))
         with patch.object(reasoner, "logits", logits):
             for _ in reasoner.generate_each(
-                [PromptSource(prompt, 0, reasoner.encode(prompt))], slots=slots, num_branches=size.branches,
-                max_new_tokens=TOKENS_SAMPLED, eos_token_id=reasoner.tokens.end_id, **settings,
+                sources, slots=slots, num_branches=size.branches, max_new_tokens=TOKENS_SAMPLED, eos_token_id=reasoner.tokens.end_id, **settings,
             ):  # fmt: skip
                 pass
     found = Measured.of(usage)
@@ -131,12 +133,18 @@ def _cache_width(reasoner: LatentReasoner, autocast: torch.dtype | None) -> int:
     """Bytes of the keys and values of a token."""
     config: Any = reasoner.backbone.language_model.config
     channels = int(getattr(config, "head_dim", 0) or config.hidden_size // config.num_attention_heads)
-    return 2 * int(config.num_hidden_layers) * int(config.num_key_value_heads) * channels * (autocast or reasoner.dtype).itemsize
+    return (
+        2
+        * int(config.num_hidden_layers)
+        * int(config.num_key_value_heads)
+        * channels
+        * (autocast or reasoner.dtype).itemsize
+    )
 
 
 def optimizer_step(parameters: Iterable[nn.Parameter], foreach: bool) -> tuple[int, int]:
     """Bytes of AdamW's state, and most bytes that its step needs beside it."""
-    own = [nn.Parameter(torch.empty_like(parameter, device=META)) for parameter in parameters]
+    own: list[Any] = [nn.Parameter(torch.empty_like(parameter, device=META)) for parameter in parameters]
     for parameter in own:
         parameter.grad = torch.empty_like(parameter)
     optimizer = torch.optim.AdamW(own, foreach=foreach)
@@ -145,7 +153,7 @@ def optimizer_step(parameters: Iterable[nn.Parameter], foreach: bool) -> tuple[i
             usage.hold(parameter, "weights")
             usage.hold(parameter.grad, "weights")
         optimizer.step()
-        state = usage.live()["activations"]
+        state = usage.live["activations"]
     return state, usage.at_peak["activations"] - state
 
 
@@ -182,7 +190,7 @@ def _dropped(usage: Usage, reasoner: LatentReasoner) -> Iterator[Callable[[], No
 
 @contextmanager
 def _on_gradients(reasoner: LatentReasoner, call: Callable[[Any], None]) -> Iterator[None]:
-    trained = [parameter for parameter in reasoner.parameters() if parameter.requires_grad]
+    trained: list[Any] = [parameter for parameter in reasoner.parameters() if parameter.requires_grad]
     hooks = [parameter.register_post_accumulate_grad_hook(call) for parameter in trained]
     try:
         yield

@@ -26,7 +26,7 @@ class Phase:
     Attributes:
         name: what the run does then.
         parts: bytes on each device at the peak, by what they are for.
-        flops: floating-point operations of one micro-batch, or of one prompt that is decoded; 0 where none were counted.
+        flops: floating-point operations of a micro-batch, or of a prompt that is decoded; 0 where none were counted.
         operations: operations of a step of decoding; 0 where none were counted.
     """
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from futurel1.errors import MissingFileError
+from futurel1.errors import CheckpointError, MissingFileError
 from futurel1.models import HeadKind, LatentReasoner, LatentSettings, LatentTokens, load_processor
 from futurel1.models.backbones import backbone_class
 from futurel1.models.backbones.random_weights import SHAPES, is_random
@@ -15,8 +15,8 @@ def meta_reasoner(name: str, attn_implementation: str, head: HeadKind | None, dt
     """A reasoner of the shape of a checkpoint.
 
     Args:
-        name: a checkpoint folder; a published name such as ``Qwen/Qwen3-VL-8B-Instruct``, of which no file is needed; or
-            a name with random weights.
+        name: a checkpoint folder; a published name such as ``Qwen/Qwen3-VL-8B-Instruct``, of which no file is
+            needed; or a name with random weights.
         attn_implementation: attention of `transformers`.
         head: projection head; None keeps the checkpoint's.
         dtype: dtype of the weights.
@@ -55,7 +55,7 @@ def _of_folder(folder: str, attn_implementation: str, head: HeadKind | None, dty
     settings = LatentSettings.from_config(config)
     if head is not None:
         settings = LatentSettings(**{**vars(settings), "projection_head_type": head})
-    tokens = LatentTokens.from_config(config)
+    tokens = LatentTokens.from_config(config) or LatentTokens.from_tokenizer(load_processor(folder).tokenizer)
     if tokens is None:
-        tokens = LatentTokens.from_tokenizer(load_processor(folder).tokenizer)
+        raise CheckpointError(f"{folder}: config.json and tokenizer have no latent tokens")
     return LatentReasoner(adapter(model), tokens, settings).to(dtype)

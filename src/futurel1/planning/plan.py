@@ -1,13 +1,14 @@
 """`futurel1 plan`: whether a configuration fits its devices, before any of them is started."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from futurel1.errors import ConfigError
 from futurel1.modules import LADAPOModule, LatentSFTModule
 from futurel1.planning.configured import ConfiguredRun
 from futurel1.planning.estimate import Estimate, estimate
+from futurel1.planning.fabricated import SHORTEST_PROMPT
 from futurel1.planning.memory import DeviceMemory, Load, Phase, usable
 
 UNITS = ((1e9, "GB"), (1e6, "MB"))
@@ -34,8 +35,8 @@ class Plan:
     longest: list[Phase]
     sizes: tuple[str, str]
     limit: float
-    advice: list[str] = field(default_factory=list)
-    estimate: Estimate | None = None
+    advice: list[str]
+    estimate: Estimate
 
     @property
     def ok(self) -> bool:
@@ -55,8 +56,7 @@ class Plan:
         unit, name = _unit(worst.total)
         lines += ["", f"{verdict}: {worst.name} takes {worst.total / unit:.1f} of {self.limit / unit:.1f} {name}"]
         lines += [f"  {line}" for line in self.advice]
-        if self.estimate is not None:
-            lines += ["", str(self.estimate)]
+        lines += ["", str(self.estimate)]
         return "\n".join(lines)
 
 
@@ -70,13 +70,13 @@ def plan(
     bandwidth: float = 2500.0,
     settings: Sequence[str] = (),
 ) -> Plan:
-    """Predict the memory of a configured run on every device, and how long a step takes, without a GPU, weights or data.
+    """Predict the memory of a configured run on every device, and the time of a step, without a GPU, weights or data.
 
-    The code of the run itself is run on tensors that have shapes and no memory. Exit status 1: it does not fit.
+    The code of the run itself runs on tensors that have shapes and no memory. The exit status is 1 if it does not fit.
 
     Args:
-        config: YAML file of a run, or the name of a configuration that ships. Further options of `futurel1 fit` may follow,
-            such as --model.init_args.rollout.generation_batch_size 4.
+        config: YAML file of a run, or the name of a configuration that ships. Settings of the run may follow, such as
+            --model.init_args.rollout.generation_batch_size 4.
         devices: number of devices; None: as the configuration says.
         memory: memory of a device in GiB, as its name says it (80 for an H100).
         prompt: tokens of a typical prompt; None: half of the longest that the configuration allows.
@@ -93,8 +93,10 @@ def plan(
     run = ConfiguredRun.read(config, settings, devices)
     longest = run.longest
     typical = (prompt or longest[0] // 2, response or min(longest[1], max(64, longest[1] // 4)))
-    if prompt is not None and prompt > longest[0] or response is not None and response > longest[1]:
-        raise ConfigError(f"{config} allows prompts of {longest[0]} tokens and responses of {longest[1]}, not {typical}")
+    if (prompt is not None and prompt > longest[0]) or (response is not None and response > longest[1]):
+        raise ConfigError(
+            f"{config} allows prompts of {longest[0]} tokens and responses of {longest[1]}, not {typical}"
+        )
     device = DeviceMemory(run)
     limit = usable(memory)
     found = [device.phases(_load(run, *lengths)) for lengths in (typical, longest)]
@@ -122,7 +124,9 @@ def _size(run: ConfiguredRun, prompt: int, response: int) -> str:
     load = _load(run, prompt, response)
     parts = []
     if load.sampling is not None:
-        parts.append(f"{load.slots} prompts of {prompt} tokens decoded at once, {run.branches} x {response} tokens each")
+        parts.append(
+            f"{load.slots} prompts of {prompt} tokens decoded at once, {run.branches} x {response} tokens each"
+        )
     if load.update is not None:
         parts.append(f"micro-batches of {load.update}")
     return "; ".join(parts)
@@ -182,53 +186,60 @@ def _counted(weights: int) -> str:
 def _advice(run: ConfiguredRun, device: DeviceMemory, phases: Sequence[Phase], limit: float) -> list[str]:
     """For every phase that does not fit, the setting that breaks it and its largest value that fits."""
     found = []
-    prompt, response = run.longest
     for phase in phases:
         if phase.total <= limit:
             continue
 
-        def fits(name: str = phase.name, **load: Any) -> bool:
-            lengths = (load.pop("prompt", prompt), load.pop("response", response))
-            again = device.phases(_load(run, *lengths, **load))
+        def fits(name: str = phase.name, **load: int) -> bool:
+            again = device.phases(_load(run, **load))
             return all(each.total <= limit for each in again if each.name == name)
 
-        if sum(device.resident.values()) > limit or phase.name == "step":
-            found.append(f"{phase.name}: weights and what belongs to them take too much by themselves; use more devices, or lora_rank")
-        elif phase.name == "sampling":
-            found.append(_sampling_advice(run, fits))
+        if phase.name == "sampling":
+            found.append(f"sampling: {_sampling_advice(run, fits) or MORE}")
+        elif phase.name == "update":
+            found.append(f"update: {_update_advice(run, fits) or MORE}")
         else:
-            found.append(_update_advice(run, fits))
+            found.append(f"{phase.name}: {MORE}")
     return found
 
 
+MORE = "weights and what belongs to them leave too little; use more devices, or model.init_args.lora_rank"
+
+
 def _sampling_advice(run: ConfiguredRun, fits: Callable[..., bool]) -> str:
+    """What makes decoding fit; "" if nothing does."""
+    prompt, response = run.longest
     setting = "rollout.generation_batch_size" if isinstance(run.module, LADAPOModule) else "sampling.slots"
-    slots = _largest(lambda value: fits(slots=value), run.slots)
+    slots = _largest(lambda value: fits(prompt=prompt, response=response, slots=value), 1, run.slots)
     if slots:
-        return f"sampling: {setting}: {run.slots} is too large, {slots} fits"
-    response = 64 * _largest(lambda value: fits(slots=1, response=64 * value), run.longest[1] // 64)
-    return f"sampling: not even {setting}: 1 fits; with it, sampling.max_new_tokens: {response} does"
+        return f"{setting}: {run.slots} is too large, {slots} fits"
+    steps = _largest(lambda value: fits(prompt=prompt, response=64 * value, slots=1), 1, response // 64)
+    return f"{setting}: 1 with sampling.max_new_tokens: {64 * steps} fits" if steps else ""
 
 
 def _update_advice(run: ConfiguredRun, fits: Callable[..., bool]) -> str:
-    rows = _largest(lambda value: fits(rows=value), run.rows) if run.rows > 1 else 0
+    """What makes a micro-batch fit; "" if nothing does."""
     prompt, response = run.longest
+    rows = _largest(lambda value: fits(prompt=prompt, response=response, rows=value), 1, run.rows - 1)
     if isinstance(run.module, LADAPOModule):
         if rows:
-            needed = run.accumulate * -(-run.rows // rows)
-            return f"update: micro-batches of {run.rows} groups are too large; trainer.accumulate_grad_batches: {needed} fits"
-        response = 64 * _largest(lambda value: fits(rows=1, response=64 * value), response // 64)
-        return f"update: one group is too large; sampling.max_new_tokens: {response} fits"
+            parts = run.accumulate * -(-run.rows // rows)
+            return f"micro-batches of {run.rows} groups are too large; trainer.accumulate_grad_batches: {parts} fits"
+        steps = _largest(lambda value: fits(prompt=prompt, response=64 * value, rows=1), 1, response // 64)
+        return f"one group is too large; sampling.max_new_tokens: {64 * steps} fits" if steps else ""
     if rows:
-        return f"update: data.batch_size: {run.rows} is too large, {rows} fits"
-    length = 256 * _largest(lambda value: fits(rows=1, prompt=256 * value - response), (prompt + response) // 256)
-    return f"update: data.max_length: {prompt + response} is too large, {length} fits"
+        return f"data.batch_size: {run.rows} is too large, {rows} fits"
+    steps = _largest(
+        lambda value: fits(prompt=256 * value - response, response=response, rows=1),
+        -(-(response + SHORTEST_PROMPT) // 256), (prompt + response) // 256,
+    )  # fmt: skip
+    return f"data.max_length: {prompt + response} is too large, {256 * steps} fits" if steps else ""
 
 
-def _largest(fits: Callable[[int], bool], above: int) -> int:
-    """The largest number below or at `above` that fits, 0 if none does; a smaller one always fits where a larger one does."""
-    low, high = 0, above
+def _largest(fits: Callable[[int], bool], smallest: int, largest: int) -> int:
+    """The largest number in a range that fits, where all below it do too; 0 if none does."""
+    low, high = smallest - 1, largest
     while low < high:
         middle = (low + high + 1) // 2
         low, high = (middle, high) if fits(middle) else (low, middle - 1)
-    return low
+    return low if low >= smallest else 0

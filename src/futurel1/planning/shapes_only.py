@@ -1,10 +1,11 @@
-"""Runs real model code without computing it: which tensors there would be, how much memory they take, and how many FLOPs.
+"""Runs real model code without computing it: which tensors there would be, their memory, and how many FLOPs.
 
 Weights and everything computed from them are on PyTorch's meta device, so they have shapes and no values. Integers and
 booleans (token ids, masks, positions, grids) are real and on the CPU, because code branches on them and indexes with
 them. A value that is not there, such as a loss that is logged, reads as 0.
 """
 
+import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -13,7 +14,6 @@ from unittest.mock import patch
 
 import torch
 from torch import Tensor
-from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
@@ -31,27 +31,26 @@ class Usage:
         vocab_size: last dimension of tensors that count as logits; 0: none do.
 
     Attributes:
-        at_peak: bytes of the tensors that were alive, by kind, when there were most of them.
+        live: bytes of the tensors that are alive, by kind.
+        at_peak: the same when there were most of them.
         flops: floating-point operations of matrix products, attention included.
         operations: operations that compute something, each at least one kernel.
     """
 
     def __init__(self, vocab_size: int = 0) -> None:
+        self.live: Counter[Kind] = Counter()
         self.at_peak: Counter[Kind] = Counter()
         self.flops = self.operations = 0
         self._vocab_size = vocab_size
         self._kinds: dict[int, Kind] = {}
-        # Weak references of PyTorch, not of Python: a Python object of a storage would count as a user of it, and the
-        # autograd engine adds gradients in place only where nobody else uses them.
-        self._alive: dict[int, StorageWeakRef] = {}
-        self._sizes: dict[int, int] = {}
-        self._added: Counter[Kind] = Counter()
-        self._peak = 0
+        self._total = self._peak = 0
 
     def add(self, kind: Kind, size: int) -> None:
-        """Count memory of this many bytes that no tensor stands for, or with a negative number no longer."""
-        self._added[kind] += size
-        self._look()
+        """Count this many bytes that no tensor stands for, or with a negative number no longer."""
+        self.live[kind] += size
+        self._total += size
+        if self._total > self._peak:
+            self._peak, self.at_peak = self._total, self.live.copy()
 
     def hold(self, tensor: Tensor, kind: Kind | None = None) -> None:
         """Count a tensor's memory until it is freed.
@@ -61,34 +60,20 @@ class Usage:
             kind: what it counts as from now on; None: as before, or else logits or activations, by its shape.
         """
         storage = tensor.untyped_storage()
-        key = storage._cdata
-        if key in self._alive:
-            if kind is not None:
-                self._kinds[key] = kind
+        key, size = storage._cdata, storage.nbytes()
+        known = self._kinds.get(key)
+        if known is not None and kind is None:
             return
-        self._kinds[key] = kind or ("logits" if tensor.dim() and tensor.shape[-1] == self._vocab_size else "activations")
-        self._alive[key], self._sizes[key] = StorageWeakRef(storage), storage.nbytes()
-        self._look()
+        if known is None:
+            weakref.finalize(storage, self._free, key, size)
+        else:
+            self.add(known, -size)
+        wide = tensor.dim() and tensor.shape[-1] == self._vocab_size
+        self._kinds[key] = kind or ("logits" if wide else "activations")
+        self.add(self._kinds[key], size)
 
-    def _look(self) -> None:
-        total = sum(self._sizes.values()) + self._added.total()
-        if total > self._peak:
-            self._forget_freed()
-            total = sum(self._sizes.values()) + self._added.total()
-        if total > self._peak:
-            self._peak, self.at_peak = total, self.live()
-
-    def live(self) -> Counter[Kind]:
-        """Bytes of the tensors that are alive, by kind."""
-        self._forget_freed()
-        found = self._added.copy()
-        for key, size in self._sizes.items():
-            found[self._kinds[key]] += size
-        return found
-
-    def _forget_freed(self) -> None:
-        for key in [key for key, reference in self._alive.items() if reference.expired()]:
-            del self._alive[key], self._sizes[key], self._kinds[key]
+    def _free(self, key: int, size: int) -> None:
+        self.add(self._kinds.pop(key), -size)
 
 
 @contextmanager
@@ -110,36 +95,39 @@ def shapes_only(vocab_size: int = 0, autocast: torch.dtype | None = None) -> Ite
         yield usage
 
 
-class _ShapesOnly(TorchDispatchMode):
+class _ShapesOnly(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self, usage: Usage) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._usage = usage
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
         given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-        on_meta = any(tensor.device == META for tensor in given)
-        if on_meta and func in _READING:
+        on_meta = [tensor.device == META for tensor in given]
+        shapes = any(on_meta)
+        if shapes and func in _READING:
             return _READING[func](*args)
         if kwargs.get("device") is not None and torch.device(kwargs["device"]) == META:
             if _is_discrete(_dtype_of_result(func, args, kwargs, given)):
                 kwargs["device"] = torch.device("cpu")
             else:
-                on_meta = True
-        if on_meta:
-            if func in _MASKED:
-                args = (args[0], _whole_numbers(args[1]), *args[2:])
+                shapes = True
+        if shapes and func in _MASKED:
+            args = (args[0], _whole_numbers(args[1]), *args[2:])
+        if shapes and not all(on_meta):
             args, kwargs = tree_map_only(Tensor, _without_values, (args, kwargs))
         out = func(*args, **kwargs)
-        if on_meta:
+        if shapes:
             self._usage.operations += not func.is_view
             count = flop_registry.get(func._overloadpacket)
             if count is not None:
                 self._usage.flops += count(*args, **kwargs, out_val=out)
+        made = [out] if isinstance(out, Tensor) else [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
+        if shapes and any(_is_discrete(tensor.dtype) for tensor in made):
             out = tree_map_only(Tensor, _with_real_integers, out)
-        for tensor in tree_leaves(out):
-            if isinstance(tensor, Tensor):
-                self._usage.hold(tensor)
+            made = [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
+        for tensor in made:
+            self._usage.hold(tensor)
         return out
 
 
@@ -155,7 +143,9 @@ def _dtype_of_result(func: Any, args: Any, kwargs: Any, given: list[Tensor]) -> 
     if given:
         return given[0].dtype
     if func._overloadpacket in (aten.arange, aten.full, aten.scalar_tensor):
-        return torch.result_type(torch.tensor(0), sum(leaf for leaf in tree_leaves(args) if isinstance(leaf, int | float)))
+        return torch.result_type(
+            torch.tensor(0), sum(leaf for leaf in tree_leaves(args) if isinstance(leaf, int | float))
+        )
     return torch.get_default_dtype()
 
 
@@ -168,7 +158,11 @@ def _without_values(tensor: Tensor) -> Tensor:
 
 def _with_real_integers(tensor: Tensor) -> Tensor:
     """Integers and booleans that depend on values which are not there, as zeros."""
-    return torch.zeros(tensor.shape, dtype=tensor.dtype) if tensor.device == META and _is_discrete(tensor.dtype) else tensor
+    return (
+        torch.zeros(tensor.shape, dtype=tensor.dtype)
+        if tensor.device == META and _is_discrete(tensor.dtype)
+        else tensor
+    )
 
 
 def _whole_numbers(indices: Any) -> list[Tensor | None]:
@@ -219,7 +213,7 @@ def _attention(usage: Usage, autocast: torch.dtype | None) -> Callable[..., Tens
             return stock(query, key, value, *args, **kwargs)
         usage.flops += 2 * query.numel() * key.shape[-2]  # two products, half of whose entries are masked
         query, key, value = (part if autocast is None else part.to(autocast) for part in (query, key, value))
-        return _FusedAttention.apply(query, key, value)  # type: ignore[no-any-return, no-untyped-call]
+        return _FusedAttention.apply(query, key, value)  # type: ignore[no-any-return]
 
     return attend
 

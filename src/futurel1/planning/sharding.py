@@ -117,7 +117,8 @@ def gathering(usage: Usage, reasoner: LatentReasoner) -> Iterator[Callable[[], N
 
     for place, (block, group) in enumerate(zip(blocks, groups, strict=True)):
         hooks += [block.register_forward_pre_hook(before(place)), block.register_forward_hook(after(place))]
-        hooks += [parameter.register_post_accumulate_grad_hook(arrived(group)) for parameter in group.trained]
+        trained: list[Any] = list(group.trained)
+        hooks += [parameter.register_post_accumulate_grad_hook(arrived(group)) for parameter in trained]
     rest.gather()
     try:
         yield rest.drop_gradients
