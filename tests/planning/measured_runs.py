@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
@@ -23,6 +24,12 @@ def peak_of(step: Callable[[], None]) -> int:
         live += change
         peak = max(peak, live)
     return peak
+
+
+def require_close(predicted: int, real: int) -> None:
+    """Both numbers in the output, for the table of docs/plan.md; they differ by less than 15%."""
+    print(f"predicted {predicted / 1e6:.1f} MB, measured {real / 1e6:.1f} MB: {predicted / real:.2f}")
+    assert predicted == pytest.approx(real, rel=0.15)
 
 
 def medium_reasoner(tied: bool = True) -> LatentReasoner:

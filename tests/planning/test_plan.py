@@ -10,7 +10,9 @@ from futurel1.errors import ConfigError
 from futurel1.planning import Plan, plan
 from futurel1.planning.memory import CONTEXT, FRAGMENTATION, GIB
 
-LARGE = sorted((Path(__file__).parents[2] / "configs" / "qwen3_vl_8b").glob("*.yaml"))
+ROOT = Path(__file__).parents[2]
+LARGE = sorted((ROOT / "configs" / "qwen3_vl_8b").glob("*.yaml"))
+CONFIGURATIONS, PAGE = ROOT / "docs" / "configurations.md", ROOT / "docs" / "plan.md"
 SMALL = ["--data.init_args.max_length", "600"]
 
 
@@ -19,6 +21,11 @@ def test_shipped_configurations_fit_at_their_longest(config: Path) -> None:
     found = plan(str(config))
     assert found.ok, str(found)
     assert not found.advice
+    worst = max(phase.total for phase in found.longest)
+    (row,) = (line for line in CONFIGURATIONS.read_text().splitlines() if f"configs/qwen3_vl_8b/{config.name}`" in line)
+    assert f"plan: {worst / 1e9:.0f} of {found.limit / 1e9:.0f} GB" in row
+    if config.stem == "la_dapo":
+        assert str(found) in PAGE.read_text()
     assert "8.77 B weights" in found.model or "8.85 B weights" in found.model  # 8.77 without adapters
     assert max(phase.total for phase in found.typical) < max(phase.total for phase in found.longest)
 

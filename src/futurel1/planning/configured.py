@@ -28,7 +28,6 @@ class ConfiguredRun:
     """A configuration, and the model that it trains or decodes with.
 
     Attributes:
-        name: the configuration, for messages.
         module: the module, without weights.
         reasoner: the model on the meta device, prepared as the run prepares it, in the dtype that it computes in.
         dtype: dtype of the weights that are trained.
@@ -40,7 +39,6 @@ class ConfiguredRun:
         data: hyper-parameters of the data module.
     """
 
-    name: str
     module: Any
     reasoner: LatentReasoner
     dtype: torch.dtype
@@ -84,7 +82,6 @@ class ConfiguredRun:
         if getattr(trainer.strategy, "_tensor_parallel_size", 1) not in (1, "auto"):
             raise ConfigError(f"{config}: plans know no tensor parallelism; set tensor_parallel_size: 1")
         return cls(
-            name=config,
             module=module,
             reasoner=_prepared(module, compute),
             dtype=dtype,

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from futurel1.errors import ConfigError
@@ -19,7 +20,7 @@ class Plan:
     """What a configuration needs; printing it shows a table.
 
     Attributes:
-        config: the configuration.
+        config: the configuration: its file and the folder of that.
         model: what is trained or decoded with, in words.
         typical: memory of each phase at typical lengths.
         longest: memory of each phase at the longest lengths that the configuration allows.
@@ -101,7 +102,7 @@ def plan(
     limit = usable(memory)
     found = [device.phases(_load(run, *lengths)) for lengths in (typical, longest)]
     return Plan(
-        config=config,
+        config="/".join(Path(config).parts[-2:]),
         model=_model(run),
         typical=found[0],
         longest=found[1],
