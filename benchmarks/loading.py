@@ -1,6 +1,7 @@
 """Samples per second of whole records, from the video file to the batch, against the plain way.
 
     python benchmarks/loading.py [--short 32] [--long 8] [--long_seconds 300] [--width 640 --height 360] [--repeats 3]
+        [--processor qwen3-vl-8b@random]
 
 A record shows six frames of the eight-frame pool of its video, four observed and two to imagine. All ways do all of it:
 decode, processor, token ids, labels, collation, in one process and one thread. Seconds are those of the processor, the
@@ -12,7 +13,7 @@ least of the repeats: what else runs on a machine only adds to them.
     futurel1  `ChatEncoder` and `SFTCollator`
 
 Clips are H.264 of 30 frames per second with x264's own key frames; picture limits are Qwen3-VL's. Ids, labels and
-pixels of all ways are compared.
+pixels of all ways are compared. The last line is the text of the same records alone, as the tokenizer takes it.
 """
 
 import argparse
@@ -189,6 +190,22 @@ def measure(name: str, path: Path, encoder: ChatEncoder, repeats: int) -> None:
             f"(median {middle[way] / len(samples):.3f}), {min(seconds['plain']) / least:.2f} times plain "
             f"(median {middle['plain'] / middle[way]:.2f})"
         )
+    measure_text(samples, encoder, repeats)
+
+
+def measure_text(samples: list[Sample], encoder: ChatEncoder, repeats: int) -> None:
+    """Time the tokenizer on the text of the records."""
+    texts = [encoder.layout.text(sample, [encoder.max_latent_tokens] * len(HINTS)) for sample in samples]
+    seconds, tokens = [], 0
+    for _ in range(repeats):
+        begin = time.process_time()
+        tokens = sum(len(encoder.processor.tokenizer(text)["input_ids"]) for text in texts)
+        seconds.append(time.process_time() - begin)
+    least = min(seconds)
+    print(
+        f"  text alone: {tokens / len(texts):.0f} tokens a record, {len(texts) / least:,.0f} records/s, "
+        f"{tokens / least:,.0f} tokens/s"
+    )
 
 
 def main() -> None:
@@ -200,9 +217,10 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=640)
     parser.add_argument("--height", type=int, default=360)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--processor", default="tiny@random", help="checkpoint whose tokenizer encodes the text")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    processor = load_processor("tiny@random")
+    processor = load_processor(options.processor)
     processor.image_processor.size = QWEN_LIMITS
     encoder = ChatEncoder(processor)
     print(f"{vars(options)}, {machine('cpu')}, PyAV {av.__version__}")

@@ -46,6 +46,37 @@ def golden() -> Path:
     return GOLDEN
 
 
+@pytest.fixture(scope="session")
+def published_processor() -> Any:
+    """The processor of Qwen3-VL with its real vocabulary; shared, so never change it."""
+    from futurel1.models import load_processor
+    from futurel1.models.backbones.qwen_vocabulary import PACKAGE, qwen_table
+
+    if qwen_table() is None:
+        pytest.skip(f"{PACKAGE} is not installed: pip install 'futurel1[dev]'")
+    return load_processor("qwen3-vl-8b@random")
+
+
+@pytest.fixture(scope="session")
+def published_words(published_processor: Any) -> Any:
+    """A tiny reasoner with the vocabulary of Qwen3-VL and its 151,936 rows; shared, so never change its weights."""
+    from transformers import GenerationConfig
+
+    from futurel1.models import LatentReasoner, LatentTokens
+    from futurel1.models.backbones import Qwen3VLBackbone
+    from futurel1.models.backbones.published import GENERATION, PUBLISHED
+    from futurel1.models.backbones.tiny import tiny_model
+
+    published = PUBLISHED["qwen3-vl-8b"]
+    stock = tiny_model(vocab_size=published["text_config"]["vocab_size"])
+    for name in ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id"):
+        setattr(stock.config, name, published[name])
+    stock.generation_config = GenerationConfig(**GENERATION)
+    tokens = LatentTokens.from_tokenizer(published_processor.tokenizer)
+    assert tokens is not None  # load_processor registers them
+    return LatentReasoner(Qwen3VLBackbone(stock), tokens, processor=published_processor)
+
+
 @pytest.fixture(scope="module")  # its event loop would be in the way of other modules
 def browser() -> Iterator[Any]:
     """Debian's Chromium, without a window."""

@@ -6,18 +6,20 @@ import os
 import shutil
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from futurel1.errors import CheckpointError, ConfigError, MissingFileError
 from futurel1.runs import (
-    exported_folder,
+    Start,
+    find_start,
     load_reasoner,
     newest_checkpoint,
     own_gpu,
     start_checkpoint,
-    start_folder,
+    start_of,
     usable_device,
 )
 
@@ -67,17 +69,13 @@ def test_a_damaged_checkpoint_gives_way_to_an_older_one(tmp_path: Path, caplog: 
 
 def test_a_run_means_its_export_or_else_its_newest_checkpoint(run: Path) -> None:
     assert start_checkpoint(str(run)) == run / "checkpoints" / "step=8.ckpt"
-    assert start_folder("base", str(run)) == "base"
-    with pytest.raises(CheckpointError, match=r"no Hugging Face export, only step=8\.ckpt"):
-        exported_folder("base", str(run))
-    with pytest.raises(CheckpointError, match="futurel1 fit --resume"):
-        load_reasoner(str(run))
+    assert find_start("base", str(run)).folder == "base"
     export = load_reasoner("tiny@random", device="cpu").save_pretrained(run / "huggingface")
     assert start_checkpoint(str(run)) is None
-    assert start_folder("base", str(run)) == exported_folder("base", str(run)) == str(export)
+    assert find_start("base", str(run)) == Start(str(export))
     aside = export.rename(run / ".huggingface.machine-4242-0123abcd.aside")  # killed between two renames
     assert start_checkpoint(str(run)) is None
-    assert start_folder("base", str(run)) == exported_folder("base", str(run)) == str(aside)
+    assert find_start("base", str(run)) == Start(str(aside))
 
 
 def test_a_part_of_an_export_gives_way_to_a_checkpoint(
@@ -103,15 +101,59 @@ def test_a_part_of_an_export_gives_way_to_a_checkpoint(
         damage()
         assert start_checkpoint(str(run)) == checkpoint
         assert "huggingface is not whole" in caplog.text
-        assert start_folder("base", str(run)) == "base"
+        assert find_start("base", str(run)) == Start("base", checkpoint, ({},))
     shutil.rmtree(run / "checkpoints")
     assert start_checkpoint(str(run)) is None  # whoever loads it names the damaged file
 
 
+def save(file: Path, step: int, **hparams: Any) -> Path:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    torch.save({"state_dict": {}, "global_step": step, "hyper_parameters": hparams}, file)
+    return file
+
+
+def test_what_a_checkpoint_started_from_is_followed(tmp_path: Path) -> None:
+    sft = {"backbone": "tiny@random", "projection_head": "lvr", "max_latent_tokens": 3, "lora_alpha": 8}
+    save(tmp_path / "sft" / "checkpoints" / "last.ckpt", 3, init_from=None, **sft)
+    rl = save(tmp_path / "rl.ckpt", 5, backbone="tiny", init_from=str(tmp_path / "sft"), projection_head=None)
+    start = find_start("other", str(rl))
+    assert (start.folder, start.checkpoint, len(start.lineage)) == ("tiny@random", rl, 2)
+    assert [start.last(name) for name in ("projection_head", "lora_alpha", "freeze")] == ["lvr", 8, None]
+    assert start_of(rl, "given", replaced=True) == Start("given", rl, start.lineage[1:])
+    export = load_reasoner("tiny@random", device="cpu").save_pretrained(tmp_path / "sft" / "huggingface")
+    assert find_start("other", str(rl)) == Start(str(export), rl, start.lineage[1:])
+
+
+def test_checkpoints_that_start_from_each_other_are_refused(tmp_path: Path) -> None:
+    one, two = tmp_path / "one.ckpt", tmp_path / "two.ckpt"
+    save(one, 1, init_from=str(two))
+    save(two, 1, init_from=str(one))
+    with pytest.raises(CheckpointError, match="does not say what its run started from"):
+        find_start("base", str(one))
+    unknown = save(tmp_path / "unknown.ckpt", 1, backbone="")  # a model that Python code had loaded
+    with pytest.raises(CheckpointError, match="futurel1 export --backbone"):
+        start_of(unknown, "")
+
+
+def test_a_link_counts_as_what_it_names(run: Path) -> None:
+    folder = run / "checkpoints"
+    (folder / "last.ckpt").unlink()
+    (folder / "last.ckpt").symlink_to("step=8.ckpt")
+    assert newest_checkpoint(run).name == "step=8.ckpt"
+    (folder / "step=8.ckpt").unlink()  # killed before the link was made anew
+    assert newest_checkpoint(run).name == "step=4.ckpt"
+    (folder / "step=4.ckpt").rename(run / "elsewhere.ckpt")
+    with pytest.raises(MissingFileError, match="before its first checkpoint"):
+        newest_checkpoint(run)
+    (folder / "last.ckpt").unlink()
+    (folder / "last.ckpt").symlink_to(run / "elsewhere.ckpt")
+    assert newest_checkpoint(run).name == "last.ckpt"
+
+
 def test_a_name_means_itself() -> None:
     assert start_checkpoint(None) is None
-    assert start_folder("base", None) == "base"
-    assert start_folder("base", "organisation/model") == "organisation/model"
+    assert find_start("base", None) == Start("base")
+    assert find_start("base", "organisation/model") == Start("organisation/model")
 
 
 def test_the_shipped_models_load(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

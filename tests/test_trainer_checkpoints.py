@@ -103,7 +103,7 @@ DAMAGED: dict[str, tuple[Callable[[Path], Any], str]] = {
     "cut": (cut, "is damaged or no checkpoint of a Trainer"),
     "another archive": (empty_archive, "is damaged or no checkpoint of a Trainer"),
     "a list": (lambda file: torch.save([1], file), "holds list, no checkpoint of a Trainer"),
-    "a folder": (lambda file: file.mkdir(), "is a sharded checkpoint"),
+    "a folder": (lambda file: file.mkdir(), "is no whole checkpoint"),
 }
 
 
@@ -240,8 +240,8 @@ def test_weights_that_do_not_fit_are_one_line(
         ({"state_dict": [1]}, "holds no weights"),
         ({}, "holds no weights"),
         ({"state_dict": {name: weights[name]}}, "was trained with another model"),
-        ({"state_dict": {**weights, name: weights[name][..., :1]}}, f"e.g. {name}: "),
-        ({"state_dict": {**weights, name: "text"}}, f"e.g. {name}: () there"),
+        ({"state_dict": {**weights, name: weights[name][..., :1]}}, f"e.g. {name.removeprefix('reasoner.')}: "),
+        ({"state_dict": {**weights, name: "text"}}, f"e.g. {name.removeprefix('reasoner.')}: () there"),
     ):
         torch.save(odd, tmp_path / "odd.ckpt")
         assert told in fails(capsys, *start)

@@ -33,6 +33,7 @@ PACKAGES = (
     "futurel1.planning",
     "futurel1.report",
     "futurel1.runs",
+    "futurel1.export",
     "futurel1.ask",
     "futurel1.scores",
     "futurel1.curves",

@@ -101,7 +101,7 @@ def remove_leftovers_of(place: Path) -> None:
 
 def _remove(path: Path) -> None:
     logger.info("removing %s, which a process that was killed left", path)
-    if path.is_dir():
+    if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
         with suppress(OSError):

@@ -92,7 +92,7 @@ def _checkpoints(every: int) -> dict[str, Any]:
         "class_path": "ModelCheckpoint",
         "init_args": {
             "every_n_train_steps": every,
-            "save_last": True,
+            "save_last": "link",
             "save_top_k": 2,
             "monitor": "step",
             "mode": "max",

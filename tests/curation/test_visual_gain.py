@@ -84,7 +84,7 @@ def test_refusals_of_the_command_line(clips_world: Path, tmp_path: Path, capsys:
     assert "--device tpu-x" in refused("--device", "tpu-x")
     inside = str(clips_world / "curated")
     assert "would be read as records" in refused("--out", inside, records=clips_world)
-    assert "has no Hugging Face export, only last.ckpt" in refused("--model", str(tmp_path / "run"))
+    assert "last.ckpt does not say which model its run started from" in refused("--model", str(tmp_path / "run"))
     assert "none of" not in refused(records=tmp_path / "gone.jsonl")
     main(options(clips_world, out, "--shard", "0/8"))
     assert "(seed differ)" in refused("--sampling.seed", "1")

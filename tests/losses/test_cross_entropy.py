@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from futurel1.errors import ConfigError
 from futurel1.losses import choose_path, cross_entropy, linear_cross_entropy
+from futurel1.models.token_rows import RowDelta
 from rounding import assert_same_but_rounding
 
 pytestmark = pytest.mark.numerics
@@ -81,10 +82,56 @@ def test_no_rows_give_a_zero_that_keeps_the_graph(path):
     assert not weight.grad.any()
 
 
+CHANGED = torch.tensor([1, 0, 7])
+"""Rows that have a difference; the first ones, so that a stand-in for them is searched."""
+
+
+def changed_case(
+    rows: int = 11, size: float = 1.0
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Hidden states, weight, targets, differences and full logits, where a third of the targets is changed."""
+    hidden, weight, targets = case(rows)
+    targets[::3] = CHANGED[torch.arange(len(targets[::3])) % 3]
+    values = size * torch.randn(3, 16, generator=torch.Generator().manual_seed(1))
+    values.requires_grad_()
+    return hidden, weight, targets, values, hidden @ weight.index_add(0, CHANGED, values).T
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("size", [1.0, 30.0])
+def test_changed_rows_are_those_of_a_dense_weight(path, size, monkeypatch):
+    monkeypatch.setattr(cross_entropy, "CHUNK", 4)
+    # 30: a changed row has all the probability, or lost it; the rest of the sum must not cancel
+    hidden, weight, targets, values, logits = changed_case(size=size)
+    expected = F.cross_entropy(logits, targets, reduction="sum")
+    loss = linear_cross_entropy(hidden, weight, targets, path, RowDelta(CHANGED, values))
+    assert_same_but_rounding(loss, expected)
+    inputs = (hidden, weight, values)
+    for gradient, wanted in zip(
+        torch.autograd.grad(loss * 0.3, inputs), torch.autograd.grad(expected * 0.3, inputs), strict=True
+    ):
+        assert_same_but_rounding(gradient, wanted)
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_changed_rows_in_bfloat16_and_without_targets(path):
+    hidden, weight, targets, values, logits = changed_case(300)
+    delta = RowDelta(CHANGED, values)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = linear_cross_entropy(hidden, weight, targets, path, delta)
+    assert loss.dtype == torch.float32
+    assert loss.item() == pytest.approx(F.cross_entropy(logits, targets, reduction="sum").item(), rel=1e-2)
+    nothing = linear_cross_entropy(hidden[:0], weight, targets[:0], path, delta)
+    (gradient,) = torch.autograd.grad(nothing, values)
+    assert nothing.item() == 0
+    assert not gradient.any()
+
+
 LIGER = """
 import torch
 from torch.nn import functional as F
 from futurel1.losses import linear_cross_entropy
+from futurel1.models.token_rows import RowDelta
 
 torch.manual_seed(0)
 hidden = torch.randn(7, 16, requires_grad=True)
@@ -95,6 +142,18 @@ loss = linear_cross_entropy(hidden, weight, targets, "liger")
 torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-5)
 for got, wanted in zip(
     torch.autograd.grad(loss * 0.3, (hidden, weight)), torch.autograd.grad(expected * 0.3, (hidden, weight))
+):
+    torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-5)
+
+# rows that differ, of a weight that is frozen
+ids, values, weight = torch.tensor([1, 0, 7]), torch.randn(3, 16, requires_grad=True), weight.detach()
+targets[:4] = torch.tensor([1, 0, 7, 2])
+dense = weight.index_add(0, ids, values)
+expected = F.cross_entropy(hidden @ dense.T, targets, reduction="sum")
+loss = linear_cross_entropy(hidden, weight, targets, "liger", RowDelta(ids, values))
+torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-5)
+for got, wanted in zip(
+    torch.autograd.grad(loss * 0.3, (hidden, values)), torch.autograd.grad(expected * 0.3, (hidden, values))
 ):
     torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-5)
 print("equal")

@@ -76,7 +76,7 @@ def test_a_card_without_a_run_says_nothing_of_training(reasoner: LatentReasoner)
     text = model_card(describe(reasoner, None))
     assert "## Training" not in text
     assert "## Metrics" not in text
-    assert "It started from `tiny@random`" in text
+    assert "It started from random weights, `tiny@random`" in text
     assert "The run logged none." in model_card(describe(reasoner, TrainingRun("LatentSFTModule", 0)))
 
 

@@ -76,3 +76,11 @@ def test_settings_survive_a_configuration(settings):
     assert LatentSettings.from_config(config) == settings
     assert config.max_latent_token == settings.max_latent_tokens  # the name that released checkpoints have
     assert not hasattr(config, "max_latent_tokens")
+
+
+def test_a_training_changes_the_settings_that_it_sets():
+    before = LatentSettings(max_latent_tokens=4, loose_latent_budget=6, latent_lambda=0.3)
+    sft = {"max_latent_tokens": 3, "fixed_latents": None, "alignment": "cosine", "latent_weight": 0.0, "freeze": []}
+    after = LatentSettings(max_latent_tokens=3, loose_latent_budget=6, latent_loss="cosine", latent_lambda=0.0)
+    assert before.trained(sft) == after
+    assert after.trained({"rollout": {}, "objective": {"latent_weight": 0.5}}) == after  # reinforcement learning

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import errno
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -15,10 +17,13 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from futurel1.errors import ConfigError
+from futurel1 import leftovers
+from futurel1.errors import ConfigError, DiskFullError
+from futurel1.modules import whole_checkpoints
 from futurel1.modules.checkpointing import ResumedFiles
 from futurel1.modules.loggers import ResumableCSVLogger
-from futurel1.modules.whole_checkpoints import WholeCheckpointIO
+from futurel1.modules.whole_checkpoints import WholeCheckpointIO, link_checkpoint
+from futurel1.runs import newest_checkpoint
 
 
 class Killed(BaseException):
@@ -183,3 +188,94 @@ def test_checkpoints_do_not_pass_through_the_temporary_folder(tmp_path: Path, mo
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="cannot be written"):
         WholeCheckpointIO().save_checkpoint({}, tmp_path / "file" / "last.ckpt")
+
+
+# ---------------------------------------------------------------------- save_last: link
+
+
+def linked(run: Path, name: str = "last.ckpt") -> str:
+    """What a link names; "" for a file of its own."""
+    file = run / "checkpoints" / name
+    return str(file.readlink()) if file.is_symlink() else ""
+
+
+def test_a_link_costs_no_second_copy(tmp_path: Path) -> None:
+    fit(tmp_path, 5, every_n_train_steps=2, save_last="link")
+    assert names(tmp_path) == ["epoch=0-step=4.ckpt", "last.ckpt"]
+    assert linked(tmp_path) == "epoch=0-step=4.ckpt"
+    fit(tmp_path, 9, resume="last.ckpt", every_n_train_steps=3, save_last="link")
+    assert names(tmp_path) == ["epoch=0-step=9.ckpt", "last.ckpt"]
+    assert linked(tmp_path) == "epoch=0-step=9.ckpt"
+    shutil.move(tmp_path / "checkpoints", tmp_path / "moved")
+    assert torch.load(tmp_path / "moved" / "last.ckpt", weights_only=False)["global_step"] == 9
+
+
+@pytest.mark.parametrize("moment", ["_remove_checkpoint", "_link_checkpoint", "symlink", "rename"])
+def test_a_kill_around_the_link_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str) -> None:
+    def kill(*_: Any, **__: Any) -> None:
+        raise Killed
+
+    fit(tmp_path, 9, kill=2, save_last="link")
+    with monkeypatch.context() as patched:
+        if moment in ("symlink", "rename"):
+            patched.setattr(os, moment, kill)
+        elif moment == "_remove_checkpoint":
+            patched.setattr(ModelCheckpoint, moment, kill)
+        else:
+            patched.setattr(whole_checkpoints, "link_checkpoint", kill)
+        with pytest.raises(Killed):
+            fit(tmp_path, 9, resume="last.ckpt", save_last="link")
+    assert newest_checkpoint(tmp_path).name == "epoch=0-step=3.ckpt"
+    assert linked(tmp_path) == "epoch=0-step=2.ckpt"
+    assert (tmp_path / "checkpoints" / "last.ckpt").exists() == (moment == "_remove_checkpoint")  # or it dangles
+    monkeypatch.setattr(leftovers, "_MADE", set())  # another process goes on
+    leftovers.remove_leftovers(tmp_path)
+    fit(tmp_path, 5, resume=newest_checkpoint(tmp_path).name, save_last="link")
+    assert names(tmp_path) == ["epoch=0-step=5.ckpt", "last.ckpt"]
+    assert linked(tmp_path) == "epoch=0-step=5.ckpt"
+
+
+def test_a_checkpoint_in_the_place_of_the_link_leaves_its_target_alone(tmp_path: Path) -> None:
+    fit(tmp_path, 3, save_last="link", save_top_k=-1)
+    WholeCheckpointIO().save_checkpoint({"global_step": 9}, tmp_path / "checkpoints" / "last.ckpt")  # a run was stopped
+    assert linked(tmp_path) == ""
+    target = torch.load(tmp_path / "checkpoints" / "epoch=0-step=3.ckpt", weights_only=False)
+    assert target["global_step"] == 3
+    assert newest_checkpoint(tmp_path).name == "last.ckpt"
+
+
+def test_without_links_it_is_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuses(*_: Any, **__: Any) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "symlink", refuses)
+    fit(tmp_path, 3, save_last="link")
+    assert names(tmp_path) == ["epoch=0-step=3.ckpt", "last.ckpt"]
+    one, two = ((tmp_path / "checkpoints" / name).read_bytes() for name in names(tmp_path))
+    assert one == two
+    assert linked(tmp_path) == ""
+    monkeypatch.setattr(os, "symlink", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full")))
+    with pytest.raises(DiskFullError, match=r"last\.ckpt: no space left .*step=4\.ckpt is whole"):
+        fit(tmp_path, 4, resume="last.ckpt", save_last="link")
+    assert newest_checkpoint(tmp_path).name == "epoch=0-step=4.ckpt"
+
+
+def test_folders_of_shards_are_linked_and_removed_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer: Any = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    for step in (1, 2):
+        (tmp_path / f"step={step}.ckpt").mkdir()
+        (tmp_path / f"step={step}.ckpt" / ".metadata").touch()
+    (tmp_path / "last.ckpt").mkdir()  # a run was stopped, and wrote its own
+    (tmp_path / "last.ckpt" / "old").touch()
+    for step in (1, 2):
+        link_checkpoint(trainer, str(tmp_path / f"step={step}.ckpt"), str(tmp_path / "last.ckpt"))
+        assert (tmp_path / "last.ckpt").readlink() == Path(f"step={step}.ckpt")
+
+    def dies(*_: Any) -> None:
+        raise Killed
+
+    monkeypatch.setattr(shutil, "rmtree", dies)
+    with pytest.raises(Killed):
+        WholeCheckpointIO().remove_checkpoint(tmp_path / "step=1.ckpt")
+    WholeCheckpointIO().remove_checkpoint(tmp_path / "last.ckpt")
+    assert sorted(path.name for path in tmp_path.glob("*.ckpt")) == ["step=2.ckpt"]

@@ -457,14 +457,19 @@ def test_with_lora_the_reference_is_the_model_without_adapters(rl_world: Path, t
         assert_same_but_rounding(exported.score(batch.prompt, batch.rollout), trained)
 
 
-def test_adapters_of_a_checkpoint_are_no_reference(rl_world: Path, tmp_path: Path, opening: str) -> None:
+def test_adapters_of_a_checkpoint_are_part_of_the_reference(rl_world: Path, tmp_path: Path, opening: str) -> None:
     module = make_module(backbone=opening, lora_rank=4)
     callbacks = [ModelCheckpoint(dirpath=tmp_path, save_last=True)]
     make_trainer(tmp_path, max_steps=1, callbacks=callbacks, enable_checkpointing=True).fit(module, make_data(rl_world))
-    start = {"backbone": opening, "lora_rank": 4, "init_from": str(tmp_path / "last.ckpt")}
-    with pytest.raises(ConfigError, match="merged, or kl_weight: 0"):
-        make_module(**start).configure_model()
-    make_module(**start, kl_weight=0.0).configure_model()
+    module.export(tmp_path / "out")
+    merged = LatentReasoner.from_pretrained(tmp_path / "out").state_dict()
+    other = make_module(lora_rank=2, init_from=str(tmp_path / "last.ckpt"))
+    other.configure_model()
+    wrapped = other.reasoner.state_dict()
+    frozen = {name.replace(".token_adapter", "").replace(".base_layer", ""): wrapped[name] for name in wrapped}
+    assert all(torch.equal(frozen[name], weight) for name, weight in merged.items())
+    make_trainer(tmp_path, max_steps=1).fit(other, make_data(rl_world))
+    assert other.rows[0]["train/kl"] == pytest.approx(0.0, abs=1e-6)  # new adapters, which change nothing yet
 
 
 def test_validation_accuracy_is_a_rate(rl_world: Path, tmp_path: Path, opening: str) -> None:

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from peft.tuners.trainable_tokens import TrainableTokensLayer
 
 from futurel1 import LatentReasoner
 from futurel1.data import PromptBatch
@@ -64,6 +65,18 @@ def test_weights_come_back_bit_for_bit(adapted):
     scores = reasoner.score(PROMPT, sampled(reasoner))
     scores.sum().backward()
     assert any(p.grad is not None and bool(p.grad.any()) for name, p in lora.named_parameters() if "lora_A" in name)
+
+
+def test_tables_are_not_copied(adapted):
+    """At 8B each has 151,936 rows, of which three change."""
+    reasoner, lora = adapted
+    tables = [layer.get_base_layer().weight for layer in lora.modules() if isinstance(layer, TrainableTokensLayer)]
+    assert len(tables) == 2
+    places, before = [table.data_ptr() for table in tables], [table.detach().clone() for table in tables]
+    with PolicyModels(reasoner, with_reference=False, adapted=lora).merged():
+        assert [table.data_ptr() for table in tables] == places
+        for table, old in zip(tables, before, strict=True):
+            assert (table != old).any(dim=1).nonzero()[:, 0].tolist() == [1021, 1022, 1023]
 
 
 def test_a_merged_policy_runs_no_adapter(adapted, monkeypatch):

@@ -13,7 +13,7 @@ from futurel1.data.collate import SFTDataset
 from futurel1.datamodules.base import RecordDataModule
 from futurel1.errors import ConfigError, MissingFileError, RecordError
 from futurel1.models.checkpoint_folders import TINY
-from futurel1.runs import start_folder
+from futurel1.runs import find_start
 
 __all__ = ["Kind", "Split", "data_module", "open_splits"]
 
@@ -147,7 +147,7 @@ def _model_folder(section: Any, file: object) -> str:
     arguments = {} if config is None else dict(config.get("init_args") or {})
     if "backbone" not in arguments:
         raise ConfigError(f"{file} names no model with a backbone, whose processor encodes records: give --model")
-    return start_folder(str(arguments["backbone"]), arguments.get("init_from"))
+    return find_start(str(arguments["backbone"]), arguments.get("init_from")).folder
 
 
 def _parsed(section: Literal["data", "model"], given: Any, *, instantiate: bool) -> Any:

@@ -63,6 +63,11 @@ TOOLS = {
         "write a page about a run: curves, scores, and what it imagined, sample by sample",
         "futurel1 report runs/base --interventions '[runs/zero, runs/other]'",
     ),
+    "export": Tool(
+        "futurel1.export:export",
+        "write a checkpoint of a run as a Hugging Face folder, also of a run that was killed",
+        "futurel1 export runs/sft --out models/sft --dtype bfloat16",
+    ),
     "curate": Tool(
         "futurel1.curation:curate",
         "choose the records whose future frames help a model to answer",

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -28,6 +29,11 @@ __all__ = ["ENCODING", "ChatEncoder"]
 
 Patches = tuple[Tensor, Tensor]
 """Unscaled pixel levels of a picture as (P, D) patches, and its (1, 3) grid."""
+_IMAGE, _HEADER = re.escape(IMAGE_PAD), re.escape(ASSISTANT_HEADER)
+_PIECES = re.compile(f"(?={_IMAGE})|(?<={_IMAGE})|(?<={_HEADER})")
+"""Splits a conversation around images, and where a response begins: prompts end with the tokens of its header, so they
+must not depend on what follows. The published tokenizer would merge the header's line break with blank lines after it.
+"""
 ENCODING = 2
 """Version of the rules that turn records into tokens and pixels; features and lengths cached under another are void."""
 
@@ -160,9 +166,11 @@ class ChatEncoder:
         pieces: list[Tensor] = []
         clips: list[Mapping[str, Tensor]] = []
         shown = 0
-        for place, piece in enumerate(text.split(IMAGE_PAD)):
-            if place:
-                pieces.append(torch.full((self._tokens_of(observed[place - 1]),), self._image_pad))
+        images = iter(observed)
+        for piece in _PIECES.split(text):
+            if piece == IMAGE_PAD:
+                pieces.append(torch.full((self._tokens_of(next(images)),), self._image_pad))
+                continue
             until = shown + piece.count(self.videos.placeholder)
             if until > shown:
                 inputs = self.processor(
@@ -218,7 +226,8 @@ class ChatEncoder:
             videos = [part.path for turn in sample.turns for part in turn.parts if isinstance(part, Video)]
             total = sum(self.videos.most_tokens(media.video(path)) for path in videos)
         counts = [self._hint_tokens(*sizes[frame]) for frame in sample.hints]
-        total += len(self.processor.tokenizer(self.layout.text(sample, counts))["input_ids"])
+        pieces = _PIECES.split(self.layout.text(sample, counts))
+        total += sum(len(ids) for ids in self.processor.tokenizer(pieces)["input_ids"])
         return total + sum(self._image_tokens(*sizes[frame]) - 1 for frame in sample.observed)
 
     def _image_tokens(self, height: int, width: int) -> int:

@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from futurel1.errors import ConfigError
 from futurel1.models.precision import autocast_dtype
+from futurel1.models.token_rows import RowDelta
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +56,13 @@ def choose_path(path: CrossEntropyPath, device: torch.device) -> CrossEntropyPat
     return path
 
 
-def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, path: CrossEntropyPath = "auto") -> Tensor:
+def linear_cross_entropy(
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    path: CrossEntropyPath = "auto",
+    delta: RowDelta | None = None,
+) -> Tensor:
     """Summed cross entropy of ``softmax(hidden @ weight.T)``.
 
     Args:
@@ -63,6 +70,7 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, path: 
         weight: (V, H) vocabulary projection.
         targets: (N,) int64 token ids.
         path: implementation, see :func:`choose_path`.
+        delta: what is added to some rows of `weight`; the sum is never made. None: nothing.
 
     Returns:
         Scalar sum over the N rows, in nats; if N is 0, a zero that keeps the graph.
@@ -70,26 +78,69 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, path: 
     dtype = autocast_dtype(hidden.device)
     if dtype is not None:
         hidden, weight = hidden.to(dtype), weight.to(dtype)
+    if delta is not None:
+        delta = RowDelta(delta.ids, delta.values.to(hidden.dtype))
     if len(targets) == 0:
-        return F.linear(hidden, weight).sum()
+        empty = F.linear(hidden, weight).sum()
+        return empty if delta is None else empty + F.linear(hidden, delta.values).sum()
     path = choose_path(path, hidden.device)
+    if path != "chunked" and delta is not None:
+        return _with_changed_rows(hidden, weight, targets, path, delta)
     if path == "liger":
         from liger_kernel.transformers.functional import liger_fused_linear_cross_entropy
 
         fused: Tensor = liger_fused_linear_cross_entropy(hidden, weight, targets, reduction="sum")
         return fused
     if path == "torch":
-        options = torch.nn.LinearCrossEntropyOptions()
         # Summed here in float32: PyTorch sums bfloat16 losses in bfloat16, which is off by 1% at 3,000 tokens.
-        each = F.linear_cross_entropy(hidden, weight, targets, reduction="none", options=options)
-        return each.float().sum()
+        return _each(hidden, weight, targets, path).sum()
 
-    def chunk_sum(rows: Tensor, table: Tensor, ids: Tensor) -> Tensor:
-        return F.cross_entropy(F.linear(rows, table).float(), ids, reduction="sum")
+    def chunk_sum(rows: Tensor, table: Tensor, ids: Tensor, changed: RowDelta | None) -> Tensor:
+        logits = F.linear(rows, table)
+        if changed is not None:
+            logits.index_add_(1, changed.ids, F.linear(rows, changed.values))
+        return F.cross_entropy(logits.float(), ids, reduction="sum")
 
     # One checkpointed chunk at a time keeps only one chunk's logits alive, in backward too.
     sums = [
-        checkpoint(chunk_sum, hidden[i : i + CHUNK], weight, targets[i : i + CHUNK], use_reentrant=False)
+        checkpoint(chunk_sum, hidden[i : i + CHUNK], weight, targets[i : i + CHUNK], delta, use_reentrant=False)
         for i in range(0, len(targets), CHUNK)
     ]
     return torch.stack(sums).sum()
+
+
+def _each(
+    hidden: Tensor, weight: Tensor, targets: Tensor, path: CrossEntropyPath, bias: Tensor | None = None
+) -> Tensor:
+    """(N,) float32 cross entropy of every row on a fused path, with a (V,) bias of the logits."""
+    if path == "liger":
+        from liger_kernel.transformers.functional import liger_fused_linear_cross_entropy
+
+        losses: Tensor = liger_fused_linear_cross_entropy(hidden, weight, targets, bias=bias, reduction="none")
+        return losses.float()
+    options = torch.nn.LinearCrossEntropyOptions()
+    return F.linear_cross_entropy(
+        hidden, weight, targets, linear_bias=bias, reduction="none", options=options
+    ).float()  # fmt: skip
+
+
+def _with_changed_rows(
+    hidden: Tensor, weight: Tensor, targets: Tensor, path: CrossEntropyPath, delta: RowDelta
+) -> Tensor:
+    """The sum on a fused path, which takes no other weight than the table itself.
+
+    The fused kernel sums over all other columns: a bias takes the changed ones out, so nothing cancels. Their logits
+    are added to its log-sum-exp here.
+    """
+    hits = targets[:, None] == delta.ids
+    is_changed = hits.any(dim=1)
+    # The kernel's loss is its log-sum-exp minus the logit of a column that it has.
+    candidates = torch.arange(len(delta.ids) + 1, device=targets.device)
+    stand_in = candidates[(candidates[:, None] != delta.ids).all(dim=1)][0]
+    scored = torch.where(is_changed, stand_in, targets)
+    bias = hidden.new_zeros(len(weight)).index_fill(0, delta.ids, -torch.inf)
+    logit = (hidden * weight[scored]).sum(dim=-1).float()
+    others = _each(hidden, weight, scored, path, bias) + logit
+    changed = F.linear(hidden, weight[delta.ids] + delta.values).float()
+    total = torch.logaddexp(others, changed.logsumexp(dim=1))
+    return (total - torch.where(is_changed, (changed * hits).sum(dim=1), logit)).sum()

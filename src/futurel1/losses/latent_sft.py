@@ -128,9 +128,9 @@ class LatentSFTLoss(nn.Module):
         """
         run = self._run(reasoner, batch, feedback_share, salt)
         targets = run.labels[run.scored]
-        ce_sum = linear_cross_entropy(
-            run.hidden[:, :-1][run.scored], reasoner.backbone.lm_head.weight, targets, self.cross_entropy
-        )
+        backbone = reasoner.backbone
+        scored = run.hidden[:, :-1][run.scored]
+        ce_sum = linear_cross_entropy(scored, backbone.lm_head.weight, targets, self.cross_entropy, backbone.head_delta)
         latent_sum = alignment_sum(run.predicted, run.target, self.alignment)
 
         num_tokens, num_latents = len(targets), len(run.target)

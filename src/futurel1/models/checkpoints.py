@@ -1,5 +1,6 @@
 """Loading and saving checkpoint folders: weights, configuration, processor, head. Safetensors only."""
 
+import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,6 +28,8 @@ from futurel1.models.tokens import LATENT_TOKENS, LatentTokens
 
 logger = logging.getLogger(__name__)
 HEAD_FILE = "projection_head.safetensors"
+LARGEST_FILE = "5GB"
+"""Size of a file of weights; a larger model has several."""
 MODEL_PREFIX = "backbone.model."
 """Prefix of the stock model's weight names within a reasoner."""
 HEAD_PREFIX = "projection_head."
@@ -164,8 +167,11 @@ def load_checkpoint(
     tokens: LatentTokens | None,
     projection_head: HeadKind | None,
     projection_hidden_dim: int | None,
+    with_weights: bool = True,
 ) -> Checkpoint:
     """Load all parts of a reasoner; see :meth:`futurel1.models.LatentReasoner.from_pretrained`.
+
+    `with_weights`: False leaves all weights unwritten, for a caller that fills them.
 
     Raises:
         MissingFileError: no such checkpoint.
@@ -176,7 +182,10 @@ def load_checkpoint(
         place = checkpoint_folder(path)
         backbone_class(model_type(place))  # before anything else is read of a checkpoint that nobody can load
     processor = load_processor(place)
-    model, head = _load_model(place, dtype, attn_implementation)
+    if with_weights or is_random(place):
+        model, head = _load_model(place, dtype, attn_implementation)
+    else:
+        model, head = _make_model(Path(place), dtype, attn_implementation), {}
     settings = LatentSettings.from_config(model.config)
     if projection_head is not None:
         settings = replace(settings, projection_head_type=projection_head)
@@ -191,32 +200,58 @@ def load_checkpoint(
             f"add the tokenizer files, or give tokens=LatentTokens(...) for {LATENT_TOKENS}"
         )
     if processor is not None:
-        _fit_embeddings(model, processor.tokenizer)
+        _fit_embeddings(model, processor.tokenizer, around_mean=with_weights)
     return Checkpoint(model, tokens, settings, processor, head)
 
 
 def _load_model(path: str | Path, dtype: torch.dtype, attn_implementation: str) -> tuple[Any, dict[str, Tensor]]:
     """The stock model of a checkpoint and the tensors of its projection head."""
     import transformers
-    from safetensors import SafetensorError
 
     if is_random(path):
         return RandomBackbone.parse(path).model(dtype, attn_implementation), {}
     folder = checkpoint_folder(path)
     stock = getattr(transformers, backbone_class(model_type(folder)).stock_class)
     head = read_head(folder)
+    with _told_in_one_line(folder, stock.__name__), quiet_transformers(), _nobody_is_asked():
+        model, info = stock.from_pretrained(
+            folder,
+            dtype=dtype,
+            attn_implementation=attn_implementation,
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=True,
+            ignore_mismatched_sizes=True,  # reported by _check_loading, with the names
+            output_loading_info=True,
+        )
+    _check_loading(folder, info)
+    return model, head
+
+
+def _make_model(folder: Path, dtype: torch.dtype, attn_implementation: str) -> Any:
+    """The stock model of a checkpoint without its weights: memory that is not written yet."""
+    import transformers
+    from transformers.initialization import no_init_weights
+
+    stock = getattr(transformers, backbone_class(model_type(folder)).stock_class)
+    with _told_in_one_line(folder, stock.__name__), quiet_transformers(), _nobody_is_asked():
+        config = stock.config_class.from_pretrained(folder, local_files_only=True)
+        config.name_or_path = str(folder)
+        with no_init_weights():
+            model = stock._from_config(config, dtype=dtype, attn_implementation=attn_implementation)
+        model.tie_weights()
+        if (folder / "generation_config.json").is_file():
+            model.generation_config = transformers.GenerationConfig.from_pretrained(folder, local_files_only=True)
+    return model
+
+
+@contextmanager
+def _told_in_one_line(folder: Path, stock: str) -> Iterator[None]:
+    """Turn what a configuration or weights lead to within the block into a `CheckpointError`."""
+    from safetensors import SafetensorError
+
     try:
-        with quiet_transformers(), _nobody_is_asked():
-            model, info = stock.from_pretrained(
-                folder,
-                dtype=dtype,
-                attn_implementation=attn_implementation,
-                use_safetensors=True,
-                trust_remote_code=False,
-                local_files_only=True,
-                ignore_mismatched_sizes=True,  # reported by _check_loading, with the names
-                output_loading_info=True,
-            )
+        yield
     except SafetensorError as error:
         raise unreadable(folder, error) from error
     except torch.OutOfMemoryError:
@@ -232,11 +267,9 @@ def _load_model(path: str | Path, dtype: torch.dtype, attn_implementation: str) 
         ValueError,
     ) as error:
         raise CheckpointError(
-            f"{folder}: {stock.__name__} cannot be made of config.json ({type(error).__name__}: {shortened(error)}); "
+            f"{folder}: {stock} cannot be made of config.json ({type(error).__name__}: {shortened(error)}); "
             "use the config.json that was saved with the weights"
         ) from error
-    _check_loading(folder, info)
-    return model, head
 
 
 def _check_loading(folder: Path, info: dict[str, Any]) -> None:
@@ -252,7 +285,7 @@ def _check_loading(folder: Path, info: dict[str, Any]) -> None:
         logger.warning("%s: %d weights have no place in the model, e.g. %s", folder, len(unexpected), unexpected[:3])
 
 
-def _fit_embeddings(model: Any, tokenizer: Any) -> None:
+def _fit_embeddings(model: Any, tokenizer: Any, *, around_mean: bool = True) -> None:
     """Add embedding rows for tokens beyond the table; every process gets the same rows."""
     needed = max(tokenizer.get_vocab().values()) + 1
     table = model.get_input_embeddings().weight
@@ -262,7 +295,7 @@ def _fit_embeddings(model: Any, tokenizer: Any) -> None:
     forked = torch.random.fork_rng(devices=[table.device] if table.is_cuda else [])
     with forked, quiet_transformers():
         torch.manual_seed(0)
-        model.resize_token_embeddings(needed)
+        model.resize_token_embeddings(needed, mean_resizing=around_mean)
 
 
 def load_head(head: nn.Module, checkpoint: Checkpoint, path: str, *, replaced: bool) -> None:
@@ -317,6 +350,7 @@ def save_checkpoint(
     tokens: LatentTokens,
     settings: LatentSettings,
     processor: Any,
+    dtype: torch.dtype,
 ) -> Path:
     """Write a checkpoint folder that :func:`load_checkpoint` reads.
 
@@ -327,6 +361,7 @@ def save_checkpoint(
         tokens: ids of START, LATENT and END, for the configuration.
         settings: latent settings, for the configuration.
         processor: the processor, if there is one.
+        dtype: dtype of the written weights.
 
     Returns:
         The folder.
@@ -341,10 +376,15 @@ def save_checkpoint(
     if backbone.ties_embeddings:
         # gathered or copied state dicts hold the tied table twice
         state = {name: value for name, value in state.items() if name != f"{MODEL_PREFIX}lm_head.weight"}
-    weights = {name.removeprefix(MODEL_PREFIX): value for name, value in state.items() if name.startswith(MODEL_PREFIX)}
+    weights = {
+        name.removeprefix(MODEL_PREFIX): value.to(dtype)
+        for name, value in state.items()
+        if name.startswith(MODEL_PREFIX)
+    }
     with quiet_transformers():
-        backbone.model.save_pretrained(folder, state_dict=weights, safe_serialization=True)
-    head = {name: value.contiguous() for name, value in state.items() if name.startswith(HEAD_PREFIX)}
+        backbone.model.save_pretrained(folder, state_dict=weights, safe_serialization=True, max_shard_size=LARGEST_FILE)
+    _name_dtype(folder / "config.json", dtype)
+    head = {name: value.to(dtype).contiguous() for name, value in state.items() if name.startswith(HEAD_PREFIX)}
     (folder / HEAD_FILE).unlink(missing_ok=True)
     if head:
         save_file(head, folder / HEAD_FILE, metadata={"format": "pt"})
@@ -356,6 +396,15 @@ def save_checkpoint(
         if prompt is not None:
             (folder / SYSTEM_PROMPT_FILE).write_bytes(f"{prompt}\n".encode())
     return folder
+
+
+def _name_dtype(config: Path, dtype: torch.dtype) -> None:
+    """Have a configuration name the dtype of the weights, for which `transformers` takes that in memory."""
+    content = json.loads(config.read_text(encoding="utf-8"))
+    for part in (content, *(part for part in content.values() if isinstance(part, dict))):
+        if "dtype" in part:
+            part["dtype"] = str(dtype).removeprefix("torch.")
+    config.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def is_stale(name: str) -> bool:

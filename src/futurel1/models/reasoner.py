@@ -111,6 +111,7 @@ class LatentReasoner(nn.Module):
         tokens: LatentTokens | None = None,
         projection_head: HeadKind | None = None,
         projection_hidden_dim: int | None = None,
+        with_weights: bool = True,
     ) -> Self:
         """Load a stock checkpoint, a released Future-L1 checkpoint or one that this package saved, in eval mode.
 
@@ -122,9 +123,9 @@ class LatentReasoner(nn.Module):
             dtype: dtype of all loaded weights, whatever the stored dtype.
             attn_implementation: attention of `transformers`: ``"sdpa"``, ``"eager"``, ``"flash_attention_2"``, ...
             tokens: ids of the latent tokens, for a checkpoint that has neither tokenizer nor ids in its configuration.
-            projection_head: head to use; None keeps the checkpoint's. A head without stored weights starts from random
-                ones.
+            projection_head: head to use, random without stored weights; None keeps the checkpoint's.
             projection_hidden_dim: width inside a ``"swiglu"`` head; None keeps the checkpoint's.
+            with_weights: False leaves all weights unwritten, for a caller that fills them.
 
         Raises:
             MissingFileError: no such checkpoint.
@@ -137,15 +138,22 @@ class LatentReasoner(nn.Module):
             tokens=tokens,
             projection_head=projection_head,
             projection_hidden_dim=projection_hidden_dim,
+            with_weights=with_weights,
         )
         backbone = backbone_class(found.model.config.model_type)(found.model)
         reasoner = cls(backbone, found.tokens, found.settings, found.processor)
-        checkpoints.load_head(reasoner.projection_head, found, str(path), replaced=projection_head is not None)
+        if with_weights:
+            checkpoints.load_head(reasoner.projection_head, found, str(path), replaced=projection_head is not None)
         reasoner.base_model = base_model_of(path)
         return reasoner.to(dtype).eval()
 
     def save_pretrained(
-        self, path: str | Path, *, state_dict: dict[str, Tensor] | None = None, training: TrainingRun | None = None
+        self,
+        path: str | Path,
+        *,
+        state_dict: dict[str, Tensor] | None = None,
+        dtype: torch.dtype | None = None,
+        training: TrainingRun | None = None,
     ) -> Path:
         """Save a folder that `transformers` loads as the stock class; the projection head gets its own file.
 
@@ -156,6 +164,7 @@ class LatentReasoner(nn.Module):
             path: folder to write; created if missing.
             state_dict: full (unsharded) weights of this module to write instead of those in memory, for sharded
                 training.
+            dtype: dtype of the written weights, which `config.json` names; None: that of the weights in memory.
             training: the run that the weights come from, for the model card.
 
         Returns:
@@ -170,7 +179,9 @@ class LatentReasoner(nn.Module):
             checkpoints.require_names(state_dict, state)
             state = state_dict
         with replacing_folder(Path(path), drops=checkpoints.is_stale) as folder:
-            checkpoints.save_checkpoint(folder, state, self.backbone, self.tokens, self.settings, self.processor)
+            checkpoints.save_checkpoint(
+                folder, state, self.backbone, self.tokens, self.settings, self.processor, dtype or self.dtype
+            )
             write_card(folder, describe(self, training))
         return Path(path)
 
@@ -467,8 +478,7 @@ class LatentReasoner(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Vocabulary logits of selected hidden states: (..., H) to (..., V)."""
-        logits: Tensor = self.backbone.lm_head(hidden)
-        return logits
+        return self.backbone.logits(hidden)
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """Latent settings in a checkpoint's configuration."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Self
 
 from futurel1.models.heads import HeadKind
@@ -8,6 +9,13 @@ from futurel1.models.tokens import SpanBudget
 
 CONFIG_KEYS = {"max_latent_tokens": "max_latent_token"}
 """Names in released checkpoints of settings that they store under another name."""
+HYPER_PARAMETERS = {
+    "max_latent_tokens": "max_latent_tokens",
+    "fixed_latent_budget": "fixed_latents",
+    "latent_loss": "alignment",
+    "latent_lambda": "latent_weight",
+}
+"""Settings to the hyper-parameters of supervised training that determine them."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +62,15 @@ class LatentSettings:
         if any(str(name).startswith("RICE_") for name in architectures):
             found["force_initial_latent_mode"] = True
         return cls(**found, projection_head_type=head)  # type: ignore[arg-type]
+
+    def trained(self, hparams: Mapping[str, Any]) -> Self:
+        """The settings after a training.
+
+        Args:
+            hparams: hyper-parameters of the training module; those that are missing or None change nothing.
+        """
+        given = {setting: hparams.get(name) for setting, name in HYPER_PARAMETERS.items()}
+        return replace(self, **{setting: value for setting, value in given.items() if value is not None})
 
     def write_config(self, config: Any) -> None:
         """Write the settings into a stock configuration as extra keys."""

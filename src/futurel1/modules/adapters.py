@@ -57,11 +57,22 @@ def add_lora(reasoner: LatentReasoner, *, rank: int, alpha: int, dropout: float,
 def merged(adapted: Any, reasoner: LatentReasoner) -> LatentReasoner:
     """Copy a reasoner and merge the LoRA adapters of the copy into its stock weights.
 
+    The copy has the adapted layers for itself and shares all other weights.
+
     Args:
         adapted: the `peft` model that :func:`add_lora` returned.
         reasoner: the model with adapters.
     """
-    adapted, reasoner = copy.deepcopy((adapted, reasoner))
+    from peft.tuners.lora import LoraLayer
+
+    changed = {id(layer.get_base_layer().weight) for layer in adapted.modules() if isinstance(layer, LoraLayer)}
+    # Tables are shared, too: their adapters do not write into them but make new ones.
+    shared: dict[int, Any] = {
+        id(weight): nn.Parameter(weight.detach(), requires_grad=False)
+        for weight in reasoner.parameters()
+        if id(weight) not in changed
+    }
+    adapted, reasoner = copy.deepcopy((adapted, reasoner), shared)
     reasoner.backbone.model = adapted.merge_and_unload()
     return reasoner
 

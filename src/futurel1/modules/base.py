@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from futurel1.errors import CheckpointError, ConfigError
+from futurel1.errors import ConfigError
 from futurel1.folders import replacing_folder
 from futurel1.models import LatentReasoner, TrainingRun, load_processor
 from futurel1.models.checkpoints import is_stale
@@ -26,9 +26,9 @@ from futurel1.modules.optimization import (
     schedule_factor,
     total_steps,
 )
-from futurel1.modules.weights_check import odd_weights, require_same_weights, shape_of
-from futurel1.runs import DTYPES, start_checkpoint, start_folder
-from futurel1.trainer_checkpoints import read_checkpoint
+from futurel1.modules.training_run import KEY, run_note
+from futurel1.modules.weights_check import require_same_weights
+from futurel1.runs import DTYPES, export_dtype, find_start
 
 logger = logging.getLogger(__name__)
 
@@ -64,15 +64,14 @@ class ReasonerModule(LazyReasonerModule, ExactResumeModule):
         """The processor of the checkpoint, loaded without its weights."""
         if self._given:
             return self._given[0].processor
-        return load_processor(start_folder(self.hparams["backbone"], self.hparams["init_from"]))
+        return load_processor(find_start(self.hparams["backbone"], self.hparams["init_from"]).folder)
 
     def configure_model(self) -> None:
         """Load and prepare the model once, inside the strategy's context."""
         if hasattr(self, "reasoner"):
             return
         hparams = self.hparams
-        reasoner = self.given_reasoner() or LatentReasoner.from_pretrained(
-            start_folder(hparams["backbone"], hparams["init_from"]),
+        reasoner = self.given_reasoner() or find_start(hparams["backbone"], hparams["init_from"]).load(
             dtype=DTYPES[hparams["dtype"]],
             attn_implementation=hparams["attn_implementation"],
             projection_head=hparams["projection_head"],
@@ -99,9 +98,6 @@ class ReasonerModule(LazyReasonerModule, ExactResumeModule):
         if hparams["liger_kernel"]:
             adapters.apply_liger(reasoner, self.trainer.strategy.root_device if attached else self.device)
         self.reasoner = reasoner
-        checkpoint = start_checkpoint(hparams["init_from"])
-        if checkpoint is not None:
-            self._load_start_weights(checkpoint)
         self.reasoner.train()
         # Buffers are constants. DDP would broadcast them in every step, also in evaluation, where ranks with unequal
         # numbers of batches would then deadlock.
@@ -117,21 +113,6 @@ class ReasonerModule(LazyReasonerModule, ExactResumeModule):
 
     def before_sharding(self) -> None:
         """Hook for work that needs the whole start weights, such as copies; does nothing by default."""
-
-    def _load_start_weights(self, file: Path) -> None:
-        state = read_checkpoint(file).get("state_dict")
-        if not isinstance(state, dict):
-            raise CheckpointError(f"init_from: {file} holds no weights (state_dict); give a checkpoint of a run")
-        own = self.state_dict()
-        odd = sorted(name for names in odd_weights(state, own) for name in names)
-        if odd:
-            there, here = (shape_of(weights.get(odd[0])) for weights in (state, own))
-            raise CheckpointError(
-                f"init_from: {file} was trained with another model, LoRA or head ({len(odd)} weights differ, e.g. "
-                f"{odd[0]}: {there} there, {here} here); give the settings it was trained with, or its "
-                "Hugging Face export"
-            )
-        self.load_state_dict(state)
 
     def _check_fits(self, checkpoint: Mapping[str, Any]) -> None:
         """Refuse a checkpoint whose weights or optimizer state do not fit this module."""
@@ -160,6 +141,11 @@ class ReasonerModule(LazyReasonerModule, ExactResumeModule):
         super().on_train_start()
         self.train()
         self._window_began = time.perf_counter()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Save what an export of the checkpoint says about the run."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint[KEY] = run_note(self.trainer, self)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of another model, or to train other weights than it did; go on where it was taken."""
@@ -230,8 +216,8 @@ class ReasonerModule(LazyReasonerModule, ExactResumeModule):
     def export(self, folder: str | Path, *, training: TrainingRun | None = None) -> Path:
         """Write the model in the format of `transformers` and :meth:`LatentReasoner.from_pretrained`.
 
-        LoRA adapters are merged into the weights and also written separately, to `adapter/`. Sharded weights are
-        gathered; every rank has to call this.
+        Weights are written in `compute_dtype` (None: `dtype`). LoRA adapters are merged into them and also written
+        separately, to `adapter/`. Sharded weights are gathered; every rank has to call this.
 
         Args:
             folder: folder to write.
@@ -242,15 +228,19 @@ class ReasonerModule(LazyReasonerModule, ExactResumeModule):
         """
         folder = Path(folder)
         sharded = getattr(self, "_trainer", None) is not None and self.device_mesh is not None
+        dtype = export_dtype(self.hparams)
         state = adapters.gathered_state(self.reasoner) if sharded else None
         if self.global_rank != 0:
             return folder
+        if state is not None:
+            for name in state:  # one by one, so that both are not held at once
+                state[name] = state[name].to(dtype)
         if not self._adapted:
-            return self.reasoner.save_pretrained(folder, state_dict=state, training=training)
+            return self.reasoner.save_pretrained(folder, state_dict=state, dtype=dtype, training=training)
         with replacing_folder(folder, drops=is_stale) as whole:
             for adapted in self._adapted:
                 adapters.save_adapter(adapted, whole / "adapter")
-                adapters.merged(adapted, self.reasoner).save_pretrained(whole, training=training)
+                adapters.merged(adapted, self.reasoner).save_pretrained(whole, dtype=dtype, training=training)
         return folder
 
 

@@ -14,7 +14,7 @@ from futurel1.errors import ConfigError
 from futurel1.files import write_whole
 from futurel1.full_disk import told_when_full
 from futurel1.json_lines import drop_cut_line, json_line, written_ids
-from futurel1.models import TrainingRun
+from futurel1.modules.training_run import training_run
 from futurel1.runs import EXPORT_FOLDER
 
 logger = logging.getLogger(__name__)
@@ -61,19 +61,7 @@ class HuggingFaceExport(Callback):
         run = Path(trainer.default_root_dir)
         whole = f"the run's checkpoints are whole; free some, then `futurel1 fit --resume {run}` repeats the export"
         with told_when_full(run / EXPORT_FOLDER, whole):
-            pl_module.export(run / EXPORT_FOLDER, training=_training(trainer, pl_module))
-
-
-def _training(trainer: Any, module: LightningModule) -> TrainingRun:
-    """A run as its model card tells it."""
-    data = getattr(trainer, "datamodule", None)
-    return TrainingRun(
-        module=type(module).__name__,
-        steps=trainer.global_step,
-        settings=module.hparams,
-        data={} if data is None else {"class": type(data).__name__, **data.hparams},
-        metrics={name: float(value) for name, value in trainer.callback_metrics.items()},
-    )
+            pl_module.export(run / EXPORT_FOLDER, training=training_run(trainer, pl_module))
 
 
 class JSONLinesWriter(BasePredictionWriter):

@@ -43,7 +43,7 @@ class ResumedFiles(Callback):
         callback = cls()
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set by a connector
         callbacks.append(callback)
-        write_whole_checkpoints(trainer.strategy)
+        write_whole_checkpoints(trainer)
         return callback
 
     # ------------------------------------------------------------------ saving

@@ -25,7 +25,7 @@ from futurel1.modules.settings import settings_of
 from futurel1.rewards import CompositeReward
 from futurel1.rollout import Experience, GroupSampler, PolicyModels, RolloutSettings, SampleLog, SamplingSettings
 from futurel1.rollout.policy_models import rollout_scores
-from futurel1.runs import DTYPES, start_checkpoint
+from futurel1.runs import DTYPES
 
 logger = logging.getLogger(__name__)
 
@@ -41,10 +41,11 @@ class LADAPOModule(ReasonerModule):
     Args:
         backbone: checkpoint folder, hub name, or ``tiny``; from Python also a loaded :class:`LatentReasoner`.
         init_from: start weights instead of `backbone`'s, and the reference of the KL: an SFT run's folder, its Hugging
-            Face export, or a .ckpt file. To continue a run exactly, use ``--resume`` instead.
+            Face export, or a checkpoint (with the low bits of fp32 masters), LoRA merged. To continue a run exactly,
+            use ``--resume`` instead.
         dtype: dtype of the weights in memory, whatever the stored dtype.
         compute_dtype: dtype in which sharded weights (``ModelParallelStrategy``, FSDP2) are gathered, computed with and
-            sampled from; None: `dtype`. Without sharding, use ``trainer.precision``.
+            sampled from, and exports are written; None: `dtype`. Without sharding, use ``trainer.precision``.
         attn_implementation: attention of `transformers` (sdpa, eager).
         projection_head: ``none``, ``swiglu`` or ``lvr``; None keeps the checkpoint's.
         projection_hidden_dim: width inside a ``swiglu`` head; None keeps the checkpoint's.
@@ -143,11 +144,6 @@ class LADAPOModule(ReasonerModule):
         sharded = trainer is not None and self.device_mesh is not None
         dtype = DTYPES[self.hparams["compute_dtype"] or self.hparams["dtype"]]
         adapted = self._adapted[0] if self._adapted else None
-        if self.objective.kl_weight and adapted is not None and start_checkpoint(self.hparams["init_from"]) is not None:
-            raise ConfigError(
-                f"init_from={self.hparams['init_from']} holds trained LoRA adapters, and the reference of the KL is "
-                "the model without them: give the run's Hugging Face export, which has them merged, or kl_weight: 0"
-            )
         models = PolicyModels(
             self.reasoner,
             sampling_dtype=dtype if sharded else None,

@@ -31,7 +31,7 @@ from futurel1.modules.scorers import SCORERS
 from futurel1.modules.settings import settings_of
 from futurel1.rewards import Judge
 from futurel1.rollout import SamplingSettings
-from futurel1.runs import DTYPES, exported_folder
+from futurel1.runs import DTYPES, find_start
 
 LATENT_PARTS = "latents.parts"
 """Subfolder of the run folder for the latents of each batch, until the run ends."""
@@ -47,7 +47,7 @@ class LatentPredictor(LazyReasonerModule):
 
     Args:
         backbone: checkpoint folder, hub name, or ``tiny``; from Python also a loaded :class:`LatentReasoner`.
-        init_from: weights instead of `backbone`'s: a run folder, or its Hugging Face export.
+        init_from: weights instead of `backbone`'s: a run folder, its Hugging Face export, or a Trainer's checkpoint.
         dtype: dtype of the weights in memory.
         attn_implementation: attention of `transformers` (sdpa, eager, flash_attention_2).
         num_branches: responses per prompt; with several, the most frequent answer counts (on FutureBench by the strict
@@ -121,7 +121,7 @@ class LatentPredictor(LazyReasonerModule):
         """The processor of the checkpoint, loaded without its weights."""
         if self._given:
             return self._given[0].processor
-        return load_processor(exported_folder(self.hparams["backbone"], self.hparams["init_from"]))
+        return load_processor(find_start(self.hparams["backbone"], self.hparams["init_from"]).folder)
 
     def configure_model(self) -> None:
         """Load the model once."""
@@ -130,8 +130,8 @@ class LatentPredictor(LazyReasonerModule):
         path = self.hparams["latent_bank"]
         bank = None if path is None else LatentBank.load(path)
         self._intervention = make_intervention(self.hparams["intervention"], bank, self.sampling.seed)
-        self.reasoner = self.given_reasoner() or LatentReasoner.from_pretrained(
-            exported_folder(self.hparams["backbone"], self.hparams["init_from"]),
+        start = find_start(self.hparams["backbone"], self.hparams["init_from"])
+        self.reasoner = self.given_reasoner() or start.load(
             dtype=DTYPES[self.hparams["dtype"]],
             attn_implementation=self.hparams["attn_implementation"],
         )

@@ -3,7 +3,6 @@
 import math
 import os
 import time
-from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -33,11 +32,11 @@ class LatentSFTModule(ReasonerModule):
 
     Args:
         backbone: checkpoint folder, hub name, or ``tiny``; from Python also a loaded :class:`LatentReasoner`.
-        init_from: start weights instead of `backbone`'s: a run folder, its Hugging Face export, or a .ckpt file. To
-            continue a run exactly, use ``--resume`` instead.
+        init_from: start weights instead of `backbone`'s: a run folder, its Hugging Face export, or a checkpoint (with
+            the low bits of fp32 masters), LoRA merged. To continue a run exactly, use ``--resume`` instead.
         dtype: dtype of the weights in memory, whatever the stored dtype.
-        compute_dtype: dtype in which sharded weights (``ModelParallelStrategy``, FSDP2) are gathered and computed with;
-            None: `dtype`. Without sharding, use ``trainer.precision``.
+        compute_dtype: dtype in which sharded weights (``ModelParallelStrategy``, FSDP2) are gathered and computed with,
+            and exports are written; None: `dtype`. Without sharding, use ``trainer.precision``.
         attn_implementation: attention of `transformers` (sdpa, eager, flash_attention_2).
         projection_head: ``none``, ``swiglu`` or ``lvr``; None keeps the checkpoint's.
         projection_hidden_dim: width inside a ``swiglu`` head; None keeps the checkpoint's.
@@ -147,12 +146,7 @@ class LatentSFTModule(ReasonerModule):
 
     def adjust_settings(self, reasoner: LatentReasoner) -> None:
         """Set the latent settings of exported checkpoints to those used in training."""
-        settings, hparams = reasoner.settings, self.hparams
-        if hparams["max_latent_tokens"] is not None:
-            settings = replace(settings, max_latent_tokens=hparams["max_latent_tokens"])
-        if hparams["fixed_latents"] is not None:
-            settings = replace(settings, fixed_latent_budget=hparams["fixed_latents"])
-        reasoner.settings = replace(settings, latent_loss=hparams["alignment"], latent_lambda=hparams["latent_weight"])
+        reasoner.settings = reasoner.settings.trained(self.hparams)
 
     # ------------------------------------------------------------------ training
 

@@ -61,29 +61,36 @@ class PolicyModels:
     def merged(self) -> Iterator[None]:
         """Within it, LoRA adapters are merged into the weights, so that the policy samples as fast as without them.
 
-        The weights before are set aside and come back bit for bit; until then the adapted layers are held twice.
+        The weights before are set aside and come back bit for bit; until then the adapted linear layers are held twice,
+        and of a table only the rows of the latent tokens.
         """
         if self._adapted is None:
             yield
             return
-        from peft.tuners.tuners_utils import BaseTunerLayer  # an optional package
+        from peft.tuners.trainable_tokens import TrainableTokensLayer
+        from peft.tuners.tuners_utils import BaseTunerLayer
 
         layers = [module for module in self._adapted.modules() if isinstance(module, BaseTunerLayer)]
-        before: dict[torch.nn.Parameter, Tensor] = {}
+        before: list[tuple[torch.nn.Parameter, Tensor]] = []
+        rows: list[tuple[Tensor, Tensor, Tensor]] = []
         try:
             for layer in layers:
                 base: Any = layer.get_base_layer()
                 weight = base.weight
-                if weight not in before:  # tied weights have two adapted layers
-                    before[weight] = weight.data
-                    weight.data = weight.data.clone()
+                if isinstance(layer, TrainableTokensLayer):  # `merge` would copy the table
+                    rows.append(_put_rows(layer, weight.data))
+                    continue
+                before.append((weight, weight.data))
+                weight.data = weight.data.clone()
                 layer.merge()
             yield
         finally:
             for layer in layers:
                 layer.merged_adapters.clear()
-            for weight, data in before.items():
+            for weight, data in before:
                 weight.data = data
+            for table, index, originals in reversed(rows):  # tied tables have two adapted layers
+                table[index] = originals
 
     @torch.no_grad()
     def refresh(self) -> None:
@@ -112,6 +119,16 @@ class PolicyModels:
 def rollout_scores(reasoner: LatentReasoner, experience: Experience) -> RolloutScores:
     """Scores of a micro-batch's rollouts under a model."""
     return reasoner.score_rollout(experience.prompt, experience.rollout, vision=experience.vision)
+
+
+def _put_rows(layer: Any, table: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Write the trained rows of an adapter of `peft` into its table; returns table, (R,) ids and the rows before."""
+    (name,) = layer.active_adapters
+    index = torch.tensor(layer.token_indices[name], device=table.device)
+    originals = table[index]
+    table[index] = layer.trainable_tokens_delta[name].detach().to(table.dtype)
+    layer.merged_adapters.append(name)
+    return table, index, originals
 
 
 def frozen_copy(reasoner: LatentReasoner, dtype: torch.dtype | None = None) -> LatentReasoner:

@@ -1,21 +1,21 @@
 """Decoding: parity with the reference, equal results in every way, the state machine, what is sampled, errors."""
 
 import dataclasses
-from types import SimpleNamespace
 
 import pytest
 import torch
 from decoded import END, EOS, LATENT, ROWS, START, WAYS, assert_same, decoding_in, livelier, one, sample
-from families import TOKENS, make_family
+from families import make_family
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
+from scripted import Script, Scripted, response_texts, written
 
 from futurel1.data import PromptBatch
 from futurel1.errors import BatchError, ConfigError
 from futurel1.models import LatentReasoner, SpanBudget, decoding
 from futurel1.models.decoding import DecodingError, DecodingSettings, Sampling
-from futurel1.models.decoding.runners import RUNNERS, Runner
+from futurel1.models.decoding.runners import RUNNERS
 from futurel1.models.policies import DeterministicLatents, GaussianLatents
 from rounding import RECURRENT_ROUNDINGS, ROUNDINGS, assert_same_but_rounding
 
@@ -144,61 +144,6 @@ def test_known_vision_is_not_computed_again(lively, monkeypatch):
 
 A, B, STOP = 5, 6, 7
 CHOICES = [START, LATENT, END, STOP, A, B]
-
-
-class Scripted(Runner):
-    """In the place of the backbone: the hidden state of a row says its number and the step, nothing else."""
-
-    def admit(self, prompt, slot):
-        self.admitted = getattr(self, "admitted", -1) + 1
-        return torch.tensor([float(self.admitted), 0.0])
-
-    def feed(self, rows, embeds, prompts, columns, places):
-        going = ~rows.done
-        self.reasoner.fed.append((rows.name[going].tolist(), rows.step[going].tolist(), embeds[going].clone()))
-        return torch.stack([rows.name.float(), rows.step.float()], dim=1)
-
-    def keep_rows(self, order):
-        pass
-
-
-class Script:
-    """A reasoner that picks tokens from a script: scripts[row][step]."""
-
-    tokens = TOKENS
-    hidden_size = 2
-    processor = None
-
-    def __init__(self, scripts):
-        self.scripts = scripts
-        self.fed = []
-        generator = torch.Generator().manual_seed(0)
-        self.noise = torch.rand(len(scripts), len(scripts[0]), 120, generator=generator)
-        self.backbone = SimpleNamespace(
-            embed_tokens=lambda ids: -ids[..., None].float().expand(*ids.shape, 2),
-            positions=lambda ids, mask, vision: torch.zeros(3, *ids.shape, dtype=torch.long),
-            config=SimpleNamespace(
-                image_token_id=0, video_token_id=0, vision_config=SimpleNamespace(spatial_merge_size=2)
-            ),
-            lm_head=SimpleNamespace(weight=torch.zeros(1)),
-            shares_prompt=True,
-            attn_implementation="sdpa",
-        )
-
-    def encode(self, prompt):
-        return None
-
-    def embed(self, ids, vision):
-        return torch.zeros(*ids.shape, 2), None
-
-    def logits(self, hidden):
-        out = torch.stack([self.noise[int(row), int(step)] for row, step in hidden.tolist()])
-        for i, (row, step) in enumerate(hidden.tolist()):
-            out[i, self.scripts[int(row)][int(step)]] += 3
-        return out
-
-    def predict_latents(self, hidden):
-        return hidden * 10 + 1
 
 
 def by_method(script, last, budget, max_new_tokens, force_start):
@@ -451,28 +396,16 @@ def writer(monkeypatch, tiny):
     """The tiny reasoner made to write given texts, one per row."""
 
     def write(texts, **more):
-        tokenizer = tiny.processor.tokenizer
-        scripts = [[*tokenizer(text, add_special_tokens=False).input_ids, tokenizer.eos_token_id] for text in texts]
-        longest = max(map(len, scripts))
-        script = Script([ids + [tokenizer.eos_token_id] * (longest - len(ids)) for ids in scripts])
-        script.noise = torch.zeros(len(scripts), longest, len(tokenizer))
-        monkeypatch.setattr(tiny.backbone, "embed_tokens", script.backbone.embed_tokens)
-        monkeypatch.setitem(RUNNERS, "shared", Scripted)
-        monkeypatch.setattr(type(tiny), "logits", lambda _, hidden: script.logits(hidden))
-        monkeypatch.setattr(tiny, "fed", [], raising=False)
-        prompt = PromptBatch(torch.full((len(texts), 2), 5), torch.ones(len(texts), 2, dtype=torch.long))
-        rollout = tiny.generate(prompt, max_new_tokens=longest, **more)
-        lengths = rollout.response_mask.sum(1).tolist()
-        written = [tokenizer.decode(ids[:n]) for ids, n in zip(rollout.responses, lengths, strict=True)]
-        return written, rollout.finish_reasons
+        rollout = written(monkeypatch, tiny, texts, **more)
+        return response_texts(rollout, tiny.tokenizer), rollout.finish_reasons
 
     return write
 
 
 def test_stop_strings_end_a_response(writer):
     texts = ["<answer>B</answer> and more", "ball moves left", "<answer>é🙂</answer>"]
-    written, reasons = writer(texts, stop_strings=["</answer>", "🙂"])
-    assert written == ["<answer>B</answer>", "ball moves left<|im_end|>", "<answer>é🙂"]
+    texts, reasons = writer(texts, stop_strings=["</answer>", "🙂"])
+    assert texts == ["<answer>B</answer>", "ball moves left<|im_end|>", "<answer>é🙂"]
     assert reasons == ["stop", "eos", "stop"]
 
 
@@ -483,8 +416,8 @@ def test_a_stop_string_inside_a_token_ends_the_response_too(writer):
 
 
 def test_tokens_of_the_end_come_from_the_tokenizer(writer, tiny):
-    written, reasons = writer(["ball", "ball moves left"])
-    assert written == ["ball<|im_end|>", "ball moves left<|im_end|>"]
+    texts, reasons = writer(["ball", "ball moves left"])
+    assert texts == ["ball<|im_end|>", "ball moves left<|im_end|>"]
     assert reasons == ["eos", "eos"]
 
 

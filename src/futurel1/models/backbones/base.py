@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from futurel1.errors import BatchError
+from futurel1.models.token_rows import RowDelta, TokenRows
 
 
 @dataclass
@@ -88,6 +89,7 @@ class Backbone(nn.Module):
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
+        self.token_rows: TokenRows | None = None
         # transformers 5.24 renamed `past_key_values`, and warns about the old name at every call.
         named = signature(self.language_model.forward).parameters
         self._cache_argument = "cache" if "cache" in named else "past_key_values"
@@ -192,9 +194,20 @@ class Backbone(nn.Module):
         )
 
     def embed_tokens(self, input_ids: Tensor) -> Tensor:
-        """Rows of the embedding table: (B, T) ids to (B, T, H)."""
+        """Rows of the embedding table, those of `token_rows` included: (B, T) ids to (B, T, H)."""
         embeds: Tensor = self.model.get_input_embeddings()(input_ids)
-        return embeds
+        return embeds if self.token_rows is None else self.token_rows.embedded(embeds, input_ids)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Vocabulary logits, with the columns of `token_rows`: (..., H) hidden states to (..., V)."""
+        logits: Tensor = self.lm_head(hidden)
+        return logits if self.token_rows is None else self.token_rows.projected(logits, hidden)
+
+    @property
+    def head_delta(self) -> RowDelta | None:
+        """What `token_rows` adds to rows of `lm_head`, for losses that take its weight; None: nothing."""
+        rows = self.token_rows
+        return None if rows is None or not rows.enabled else RowDelta(rows.ids, rows.of_projection)
 
     def visual_type_ids(self, input_ids: Tensor) -> Tensor:
         """(B, T) int: 1 at image tokens, 2 at video tokens, 0 elsewhere; latents are text."""

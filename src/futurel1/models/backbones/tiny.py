@@ -86,14 +86,13 @@ CHAT_TEMPLATE = (
 )
 
 
-def qwen3_vl_processor(tokenizer: Any, image_size: dict[str, int], video_size: dict[str, int], **video: Any) -> Any:
+def qwen3_vl_processor(tokenizer: Any, image_size: dict[str, int], video_size: dict[str, int]) -> Any:
     """A `Qwen3VLProcessor`: 16-pixel patches, merged 2 by 2, two frames of a video in one.
 
     Args:
         tokenizer: with the control tokens.
         image_size: `shortest_edge` and `longest_edge`, the pixels of an image at least and at most.
         video_size: the same of all frames of a video.
-        video: further settings of the video processor.
     """
     from transformers import Qwen2VLImageProcessor, Qwen3VLProcessor, Qwen3VLVideoProcessor
 
@@ -102,7 +101,7 @@ def qwen3_vl_processor(tokenizer: Any, image_size: dict[str, int], video_size: d
     return Qwen3VLProcessor(  # type: ignore[no-untyped-call]
         image_processor=Qwen2VLImageProcessor(size=image_size, image_mean=half, image_std=half, **common),
         tokenizer=tokenizer,
-        video_processor=Qwen3VLVideoProcessor(size=video_size, **video, **common),
+        video_processor=Qwen3VLVideoProcessor(size=video_size, cap_pixels_per_frame=False, **common),
         chat_template=CHAT_TEMPLATE,
     )
 
@@ -113,7 +112,6 @@ def tiny_processor() -> Any:
         tiny_tokenizer(),
         {"shortest_edge": 32 * 32, "longest_edge": 64 * 32 * 32},
         {"shortest_edge": 32 * 32, "longest_edge": 16 * 64 * 32 * 32},
-        cap_pixels_per_frame=False,
     )
 
 
