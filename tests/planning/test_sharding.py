@@ -6,7 +6,6 @@ import pytest
 import torch
 from lightning import LightningModule
 from measured_runs import medium_reasoner, on_meta, peak_of, require_close
-from processes import run_ranks
 from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
 
@@ -16,6 +15,7 @@ from futurel1.modules import adapters
 from futurel1.modules.optimization import freeze_parts
 from futurel1.planning.fabricated import Size, sft_batch
 from futurel1.planning.measured import optimizer_step, sft_step
+from processes import run_ranks
 
 SIZE, RANKS = Size(1, 300, 60), 2
 LOSS = LatentSFTLoss(cross_entropy="chunked")

@@ -116,7 +116,8 @@ def decoding(
         sources = (PromptSource(prompt_batch(reasoner, size), seed) for seed in range(min(2, slots)))
         with patch.object(reasoner, "logits", logits):
             for _ in reasoner.generate_each(
-                sources, slots=slots, num_branches=size.branches, max_new_tokens=TOKENS_SAMPLED, eos_token_id=reasoner.tokens.end_id, **settings,
+                sources, slots=slots, num_branches=size.branches, max_new_tokens=TOKENS_SAMPLED,
+                eos_token_id=reasoner.tokens.end_id, **settings,
             ):  # fmt: skip
                 pass
     found = Measured.of(usage)

@@ -1,5 +1,7 @@
 """Memory of a device in each phase of a run."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -16,7 +18,7 @@ GIB = 2**30
 CONTEXT = 1e9
 """Bytes of a GPU that CUDA, its kernels and NCCL take."""
 FRAGMENTATION = 0.03
-"""Share of a GPU that lies between tensors, with `PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True`."""
+"""Share of a GPU that lies between tensors, with the allocator's `expandable_segments:True`."""
 
 
 @dataclass(frozen=True)
@@ -128,23 +130,39 @@ class DeviceMemory:
         settings: dict[str, Any] = {"do_sample": sampled, "latent_policy": self.run.policy}
         if sampled:
             settings |= {"temperature": sampling.temperature, "top_p": sampling.top_p}
-        found = decoding(self._reasoner, size, slots, self.run.autocast, **settings)
+        with self._merged():
+            found = decoding(self._reasoner, size, slots, self.run.autocast, **settings)
         parts = {
             **self.resident, "keys and values": found.cache, "activations": found.memory.activations,
             "logits": found.memory.logits,
         }  # fmt: skip
-        if isinstance(module, LADAPOModule) and module.hparams["lora_rank"]:
-            parts["weights with merged adapters"] = self._adapted
+        parts["weights with merged adapters"] = sum(w.numel() * w.element_size() for w in self._adapted)
         return Phase("sampling", parts, found.memory.flops, found.operations)
 
     @cached_property
-    def _adapted(self) -> int:
-        """Bytes of the weights that have adapters, of which there are two while adapters are merged."""
+    def _adapted(self) -> list[Any]:
+        """Weights with LoRA adapters, of which there are two while adapters are merged for sampling."""
+        layers = self._adapted_layers()
+        return list({id(layer.get_base_layer().weight): layer.get_base_layer().weight for layer in layers}.values())
+
+    def _adapted_layers(self) -> list[Any]:
+        if not self.run.module.hparams.get("lora_rank"):
+            return []
         from peft.tuners.tuners_utils import BaseTunerLayer  # an optional package
 
-        layers = [module for module in self._reasoner.modules() if isinstance(module, BaseTunerLayer)]
-        weights: dict[int, Any] = {id(layer.get_base_layer().weight): layer.get_base_layer().weight for layer in layers}
-        return sum(weight.numel() * weight.element_size() for weight in weights.values())
+        return [module for module in self._reasoner.modules() if isinstance(module, BaseTunerLayer)]
+
+    @contextmanager
+    def _merged(self) -> Iterator[None]:
+        """Within it, adapters are part of the weights, as while a run samples."""
+        layers = self._adapted_layers()
+        for layer in layers:
+            layer.merge()
+        try:
+            yield
+        finally:
+            for layer in layers:
+                layer.unmerge()
 
     def _update(self, size: Size) -> list[Phase]:
         run = self.run
