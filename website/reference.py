@@ -30,6 +30,7 @@ PACKAGES = (
     "futurel1.metrics.functional",
     "futurel1.curation",
     "futurel1.checking",
+    "futurel1.planning",
     "futurel1.report",
     "futurel1.runs",
     "futurel1.export",

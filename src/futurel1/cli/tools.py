@@ -21,6 +21,8 @@ class Tool:
         waiting: status shown while the function works, if it has no progress bar.
         leading: option that may be given without its name, as the first value; jsonargparse has no optional positional
             argument.
+        about_run: whether `--config` is the configuration of a run. Options `--model`, `--data` and `--trainer` change
+            it; the function gets them as `settings`.
     """
 
     function: str
@@ -28,6 +30,7 @@ class Tool:
     example: str
     waiting: str = ""
     leading: str = ""
+    about_run: bool = False
 
 
 TOOLS = {
@@ -70,6 +73,14 @@ TOOLS = {
         "choose the records whose future frames help a model to answer",
         "futurel1 curate train.jsonl --out runs/curated --model runs/sft --thresholds.min_gain 3",
     ),
+    "plan": Tool(
+        "futurel1.planning:plan",
+        "predict memory and time of a configured run, without a GPU",
+        "futurel1 plan --config qwen3_vl_8b/sft --devices 8 --memory 80",
+        "running the configured run on shapes alone ...",
+        leading="config",
+        about_run=True,
+    ),
     "configs": Tool(
         "futurel1.shipped_configs:configs",
         "list the configurations that come with futurel1, print or copy one",
@@ -97,6 +108,7 @@ def run_tool(name: str, args: Sequence[str]) -> None:
     from futurel1.cli.config_places import check_config_files
     from futurel1.cli.parsing_errors import Command, explain
     from futurel1.cli.suggestions import names_in
+    from futurel1.shipped_configs import resolve_config_options
 
     tool = TOOLS[name]
     module, _, function_name = tool.function.partition(":")
@@ -109,11 +121,16 @@ def run_tool(name: str, args: Sequence[str]) -> None:
         exit_on_error=False,
         allow_abbrev=False,
     )
-    parser.add_argument("--config", action="config", help="YAML file with options; --print_config prints one")
+    if not tool.about_run:
+        parser.add_argument("--config", action="config", help="YAML file with options; --print_config prints one")
     parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
-    parser.add_function_arguments(function, as_group=False, as_positional=True)
+    skip: set[str | int] = {"settings"} if tool.about_run else set()
+    parser.add_function_arguments(function, as_group=False, as_positional=True, skip=skip)
     if tool.leading and args and not args[0].startswith("-"):
         args = [f"--{tool.leading}", *args]
+    settings: list[str] = []
+    if tool.about_run:
+        args, settings = _without_settings(resolve_config_options(args))
     check_config_files(args)
     try:
         config = parser.instantiate(parser.parse_args(list(args)))
@@ -121,7 +138,10 @@ def run_tool(name: str, args: Sequence[str]) -> None:
         known = [*names_in(parser), *inspect.signature(function).parameters]
         raise explain(str(error), Command(name, args, known, tool.example)) from error
     as_json = config.pop("json")
-    config.pop("config", None)
+    if tool.about_run:
+        config["settings"] = settings
+    else:
+        config.pop("config", None)
     with Console(stderr=True).status(tool.waiting) if tool.waiting else nullcontext():
         result = function(**config)
     if as_json:
@@ -131,3 +151,15 @@ def run_tool(name: str, args: Sequence[str]) -> None:
         print(result)
     if not getattr(result, "ok", True):
         raise SystemExit(1)
+
+
+def _without_settings(args: Sequence[str]) -> tuple[list[str], list[str]]:
+    """A command line without the settings of a run, and these settings."""
+    own: list[str] = []
+    settings: list[str] = []
+    target = own
+    for arg in args:
+        if arg.startswith("--"):
+            target = settings if arg.removeprefix("--").partition(".")[0] in ("model", "data", "trainer") else own
+        target.append(arg)
+    return own, settings

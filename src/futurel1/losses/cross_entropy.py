@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from futurel1.errors import ConfigError
+from futurel1.models.precision import autocast_dtype
 from futurel1.models.token_rows import RowDelta
 
 logger = logging.getLogger(__name__)
@@ -74,8 +75,8 @@ def linear_cross_entropy(
     Returns:
         Scalar sum over the N rows, in nats; if N is 0, a zero that keeps the graph.
     """
-    if torch.is_autocast_enabled(hidden.device.type):
-        dtype = torch.get_autocast_dtype(hidden.device.type)
+    dtype = autocast_dtype(hidden.device)
+    if dtype is not None:
         hidden, weight = hidden.to(dtype), weight.to(dtype)
     if delta is not None:
         delta = RowDelta(delta.ids, delta.values.to(hidden.dtype))

@@ -92,7 +92,11 @@ def save_adapter(adapted: Any, folder: Path) -> None:
 
 def enable_gradient_checkpointing(reasoner: LatentReasoner) -> None:
     """Recompute activations in backward; latents are input embeddings, so the recomputation sees them too."""
-    reasoner.backbone.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    model, options = reasoner.backbone.model, {"use_reentrant": False}
+    if hasattr(model, "activation_checkpointing_enable"):  # the name since transformers 5.24
+        model.activation_checkpointing_enable(activation_checkpointing_kwargs=options)
+    else:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)
 
 
 LIGER_NORMS = ("Qwen3VLTextRMSNorm", "Qwen2_5_VLRMSNorm", "Qwen2RMSNorm")

@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from futurel1.models.decoding.branching import PROMPT, PackedLayout, visible
+from futurel1.models.precision import autocast_dtype
 
 logger = logging.getLogger(__name__)
 Spans = list[tuple[slice, list[slice]]]
@@ -155,8 +156,8 @@ def computed(part: Tensor) -> Tensor:
 
     Autocast casts them for the stock function, but neither for the kernels used here nor for flex attention.
     """
-    device = part.device.type
-    return part.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else part
+    dtype = autocast_dtype(part.device)
+    return part if dtype is None else part.to(dtype)
 
 
 def partial_attention(

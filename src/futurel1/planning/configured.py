@@ -1,0 +1,195 @@
+"""What a configuration asks of a machine, read without loading weights or data."""
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from tempfile import TemporaryDirectory
+from typing import Any, Literal, Self
+
+import torch
+
+from futurel1.errors import ConfigError
+from futurel1.models import LatentReasoner
+from futurel1.models.policies import LatentPolicy
+from futurel1.modules import LADAPOModule, LatentPredictor, LatentSFTModule, adapters
+from futurel1.modules.optimization import freeze_parts
+from futurel1.planning.fabricated import Size
+from futurel1.planning.meta_model import meta_reasoner
+from futurel1.runs import DTYPES
+from futurel1.shipped_configs import config_file
+
+Sharing = Literal["one device", "DDP", "FSDP2"]
+AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+
+
+@dataclass
+class ConfiguredRun:
+    """A configuration, and the model that it trains or decodes with.
+
+    Attributes:
+        module: the module, without weights.
+        reasoner: the model on the meta device, prepared as the run prepares it, in the dtype that it computes in.
+        dtype: dtype of the weights that are trained.
+        devices: number of devices.
+        sharing: how they share the model.
+        autocast: dtype of autocast; None without.
+        accumulate: micro-batches per optimizer step and device.
+        on_gpu: whether the run is for GPUs.
+        data: hyper-parameters of the data module.
+    """
+
+    module: Any
+    reasoner: LatentReasoner
+    dtype: torch.dtype
+    devices: int
+    sharing: Sharing
+    autocast: torch.dtype | None
+    accumulate: int
+    on_gpu: bool
+    data: dict[str, Any]
+
+    @classmethod
+    def read(cls, config: str, settings: Sequence[str] = (), devices: int | None = None) -> Self:
+        """Read a configuration.
+
+        Args:
+            config: YAML file, or the name of a configuration that ships.
+            settings: further options of `futurel1 fit`.
+            devices: number of devices; None: the configuration's.
+
+        Raises:
+            ConfigError: a module or a strategy that cannot be planned.
+        """
+        from futurel1.cli.config_places import entries  # the command line imports this package
+        from futurel1.cli.trainer import make_cli
+
+        args = ["--config", config_file(config), *settings]
+        accelerator = next((e.value for e in entries(args) if e.keys == ("trainer", "accelerator")), "auto")
+        if devices is not None:
+            args += ["--trainer.devices", str(devices)]
+        with TemporaryDirectory() as folder, _quiet():
+            made = make_cli([*args, "--trainer.accelerator", "cpu", "--runs_dir", folder], run=False)
+        module, trainer = made.model, made.trainer
+        if not isinstance(module, LatentSFTModule | LADAPOModule | LatentPredictor):
+            raise ConfigError(
+                f"{config}: {type(module).__name__} has no plan; LatentSFTModule, LADAPOModule and LatentPredictor do"
+            )
+        hparams = module.hparams
+        dtype = DTYPES[hparams["dtype"]]
+        sharing = _sharing(trainer)
+        compute = DTYPES[hparams.get("compute_dtype") or hparams["dtype"]] if sharing == "FSDP2" else dtype
+        if getattr(trainer.strategy, "_tensor_parallel_size", 1) not in (1, "auto"):
+            raise ConfigError(f"{config}: plans know no tensor parallelism; set tensor_parallel_size: 1")
+        return cls(
+            module=module,
+            reasoner=_prepared(module, compute),
+            dtype=dtype,
+            devices=trainer.num_devices * trainer.num_nodes,
+            sharing=sharing,
+            autocast=AUTOCAST.get(str(trainer.precision)),
+            accumulate=trainer.accumulate_grad_batches,
+            on_gpu=accelerator != "cpu",
+            data=dict(made.datamodule.hparams),
+        )
+
+    @property
+    def trains(self) -> bool:
+        """Whether weights are trained."""
+        return not isinstance(self.module, LatentPredictor)
+
+    @property
+    def shards(self) -> int:
+        """Number of devices that share one copy of what is sharded."""
+        return self.devices if self.sharing == "FSDP2" else 1
+
+    @property
+    def longest(self) -> tuple[int, int]:
+        """Most tokens of a prompt and of a response that the configuration allows."""
+        length = int(self.data["max_length"])
+        if isinstance(self.module, LatentSFTModule):
+            response = min(512, length // 4)  # of a record that is as long as it may be
+            return length - response, response
+        return length, int(self.module.sampling.max_new_tokens)
+
+    @property
+    def branches(self) -> int:
+        """Responses to a prompt."""
+        if isinstance(self.module, LADAPOModule):
+            return self.module.rollout.num_rollouts
+        return int(self.module.hparams["num_branches"]) if isinstance(self.module, LatentPredictor) else 1
+
+    @property
+    def policy(self) -> LatentPolicy:
+        """How latents are sampled."""
+        policy: LatentPolicy = (
+            self.module.latent_policy if isinstance(self.module, LADAPOModule) else self.module.policy
+        )
+        return policy
+
+    @property
+    def slots(self) -> int:
+        """Prompts that a device decodes at once; 0 in a run that does not decode."""
+        if isinstance(self.module, LatentSFTModule):
+            return 0
+        if isinstance(self.module, LADAPOModule):
+            return self.module.rollout.generation_batch_size
+        return int(self.module.sampling.slots or self.data["batch_size"])
+
+    @property
+    def rows(self) -> int:
+        """Records or groups of a micro-batch."""
+        if isinstance(self.module, LADAPOModule):
+            rollout = self.module.rollout
+            parts = self.devices * rollout.num_minibatches * self.accumulate
+            return -(-rollout.batch_size // parts)
+        tokens = self.data.get("tokens_per_batch")
+        if tokens is not None:
+            return max(1, int(tokens) // int(self.data["max_length"]))
+        return int(self.data["batch_size"])
+
+    def size(self, rows: int, prompt: int, response: int) -> Size:
+        """A batch of this run."""
+        latents = int(self.data.get("max_latent_tokens") or self.reasoner.settings.max_latent_tokens)
+        return Size(rows, prompt, response, self.branches, latents)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what a Trainer says of the devices that it is not going to use."""
+    loggers = [logging.getLogger(f"lightning.{part}") for part in ("pytorch", "fabric")]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
+
+
+def _sharing(trainer: Any) -> Sharing:
+    name = type(trainer.strategy).__name__
+    if name == "ModelParallelStrategy":
+        return "FSDP2"
+    if trainer.num_devices * trainer.num_nodes == 1:
+        return "one device"
+    if name == "DDPStrategy":
+        return "DDP"
+    raise ConfigError(f"plans know no {name}; use ddp or ModelParallelStrategy")
+
+
+def _prepared(module: Any, dtype: torch.dtype) -> LatentReasoner:
+    """The module's model on the meta device."""
+    hparams = module.hparams
+    reasoner = meta_reasoner(hparams["backbone"], hparams["attn_implementation"], hparams.get("projection_head"), dtype)
+    if hparams.get("lora_rank"):
+        adapters.add_lora(
+            reasoner, rank=hparams["lora_rank"], alpha=hparams["lora_alpha"], dropout=hparams["lora_dropout"],
+            targets=hparams["lora_targets"],
+        )  # fmt: skip
+    if "freeze" in hparams:
+        freeze_parts(reasoner, hparams["freeze"])
+    if hparams.get("gradient_checkpointing"):
+        adapters.enable_gradient_checkpointing(reasoner)
+    return reasoner

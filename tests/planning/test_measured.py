@@ -1,0 +1,116 @@
+"""What is measured on shapes against runs on the CPU."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from measured_runs import medium_reasoner, on_meta, peak_of, require_close
+
+from futurel1.losses import LatentSFTLoss, PolicyLoss
+from futurel1.models import LatentReasoner
+from futurel1.models.decoding import PromptSource
+from futurel1.models.policies import VonMisesFisherLatents
+from futurel1.modules import adapters
+from futurel1.modules.optimization import freeze_parts
+from futurel1.planning.fabricated import Size, experience, prompt_batch, sft_batch
+from futurel1.planning.measured import Measured, decoding, optimizer_step, policy_step, sft_step
+from futurel1.rollout.policy_models import rollout_scores
+
+POLICY = VonMisesFisherLatents()
+
+
+def tiny_reasoner() -> LatentReasoner:
+    return LatentReasoner.from_pretrained("tiny")
+
+
+def prepared(make: Callable[[], LatentReasoner], recomputed: bool) -> LatentReasoner:
+    reasoner = make()
+    freeze_parts(reasoner, ["vision", "merger"])
+    if recomputed:
+        adapters.enable_gradient_checkpointing(reasoner)
+    return reasoner.train()
+
+
+def predicted(reasoner: LatentReasoner, measured: Measured) -> int:
+    """Bytes of an optimizer step beside the weights."""
+    trained = [parameter for parameter in reasoner.parameters() if parameter.requires_grad]
+    gradients = sum(parameter.numel() * parameter.element_size() for parameter in trained)
+    state, stepping = optimizer_step(trained, foreach=False)
+    update = measured.activations + measured.logits + measured.gradients
+    return state + max(update, gradients + stepping)
+
+
+def two_steps(reasoner: LatentReasoner, loss: Callable[[], Any]) -> int:
+    trained = [parameter for parameter in reasoner.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, foreach=False)
+
+    def steps() -> None:
+        for _ in range(2):  # the second has the optimizer's state from the first
+            loss().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+    return peak_of(steps)
+
+
+@pytest.mark.parametrize(
+    ("make", "size", "recomputed"),
+    [
+        pytest.param(tiny_reasoner, Size(8, 300, 80), False, id="tiny"),
+        pytest.param(tiny_reasoner, Size(2, 1000, 150), True, id="tiny-recomputed"),
+        pytest.param(medium_reasoner, Size(1, 500, 100), True, id="medium"),
+    ],
+)
+def test_a_supervised_step(make: Callable[[], LatentReasoner], size: Size, recomputed: bool) -> None:
+    reasoner, loss = prepared(make, recomputed), LatentSFTLoss(cross_entropy="chunked")
+    real = two_steps(reasoner, lambda: loss(reasoner, sft_batch(reasoner, size)).loss)
+    meta = on_meta(reasoner)
+    require_close(predicted(meta, sft_step(meta, loss, size, None, "kept")), real)
+
+
+def policy_loss(reasoner: LatentReasoner, size: Size) -> torch.Tensor:
+    batch = experience(reasoner, size, POLICY, 0.9)
+    rollout, scores = batch.rollout, rollout_scores(reasoner, batch)
+    return PolicyLoss()(
+        scores.log_probs, scores.latent_log_probs, advantages=batch.advantages, mask=rollout.chosen_mask,
+        latent_mask=rollout.latent_mask, width=reasoner.hidden_size, total=batch.total_tokens,
+        reference_log_probs=batch.reference_log_probs,
+    ).loss  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("make", "size", "recomputed"),
+    [
+        pytest.param(tiny_reasoner, Size(2, 400, 100, 8), False, id="tiny"),
+        pytest.param(medium_reasoner, Size(1, 300, 60, 8), True, id="medium"),
+    ],
+)
+def test_an_update_of_reinforcement_learning(
+    make: Callable[[], LatentReasoner], size: Size, recomputed: bool
+) -> None:  # fmt: skip
+    reasoner = prepared(make, recomputed)
+    real = two_steps(reasoner, lambda: policy_loss(reasoner, size))
+    meta = on_meta(reasoner)
+    found = policy_step(meta, PolicyLoss(), POLICY, size, 0.9, None, "kept")
+    require_close(predicted(meta, found), real)
+
+
+def test_decoding() -> None:
+    reasoner, size, slots = tiny_reasoner(), Size(1, 600, 40, 8), 3
+    settings: dict[str, Any] = {
+        "do_sample": True, "temperature": 0.9, "top_p": 0.99, "latent_policy": POLICY,
+    }  # fmt: skip
+
+    def sample() -> None:
+        sources = (PromptSource(prompt_batch(reasoner, size), seed) for seed in range(slots))
+        for _ in reasoner.generate_each(
+            sources, slots=slots, num_branches=8, max_new_tokens=size.response, eos_token_id=[-1], **settings
+        ):
+            pass
+
+    with torch.no_grad():
+        real = peak_of(sample)
+    found = decoding(on_meta(reasoner), size, slots, None, **settings)
+    require_close(found.memory.activations + found.memory.logits + found.cache, real)
+    assert found.operations > 100

@@ -1,0 +1,96 @@
+"""`futurel1 plan` on configurations that ship and on small ones."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from futurel1.cli import main
+from futurel1.errors import ConfigError
+from futurel1.planning import Plan, plan
+from futurel1.planning.memory import CONTEXT, FRAGMENTATION, GIB
+
+ROOT = Path(__file__).parents[2]
+LARGE = sorted((ROOT / "configs" / "qwen3_vl_8b").glob("*.yaml"))
+CONFIGURATIONS, PAGE = ROOT / "docs" / "configurations.md", ROOT / "docs" / "plan.md"
+SMALL = ["--data.init_args.max_length", "600"]
+
+
+@pytest.mark.parametrize("config", LARGE, ids=lambda path: path.stem)
+def test_shipped_configurations_fit_at_their_longest(config: Path) -> None:
+    found = plan(str(config))
+    assert found.ok, str(found)
+    assert not found.advice
+    worst = max(phase.total for phase in found.longest)
+    (row,) = (line for line in CONFIGURATIONS.read_text().splitlines() if f"configs/qwen3_vl_8b/{config.name}`" in line)
+    assert f"plan: {worst / 1e9:.0f} of {found.limit / 1e9:.0f} GB" in row
+    if config.stem == "la_dapo":
+        assert str(found) in PAGE.read_text()
+    assert "8.77 B weights" in found.model or "8.85 B weights" in found.model  # 8.77 without adapters
+    assert max(phase.total for phase in found.typical) < max(phase.total for phase in found.longest)
+
+
+def small_plan(config: str, memory: float, *settings: str) -> Plan:
+    return plan(config, memory=memory, settings=[*SMALL, *settings])
+
+
+def test_the_largest_batch_that_fits_is_named() -> None:
+    rows = {count: small_plan("tiny/sft", 80, "--data.init_args.batch_size", str(count)).longest for count in (5, 6)}
+    five, six = (max(phase.total for phase in rows[count]) for count in (5, 6))
+    memory = ((five + six) / 2 + CONTEXT) / (1 - FRAGMENTATION) / GIB
+    found = small_plan("tiny/sft", memory)
+    assert not found.ok
+    assert found.advice == ["update: data.batch_size: 8 is too large, 5 fits"]
+
+
+def test_more_devices_take_less_each() -> None:
+    sharded = ["--trainer.strategy", "ModelParallelStrategy", "--trainer.strategy.tensor_parallel_size", "1"]
+    found = {
+        count: plan(
+            "tiny/sft", devices=count,
+            settings=[*SMALL, *sharded, "--trainer.strategy.data_parallel_size", str(count)],
+        )
+        for count in (1, 4)
+    }  # fmt: skip
+    (one,), (four,) = ([phase for phase in found[count].longest if phase.name == "step"] for count in (1, 4))
+    assert four.parts["optimizer state"] == pytest.approx(one.parts["optimizer state"] / 4, rel=0.01)
+    assert four.parts["gradients"] == pytest.approx(one.parts["gradients"] / 4, rel=0.01)
+    assert four.parts["weights"] < one.parts["weights"]  # the tower stays whole
+    assert "4 devices, FSDP2" in found[4].model
+
+
+def test_exit_status_and_json(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["plan", "tiny/predict", "--json", *SMALL])
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["ok"]
+    assert {phase["name"] for phase in answer["longest"]} == {"sampling"}
+    with pytest.raises(SystemExit) as stopped:
+        main(["plan", "--config", "tiny/predict", "--memory", "1", *SMALL])
+    assert stopped.value.code == 1
+    shown = capsys.readouterr().out
+    assert "does not fit: sampling takes" in shown
+    assert "peak" in shown
+
+
+def test_reinforcement_learning_has_three_phases() -> None:
+    found = small_plan("tiny/la_dapo", 80)
+    assert [phase.name for phase in found.longest] == ["sampling", "update", "step"]
+    assert all("reference" in phase.parts for phase in found.longest)
+    without = small_plan("tiny/la_dapo", 80, "--model.init_args.objective.kl_weight", "0")
+    assert not any("reference" in phase.parts for phase in without.longest)
+    assert found.estimate.sampling > 0
+    assert found.estimate.update > 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"config": ""}, "needs a configuration"),
+        ({"config": "tiny/pretrain_tower"}, "TowerPretrainModule has no plan"),
+        ({"config": "tiny/predict", "prompt": 10**6}, "allows prompts of"),
+        ({"config": "tiny/sft", "settings": ["--data.init_args.max_length", "100"]}, "too short to plan for"),
+    ],
+)
+def test_what_cannot_be_planned_is_said(arguments: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        plan(**arguments)  # type: ignore[arg-type]
