@@ -19,6 +19,7 @@ from futurel1.models.checkpoint_folders import (
     checkpoint_folder,
     model_type,
     shortened,
+    stored_dtype,
     weight_map,
 )
 from futurel1.models.heads import HeadKind
@@ -161,7 +162,7 @@ class Checkpoint:
 def load_checkpoint(
     path: str | Path,
     *,
-    dtype: torch.dtype,
+    dtype: torch.dtype | None,
     attn_implementation: str,
     tokens: LatentTokens | None,
     projection_head: HeadKind | None,
@@ -197,7 +198,7 @@ def load_checkpoint(
     return Checkpoint(model, tokens, settings, processor, head)
 
 
-def _load_model(path: str | Path, dtype: torch.dtype, attn_implementation: str) -> tuple[Any, dict[str, Tensor]]:
+def _load_model(path: str | Path, dtype: torch.dtype | None, attn_implementation: str) -> tuple[Any, dict[str, Tensor]]:
     """The stock model of a checkpoint and the tensors of its projection head."""
     import transformers
     from safetensors import SafetensorError
@@ -215,7 +216,7 @@ def _load_model(path: str | Path, dtype: torch.dtype, attn_implementation: str) 
         with quiet_transformers(), _nobody_is_asked():
             model, info = stock.from_pretrained(
                 folder,
-                dtype=dtype,
+                dtype=stored_dtype(folder) if dtype is None else dtype,
                 attn_implementation=attn_implementation,
                 use_safetensors=True,
                 trust_remote_code=False,

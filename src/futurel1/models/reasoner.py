@@ -106,7 +106,7 @@ class LatentReasoner(nn.Module):
         cls,
         path: str | Path,
         *,
-        dtype: torch.dtype = torch.float32,
+        dtype: torch.dtype | None = torch.float32,
         attn_implementation: str = "sdpa",
         tokens: LatentTokens | None = None,
         projection_head: HeadKind | None = None,
@@ -117,7 +117,8 @@ class LatentReasoner(nn.Module):
         Args:
             path: a folder, a hub name, ``"tiny"`` for the pretrained tiny backbone of this package, or
                 ``"tiny-random"`` for one with random weights.
-            dtype: dtype of all loaded weights, whatever the stored dtype.
+            dtype: dtype of all loaded weights, whatever the stored dtype. None: the stored one, in which weights are
+                pages of their files (memory-mapped) until something changes them.
             attn_implementation: attention of `transformers`: ``"sdpa"``, ``"eager"``, ``"flash_attention_2"``, ...
             tokens: ids of the latent tokens, for a checkpoint that has neither tokenizer nor ids in its configuration.
             projection_head: head to use; None keeps the checkpoint's. A head without stored weights starts from random
@@ -140,7 +141,7 @@ class LatentReasoner(nn.Module):
         reasoner = cls(backbone, found.tokens, found.settings, found.processor)
         checkpoints.load_head(reasoner.projection_head, found, str(path), replaced=projection_head is not None)
         reasoner.base_model = base_model_of(path)
-        return reasoner.to(dtype).eval()
+        return (reasoner if dtype is None else reasoner.to(dtype)).eval()
 
     def save_pretrained(
         self, path: str | Path, *, state_dict: dict[str, Tensor] | None = None, training: TrainingRun | None = None
