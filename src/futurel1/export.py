@@ -9,11 +9,15 @@ from futurel1.folders import replacing_folder
 from futurel1.full_disk import told_when_full
 from futurel1.models import LatentReasoner
 from futurel1.models.checkpoints import is_stale
+from futurel1.models.lora import LoRAAdapters
 from futurel1.progress import record_progress
 from futurel1.runs import DTYPES, EXPORT_FOLDER, Start, export_dtype, newest_checkpoint, start_of
 from futurel1.trainer_checkpoints import read_checkpoint
 
 __all__ = ["Exported", "export"]
+
+TABLES = (".embed_tokens.weight", ".lm_head.weight")
+"""Ends of the names of weights whose rows LoRA trains."""
 
 
 @dataclass(frozen=True)
@@ -126,9 +130,8 @@ def _save_adapter(start: Start, reasoner: LatentReasoner, folder: Path) -> None:
     weights = start.weights(reasoner)
     if not weights.adapters:
         return
-    from futurel1.modules import adapters
-
-    adapted = adapters.add_lora(
+    tables = {name: weights.read(name) for name in reasoner.state_dict() if name.endswith(TABLES)}
+    lora = LoRAAdapters(
         reasoner,
         rank=start.last("lora_rank"),
         alpha=start.last("lora_alpha"),
@@ -138,4 +141,4 @@ def _save_adapter(start: Start, reasoner: LatentReasoner, folder: Path) -> None:
     own = reasoner.state_dict()
     for name in weights.adapters:
         own[name].copy_(weights.stored(name))
-    adapters.save_adapter(adapted, folder)
+    lora.save(folder, lora.state(), tables)

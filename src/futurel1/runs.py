@@ -118,7 +118,7 @@ class Start:
     def load(
         self,
         *,
-        dtype: torch.dtype,
+        dtype: torch.dtype | None,
         attn_implementation: str = "sdpa",
         projection_head: HeadKind | None = None,
         projection_hidden_dim: int | None = None,
@@ -130,7 +130,8 @@ class Start:
         no weights are read.
 
         Args:
-            dtype: dtype of the weights in memory.
+            dtype: dtype of the weights in memory. None: the stored one, in which weights are pages of their files
+                (memory-mapped) until something changes them; merged ones and those of shards are held.
             attn_implementation: attention of `transformers`.
             projection_head: head to use; None: that of the checkpoint.
             projection_hidden_dim: width inside a ``swiglu`` head; None: that of the checkpoint.
@@ -161,6 +162,12 @@ class Start:
         if self.checkpoint is not None:
             own, stored = reasoner.state_dict(), self.weights(reasoner)
             self._require_same_weights({name: tuple(weight.shape) for name, weight in own.items()}, stored.shapes)
+            if dtype is None:
+                tied = reasoner.backbone.ties_embeddings
+                reasoner.load_state_dict({name: stored.read(name) for name in progress(list(own))}, assign=True)
+                if tied:
+                    reasoner.backbone.lm_head.weight = reasoner.backbone.model.get_input_embeddings().weight
+                return reasoner
             for name in progress(list(own)):
                 stored.copy_into(own[name], name)
         return reasoner

@@ -382,8 +382,8 @@ def test_rollouts_are_sampled_from_the_weights_of_the_last_update(rl_world: Path
     events: list[tuple[str, str]] = []
 
     class Watched(Recorder):
-        def before_sharding(self) -> None:
-            super().before_sharding()
+        def after_sharding(self) -> None:
+            super().after_sharding()
             answer = self.sampler.sample_groups
 
             def watched(prompts: Any) -> Any:

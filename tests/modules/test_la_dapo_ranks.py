@@ -26,12 +26,15 @@ CASES: dict[str, tuple[str, str, dict[str, Any], dict[str, Any]]] = {
         {"max_steps": 4, "accumulate_grad_batches": 2},
     ),
     "ddp-text": ("ddp", "parity", {"latent_policy": "DeterministicLatents"}, {}),
+    "ddp-lora": ("ddp", "parity", {"lora_rank": 4, "lora_alpha": 4}, {}),
     "fsdp2": ("fsdp2", "parity", {}, {"accumulate_grad_batches": 2}),
     "fsdp2-filtered": (
         "fsdp2", "rare", {"filter_key": "toy", "filter_low": 0.05, "num_minibatches": 2, "num_epochs": 2},
         {"max_steps": 6},
     ),
     "fsdp2-all": ("fsdp2", "parity", {"freeze": [], "gradient_checkpointing": True}, {}),
+    # an old policy, so that sampling and reference take turns in one copy
+    "fsdp2-lora": ("fsdp2", "parity", {"lora_rank": 4, "lora_alpha": 4, "num_minibatches": 2}, {}),
 }  # fmt: skip
 """Name to strategy, reward, options of the model and of the Trainer."""
 
@@ -64,6 +67,7 @@ def run(name: str, world: str, backbone: str, folder: Path, devices: int) -> dic
             rows.append({})
             super().on_validation_epoch_end()
 
+    torch.manual_seed(0)  # adapters begin at random
     model_options = dict(model_options)
     if "latent_policy" in model_options:
         model_options["latent_policy"] = getattr(policies, model_options["latent_policy"])()

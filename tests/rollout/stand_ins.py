@@ -151,6 +151,9 @@ class Policy:
         rollout = experience.rollout
         return -self.version - rollout.responses / 1000, self.version + rollout.latents.sum(dim=-1).double()
 
+    def on_score_reference(self) -> None:
+        pass
+
     def score_reference(self, experience: Experience) -> Tensor | None:
         self._note("score_reference", experience.prompt.sample_ids)
         return -experience.rollout.responses / 10 if self._reference else None

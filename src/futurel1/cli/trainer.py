@@ -72,8 +72,8 @@ def run_trainer(command: str, args: Sequence[str], *, resume: str | None = None,
         if own_process:
             sys.argv[1:] = arguments
             if "PYTORCH_CUDA_ALLOC_CONF" not in os.environ:
-                # Batches differ in length; without this the allocator loses several GB between tensors. CUDA reads it at
-                # its first allocation.
+                # Batches differ in length; without this the allocator loses several GB between tensors. It is read at
+                # the first allocation on a GPU.
                 os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
         make_cli(arguments, resumed=resume is not None)
 

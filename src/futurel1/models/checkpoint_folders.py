@@ -7,6 +7,8 @@ import json
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
+import torch
+
 from futurel1.errors import CheckpointError, MissingFileError
 
 TINY = "tiny"
@@ -17,6 +19,8 @@ WEIGHTS_FILE = "model.safetensors"
 ADAPTER_FILE = "adapter_config.json"
 """With this file in a folder, `transformers` would load an adapter besides the weights, also a pickled one."""
 _MESSAGE = 300
+_FLOATS = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+"""Names of safetensors for what weights are stored as, the widest first."""
 
 
 def checkpoint_folder(path: str | Path) -> Path:
@@ -80,6 +84,17 @@ def weight_map(folder: Path) -> dict[str, str]:
                 "loaded, never pickled weights and nothing elsewhere; put the shards beside it, as safetensors"
             )
     return files
+
+
+def stored_dtype(folder: Path) -> torch.dtype:
+    """The widest dtype among a checkpoint's stored weights, whatever its configuration says."""
+    from safetensors import safe_open
+
+    found: set[str] = set()
+    for file in weight_files(folder):
+        with safe_open(folder / file, framework="pt") as handle:
+            found |= {handle.get_slice(name).get_dtype() for name in handle.keys()}  # noqa: SIM118 (no mapping)
+    return next((dtype for name, dtype in _FLOATS.items() if name in found), torch.float32)
 
 
 def _read_json(file: Path) -> dict[str, Any]:

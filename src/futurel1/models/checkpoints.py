@@ -20,6 +20,7 @@ from futurel1.models.checkpoint_folders import (
     checkpoint_folder,
     model_type,
     shortened,
+    stored_dtype,
     weight_map,
 )
 from futurel1.models.heads import HeadKind
@@ -162,7 +163,7 @@ class Checkpoint:
 def load_checkpoint(
     path: str | Path,
     *,
-    dtype: torch.dtype,
+    dtype: torch.dtype | None,
     attn_implementation: str,
     tokens: LatentTokens | None,
     projection_head: HeadKind | None,
@@ -204,19 +205,19 @@ def load_checkpoint(
     return Checkpoint(model, tokens, settings, processor, head)
 
 
-def _load_model(path: str | Path, dtype: torch.dtype, attn_implementation: str) -> tuple[Any, dict[str, Tensor]]:
+def _load_model(path: str | Path, dtype: torch.dtype | None, attn_implementation: str) -> tuple[Any, dict[str, Tensor]]:
     """The stock model of a checkpoint and the tensors of its projection head."""
     import transformers
 
     if is_random(path):
-        return RandomBackbone.parse(path).model(dtype, attn_implementation), {}
+        return RandomBackbone.parse(path).model(dtype or torch.float32, attn_implementation), {}
     folder = checkpoint_folder(path)
     stock = getattr(transformers, backbone_class(model_type(folder)).stock_class)
     head = read_head(folder)
     with _told_in_one_line(folder, stock.__name__), quiet_transformers(), _nobody_is_asked():
         model, info = stock.from_pretrained(
             folder,
-            dtype=dtype,
+            dtype=stored_dtype(folder) if dtype is None else dtype,
             attn_implementation=attn_implementation,
             use_safetensors=True,
             trust_remote_code=False,
@@ -228,7 +229,7 @@ def _load_model(path: str | Path, dtype: torch.dtype, attn_implementation: str) 
     return model, head
 
 
-def _make_model(folder: Path, dtype: torch.dtype, attn_implementation: str) -> Any:
+def _make_model(folder: Path, dtype: torch.dtype | None, attn_implementation: str) -> Any:
     """The stock model of a checkpoint without its weights: memory that is not written yet."""
     import transformers
     from transformers.initialization import no_init_weights
@@ -238,7 +239,8 @@ def _make_model(folder: Path, dtype: torch.dtype, attn_implementation: str) -> A
         config = stock.config_class.from_pretrained(folder, local_files_only=True)
         config.name_or_path = str(folder)
         with no_init_weights():
-            model = stock._from_config(config, dtype=dtype, attn_implementation=attn_implementation)
+            own = stored_dtype(folder) if dtype is None else dtype
+            model = stock._from_config(config, dtype=own, attn_implementation=attn_implementation)
         model.tie_weights()
         if (folder / "generation_config.json").is_file():
             model.generation_config = transformers.GenerationConfig.from_pretrained(folder, local_files_only=True)

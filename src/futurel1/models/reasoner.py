@@ -106,7 +106,7 @@ class LatentReasoner(nn.Module):
         cls,
         path: str | Path,
         *,
-        dtype: torch.dtype = torch.float32,
+        dtype: torch.dtype | None = torch.float32,
         attn_implementation: str = "sdpa",
         tokens: LatentTokens | None = None,
         projection_head: HeadKind | None = None,
@@ -120,7 +120,8 @@ class LatentReasoner(nn.Module):
                 shape with random weights: ``"tiny@random"``, ``"qwen3-vl-8b@random"``, or with fewer layers
                 ``"qwen3-vl-8b@random:layers=1,vision_layers=1"``. Under ``torch.device("meta")`` such a shape takes no
                 memory.
-            dtype: dtype of all loaded weights, whatever the stored dtype.
+            dtype: dtype of all loaded weights, whatever the stored dtype. None: the stored one, in which weights are
+                pages of their files (memory-mapped) until something changes them.
             attn_implementation: attention of `transformers`: ``"sdpa"``, ``"eager"``, ``"flash_attention_2"``, ...
             tokens: ids of the latent tokens, for a checkpoint that has neither tokenizer nor ids in its configuration.
             projection_head: head to use, random without stored weights; None keeps the checkpoint's.
@@ -145,7 +146,7 @@ class LatentReasoner(nn.Module):
         if with_weights:
             checkpoints.load_head(reasoner.projection_head, found, str(path), replaced=projection_head is not None)
         reasoner.base_model = base_model_of(path)
-        return reasoner.to(dtype).eval()
+        return (reasoner if dtype is None else reasoner.to(dtype)).eval()
 
     def save_pretrained(
         self,

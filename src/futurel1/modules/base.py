@@ -15,6 +15,8 @@ from futurel1.errors import ConfigError
 from futurel1.folders import replacing_folder
 from futurel1.models import LatentReasoner, TrainingRun, load_processor
 from futurel1.models.checkpoints import is_stale
+from futurel1.models.lora import LoRAAdapters
+from futurel1.models.whole_weights import skeleton, whole_state
 from futurel1.modules import adapters
 from futurel1.modules.exact_resume import ExactResumeModule
 from futurel1.modules.lazy_reasoner import LazyReasonerModule
@@ -48,7 +50,8 @@ class ReasonerModule(LazyReasonerModule, ExactResumeModule):
 
     def __init__(self) -> None:
         super().__init__()
-        self._adapted: tuple[Any, ...] = ()  # the peft model, in a tuple so that it is not a submodule
+        self._lora: tuple[LoRAAdapters, ...] = ()
+        self._stock: tuple[LatentReasoner, ...] = ()  # in a tuple so that it is not a submodule
         self._window_began = self._validation_began = time.perf_counter()
 
     def check_dtypes(self) -> None:
@@ -71,32 +74,21 @@ class ReasonerModule(LazyReasonerModule, ExactResumeModule):
         if hasattr(self, "reasoner"):
             return
         hparams = self.hparams
+        attached = getattr(self, "_trainer", None) is not None
+        mesh: Any = self.device_mesh if attached else None
+        sharded = mesh is not None
+        dtype = DTYPES[hparams["dtype"]]
+        if attached and self.trainer.world_size > 1:  # new weights, of adapters or a head, are the same on all ranks
+            torch.set_rng_state(self.trainer.strategy.broadcast(torch.get_rng_state()))
+        # Weights in their stored dtype are pages of their files: a rank that shards them holds no copy of its own.
         reasoner = self.given_reasoner() or find_start(hparams["backbone"], hparams["init_from"]).load(
-            dtype=DTYPES[hparams["dtype"]],
+            dtype=None if sharded else dtype,
             attn_implementation=hparams["attn_implementation"],
             projection_head=hparams["projection_head"],
             projection_hidden_dim=hparams["projection_hidden_dim"],
         )
         self.adjust_settings(reasoner)
-        attached = getattr(self, "_trainer", None) is not None
-        mesh: Any = self.device_mesh if attached else None
-        sharded = mesh is not None
-        if hparams["lora_rank"] and sharded:
-            raise ConfigError("LoRA with sharded weights (ModelParallelStrategy) cannot be exported; use strategy: ddp")
-        if hparams["lora_rank"]:
-            adapted = adapters.add_lora(
-                reasoner,
-                rank=hparams["lora_rank"],
-                alpha=hparams["lora_alpha"],
-                dropout=hparams["lora_dropout"],
-                targets=hparams["lora_targets"],
-            )
-            self._adapted = (adapted,)
-        freeze_parts(reasoner, hparams["freeze"])
-        if hparams["gradient_checkpointing"]:
-            adapters.enable_gradient_checkpointing(reasoner)
-        if hparams["liger_kernel"]:
-            adapters.apply_liger(reasoner, self.trainer.strategy.root_device if attached else self.device)
+        self.prepare(reasoner, self.trainer.strategy.root_device if attached else self.device)
         self.reasoner = reasoner
         self.reasoner.train()
         # Buffers are constants. DDP would broadcast them in every step, also in evaluation, where ranks with unequal
@@ -104,15 +96,56 @@ class ReasonerModule(LazyReasonerModule, ExactResumeModule):
         ddp: Any = DistributedDataParallel
         ddp._set_params_and_buffers_to_ignore_for_model(self, [name for name, _ in self.named_buffers()])
         self.before_sharding()
+        if sharded or self._lora:
+            self._stock = (skeleton(reasoner, dtype, self.lora),)
         if sharded:
-            compute_dtype = DTYPES[hparams["compute_dtype"] or hparams["dtype"]]
-            adapters.shard(self, reasoner, mesh["data_parallel"], compute_dtype, self.sharded_steps)
+            self._shard(reasoner, mesh)
+        self.after_sharding()
+
+    def prepare(self, reasoner: LatentReasoner, device: torch.device) -> None:
+        """Add adapters to a loaded model, freeze its parts, and choose how its layers run on `device`."""
+        hparams = self.hparams
+        if hparams["lora_rank"]:
+            lora = {name: hparams[f"lora_{name}"] for name in ("rank", "alpha", "dropout", "targets")}
+            self._lora = (LoRAAdapters(reasoner, **lora),)
+        freeze_parts(reasoner, hparams["freeze"])
+        if hparams["gradient_checkpointing"]:
+            adapters.enable_gradient_checkpointing(reasoner)
+        if hparams["liger_kernel"]:
+            adapters.apply_liger(reasoner, device)
+
+    def _shard(self, reasoner: LatentReasoner, mesh: Any) -> None:
+        dtype, compute_dtype = self.hparams["dtype"], self.hparams["compute_dtype"]
+        adapters.shard(
+            self,
+            reasoner,
+            # Lightning calls the devices of a node tensor-parallel: here they hold the shards.
+            mesh if mesh["tensor_parallel"].size() > 1 else mesh["data_parallel"],
+            device=self.trainer.strategy.root_device,
+            dtype=DTYPES[dtype],
+            trained_dtype=torch.float32 if self._lora else DTYPES[dtype],
+            compute_dtype=DTYPES[compute_dtype or dtype],
+            steps=self.sharded_steps,
+        )
+
+    @property
+    def lora(self) -> LoRAAdapters | None:
+        """The model's LoRA adapters; None without them, and before the model is loaded."""
+        return self._lora[0] if self._lora else None
+
+    @property
+    def stock(self) -> LatentReasoner | None:
+        """A sharded or adapted model without its adapters and weights; None for other models."""
+        return self._stock[0] if self._stock else None
 
     def adjust_settings(self, reasoner: LatentReasoner) -> None:
         """Change the settings that exports store; by default those of the start checkpoint stay."""
 
     def before_sharding(self) -> None:
-        """Hook for work that needs the whole start weights, such as copies; does nothing by default."""
+        """Hook for changes of what is trained; does nothing by default."""
+
+    def after_sharding(self) -> None:
+        """Hook for work with the start weights where they will stay, such as copies; does nothing by default."""
 
     def _check_fits(self, checkpoint: Mapping[str, Any]) -> None:
         """Refuse a checkpoint whose weights or optimizer state do not fit this module."""
@@ -152,6 +185,13 @@ class ReasonerModule(LazyReasonerModule, ExactResumeModule):
         if hasattr(self, "reasoner"):
             self._check_fits(checkpoint)
         super().on_load_checkpoint(checkpoint)
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """With `reduce_once`, exchange gradients of sharded weights only in the last micro-batch of a step."""
+        super().on_train_batch_start(batch, batch_idx)
+        sharded: Any = self
+        if self.hparams["reduce_once"] and self.device_mesh is not None:
+            sharded.set_requires_gradient_sync(not self.trainer.fit_loop.epoch_loop._should_accumulate())
 
     # ------------------------------------------------------------------ logging
 
@@ -227,6 +267,8 @@ class ReasonerModule(LazyReasonerModule, ExactResumeModule):
             The folder.
         """
         folder = Path(folder)
+        if self.lora is not None and self.stock is not None:
+            return self._export_merged(folder, self.lora, self.stock, training)
         sharded = getattr(self, "_trainer", None) is not None and self.device_mesh is not None
         dtype = export_dtype(self.hparams)
         state = adapters.gathered_state(self.reasoner) if sharded else None
@@ -235,12 +277,19 @@ class ReasonerModule(LazyReasonerModule, ExactResumeModule):
         if state is not None:
             for name in state:  # one by one, so that both are not held at once
                 state[name] = state[name].to(dtype)
-        if not self._adapted:
-            return self.reasoner.save_pretrained(folder, state_dict=state, dtype=dtype, training=training)
+        return self.reasoner.save_pretrained(folder, state_dict=state, dtype=dtype, training=training)
+
+    def _export_merged(
+        self, folder: Path, lora: LoRAAdapters, stock: LatentReasoner, training: TrainingRun | None
+    ) -> Path:
+        adapter = lora.state()
+        merged = whole_state(self.reasoner, stock, keep=self.global_rank == 0)
+        if self.global_rank != 0:
+            return folder
+        stock.settings = self.reasoner.settings
         with replacing_folder(folder, drops=is_stale) as whole:
-            for adapted in self._adapted:
-                adapters.save_adapter(adapted, whole / "adapter")
-                adapters.merged(adapted, self.reasoner).save_pretrained(whole, dtype=dtype, training=training)
+            lora.save(whole / "adapter", adapter, merged)
+            stock.save_pretrained(whole, state_dict=merged, dtype=export_dtype(self.hparams), training=training)
         return folder
 
 

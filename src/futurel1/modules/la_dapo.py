@@ -70,6 +70,8 @@ class LADAPOModule(ReasonerModule):
         lora_dropout: dropout before the adapters.
         lora_targets: pattern of module names that get an adapter.
         gradient_checkpointing: recompute activations in backward.
+        reduce_once: exchange gradients of sharded weights (``ModelParallelStrategy``) once per optimizer step, not in
+            every micro-batch; between, each device holds all gradients, 4 bytes per trained weight.
         liger_kernel: run norms and MLPs of the language model on Liger's kernels on CUDA; never on CPU.
 
     Raises:
@@ -108,6 +110,7 @@ class LADAPOModule(ReasonerModule):
         lora_dropout: float = 0.0,
         lora_targets: str = adapters.LANGUAGE_MODEL_LINEARS,
         gradient_checkpointing: bool = False,
+        reduce_once: bool = False,
         liger_kernel: bool = False,
     ) -> None:
         super().__init__()
@@ -136,19 +139,21 @@ class LADAPOModule(ReasonerModule):
     # ------------------------------------------------------------------ the model
 
     def before_sharding(self) -> None:
-        """Keep the start weights as reference, and for sharding also an unsharded copy to sample from."""
+        """Freeze a head that would not learn, and refuse start weights that cannot be the reference."""
         if self.reasoner.processor is None:
             raise ConfigError("reinforcement learning reads and rewards text: the checkpoint needs a tokenizer")
         self._freeze_idle_head()
+
+    def after_sharding(self) -> None:
+        """Keep the start weights as reference, and for sharding also an unsharded copy to sample from."""
         trainer: Any = getattr(self, "_trainer", None)
         sharded = trainer is not None and self.device_mesh is not None
-        dtype = DTYPES[self.hparams["compute_dtype"] or self.hparams["dtype"]]
-        adapted = self._adapted[0] if self._adapted else None
         models = PolicyModels(
             self.reasoner,
-            sampling_dtype=dtype if sharded else None,
             with_reference=self.objective.kl_weight > 0 and not (trainer is not None and trainer.evaluating),
-            adapted=adapted,
+            adapters=self.lora,
+            stock=self.stock if sharded else None,
+            sampling_dtype=DTYPES[self.hparams["compute_dtype"] or self.hparams["dtype"]],
         )
         self.sampler = GroupSampler(
             models, self.reward, self.latent_policy, self.rollout, self.sampling, self._precision_context

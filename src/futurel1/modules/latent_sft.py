@@ -63,6 +63,8 @@ class LatentSFTModule(ReasonerModule):
         lora_dropout: dropout before the adapters.
         lora_targets: pattern of module names that get an adapter.
         gradient_checkpointing: recompute activations in backward.
+        reduce_once: exchange gradients of sharded weights (``ModelParallelStrategy``) once per optimizer step, not in
+            every micro-batch; between, each device holds all gradients, 4 bytes per trained weight.
         liger_kernel: run norms and MLPs of the language model on Liger's kernels on CUDA; never on CPU.
         max_latent_tokens: L_max stored in exported checkpoints; None: the data module's or else the start checkpoint's.
         fixed_latents: whether exported checkpoints decode exactly `max_latent_tokens` latents per span; None: the data
@@ -103,6 +105,7 @@ class LatentSFTModule(ReasonerModule):
         lora_dropout: float = 0.0,
         lora_targets: str = adapters.LANGUAGE_MODEL_LINEARS,
         gradient_checkpointing: bool = False,
+        reduce_once: bool = False,
         liger_kernel: bool = False,
         max_latent_tokens: int | None = None,
         fixed_latents: bool | None = None,

@@ -12,8 +12,7 @@ import torch
 from futurel1.errors import ConfigError
 from futurel1.models import LatentReasoner
 from futurel1.models.policies import LatentPolicy
-from futurel1.modules import LADAPOModule, LatentPredictor, LatentSFTModule, adapters
-from futurel1.modules.optimization import freeze_parts
+from futurel1.modules import LADAPOModule, LatentPredictor, LatentSFTModule
 from futurel1.planning.fabricated import Size
 from futurel1.planning.meta_model import meta_reasoner
 from futurel1.runs import DTYPES
@@ -183,13 +182,7 @@ def _prepared(module: Any, dtype: torch.dtype) -> LatentReasoner:
     """The module's model on the meta device."""
     hparams = module.hparams
     reasoner = meta_reasoner(hparams["backbone"], hparams["attn_implementation"], hparams.get("projection_head"), dtype)
-    if hparams.get("lora_rank"):
-        adapters.add_lora(
-            reasoner, rank=hparams["lora_rank"], alpha=hparams["lora_alpha"], dropout=hparams["lora_dropout"],
-            targets=hparams["lora_targets"],
-        )  # fmt: skip
-    if "freeze" in hparams:
-        freeze_parts(reasoner, hparams["freeze"])
-    if hparams.get("gradient_checkpointing"):
-        adapters.enable_gradient_checkpointing(reasoner)
+    if not isinstance(module, LatentPredictor):
+        hparams["liger_kernel"] = False  # kernels that the meta device does not have, and that change no shape
+        module.prepare(reasoner, reasoner.device)
     return reasoner

@@ -1,13 +1,14 @@
 """Memory of a device in each phase of a run."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import torch
 from torch import nn
 
+from futurel1.models.lora import is_adapter
 from futurel1.modules import LADAPOModule, LatentSFTModule
 from futurel1.planning.configured import ConfiguredRun
 from futurel1.planning.fabricated import Size
@@ -79,11 +80,10 @@ class DeviceMemory:
             return parts
         parts["optimizer state"] = self._optimizer[0] // run.shards
         if isinstance(run.module, LADAPOModule):
-            copied = sum(p.numel() * p.element_size() for p in self._reasoner.parameters() if p.requires_grad)
             if run.sharing == "FSDP2":
-                parts["copy to sample from"] = copied
-            if run.module.objective.kl_weight > 0 and not run.module.hparams["lora_rank"]:
-                parts["reference"] = copied
+                parts["copy to sample from"] = self._copied
+            if run.module.objective.kl_weight > 0 and run.module.lora is None:
+                parts["reference"] = self._copied
         if run.sharing == "DDP":
             parts["buckets of gradients"] = self._gradients
         return parts
@@ -96,18 +96,36 @@ class DeviceMemory:
     def _gradients(self) -> int:
         return sum(self._stored(parameter) for parameter in self._trained)
 
+    @property
+    def _copied(self) -> int:
+        """Bytes of a copy of the policy: all of a sharded one but its adapters and a whole tower, else what is trained."""
+        sharded = self.run.sharing == "FSDP2"
+        named = self._reasoner.named_parameters()
+        copied = [
+            p
+            for name, p in named
+            if (not is_adapter(name) and id(p) not in self._whole if sharded else p.requires_grad)
+        ]
+        return sum(parameter.numel() * parameter.element_size() for parameter in copied)
+
     @cached_property
     def _optimizer(self) -> tuple[int, int]:
         """State and temporary tensors, of all devices together."""
         run = self.run
-        masters = [nn.Parameter(p.to(run.dtype)) for p in self._trained] if run.sharing == "FSDP2" else self._trained
+        masters = [nn.Parameter(p.to(self._dtype(p))) for p in self._trained]
         return optimizer_step(masters, foreach=run.on_gpu)
 
     def _stored(self, parameter: nn.Parameter) -> int:
         """Bytes of a parameter on each device."""
+        size = parameter.numel() * self._dtype(parameter).itemsize
+        return size if id(parameter) in self._whole else size // self.run.shards
+
+    def _dtype(self, parameter: nn.Parameter) -> torch.dtype:
+        """Dtype of a parameter where it is kept: shards are not in the dtype that is computed with."""
         if self.run.sharing != "FSDP2" or id(parameter) in self._whole:
-            return parameter.numel() * parameter.element_size()
-        return parameter.numel() * self.run.dtype.itemsize // self.run.shards
+            return parameter.dtype
+        adapter = parameter.requires_grad and self.run.module.lora is not None
+        return torch.float32 if adapter else self.run.dtype
 
     @cached_property
     def _whole(self) -> set[int]:
@@ -130,39 +148,16 @@ class DeviceMemory:
         settings: dict[str, Any] = {"do_sample": sampled, "latent_policy": self.run.policy}
         if sampled:
             settings |= {"temperature": sampling.temperature, "top_p": sampling.top_p}
-        with self._merged():
+        lora = None if not self.run.trains or self.run.sharing == "FSDP2" else module.lora
+        with nullcontext() if lora is None else lora.merged():
             found = decoding(self._reasoner, size, slots, self.run.autocast, **settings)
         parts = {
             **self.resident, "keys and values": found.cache, "activations": found.memory.activations,
             "logits": found.memory.logits,
         }  # fmt: skip
-        parts["weights with merged adapters"] = sum(w.numel() * w.element_size() for w in self._adapted)
+        if lora is not None:
+            parts["weights with merged adapters"] = sum(w.numel() * w.element_size() for w in lora.weights)
         return Phase("sampling", parts, found.memory.flops, found.operations)
-
-    @cached_property
-    def _adapted(self) -> list[Any]:
-        """Weights with LoRA adapters, of which there are two while adapters are merged for sampling."""
-        layers = self._adapted_layers()
-        return list({id(layer.get_base_layer().weight): layer.get_base_layer().weight for layer in layers}.values())
-
-    def _adapted_layers(self) -> list[Any]:
-        if not self.run.module.hparams.get("lora_rank"):
-            return []
-        from peft.tuners.tuners_utils import BaseTunerLayer  # an optional package
-
-        return [module for module in self._reasoner.modules() if isinstance(module, BaseTunerLayer)]
-
-    @contextmanager
-    def _merged(self) -> Iterator[None]:
-        """Within it, adapters are part of the weights, as while a run samples."""
-        layers = self._adapted_layers()
-        for layer in layers:
-            layer.merge()
-        try:
-            yield
-        finally:
-            for layer in layers:
-                layer.unmerge()
 
     def _update(self, size: Size) -> list[Phase]:
         run = self.run

@@ -76,6 +76,10 @@ class RolloutSampler(Protocol):
         """(N, R) and (N, S) log-probabilities under the current policy, without gradient."""
         ...
 
+    def on_score_reference(self) -> None:
+        """Prepare for scoring under the reference; all ranks call it."""
+        ...
+
     def score_reference(self, experience: Experience) -> Tensor | None:
         """(N, R) log-probabilities under the frozen reference; None without one."""
         ...
@@ -340,7 +344,8 @@ class RolloutCollector:
             self._share(groups, latent_log_probs, "old_latent_log_probs")
 
     def _remember_reference(self, batch: RolloutBatch) -> None:
-        """Score every micro-batch under the reference, once for all passes."""
+        """Score every micro-batch under the reference, once for all passes; all ranks have to call it."""
+        self.sampler.on_score_reference()
         for groups in (part for parts in batch.micro_batches for part in parts if part):
             reference = self.sampler.score_reference(self._join(groups))
             if reference is not None:

@@ -2,14 +2,15 @@
 
 import copy
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from futurel1.models import LatentReasoner
 from futurel1.models.decoding import RolloutScores
+from futurel1.models.lora import LoRAAdapters
+from futurel1.models.whole_weights import fill, whole_copy
 from futurel1.rollout.experience import Experience
 
 
@@ -18,34 +19,39 @@ class PolicyModels:
 
     Copies belong to no module, so neither checkpoints nor optimizers contain them.
 
+    A sharded policy is not sampled from: ranks decode different numbers of steps, so they would deadlock if decoding
+    gathered weights. Each rank has a whole copy, with adapters merged.
+
     Args:
-        policy: the model to train, before its weights are sharded.
-        sampling_dtype: dtype of an unsharded copy to sample from, for weights that will be sharded; None: sample from
-            the policy itself. Ranks decode different numbers of steps, so they would deadlock if decoding gathered
-            sharded weights.
+        policy: the model to train; if it is sharded, all ranks make this object together.
         with_reference: keep the start weights as the reference of the KL.
-        adapted: the policy with LoRA adapters, as wrapped by `peft`; the reference is then the policy without adapters,
-            and takes no memory. None: no adapters.
+        adapters: LoRA adapters of the policy; the reference is then the policy without them, and takes no memory. None:
+            no adapters.
+        stock: the policy's :func:`futurel1.models.whole_weights.skeleton`, if it is sharded.
+        sampling_dtype: dtype of the copies of a sharded policy.
     """
 
     def __init__(
         self,
         policy: LatentReasoner,
         *,
-        sampling_dtype: torch.dtype | None = None,
         with_reference: bool = True,
-        adapted: Any = None,
+        adapters: LoRAAdapters | None = None,
+        stock: LatentReasoner | None = None,
+        sampling_dtype: torch.dtype = torch.float32,
     ) -> None:
         self.policy = policy
         self.with_reference = with_reference
-        self.sampling_dtype = sampling_dtype
         self.reference: LatentReasoner | None = None
-        self._adapted = adapted
-        self._copy: LatentReasoner | None = None
-        if with_reference and adapted is None:
-            self.reference = frozen_copy(policy, sampling_dtype)
-        if sampling_dtype is not None:
-            self._copy = frozen_copy(policy, sampling_dtype)
+        self._adapters = adapters
+        self._copy = None if stock is None else whole_copy(policy, stock, sampling_dtype)
+        if not with_reference or adapters is not None:
+            return
+        if stock is None:
+            self.reference = frozen_copy(policy)
+        else:
+            self.reference = whole_copy(policy, stock, sampling_dtype)
+            fill(self.reference, policy)
 
     @property
     def device(self) -> torch.device:
@@ -59,61 +65,36 @@ class PolicyModels:
 
     @contextmanager
     def merged(self) -> Iterator[None]:
-        """Within it, LoRA adapters are merged into the weights, so that the policy samples as fast as without them.
-
-        The weights before are set aside and come back bit for bit; until then the adapted linear layers are held twice,
-        and of a table only the rows of the latent tokens.
-        """
-        if self._adapted is None:
+        """Within it, the policy that is sampled from has its adapters merged: it samples as fast as without them."""
+        if self._adapters is None or self._copy is not None:
             yield
             return
-        from peft.tuners.trainable_tokens import TrainableTokensLayer
-        from peft.tuners.tuners_utils import BaseTunerLayer
-
-        layers = [module for module in self._adapted.modules() if isinstance(module, BaseTunerLayer)]
-        before: list[tuple[torch.nn.Parameter, Tensor]] = []
-        rows: list[tuple[Tensor, Tensor, Tensor]] = []
-        try:
-            for layer in layers:
-                base: Any = layer.get_base_layer()
-                weight = base.weight
-                if isinstance(layer, TrainableTokensLayer):  # `merge` would copy the table
-                    rows.append(_put_rows(layer, weight.data))
-                    continue
-                before.append((weight, weight.data))
-                weight.data = weight.data.clone()
-                layer.merge()
+        with self._adapters.merged():
             yield
-        finally:
-            for layer in layers:
-                layer.merged_adapters.clear()
-            for weight, data in before:
-                weight.data = data
-            for table, index, originals in reversed(rows):  # tied tables have two adapted layers
-                table[index] = originals
 
-    @torch.no_grad()
     def refresh(self) -> None:
         """Update the sampling copy from the sharded weights; all ranks have to call it."""
-        if self._copy is None:
-            return
-        current = dict(self.policy.named_parameters())
-        for name, parameter in self._placed(self._copy).named_parameters():
-            source: Any = current[name]
-            parameter.copy_(source.full_tensor() if hasattr(source, "full_tensor") else source)
+        if self._copy is not None:
+            fill(self._copy, self.policy)
+
+    def prepare_reference(self) -> None:
+        """Get ready for :meth:`reference_scores`; all ranks have to call it.
+
+        Under sharding the reference of adapters takes the place of the sampling copy, until :meth:`refresh`.
+        """
+        if self._copy is not None and self.with_reference and self._adapters is not None:
+            fill(self._copy, self.policy, merged=False)
 
     def reference_scores(self, experience: Experience) -> RolloutScores | None:
         """Scores of rollouts under the start weights; None without a reference."""
         if not self.with_reference:
             return None
+        if self._copy is not None:
+            return rollout_scores(self._copy if self.reference is None else self.reference, experience)
         if self.reference is not None:
-            return rollout_scores(self._placed(self.reference), experience)
-        with self._adapted.disable_adapter():
+            return rollout_scores(self.reference.to(self.device, self.policy.dtype), experience)
+        with self._adapters.disabled() if self._adapters is not None else nullcontext():
             return rollout_scores(self.policy, experience)
-
-    def _placed(self, copied: LatentReasoner) -> LatentReasoner:
-        """A frozen copy on the policy's device, in its compute dtype."""
-        return copied.to(self.device, self.sampling_dtype or self.policy.dtype)
 
 
 def rollout_scores(reasoner: LatentReasoner, experience: Experience) -> RolloutScores:
@@ -121,21 +102,8 @@ def rollout_scores(reasoner: LatentReasoner, experience: Experience) -> RolloutS
     return reasoner.score_rollout(experience.prompt, experience.rollout, vision=experience.vision)
 
 
-def _put_rows(layer: Any, table: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Write the trained rows of an adapter of `peft` into its table; returns table, (R,) ids and the rows before."""
-    (name,) = layer.active_adapters
-    index = torch.tensor(layer.token_indices[name], device=table.device)
-    originals = table[index]
-    table[index] = layer.trainable_tokens_delta[name].detach().to(table.dtype)
-    layer.merged_adapters.append(name)
-    return table, index, originals
-
-
-def frozen_copy(reasoner: LatentReasoner, dtype: torch.dtype | None = None) -> LatentReasoner:
-    """A copy in eval mode (in `dtype`) without gradients, which shares every parameter that is already frozen."""
+def frozen_copy(reasoner: LatentReasoner) -> LatentReasoner:
+    """A copy in eval mode without gradients, which shares every parameter that is already frozen."""
     shared: dict[int, Any] = {id(p): p for p in reasoner.parameters() if not p.requires_grad}
     shared[id(reasoner.processor)] = reasoner.processor
-    copied = copy.deepcopy(reasoner, shared)
-    if dtype is not None:
-        copied = copied.to(dtype)
-    return copied.requires_grad_(False).eval()
+    return copy.deepcopy(reasoner, shared).requires_grad_(False).eval()

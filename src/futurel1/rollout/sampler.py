@@ -215,6 +215,10 @@ class GroupSampler:
             scores = rollout_scores(self.models.sampling, experience)
         return scores.log_probs, scores.latent_log_probs
 
+    def on_score_reference(self) -> None:
+        """Prepare for :meth:`score_reference`; all ranks have to call it."""
+        self.models.prepare_reference()
+
     def score_reference(self, experience: Experience) -> Tensor | None:
         """(N, R) log-probabilities under the start weights; None without a KL term."""
         with self._no_grad():
