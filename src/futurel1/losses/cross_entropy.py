@@ -119,9 +119,8 @@ def _each(
         losses: Tensor = liger_fused_linear_cross_entropy(hidden, weight, targets, bias=bias, reduction="none")
         return losses.float()
     options = torch.nn.LinearCrossEntropyOptions()
-    return F.linear_cross_entropy(
-        hidden, weight, targets, linear_bias=bias, reduction="none", options=options
-    ).float()  # fmt: skip
+    losses = F.linear_cross_entropy(hidden, weight, targets, linear_bias=bias, reduction="none", options=options)
+    return losses.float()
 
 
 def _with_changed_rows(
@@ -139,7 +138,7 @@ def _with_changed_rows(
     stand_in = candidates[(candidates[:, None] != delta.ids).all(dim=1)][0]
     scored = torch.where(is_changed, stand_in, targets)
     bias = hidden.new_zeros(len(weight)).index_fill(0, delta.ids, -torch.inf)
-    logit = (hidden * weight[scored]).sum(dim=-1).float()
+    logit = torch.einsum("nh,nh->n", hidden, weight[scored]).float()  # rounded once, as in the kernel
     others = _each(hidden, weight, scored, path, bias) + logit
     changed = F.linear(hidden, weight[delta.ids] + delta.values).float()
     total = torch.logaddexp(others, changed.logsumexp(dim=1))

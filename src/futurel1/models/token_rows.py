@@ -40,7 +40,6 @@ class TokenRows(nn.Module):
 
     def __init__(self, ids: Sequence[int], hidden_size: int, *, tied: bool, device: torch.device | None = None) -> None:
         super().__init__()
-        # Not a buffer of the model's dtype, nor one that checkpoints need.
         self.register_buffer("ids", torch.tensor(ids, device=device), persistent=False)
         zeros = torch.zeros(len(ids), hidden_size, dtype=torch.float32, device=device)
         self.embedding = nn.Parameter(zeros)
