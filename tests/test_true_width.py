@@ -57,7 +57,6 @@ def _memory():
     yield
     gc.collect()
     peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    print(f"{peak / 2**30:.1f} GiB")
     assert peak < MEMORY, f"{peak / 2**30:.1f} GiB"
 
 
