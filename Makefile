@@ -59,7 +59,7 @@ test-numerics: install
 
 # One process: the test processes of `make test` would each need the memory.
 test-width: install
-	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=2 $(BIN)/python -m pytest -m width $(ARGS)
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=2 $(BIN)/python -m pytest tests/test_true_width.py -m width $(ARGS)
 
 campaign: install
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m campaign $(ARGS)

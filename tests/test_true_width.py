@@ -6,6 +6,7 @@ leaves memory for its optimizer, and `make test-width` runs this file in a proce
 
 import gc
 import resource
+import shutil
 from pathlib import Path
 
 import pytest
@@ -57,7 +58,6 @@ def _memory():
     yield
     gc.collect()
     peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    print(f"{peak / 2**30:.1f} GiB")
     assert peak < MEMORY, f"{peak / 2**30:.1f} GiB"
 
 
@@ -93,36 +93,37 @@ def test_generate_and_score(models, encoder, world):
     (reasoner,) = models
     prompt = prompt_batch(encoder, [open_records(world / "test.jsonl").sample(0)])
     rollout = reasoner.generate(
-        prompt, num_branches=3, max_new_tokens=6, do_sample=True, budget=SpanBudget.fixed(2), force_start=True,
+        prompt, num_branches=2, max_new_tokens=5, do_sample=True, budget=SpanBudget.fixed(2), force_start=True,
         latent_policy=VonMisesFisherLatents(0.9),
     )  # fmt: skip
-    assert rollout.span_table[:, 2].tolist() == [2, 2, 2]
-    assert rollout.responses[:, :4].tolist() == [[151_670, 151_669, 151_669, 151_671]] * 3
+    assert rollout.span_table[:, 2].tolist() == [2, 2]
+    assert rollout.responses[:, :4].tolist() == [[151_670, 151_669, 151_669, 151_671]] * 2
     with torch.no_grad():
         scores = reasoner.score_rollout(prompt, rollout)
     assert_same_but_rounding(scores.log_probs, rollout.log_probs)
     assert_same_but_rounding(scores.latent_log_probs, rollout.latent_log_probs)
 
 
-@pytest.mark.parametrize("name", ["lm_head", "embed"])
-def test_gradient_of_a_table(models, encoder, world, name):
-    """No optimizer has memory for the tables beside the weights."""
+def test_gradients_of_both_tables(models, encoder, world):
+    """No optimizer has memory for them beside the weights."""
     (reasoner,) = models
     sample = encoder.encode(open_records(world / "train.jsonl").sample(0))
     batch = SFTCollator(encoder.pad_token_id)([Fetched(samples=[sample], skipped=[])])
     reasoner.requires_grad_(False)
-    table = tables(reasoner)[name].requires_grad_(True)
+    for table in tables(reasoner).values():
+        table.requires_grad_(True)
     LatentSFTLoss()(reasoner, batch).loss.backward()
-    largest = torch.maximum(table.grad.amax(dim=1), -table.grad.amin(dim=1))
+    head, embed = (
+        torch.maximum(table.grad.amax(dim=1), -table.grad.amin(dim=1)) for table in tables(reasoner).values()
+    )
     reasoner.zero_grad()
     reasoner.requires_grad_(True)
-    assert largest.isfinite().all()
-    if name == "lm_head":
-        assert (largest > 0).all()  # every row is an alternative to the right token
-        return
+    assert head.isfinite().all()
+    assert (head > 0).all()  # every row is an alternative to the right token
+    assert embed.isfinite().all()
     inputs = batch.input_ids[0, :-1]  # the last token predicts nothing
     vectors = {reasoner.tokens.latent_id, reasoner.config.image_token_id}  # stand for what is no row
-    assert set(largest.nonzero()[:, 0].tolist()) == set(inputs.tolist()) - vectors
+    assert set(embed.nonzero()[:, 0].tolist()) == set(inputs.tolist()) - vectors
 
 
 def test_supervised_step(models, world, tmp_path):
@@ -152,7 +153,7 @@ def test_la_dapo_with_lora_export_and_reload(models, world, tmp_path):
         reward=CompositeReward({"toy": alternating}, {"toy": 1.0}),
         latent_policy=VonMisesFisherLatents(0.9),
         rollout=RolloutSettings(num_rollouts=2, batch_size=1, generation_batch_size=1, filter_key="none"),
-        sampling=SamplingSettings(max_new_tokens=6, span_budget="loose", span_latents=2),
+        sampling=SamplingSettings(max_new_tokens=4, span_budget="loose", span_latents=2),
         lora_rank=2,
         learning_rate=1e-3,
     )
@@ -167,6 +168,7 @@ def test_la_dapo_with_lora_export_and_reload(models, world, tmp_path):
     del module, reasoner, weights, layer, data
     gc.collect()
     again = LatentReasoner.from_pretrained(tmp_path / "huggingface")
+    shutil.rmtree(tmp_path / "huggingface")  # pytest would keep its 6 GB for three runs
     assert_same_but_rounding(again.backbone.language_model.layers[0].self_attn.q_proj.weight, expected)
     assert (again.backbone.vocab_size, len(again.tokenizer)) == (ROWS, 151_672)
     assert again.tokens == LatentTokens(start_id=151_670, latent_id=151_669, end_id=151_671)

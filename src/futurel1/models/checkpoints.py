@@ -210,7 +210,9 @@ def _load_model(path: str | Path, dtype: torch.dtype | None, attn_implementation
     import transformers
 
     if is_random(path):
-        return RandomBackbone.parse(path).model(dtype or torch.float32, attn_implementation), {}
+        model = RandomBackbone.parse(path).model(dtype or torch.float32, attn_implementation)
+        model.config.name_or_path = str(path)  # as the stock loader does: modules remember where a reasoner is from
+        return model, {}
     folder = checkpoint_folder(path)
     stock = getattr(transformers, backbone_class(model_type(folder)).stock_class)
     head = read_head(folder)

@@ -382,7 +382,8 @@ class LatentReasoner(nn.Module):
             compile: compile the step, and replay it as a CUDA graph on CUDA; the first step of each size takes long, so
                 it pays for long or many responses only.
             vision: features of the prompts' images and videos, if they are already computed.
-            on_step: called after every step, for streaming; all prompts are then decoded at once.
+            on_step: called after every step, for streaming; all prompts are then decoded at once. A token may be part
+                of a character, so decode the tokens of a row together.
 
         Returns:
             The responses, their log-probabilities and latents.

@@ -1,5 +1,6 @@
 """The published tokenizer: its ids, its control tokens, the latent tokens behind them, and files that are wrong."""
 
+import sys
 import unicodedata
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from futurel1.errors import CheckpointError
 from futurel1.models import LATENT_TOKENS, LatentReasoner, LatentTokens
 from futurel1.models.backbones.published import CONTROL_TOKENS, NUM_PIECES
-from futurel1.models.backbones.qwen_vocabulary import qwen_tokenizer
+from futurel1.models.backbones.qwen_vocabulary import PACKAGE, qwen_tokenizer
 from futurel1.models.backbones.random_weights import RandomBackbone
 
 ROWS = 151_936
@@ -85,6 +86,7 @@ def test_a_published_shape_is_of_this_vocabulary(published_processor):
     assert config.image_token_id == published_processor.image_token_id == 151_655
     assert config.video_token_id == published_processor.video_token_id == 151_656
     assert (config.vision_start_token_id, config.vision_end_token_id) == (151_652, 151_653)
+    assert PACKAGE not in sys.modules  # only its file is read
     assert published_processor.image_processor.size["longest_edge"] == 16_777_216
     assert published_processor.video_processor.size["shortest_edge"] == 4_096
 

@@ -19,6 +19,8 @@ CONTROL_TOKENS = {token: NUM_PIECES + place for place, token in enumerate(_CONTR
 """Ids of the control tokens, in the order of tokenizer_config.json."""
 PLAIN_TOKENS = frozenset(_CONTROL[_CONTROL.index("<tool_call>") :])
 """Control tokens that are not special: they stay in a text that is decoded without special tokens."""
+CONTEXT_LENGTH = 262_144
+"""Most tokens of a sequence."""
 IMAGE_SIZE = {"shortest_edge": 65_536, "longest_edge": 16_777_216}
 """Pixels of an image, from preprocessor_config.json."""
 VIDEO_SIZE = {"shortest_edge": 4_096, "longest_edge": 25_165_824}
@@ -50,7 +52,7 @@ def _qwen3_vl(text: dict[str, Any], vision: dict[str, Any], *, tied: bool) -> di
             "initializer_range": 0.02,
             "attention_bias": False,
             "attention_dropout": 0.0,
-            "max_position_embeddings": 262144,
+            "max_position_embeddings": CONTEXT_LENGTH,
             "rope_theta": 5_000_000.0,
             "rope_scaling": {"rope_type": "default", "mrope_section": [24, 20, 20], "mrope_interleaved": True},
             "bos_token_id": CONTROL_TOKENS["<|endoftext|>"],

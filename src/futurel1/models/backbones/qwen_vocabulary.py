@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from futurel1.errors import CheckpointError
-from futurel1.models.backbones.published import CONTROL_TOKENS, NUM_PIECES, PLAIN_TOKENS
+from futurel1.models.backbones.published import CONTEXT_LENGTH, CONTROL_TOKENS, NUM_PIECES, PLAIN_TOKENS
 
 PACKAGE = "dashscope"
-CONTEXT_LENGTH = 262144
 
 
 def qwen_table() -> Path | None:
