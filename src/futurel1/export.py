@@ -130,7 +130,7 @@ def _save_adapter(start: Start, reasoner: LatentReasoner, folder: Path) -> None:
     weights = start.weights(reasoner)
     if not weights.adapters:
         return
-    tables = {name: weights.read(name) for name in reasoner.state_dict() if name.endswith(TABLES)}
+    tables = {name: weight for name, weight in reasoner.state_dict().items() if name.endswith(TABLES)}
     lora = LoRAAdapters(
         reasoner,
         rank=start.last("lora_rank"),

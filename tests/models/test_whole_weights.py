@@ -41,7 +41,7 @@ def test_copies_have_the_adapters_merged_or_not(tied: bool) -> None:
     assert all(torch.equal(value, before[name]) for name, value in copied.state_dict().items())
     assert torch.equal(logits(reasoner), trained)
 
-    state = whole_state(reasoner, stock)
+    state = whole_state(reasoner, stock, torch.float32)
     assert state.keys() == before.keys()
     by_peft = copy.deepcopy((lora.adapted, reasoner))[0].merge_and_unload()
     layer = "model.language_model.layers.0.mlp.down_proj.weight"
@@ -56,7 +56,7 @@ def test_peft_loads_a_saved_adapter_on_the_start_weights(tied: bool, tmp_path: P
     reasoner = small_reasoner(tied=tied)
     start = copy.deepcopy(reasoner.backbone.model)
     lora = adapt(reasoner)
-    lora.save(tmp_path, lora.state(), whole_state(reasoner, skeleton(reasoner, torch.float32, lora)))
+    lora.save(tmp_path, lora.state(), whole_state(reasoner, skeleton(reasoner, torch.float32, lora), torch.float32))
     adapted = PeftModel.from_pretrained(start, str(tmp_path)).eval()
     with torch.no_grad():
         by_peft = adapted(input_ids=IDS, attention_mask=torch.ones_like(IDS)).logits
@@ -69,7 +69,7 @@ def test_merged_weights_keep_their_dtype() -> None:
     reasoner = small_reasoner(tied=False, dtype=torch.bfloat16)
     lora = adapt(reasoner)
     assert {p.dtype for p in reasoner.parameters() if p.requires_grad} == {torch.float32}
-    state = whole_state(reasoner, skeleton(reasoner, torch.bfloat16, lora))
+    state = whole_state(reasoner, skeleton(reasoner, torch.bfloat16, lora), torch.bfloat16)
     assert {value.dtype for value in state.values()} == {torch.bfloat16}
 
 

@@ -145,7 +145,7 @@ def medium(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, float]:
     from futurel1.models.backbones.tiny import tiny_model
     from futurel1.models.checkpoints import load_processor
 
-    processor = load_processor("tiny-random")
+    processor = load_processor("tiny@random")
     model = tiny_model(hidden_size=768, intermediate_size=3072, num_hidden_layers=8).bfloat16()
     tokens = LatentTokens.from_tokenizer(processor.tokenizer)
     assert tokens is not None

@@ -62,18 +62,21 @@ def whole_weights(reasoner: LatentReasoner, *, merged: bool = True) -> Iterator[
         yield name.replace(".base_layer.", "."), weight
 
 
-def whole_state(reasoner: LatentReasoner, stock: LatentReasoner, *, keep: bool = True) -> dict[str, Tensor]:
-    """The state dict of the stock model, adapters merged, on the CPU.
+def whole_state(
+    reasoner: LatentReasoner, stock: LatentReasoner, dtype: torch.dtype, *, keep: bool = True
+) -> dict[str, Tensor]:
+    """The state dict of the stock model, adapters merged, on the CPU; one weight at a time is held in another dtype.
 
     Args:
         reasoner: the model; if it is sharded, all ranks have to call this.
         stock: its :func:`skeleton`.
+        dtype: dtype of the weights.
         keep: whether this rank wants the weights; otherwise the result is empty.
     """
     state: dict[str, Tensor] = {}
     for name, weight in whole_weights(reasoner):
         if keep:
-            state[name] = weight.detach().cpu()
+            state[name] = weight.detach().to("cpu", dtype)
     if keep:
         first = {id(parameter): name for name, parameter in stock.named_parameters()}
         tied = {name: first[id(p)] for name, p in stock.named_parameters(remove_duplicate=False)}

@@ -17,14 +17,6 @@ LANGUAGE_MODEL_LINEARS = r".*language_model\.layers\..*\.(q_proj|k_proj|v_proj|o
 """Linear layers of the language model, as a pattern over module names."""
 
 
-def gathered_state(reasoner: LatentReasoner) -> dict[str, Tensor]:
-    """Full weights of a sharded reasoner on rank 0's CPU (empty on other ranks); every rank has to call this."""
-    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
-
-    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-    return {name: torch.as_tensor(value) for name, value in get_model_state_dict(reasoner, options=options).items()}
-
-
 def enable_gradient_checkpointing(reasoner: LatentReasoner) -> None:
     """Recompute activations in backward; latents are input embeddings, so the recomputation sees them too."""
     model, options = reasoner.backbone.model, {"use_reentrant": False}

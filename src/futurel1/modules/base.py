@@ -266,30 +266,19 @@ class ReasonerModule(LazyReasonerModule, ExactResumeModule):
         Returns:
             The folder.
         """
-        folder = Path(folder)
-        if self.lora is not None and self.stock is not None:
-            return self._export_merged(folder, self.lora, self.stock, training)
-        sharded = getattr(self, "_trainer", None) is not None and self.device_mesh is not None
-        dtype = export_dtype(self.hparams)
-        state = adapters.gathered_state(self.reasoner) if sharded else None
-        if self.global_rank != 0:
-            return folder
-        if state is not None:
-            for name in state:  # one by one, so that both are not held at once
-                state[name] = state[name].to(dtype)
-        return self.reasoner.save_pretrained(folder, state_dict=state, dtype=dtype, training=training)
-
-    def _export_merged(
-        self, folder: Path, lora: LoRAAdapters, stock: LatentReasoner, training: TrainingRun | None
-    ) -> Path:
-        adapter = lora.state()
-        merged = whole_state(self.reasoner, stock, keep=self.global_rank == 0)
-        if self.global_rank != 0:
+        folder, stock, lora = Path(folder), self.stock, self.lora
+        dtype, keep = export_dtype(self.hparams), self.global_rank == 0
+        if stock is None:  # neither sharded nor adapted
+            return self.reasoner.save_pretrained(folder, dtype=dtype, training=training) if keep else folder
+        adapter = None if lora is None else lora.state()
+        state = whole_state(self.reasoner, stock, dtype, keep=keep)
+        if not keep:
             return folder
         stock.settings = self.reasoner.settings
         with replacing_folder(folder, drops=is_stale) as whole:
-            lora.save(whole / "adapter", adapter, merged)
-            stock.save_pretrained(whole, state_dict=merged, dtype=export_dtype(self.hparams), training=training)
+            if lora is not None and adapter is not None:
+                lora.save(whole / "adapter", adapter, state)
+            stock.save_pretrained(whole, state_dict=state, dtype=dtype, training=training)
         return folder
 
 

@@ -98,14 +98,12 @@ class DeviceMemory:
 
     @property
     def _copied(self) -> int:
-        """Bytes of a copy of the policy: all of a sharded one but its adapters and a whole tower, else what is trained."""
-        sharded = self.run.sharing == "FSDP2"
+        """Bytes of a copy of the policy, which shares a frozen tower and, if nothing is sharded, all that is frozen."""
         named = self._reasoner.named_parameters()
-        copied = [
-            p
-            for name, p in named
-            if (not is_adapter(name) and id(p) not in self._whole if sharded else p.requires_grad)
-        ]
+        if self.run.sharing == "FSDP2":
+            copied = [weight for name, weight in named if not is_adapter(name) and id(weight) not in self._whole]
+        else:
+            copied = self._trained
         return sum(parameter.numel() * parameter.element_size() for parameter in copied)
 
     @cached_property
