@@ -8,6 +8,7 @@ import pytest
 from futurel1.cli import main
 from futurel1.errors import ConfigError
 from futurel1.planning import Plan, plan
+from futurel1.planning.configured import ConfiguredRun
 from futurel1.planning.memory import CONTEXT, FRAGMENTATION, GIB
 
 ROOT = Path(__file__).parents[2]
@@ -57,6 +58,25 @@ def test_more_devices_take_less_each() -> None:
     assert four.parts["gradients"] == pytest.approx(one.parts["gradients"] / 4, rel=0.01)
     assert four.parts["weights"] < one.parts["weights"]  # the tower stays whole
     assert "4 devices, FSDP2" in found[4].model
+
+
+def test_hybrid_shards_are_within_a_node() -> None:
+    nodes = ["--trainer.num_nodes", "2", "--trainer.devices", "4", "--trainer.strategy", "ModelParallelStrategy"]
+    sizes = ((8, 1), ("auto", "auto"))
+    run, hybrid = (
+        ConfiguredRun.read(
+            "tiny/sft",
+            [
+                *SMALL,
+                *nodes,
+                f"--trainer.strategy.data_parallel_size={data}",
+                f"--trainer.strategy.tensor_parallel_size={own}",
+            ],
+        )
+        for data, own in sizes
+    )
+    assert (run.devices, run.shards) == (8, 8)
+    assert (hybrid.devices, hybrid.shards) == (8, 4)
 
 
 def test_exit_status_and_json(capsys: pytest.CaptureFixture[str]) -> None:

@@ -41,7 +41,11 @@ def sharded_peak(rank: int, file: Path) -> None:
     reasoner = prepared()
     module = Step(reasoner)
     mesh = init_device_mesh("cpu", (RANKS,))
-    adapters.shard(module, reasoner, mesh, torch.float32, ("training_step",))
+    kept = torch.float32
+    adapters.shard(
+        module, reasoner, mesh, device=torch.device("cpu"), dtype=kept, trained_dtype=kept, compute_dtype=kept,
+        steps=("training_step",),
+    )  # fmt: skip
     optimizer = torch.optim.AdamW([p for p in reasoner.parameters() if p.requires_grad], foreach=False)
 
     def steps() -> None:

@@ -32,6 +32,7 @@ class ConfiguredRun:
         dtype: dtype of the weights that are trained.
         devices: number of devices.
         sharing: how they share the model.
+        shards: devices that share one copy of what is sharded.
         autocast: dtype of autocast; None without.
         accumulate: micro-batches per optimizer step and device.
         on_gpu: whether the run is for GPUs.
@@ -43,6 +44,7 @@ class ConfiguredRun:
     dtype: torch.dtype
     devices: int
     sharing: Sharing
+    shards: int
     autocast: torch.dtype | None
     accumulate: int
     on_gpu: bool
@@ -78,14 +80,13 @@ class ConfiguredRun:
         dtype = DTYPES[hparams["dtype"]]
         sharing = _sharing(trainer)
         compute = DTYPES[hparams.get("compute_dtype") or hparams["dtype"]] if sharing == "FSDP2" else dtype
-        if getattr(trainer.strategy, "_tensor_parallel_size", 1) not in (1, "auto"):
-            raise ConfigError(f"{config}: plans know no tensor parallelism; set tensor_parallel_size: 1")
         return cls(
             module=module,
             reasoner=_prepared(module, compute),
             dtype=dtype,
             devices=trainer.num_devices * trainer.num_nodes,
             sharing=sharing,
+            shards=_shards(trainer) if sharing == "FSDP2" else 1,
             autocast=AUTOCAST.get(str(trainer.precision)),
             accumulate=trainer.accumulate_grad_batches,
             on_gpu=accelerator != "cpu",
@@ -96,11 +97,6 @@ class ConfiguredRun:
     def trains(self) -> bool:
         """Whether weights are trained."""
         return not isinstance(self.module, LatentPredictor)
-
-    @property
-    def shards(self) -> int:
-        """Number of devices that share one copy of what is sharded."""
-        return self.devices if self.sharing == "FSDP2" else 1
 
     @property
     def longest(self) -> tuple[int, int]:
@@ -151,6 +147,13 @@ class ConfiguredRun:
         """A batch of this run."""
         latents = int(self.data.get("max_latent_tokens") or self.reasoner.settings.max_latent_tokens)
         return Size(rows, prompt, response, self.branches, latents)
+
+
+def _shards(trainer: Any) -> int:
+    """Shards of ModelParallelStrategy: all devices; those that it calls tensor-parallel if there are several (HSDP)."""
+    size: Any = trainer.strategy._tensor_parallel_size
+    within = trainer.num_devices if size == "auto" else int(size)
+    return within if within > 1 else trainer.num_devices * trainer.num_nodes
 
 
 @contextmanager

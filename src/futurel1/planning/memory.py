@@ -14,6 +14,7 @@ from futurel1.planning.configured import ConfiguredRun
 from futurel1.planning.fabricated import Size
 from futurel1.planning.measured import Gradients, Measured, decoding, optimizer_step, policy_step, sft_step
 from futurel1.planning.sharding import whole_parameters
+from futurel1.runs import export_dtype
 
 GIB = 2**30
 CONTEXT = 1e9
@@ -177,6 +178,34 @@ class DeviceMemory:
             self._reasoner, module.objective, self.run.policy, size, module.sampling.temperature,
             self.run.autocast, how,
         )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class HostMemory:
+    """Memory of the host that a process holds for weights, in bytes; pages of mapped files are not its own.
+
+    Attributes:
+        loading: of every process, until its weights are on the device.
+        exporting: of the first process, while it writes the export.
+    """
+
+    loading: int
+    exporting: int
+
+
+def host_memory(run: ConfiguredRun) -> HostMemory:
+    """What loading and exporting take.
+
+    Sharded runs map the files of their weights, and cast one group of parameters at a time. Others hold all weights.
+    """
+    every = list(run.reasoner.parameters())
+    largest = max(parameter.numel() for parameter in every) * run.dtype.itemsize
+    whole = sum(parameter.numel() * parameter.element_size() for parameter in every)
+    exported = export_dtype(run.module.hparams).itemsize if run.trains else 0
+    return HostMemory(
+        loading=largest if run.sharing == "FSDP2" else whole,
+        exporting=sum(p.numel() for name, p in run.reasoner.named_parameters() if not is_adapter(name)) * exported,
+    )
 
 
 def usable(gib: float) -> float:

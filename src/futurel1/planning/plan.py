@@ -10,7 +10,7 @@ from futurel1.modules import LADAPOModule, LatentSFTModule
 from futurel1.planning.configured import ConfiguredRun
 from futurel1.planning.estimate import Estimate, estimate
 from futurel1.planning.fabricated import SHORTEST_PROMPT
-from futurel1.planning.memory import DeviceMemory, Load, Phase, usable
+from futurel1.planning.memory import DeviceMemory, HostMemory, Load, Phase, host_memory, usable
 
 UNITS = ((1e9, "GB"), (1e6, "MB"))
 
@@ -26,6 +26,7 @@ class Plan:
         longest: memory of each phase at the longest lengths that the configuration allows.
         sizes: both lengths, in words.
         limit: bytes of a device that tensors can have.
+        host: memory of the host for weights.
         advice: what to change if it does not fit; empty if it fits.
         estimate: time of a step.
     """
@@ -36,6 +37,7 @@ class Plan:
     longest: list[Phase]
     sizes: tuple[str, str]
     limit: float
+    host: HostMemory
     advice: list[str]
     estimate: Estimate
 
@@ -57,6 +59,9 @@ class Plan:
         unit, name = _unit(worst.total)
         lines += ["", f"{verdict}: {worst.name} takes {worst.total / unit:.1f} of {self.limit / unit:.1f} {name}"]
         lines += [f"  {line}" for line in self.advice]
+        unit, name = _unit(max(self.host.loading, self.host.exporting))
+        written = f", {self.host.exporting / unit:.1f} to write the export" if self.host.exporting else ""
+        lines += ["", f"host: {self.host.loading / unit:.1f} {name} a process to load weights{written}"]
         lines += ["", str(self.estimate)]
         return "\n".join(lines)
 
@@ -108,6 +113,7 @@ def plan(
         longest=found[1],
         sizes=(_size(run, *typical), _size(run, *longest)),
         limit=limit,
+        host=host_memory(run),
         advice=_advice(run, device, found[1], limit),
         estimate=estimate(run, found[0], typical, tflops, bandwidth),
     )
