@@ -33,6 +33,8 @@ def test_the_examples_can_be_parsed(monkeypatch: pytest.MonkeyPatch, capsys: pyt
     for name, tool in TOOLS.items():
         program, command, *options = shlex.split(tool.example)
         assert (program, command) == ("futurel1", name)
+        if tool.about_run:  # has no configuration of its own; tests/planning runs it
+            continue
         with pytest.raises(SystemExit) as caught:
             main([command, *options, "--print_config"])
         assert caught.value.code == 0, name

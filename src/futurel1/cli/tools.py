@@ -124,8 +124,7 @@ def run_tool(name: str, args: Sequence[str]) -> None:
     if not tool.about_run:
         parser.add_argument("--config", action="config", help="YAML file with options; --print_config prints one")
     parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
-    skip: set[str | int] = {"settings"} if tool.about_run else set()
-    parser.add_function_arguments(function, as_group=False, as_positional=True, skip=skip)
+    parser.add_function_arguments(function, as_group=False, as_positional=True)
     if tool.leading and args and not args[0].startswith("-"):
         args = [f"--{tool.leading}", *args]
     settings: list[str] = []
@@ -139,7 +138,7 @@ def run_tool(name: str, args: Sequence[str]) -> None:
         raise explain(str(error), Command(name, args, known, tool.example)) from error
     as_json = config.pop("json")
     if tool.about_run:
-        config["settings"] = settings
+        config["settings"] = [*config["settings"], *settings]
     else:
         config.pop("config", None)
     with Console(stderr=True).status(tool.waiting) if tool.waiting else nullcontext():

@@ -89,7 +89,7 @@ def plan(
         response: tokens of a typical response; None: a quarter of the longest.
         tflops: 10^12 floating-point operations per second that a device reaches in training.
         bandwidth: 10^9 bytes per second that a device reaches in decoding.
-        settings: options of the run, as one list.
+        settings: the same settings of the run as one list.
 
     Raises:
         ConfigError: a configuration that cannot be planned.
