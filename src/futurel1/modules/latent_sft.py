@@ -50,6 +50,8 @@ class LatentSFTModule(ReasonerModule):
         feedback_passes: number of parallel passes that compute own latents.
         latent_gradient: ``stop`` or ``pathwise`` (gradient through the fed latents of the last pass).
         cross_entropy: ``auto``, ``liger``, ``torch`` or ``chunked``.
+        packing: run the records of a padded batch end to end in one row, without their padding; same loss and
+            gradients. Needs a backbone without recurrent layers, and sdpa attention (eager would compute all pairs).
         freeze: parts not to train, among ``vision``, ``merger``, ``llm``, ``head``.
         learning_rate: AdamW learning rate.
         vision_learning_rate: rate of the vision tower; None: `learning_rate`.
@@ -90,6 +92,7 @@ class LatentSFTModule(ReasonerModule):
         feedback_passes: int = 2,
         latent_gradient: LatentGradient = "stop",
         cross_entropy: CrossEntropyPath = "auto",
+        packing: bool = False,
         freeze: list[Part] = ["vision", "merger"],  # noqa: B006 (never changed; a tuple cannot be written in YAML)
         learning_rate: float = 1e-5,
         vision_learning_rate: float | None = None,
@@ -114,12 +117,14 @@ class LatentSFTModule(ReasonerModule):
             raise ConfigError(f"feedback_share must be between 0 and 1, got {feedback_share}")
         self.check_dtypes()
         self.objective = LatentSFTLoss(
-            latent_weight, alignment, latent_feedback, feedback_passes, latent_gradient, cross_entropy
+            latent_weight, alignment, latent_feedback, feedback_passes, latent_gradient, cross_entropy, packing
         )
         # Not submodules: they have no state and would only lengthen the model summary.
-        self._evaluators = {
-            "teacher": LatentSFTLoss(latent_weight, alignment, cross_entropy=cross_entropy),
-            "self": LatentSFTLoss(latent_weight, alignment, "self", feedback_passes, cross_entropy=cross_entropy),
+        self._evaluators: dict[LatentFeedback, LatentSFTLoss] = {
+            feedback: LatentSFTLoss(
+                latent_weight, alignment, feedback, feedback_passes, cross_entropy=cross_entropy, packing=packing
+            )
+            for feedback in ("teacher", "self")
         }
         self._train_sums: Tensor | None = None
         self._eval_sums: Tensor | None = None
