@@ -51,6 +51,14 @@ RL = f"{DATA}model:\n  class_path: LADAPOModule\n  init_args:\n    "
      ["there is no LatentPolicy 'GaussLatents'; did you mean GaussianLatents?"]),
     (GOOD, ["--trainer.logger", "WandbLog"],
      ["--trainer.logger: there is no Logger 'WandbLog'; did you mean WandbLogger?"]),
+    # classes that are called later
+    (SFT + "optimizer: no_such_package.AdamW8bit", [],
+     ["there is no module 'no_such_package' for no_such_package.AdamW8bit; put its folder on PYTHONPATH, or install"]),
+    (GOOD, ["--model.init_args.optimizer", "torch.optim.SDG"],
+     ["--model.init_args.optimizer: there is no Optimizer 'torch.optim.SDG'; did you mean SGD?"]),
+    (SFT + "optimizer: torch.nn.Linear", [], ["line 5: torch.nn.Linear is no Optimizer; known: ", "AdamW, "]),
+    (SFT + "optimizer: {class_path: torch.optim.SGD, init_args: {momentom: 0.9}}", [],
+     ["torch.optim.SGD has no option 'momentom'; did you mean momentum?"]),
     # wrong values
     (DATA + "trainer: {max_steps: many}", [], ["line 2: trainer.max_steps is 'many'; expected an integer"]),
     (SFT + "learning_rate: fast", [], ["line 5: model.learning_rate is 'fast'; expected a number"]),

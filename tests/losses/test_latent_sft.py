@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from families import make_family
 from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
@@ -15,7 +16,8 @@ from futurel1 import LatentReasoner
 from futurel1.data import SFTBatch
 from futurel1.errors import BatchError, ConfigError
 from futurel1.losses import LatentSFTLoss, latent_sft, linear_cross_entropy
-from futurel1.models import VisionFeatures, previous
+from futurel1.models import Backbone, VisionFeatures, previous
+from futurel1.modules.adapters import enable_gradient_checkpointing
 from rounding import assert_same_but_rounding, assert_same_gradients
 
 pytestmark = pytest.mark.numerics
@@ -601,6 +603,99 @@ def test_mismatches_of_hints_and_spans_name_the_numbers(tiny):
 def test_settings_outside_their_choices_are_errors(options, message):
     with pytest.raises(ConfigError, match=message):
         LatentSFTLoss(**options)
+
+
+# ---------------------------------------------------------------------------------------------------- packed records
+
+
+@pytest.fixture
+def widths(monkeypatch) -> list[tuple[int, ...]]:
+    """Shape of the embeddings in every pass of the language model."""
+    calls: list[tuple[int, ...]] = []
+    original = Backbone.run
+
+    def spy(backbone: Backbone, embeds: Tensor, *rest: Any) -> Tensor:
+        calls.append(tuple(embeds.shape[:2]))
+        return original(backbone, embeds, *rest)
+
+    monkeypatch.setattr(Backbone, "run", spy)
+    return calls
+
+
+PACKED_OPTIONS: list[dict[str, Any]] = [
+    {},
+    {"latent_feedback": "self", "latent_gradient": "pathwise"},
+    {"latent_feedback": "mixed", "alignment": "cosine"},
+]
+
+
+@pytest.mark.parametrize("options", PACKED_OPTIONS)
+def test_packed_records_have_the_loss_and_gradients_of_padded_ones(headed, widths, options):
+    batch = collate(eight_rows(headed))  # with images, so with DeepStack rows and two-dimensional positions
+    lengths = batch.attention_mask.sum(dim=1)
+    padded, packed = (
+        LatentSFTLoss(**options, packing=packing)(headed, batch, feedback_share=0.5) for packing in (False, True)
+    )
+    assert widths[0] == (8, int(lengths.max()))
+    assert widths[-1] == (1, int(lengths.sum()))
+    for name in ("loss", "ce_sum", "latent_sum", "predicted", "target"):
+        assert_same_but_rounding(getattr(packed, name), getattr(padded, name).detach(), name=name)
+    assert (packed.num_tokens, packed.num_latents) == (padded.num_tokens, padded.num_latents)
+    assert torch.equal(packed.span, padded.span)
+    assert_same_gradients(gradients(headed, packed.loss), gradients(headed, padded.loss))
+
+
+@pytest.mark.parametrize("name", ["qwen3_vl", "qwen2_5_vl"])
+@pytest.mark.parametrize("implementation", ["sdpa", "eager"])
+def test_packed_images_and_videos_of_every_family_that_packs(name, implementation):
+    family = make_family(name)
+    family.stock.set_attn_implementation(implementation)
+    rows = [[5, ("image", 4, 8), 6, 7], [8, ("video", 2, 4, 8), 9, ("image", 4, 4), 10, 11], [3, 4]]
+    prompt = family.batch(rows)
+    batch = SFTBatch(
+        prompt.input_ids, prompt.attention_mask, prompt.input_ids.masked_fill(prompt.attention_mask == 0, -100),
+        prompt.pixel_values, prompt.image_grid_thw, prompt.pixel_values_videos, prompt.video_grid_thw,
+    )  # fmt: skip
+    padded, packed = (LatentSFTLoss(packing=packing)(family.reasoner, batch).loss for packing in (False, True))
+    assert_same_but_rounding(packed, padded.detach())
+    assert_same_gradients(gradients(family.reasoner, packed), gradients(family.reasoner, padded))
+
+
+def test_packed_records_are_checkpointed_like_padded_ones():
+    reasoner = LatentReasoner.from_pretrained("tiny@random").train()
+    batch = collate(eight_rows(reasoner)[:3])
+    wanted = gradients(reasoner, LatentSFTLoss()(reasoner, batch).loss)
+    enable_gradient_checkpointing(reasoner)
+    assert_same_gradients(gradients(reasoner, LatentSFTLoss(packing=True)(reasoner, batch).loss), wanted)
+
+
+def test_packed_scores_are_those_of_padded_rows(headed):
+    batch = collate([make_row(headed, 0), make_row(headed, 1, ()), make_row(headed, 2, labelled=False, text=9)])
+    padded, packed = (LatentSFTLoss(packing=packing).scores(headed, batch) for packing in (False, True))
+    for name, values in padded.items():
+        assert torch.equal(packed[name].isnan(), values.isnan())
+        assert_same_but_rounding(packed[name].nan_to_num(), values.nan_to_num(), size=1.0 if name == "cosine" else None)
+
+
+def test_a_batch_without_padding_stays_as_it_is(tiny, widths):
+    batch = collate([make_row(tiny, 0), make_row(tiny, 1)])
+    assert bool(batch.attention_mask.all())
+    LatentSFTLoss(packing=True)(tiny, batch)
+    assert widths == [tuple(batch.input_ids.shape)]
+
+
+@pytest.mark.parametrize(
+    ("name", "implementation", "message"),
+    [("qwen3_5", "sdpa", "recurrent layers; leave packing"), ("qwen3_vl", "flash_attention_2", "flash_attention_2")],
+)
+def test_backbones_that_cannot_keep_records_apart_are_refused(name, implementation, message, monkeypatch):
+    family = make_family(name)
+    config: Any = family.reasoner.backbone.language_model.config
+    monkeypatch.setattr(config, "_attn_implementation_internal", implementation)
+    prompt = family.batch([[3, 4]])
+    batch = SFTBatch(prompt.input_ids, prompt.attention_mask, prompt.input_ids)
+    with pytest.raises(ConfigError, match=f"records cannot be packed into one row.*{message}"):
+        LatentSFTLoss(packing=True)(family.reasoner, batch)
 
 
 # ---------------------------------------------------------------------------------------------------- scores

@@ -88,18 +88,19 @@ def test_overfits_four_samples(world: Path, tmp_path: Path) -> None:
 
 def test_one_batch_of_eight_equals_eight_of_one(world: Path, tmp_path: Path) -> None:
     runs = []
-    for batch_size, accumulate, steps in ((8, 1, 2), (1, 8, 2), (3, 3, 1)):
-        module = Recorder(**QUICK)
+    for batch_size, accumulate, steps, packing in ((8, 1, 2, 0), (1, 8, 2, 0), (4, 2, 2, 1), (3, 3, 1, 1)):
+        module = Recorder(**QUICK, packing=bool(packing))
         trainer = make_trainer(tmp_path, max_steps=steps, accumulate_grad_batches=accumulate, gradient_clip_val=0.5)
         trainer.fit(module, make_data(world, batch_size=batch_size))
         runs.append((module.rows, weights(module)))
-    (rows, final), (rows_1x8, final_1x8), (rows_3x3, _) = runs
-    assert len(rows) == len(rows_1x8) == 2
-    for row, other in zip(rows, rows_1x8, strict=True):
-        for name in ("train/loss", "train/ce", "train/latent", "train/cosine", "train/grad_norm"):
-            assert other[name] == pytest.approx(row[name], rel=1e-5), name
-        assert other["train/latents_per_sample"] == row["train/latents_per_sample"]
-    assert_same_after_training(final_1x8, final, learning_rate=1e-3)
+    (rows, final), *same, (rows_3x3, _) = runs
+    assert len(rows) == 2
+    for others, final_other in same:
+        for row, other in zip(rows, others, strict=True):
+            for name in ("train/loss", "train/ce", "train/latent", "train/cosine", "train/grad_norm"):
+                assert other[name] == pytest.approx(row[name], rel=1e-5), name
+            assert other["train/latents_per_sample"] == row["train/latents_per_sample"]
+        assert_same_after_training(final_other, final, learning_rate=1e-3)
     # Nine rows a step is another batch: the comparison above would notice.
     assert rows_3x3[0]["train/loss"] != pytest.approx(rows[0]["train/loss"], rel=1e-5)
 

@@ -23,9 +23,12 @@ _UNKNOWN_CLASS = (
     re.compile(r"module '(?P<module>.+)' has no attribute '(?P<name>.+)'"),
     re.compile(r"No module named '(?P<missing>.+)'"),
     re.compile(r"Import path(?P<name>.*) does not correspond to a subclass of (?P<base>.+)"),
+    re.compile(r"Expected '(?P<name>.+)' to be a subclass of <class '(?P<base>.+)'>"),
 )
 _KEY = re.compile(r"Parser key \"(?P<key>[^\"]+)\"")
 _CLASS = re.compile(r"Problem with given class_path '(?P<path>.+)':")
+_CALLABLE = re.compile(r"(?P<indent>\s*)Type .+ expects a function or a callable class: (?P<why>.+)")
+_CLASS_PATH = re.compile(r"class_path='(?P<path>[^']+)'")
 _WRONG_VALUE = re.compile(r"Expected an? (?P<type>.+?)\. Got value: (?P<value>.*)")
 _WRONG_CLASS = re.compile(r"Not a valid subclass of (?P<type>\w+)(?:\. Got value: (?P<value>.*))?")
 _WRONG_TYPE = re.compile(r"^\s*Expected an? (?P<type>(?!path but).+)")
@@ -94,11 +97,27 @@ def explain(message: str, command: Command) -> CommandLineError:
         command: what was called, and how.
     """
     lines = [line.replace("- ", "  ", 1) if line.lstrip().startswith("- ") else line for line in message.splitlines()]
+    lines = _with_callables(lines)
     for about in (_about_option, _about_class, _about_missing, _about_value):
         told = about(lines, command)
         if told:
             return CommandLineError(told)
     return CommandLineError(f"{' '.join(message.split())}; {command.help}")
+
+
+def _with_callables(lines: Sequence[str]) -> list[str]:
+    """The lines, with a class that is to be called later (an optimizer) told as any other class is."""
+    told = []
+    for number, line in enumerate(lines):
+        match = _CALLABLE.match(line)
+        named = match and (_CLASS_PATH.search(match["why"]) or _CLASS_PATH.search(_given_value(lines[number:])))
+        if match is None:
+            told.append(line)
+            continue
+        path = named["path"] if named else _given_value(lines[number:])
+        why = match["why"].partition(". Got value: ")[0]
+        told += [f"{match['indent']}Problem with given class_path '{path}':", f"{match['indent']}  {why}"]
+    return told
 
 
 def _indentation(line: str) -> int:

@@ -1,6 +1,7 @@
 """The supervised objective: token cross entropy plus alignment of latents with future-frame features."""
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
@@ -13,6 +14,8 @@ from futurel1.errors import BatchError, ConfigError
 from futurel1.losses.alignment import Alignment, alignment_sum, pool_to
 from futurel1.losses.cross_entropy import CrossEntropyPath, linear_cross_entropy
 from futurel1.models import IGNORE, LatentReasoner, Vision, find_spans, learned_latents, previous, put_latents
+from futurel1.models.decoding.attention import branch_mask
+from futurel1.models.decoding.branching import why_inseparable
 
 LatentFeedback = Literal["teacher", "mixed", "self"]
 LatentGradient = Literal["stop", "pathwise"]
@@ -50,15 +53,25 @@ class LatentSFTOutput:
 
 @dataclass(frozen=True)
 class _Run:
-    """Result of one pass: (B, T, H) hidden, (B, T-1) shifted labels and which are scored, trained latents, targets."""
+    """Result of one pass. S scored tokens, N trained latents, in the order of the batch.
 
-    hidden: Tensor
-    labels: Tensor
-    scored: Tensor
-    mask: Tensor
+    Attributes:
+        scoring: (S, H) hidden states that predict the scored tokens.
+        tokens: (S,) int64, these tokens.
+        token_record: (S,) int64, the record of each.
+        predicted: (N, H) predicted latents.
+        target: (N, H) features that they are compared with.
+        span: (N,) int64 number of each latent's hint within the batch.
+        latent_record: (N,) int64, the record of each latent.
+    """
+
+    scoring: Tensor
+    tokens: Tensor
+    token_record: Tensor
     predicted: Tensor
     target: Tensor
     span: Tensor
+    latent_record: Tensor
 
 
 class LatentSFTLoss(nn.Module):
@@ -78,6 +91,9 @@ class LatentSFTLoss(nn.Module):
         latent_gradient: ``"stop"``: own latents are constants; ``"pathwise"``: the last pass takes part in backward, so
             that the loss on text trains latents too.
         cross_entropy: implementation of the token loss, see :func:`futurel1.losses.cross_entropy.choose_path`.
+        packing: run the records of a padded batch end to end in one row, without their padding. Positions restart and
+            attention stays within a record, so values and gradients are the same. Not for recurrent layers, nor for
+            attention implementations without masks.
 
     Raises:
         ConfigError: a value outside its choices.
@@ -91,6 +107,7 @@ class LatentSFTLoss(nn.Module):
         feedback_passes: int = 2,
         latent_gradient: LatentGradient = "stop",
         cross_entropy: CrossEntropyPath = "auto",
+        packing: bool = False,
     ) -> None:
         super().__init__()
         if not latent_weight >= 0:
@@ -111,6 +128,7 @@ class LatentSFTLoss(nn.Module):
         self.feedback_passes = feedback_passes
         self.latent_gradient: LatentGradient = latent_gradient
         self.cross_entropy: CrossEntropyPath = cross_entropy
+        self.packing = packing
 
     def forward(
         self, reasoner: LatentReasoner, batch: SFTBatch, *, feedback_share: float = 1.0, salt: int = 0
@@ -125,15 +143,14 @@ class LatentSFTLoss(nn.Module):
 
         Raises:
             BatchError: hints and spans do not match.
+            ConfigError: `packing` with a backbone that cannot keep records of one row apart.
         """
         run = self._run(reasoner, batch, feedback_share, salt)
-        targets = run.labels[run.scored]
-        backbone = reasoner.backbone
-        scored = run.hidden[:, :-1][run.scored]
-        ce_sum = linear_cross_entropy(scored, backbone.lm_head.weight, targets, self.cross_entropy, backbone.head_delta)
+        weight, delta = reasoner.backbone.lm_head.weight, reasoner.backbone.head_delta
+        ce_sum = linear_cross_entropy(run.scoring, weight, run.tokens, self.cross_entropy, delta)
         latent_sum = alignment_sum(run.predicted, run.target, self.alignment)
 
-        num_tokens, num_latents = len(targets), len(run.target)
+        num_tokens, num_latents = len(run.tokens), len(run.target)
         ce = ce_sum / max(1, num_tokens if batch.total_tokens is None else batch.total_tokens)
         latent = latent_sum / max(1, num_latents if batch.total_latents is None else batch.total_latents)
         return LatentSFTOutput(
@@ -162,9 +179,7 @@ class LatentSFTLoss(nn.Module):
             to the target. NaN for rows without labelled tokens or without latents.
         """
         run = self._run(reasoner, batch, 1.0, 0)
-        token_row, latent_row = run.scored.nonzero()[:, 0], run.mask.nonzero()[:, 0]
-        logits = reasoner.logits(run.hidden[:, :-1][run.scored]).float()
-        token_ce = F.cross_entropy(logits, run.labels[run.scored], reduction="none")
+        token_ce = F.cross_entropy(reasoner.logits(run.scoring).float(), run.tokens, reduction="none")
         predicted, target = run.predicted.float(), run.target.float()
         cosine = F.cosine_similarity(predicted, target, dim=-1)
         error = (predicted - target).square().mean(dim=-1) if self.alignment == "mse" else 1 - cosine
@@ -174,46 +189,78 @@ class LatentSFTLoss(nn.Module):
             return sums / torch.bincount(row, minlength=len(batch))
 
         return {
-            "ce": mean_by_row(token_ce, token_row),
-            "latent": mean_by_row(error, latent_row),
-            "cosine": mean_by_row(cosine, latent_row),
+            "ce": mean_by_row(token_ce, run.token_record),
+            "latent": mean_by_row(error, run.latent_record),
+            "cosine": mean_by_row(cosine, run.latent_record),
         }
 
     def _run(self, reasoner: LatentReasoner, batch: SFTBatch, feedback_share: float, salt: int) -> "_Run":
         """One pass over a batch, after the passes that compute own latents."""
+        backbone, tokens, real = reasoner.backbone, reasoner.tokens, batch.attention_mask != 0
         vision = _vision(reasoner, batch)
-        spans = find_spans(batch.input_ids, reasoner.tokens)
-        mask = spans.latent_mask
-        target, span = self._targets(reasoner, batch, mask, spans.span_ids)
+        spans = find_spans(batch.input_ids, tokens)
+        target, span = self._targets(reasoner, batch, spans.latent_mask, spans.span_ids)
+        learned = learned_latents(spans, batch.input_ids, batch.labels, tokens)
+        scored = (batch.labels != IGNORE) & (batch.labels != tokens.latent_id)
+        scored[:, 0] = False  # nothing comes before it
 
-        embeds, visual = reasoner.embed(batch.input_ids, vision)
-        positions = reasoner.backbone.positions(batch.input_ids, batch.attention_mask, vision)
+        # 1. Lay the records out: a row for each, or all real tokens in one row. Their order is the same.
+        packed = self._packs(reasoner, real)
 
+        def lay_out(values: Tensor) -> Tensor:
+            return values[..., real].unsqueeze(-2) if packed else values
+
+        record = lay_out(torch.arange(len(batch), device=real.device)[:, None].expand_as(real))
+        slots, learned, scored, labels = map(lay_out, (spans.latent_mask, learned, scored, batch.labels))
+        embeds, visual = reasoner.embed(lay_out(batch.input_ids), vision)
+        positions = lay_out(backbone.positions(batch.input_ids, batch.attention_mask, vision))
+        attention = batch.attention_mask
+        if packed:
+            attention = branch_mask(record, backbone.attn_implementation, embeds.dtype)
+
+        # 2. Compute own latents where they are fed, then run once more.
         def run(latents: Tensor) -> Tensor:
-            return reasoner.backbone.run(put_latents(embeds, mask, latents), positions, batch.attention_mask, visual)
+            return backbone.run(put_latents(embeds, slots, latents), positions, attention, visual)
 
-        fed = target
         own_rows = self._own_rows(batch, feedback_share, salt)
-        wanted = bool(own_rows.any()) and len(target) > 0
-        # Sharded layers gather their weights in every pass, so all processes have to run the same number of passes.
-        possible = self.latent_feedback == "self" or (self.latent_feedback == "mixed" and feedback_share > 0)
-        if wanted or (possible and _several_processes()):
-            own_slots = own_rows.to(mask.device)[mask.nonzero()[:, 0], None]
-            for number in range(self.feedback_passes):
-                last = number == self.feedback_passes - 1
-                with torch.set_grad_enabled(torch.is_grad_enabled() and last and self.latent_gradient == "pathwise"):
-                    predicted = reasoner.predict_latents(previous(run(fed), mask)).to(target.dtype)
-                    fed = torch.where(own_slots, predicted, target)
-        hidden = run(fed)
+        hidden = run(self._fed(reasoner, run, target, slots, own_rows.to(record.device)[record[slots]], feedback_share))
 
-        labels = batch.labels[:, 1:]
-        scored = (labels != IGNORE) & (labels != reasoner.tokens.latent_id)
-        learned = learned_latents(spans, batch.input_ids, batch.labels, reasoner.tokens)
-        kept = learned[mask]
+        # 3. The hidden state before a token predicts it.
+        kept = learned[slots]
         span = torch.unique_consecutive(span[kept], return_inverse=True)[1]
         # Without latents the head still runs, on zero rows, to keep every trainable parameter in the graph for DDP.
         predicted = reasoner.predict_latents(previous(hidden, learned))
-        return _Run(hidden, labels, scored, learned, predicted, target[kept], span)
+        return _Run(
+            previous(hidden, scored), labels[scored], record[scored], predicted, target[kept], span, record[learned]
+        )
+
+    def _packs(self, reasoner: LatentReasoner, real: Tensor) -> bool:
+        """Whether to pack a batch whose real tokens are given; one without padding runs faster as it is."""
+        why = why_inseparable(reasoner.backbone) if self.packing else None
+        if why:
+            raise ConfigError(f"records cannot be packed into one row: {why}; leave packing out")
+        return self.packing and not bool(real.all())
+
+    def _fed(
+        self,
+        reasoner: LatentReasoner,
+        run: Callable[[Tensor], Tensor],
+        target: Tensor,
+        slots: Tensor,
+        own: Tensor,
+        share: float,
+    ) -> Tensor:
+        """(N, H) latents to feed: the target's, or the model's own in the slots of (N,) `own`."""
+        fed = target
+        # Sharded layers gather their weights in every pass, so all processes have to run the same number of passes.
+        possible = self.latent_feedback == "self" or (self.latent_feedback == "mixed" and share > 0)
+        if bool(own.any()) or (possible and _several_processes()):
+            for number in range(self.feedback_passes):
+                last = number == self.feedback_passes - 1
+                with torch.set_grad_enabled(torch.is_grad_enabled() and last and self.latent_gradient == "pathwise"):
+                    predicted = reasoner.predict_latents(previous(run(fed), slots)).to(target.dtype)
+                    fed = torch.where(own[:, None], predicted, target)
+        return fed
 
     def _targets(
         self, reasoner: LatentReasoner, batch: SFTBatch, mask: Tensor, span_ids: Tensor

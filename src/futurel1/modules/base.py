@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
@@ -28,6 +29,8 @@ from futurel1.modules.optimization import (
     schedule_factor,
     total_steps,
 )
+from futurel1.modules.optimizer_states import put_together, take_apart
+from futurel1.modules.optimizers import make_optimizer, optimizer_name
 from futurel1.modules.training_run import KEY, run_note
 from futurel1.modules.weights_check import require_same_weights
 from futurel1.runs import DTYPES, export_dtype, find_start
@@ -42,7 +45,7 @@ class ReasonerModule(LazyReasonerModule, ExactResumeModule):
     """Base of the training modules.
 
     The constructor of a subclass has the hyper-parameters of :class:`LatentSFTModule` for start weights, frozen parts,
-    LoRA and the optimizer.
+    LoRA and the optimizer, and sets `_make_optimizer` with :func:`futurel1.modules.optimizers.chosen_optimizer`.
     """
 
     sharded_steps: ClassVar[tuple[str, ...]] = adapters.STEPS
@@ -50,6 +53,7 @@ class ReasonerModule(LazyReasonerModule, ExactResumeModule):
 
     def __init__(self) -> None:
         super().__init__()
+        self._make_optimizer: OptimizerCallable | None = None  # None: AdamW
         self._lora: tuple[LoRAAdapters, ...] = ()
         self._stock: tuple[LatentReasoner, ...] = ()  # in a tuple so that it is not a submodule
         self._window_began = self._validation_began = time.perf_counter()
@@ -147,6 +151,11 @@ class ReasonerModule(LazyReasonerModule, ExactResumeModule):
     def after_sharding(self) -> None:
         """Hook for work with the start weights where they will stay, such as copies; does nothing by default."""
 
+    @property
+    def _resumes(self) -> bool:
+        """Whether a checkpoint that is loaded now goes on training."""
+        return getattr(self, "_trainer", None) is not None and self.trainer.training
+
     def _check_fits(self, checkpoint: Mapping[str, Any]) -> None:
         """Refuse a checkpoint whose weights or optimizer state do not fit this module."""
         then: Mapping[str, Any] = checkpoint.get("hyper_parameters", {})
@@ -155,16 +164,21 @@ class ReasonerModule(LazyReasonerModule, ExactResumeModule):
         changed = ", ".join(f"{name}: {before!r} -> {now!r}" for name, before, now in pairs if before != now)
         reason = f" ({changed})" if changed else ""
         require_same_weights(checkpoint, self.state_dict(), reason)
-        attached = getattr(self, "_trainer", None) is not None
-        if attached and self.trainer.training and checkpoint.get("optimizer_states"):
-            stored = checkpoint["optimizer_states"][0]["param_groups"]
-            before = {group["name"]: len(group["params"]) for group in stored}
-            now = {group["name"]: len(group["params"]) for group in self._parameter_groups()}
+        if self._resumes and checkpoint.get("optimizer_states"):
+            before, now = (optimizer_name(hparams.get("optimizer")) for hparams in (then, self.hparams))
             if before != now:
                 raise ConfigError(
-                    f"the checkpoint's optimizer trained {_counted(before)}, and this run would train {_counted(now)}"
-                    f"{reason}; frozen parts cannot change within a run: start a new one from these weights "
-                    "(model.init_from)"
+                    f"the checkpoint's optimizer is {before}, and this run's is {now}, which cannot use its state; "
+                    "resume with the same one, or start a new run from these weights (model.init_from)"
+                )
+            stored = checkpoint["optimizer_states"][0]["param_groups"]
+            trained = {group["name"]: len(group["params"]) for group in stored}
+            trains = {group["name"]: len(group["params"]) for group in self._parameter_groups()}
+            if trained != trains:
+                raise ConfigError(
+                    f"the checkpoint's optimizer trained {_counted(trained)}, and this run would train "
+                    f"{_counted(trains)}{reason}; frozen parts cannot change within a run: start a new one from these "
+                    "weights (model.init_from)"
                 )
 
     # ------------------------------------------------------------------ starting and resuming
@@ -176,14 +190,18 @@ class ReasonerModule(LazyReasonerModule, ExactResumeModule):
         self._window_began = time.perf_counter()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Save what an export of the checkpoint says about the run."""
+        """Save what an export of the checkpoint says about the run, and the optimizer's state as plain tensors."""
         super().on_save_checkpoint(checkpoint)
+        if "optimizer_states" in checkpoint:
+            checkpoint["optimizer_states"] = take_apart(checkpoint["optimizer_states"])
         checkpoint[KEY] = run_note(self.trainer, self)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of another model, or to train other weights than it did; go on where it was taken."""
         if hasattr(self, "reasoner"):
             self._check_fits(checkpoint)
+        if "optimizer_states" in checkpoint and self._resumes:
+            checkpoint["optimizer_states"] = put_together(checkpoint["optimizer_states"])
         super().on_load_checkpoint(checkpoint)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
@@ -222,7 +240,7 @@ class ReasonerModule(LazyReasonerModule, ExactResumeModule):
     # ------------------------------------------------------------------ optimizer
 
     def configure_optimizers(self) -> Any:
-        """AdamW by part, and a schedule over the run's optimizer steps, as Lightning's dictionary."""
+        """The optimizer by part, and a schedule over the run's optimizer steps, as Lightning's dictionary."""
         hparams = self.hparams
         trained = [p for p in self.reasoner.parameters() if p.requires_grad]
         half = [p for p in trained if p.dtype in (torch.bfloat16, torch.float16)]
@@ -232,8 +250,11 @@ class ReasonerModule(LazyReasonerModule, ExactResumeModule):
                 "Use dtype: float32 with trainer.precision bf16-mixed, or compute_dtype with ModelParallelStrategy",
                 sum(p.numel() for p in half), half[0].dtype,
             )  # fmt: skip
-        optimizer = torch.optim.AdamW(
-            self._parameter_groups(), lr=hparams["learning_rate"], betas=tuple(hparams["betas"])
+        optimizer = make_optimizer(
+            self._make_optimizer,
+            self._parameter_groups(),
+            learning_rate=hparams["learning_rate"],
+            betas=tuple(hparams["betas"]),
         )
         self._optimizer_settings = group_settings(optimizer)
         factor = schedule_factor(hparams["lr_schedule"], total_steps(self.trainer), hparams["warmup_ratio"])

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
+from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
 from futurel1.data import PromptBatch
@@ -19,6 +20,7 @@ from futurel1.models.policies import LatentPolicy, VonMisesFisherLatents
 from futurel1.modules import adapters
 from futurel1.modules.base import ReasonerModule
 from futurel1.modules.optimization import Part, Schedule
+from futurel1.modules.optimizers import chosen_optimizer
 from futurel1.modules.policy_statistics import EvaluationStatistics, StepStatistics
 from futurel1.modules.recipes import keep_recipe, object_of
 from futurel1.modules.settings import settings_of
@@ -57,11 +59,12 @@ class LADAPOModule(ReasonerModule):
         objective: the clipped objective and its weights; with ``kl_weight`` 0 no reference is kept.
         log_samples_every: write the rollouts of every n-th rollout batch to `rollouts.jsonl`; 0: never.
         freeze: parts not to train, among ``vision``, ``merger``, ``llm``, ``head``.
-        learning_rate: AdamW learning rate.
+        optimizer: class and settings of the optimizer; None: AdamW. Rates, betas and decay are those below.
+        learning_rate: learning rate.
         vision_learning_rate: rate of the vision tower; None: `learning_rate`.
         merger_learning_rate: rate of the mergers; None: `learning_rate`.
-        betas: AdamW betas.
-        weight_decay: AdamW decay of matrices; norms and biases are not decayed.
+        betas: betas of AdamW, and of every optimizer that has two.
+        weight_decay: decay of matrices; norms and biases are not decayed.
         lr_schedule: ``cosine``, ``linear`` or ``constant`` after the warm-up.
         warmup_ratio: share of all steps used for linear warm-up.
         lora_rank: rank of LoRA adapters in the language model; 0 for none. With adapters, the reference is the model
@@ -98,6 +101,7 @@ class LADAPOModule(ReasonerModule):
         objective: PolicyLoss = PolicyLoss(),  # noqa: B008 (frozen)
         log_samples_every: int = 0,
         freeze: list[Part] = ["vision", "merger"],  # noqa: B006 (never changed; a tuple cannot be written in YAML)
+        optimizer: OptimizerCallable | None = None,
         learning_rate: float = 1e-6,
         vision_learning_rate: float | None = None,
         merger_learning_rate: float | None = None,
@@ -115,7 +119,8 @@ class LADAPOModule(ReasonerModule):
     ) -> None:
         super().__init__()
         backbone = self.take(backbone)
-        self.save_hyperparameters(ignore=["reward", "latent_policy"])
+        self.save_hyperparameters(ignore=["reward", "latent_policy", "optimizer"])
+        self._make_optimizer = chosen_optimizer(self.hparams, optimizer)
         reward = object_of(CompositeReward, "reward", reward)
         latent_policy = object_of(LatentPolicy, "latent_policy", latent_policy)
         keep_recipe(self.hparams, "reward", reward)

@@ -6,6 +6,7 @@ import time
 from typing import Any, Literal
 
 import torch
+from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 
 from futurel1.data import SFTBatch
@@ -23,6 +24,7 @@ from futurel1.models import HeadKind, LatentReasoner
 from futurel1.modules import adapters
 from futurel1.modules.base import ReasonerModule
 from futurel1.modules.optimization import Part, Schedule
+from futurel1.modules.optimizers import chosen_optimizer
 
 
 class LatentSFTModule(ReasonerModule):
@@ -50,12 +52,15 @@ class LatentSFTModule(ReasonerModule):
         feedback_passes: number of parallel passes that compute own latents.
         latent_gradient: ``stop`` or ``pathwise`` (gradient through the fed latents of the last pass).
         cross_entropy: ``auto``, ``liger``, ``torch`` or ``chunked``.
+        packing: run the records of a padded batch end to end in one row, without their padding; same loss and
+            gradients. Needs a backbone without recurrent layers, and sdpa attention (eager would compute all pairs).
         freeze: parts not to train, among ``vision``, ``merger``, ``llm``, ``head``.
-        learning_rate: AdamW learning rate.
+        optimizer: class and settings of the optimizer; None: AdamW. Rates, betas and decay are those below.
+        learning_rate: learning rate.
         vision_learning_rate: rate of the vision tower; None: `learning_rate`.
         merger_learning_rate: rate of the mergers; None: `learning_rate`.
-        betas: AdamW betas.
-        weight_decay: AdamW decay of matrices; norms and biases are not decayed.
+        betas: betas of AdamW, and of every optimizer that has two.
+        weight_decay: decay of matrices; norms and biases are not decayed.
         lr_schedule: ``cosine``, ``linear`` or ``constant`` after the warm-up.
         warmup_ratio: share of all steps used for linear warm-up.
         lora_rank: rank of LoRA adapters in the language model; 0 for none.
@@ -92,7 +97,9 @@ class LatentSFTModule(ReasonerModule):
         feedback_passes: int = 2,
         latent_gradient: LatentGradient = "stop",
         cross_entropy: CrossEntropyPath = "auto",
+        packing: bool = False,
         freeze: list[Part] = ["vision", "merger"],  # noqa: B006 (never changed; a tuple cannot be written in YAML)
+        optimizer: OptimizerCallable | None = None,
         learning_rate: float = 1e-5,
         vision_learning_rate: float | None = None,
         merger_learning_rate: float | None = None,
@@ -112,17 +119,20 @@ class LatentSFTModule(ReasonerModule):
     ) -> None:
         super().__init__()
         backbone = self.take(backbone)
-        self.save_hyperparameters()
+        self.save_hyperparameters(ignore=["optimizer"])
+        self._make_optimizer = chosen_optimizer(self.hparams, optimizer)
         if not 0 <= feedback_share <= 1:
             raise ConfigError(f"feedback_share must be between 0 and 1, got {feedback_share}")
         self.check_dtypes()
         self.objective = LatentSFTLoss(
-            latent_weight, alignment, latent_feedback, feedback_passes, latent_gradient, cross_entropy
+            latent_weight, alignment, latent_feedback, feedback_passes, latent_gradient, cross_entropy, packing
         )
         # Not submodules: they have no state and would only lengthen the model summary.
-        self._evaluators = {
-            "teacher": LatentSFTLoss(latent_weight, alignment, cross_entropy=cross_entropy),
-            "self": LatentSFTLoss(latent_weight, alignment, "self", feedback_passes, cross_entropy=cross_entropy),
+        self._evaluators: dict[LatentFeedback, LatentSFTLoss] = {
+            feedback: LatentSFTLoss(
+                latent_weight, alignment, feedback, feedback_passes, cross_entropy=cross_entropy, packing=packing
+            )
+            for feedback in ("teacher", "self")
         }
         self._train_sums: Tensor | None = None
         self._eval_sums: Tensor | None = None

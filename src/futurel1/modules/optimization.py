@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -75,8 +75,11 @@ def parameter_groups(
 
 
 def group_settings(optimizer: Optimizer) -> list[dict[str, Any]]:
-    """Settings of an optimizer's groups, without their parameters."""
-    return [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
+    """Settings of an optimizer's groups, without their parameters; rates that it keeps as tensors are numbers."""
+    return [
+        {name: float(value) if name == "lr" else value for name, value in group.items() if name != "params"}
+        for group in optimizer.param_groups
+    ]
 
 
 def apply_settings(schedule: LambdaLR, groups: Sequence[Mapping[str, Any]]) -> None:
@@ -88,7 +91,12 @@ def apply_settings(schedule: LambdaLR, groups: Sequence[Mapping[str, Any]]) -> N
     """
     schedule.base_lrs = [settings["lr"] for settings in groups]
     for group, settings, factor in zip(schedule.optimizer.param_groups, groups, schedule.lr_lambdas, strict=True):
-        group.update(settings, initial_lr=settings["lr"], lr=settings["lr"] * factor(schedule.last_epoch))
+        group.update({**settings, "initial_lr": settings["lr"], "lr": group["lr"]})
+        rate = settings["lr"] * factor(schedule.last_epoch)
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(rate)  # torchao's optimizers refuse any other tensor
+        else:
+            group["lr"] = rate
 
 
 def total_steps(trainer: Any) -> int:

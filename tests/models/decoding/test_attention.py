@@ -12,8 +12,8 @@ from torch.nn import functional as F
 from futurel1.data import PromptBatch
 from futurel1.models import LatentReasoner
 from futurel1.models.decoding import attention
-from futurel1.models.decoding.attention import BranchMask, shared_prompt_mask
-from futurel1.models.decoding.branching import pack
+from futurel1.models.decoding.attention import BranchMask, branch_mask
+from futurel1.models.decoding.branching import dense_mask, pack
 from rounding import assert_same_but_rounding
 
 pytestmark = pytest.mark.numerics
@@ -30,18 +30,18 @@ def layout(real, lengths):
     return pack(mask, torch.tensor(lengths), max(max(row) for row in lengths), "shared")
 
 
-def inputs(packed, dtype=torch.float32, device="cpu", heads=HEADS, width=WIDTH):
+def inputs(branch, dtype=torch.float32, device="cpu", heads=HEADS, width=WIDTH):
     """Queries, keys and values laid out as a projection leaves them, and an upstream gradient."""
     generator = torch.Generator().manual_seed(0)
-    shape = (*packed.branch.shape, heads, width)
+    shape = (*branch.shape, heads, width)
     parts = [torch.randn(shape, generator=generator).to(device, dtype).transpose(1, 2) for _ in range(4)]
     return [part.requires_grad_() for part in parts[:3]], parts[3]
 
 
-def attend(packed, mask, scale=None, **more):
+def attend(branch, mask, scale=None, **more):
     """Output and gradients at real tokens."""
-    parts, upstream = inputs(packed, **more)
-    real = (packed.branch != -2)[:, None, :, None]
+    parts, upstream = inputs(branch, **more)
+    real = (branch != -2)[:, None, :, None]
     out = F.scaled_dot_product_attention(*parts, attn_mask=mask, scale=scale) * real
     return [out, *torch.autograd.grad(out, parts, upstream)]
 
@@ -51,8 +51,8 @@ def attend(packed, mask, scale=None, **more):
 def test_output_and_gradients_are_those_of_the_dense_mask(real, lengths, scale):
     packed = layout(real, lengths)
     for dtype in (torch.float64, torch.float32):
-        want = attend(packed, packed.attend, scale, dtype=dtype)
-        found = attend(packed, BranchMask(packed), scale, dtype=dtype)
+        want = attend(packed.branch, packed.attend, scale, dtype=dtype)
+        found = attend(packed.branch, BranchMask(packed.branch), scale, dtype=dtype)
         for one, other in zip(found, want, strict=True):
             assert one.dtype == dtype
             assert_same_but_rounding(one, other, computed_in=dtype)
@@ -63,10 +63,27 @@ def test_output_and_gradients_are_those_of_the_dense_mask(real, lengths, scale):
 def test_any_lengths(prompts, branches, data):
     real = data.draw(st.lists(st.integers(1, 5), min_size=prompts, max_size=prompts))
     group = st.lists(st.integers(0, 5), min_size=branches, max_size=branches).filter(any)
-    packed = layout(real, data.draw(st.lists(group, min_size=prompts, max_size=prompts)))
-    want, found = (attend(packed, mask, dtype=torch.float64) for mask in (packed.attend, BranchMask(packed)))
+    branch = layout(real, data.draw(st.lists(group, min_size=prompts, max_size=prompts))).branch
+    want, found = (attend(branch, mask, dtype=torch.float64) for mask in (dense_mask(branch), BranchMask(branch)))
     for one, other in zip(found, want, strict=True):
         # a token alone attends to itself whatever its query and key: gradients are zero, what they are made of is not
+        assert_same_but_rounding(one, other, size=10.0, computed_in=torch.float64)
+
+
+@given(st.lists(st.lists(st.integers(1, 5), min_size=1, max_size=4), min_size=1, max_size=3))
+@settings(max_examples=25, deadline=None)
+def test_branches_without_a_prompt_run_no_kernel_on_it(rows):
+    width = max(map(sum, rows))
+    branch = torch.tensor(
+        [[b for b, count in enumerate(row) for _ in range(count)] + [-2] * (width - sum(row)) for row in rows]
+    )
+    keys = []
+    honest = attention._flash
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(attention, "_flash", lambda q, k, *more: keys.append(k.shape[2]) or honest(q, k, *more))
+        found = attend(branch, BranchMask(branch), dtype=torch.float64)
+    assert keys == [count for row in rows for count in row]
+    for one, other in zip(found, attend(branch, dense_mask(branch), dtype=torch.float64), strict=True):
         assert_same_but_rounding(one, other, size=10.0, computed_in=torch.float64)
 
 
@@ -75,33 +92,33 @@ def test_far_apart_scores_do_not_overflow():
     for prompt_gain, own_gain in ((1e3, 1.0), (1.0, 1e3)):
         gain = torch.where(packed.branch < 0, prompt_gain, own_gain)[:, None, :, None]
         # exp(1000) overflows in float64 too, and of a score of a thousand float32 has only four decimals
-        (query, key, value), _ = inputs(packed, dtype=torch.float64)
+        (query, key, value), _ = inputs(packed.branch, dtype=torch.float64)
         out, want = (
             F.scaled_dot_product_attention(query, key * gain, value, attn_mask=mask)
-            for mask in (BranchMask(packed), packed.attend)
+            for mask in (BranchMask(packed.branch), packed.attend)
         )
         assert_same_but_rounding(out, want, size=1e3, computed_in=torch.float64)
 
 
 def test_keys_of_fewer_heads():
     packed = layout(*CASES[0])
-    (query, key, value), _ = inputs(packed)
+    (query, key, value), _ = inputs(packed.branch)
     key, value = key[:, :1], value[:, :1]
     out, want = (
         F.scaled_dot_product_attention(query, key, value, attn_mask=mask, enable_gqa=True)
-        for mask in (BranchMask(packed), packed.attend)
+        for mask in (BranchMask(packed.branch), packed.attend)
     )
     assert_same_but_rounding(out, want)
 
 
 def test_autocast_reaches_the_kernels():
     packed = layout(*CASES[1])
-    (query, key, value), _ = inputs(packed)
+    (query, key, value), _ = inputs(packed.branch)
     with torch.autocast("cpu", torch.bfloat16):
         out, want = (
             # as under a norm with float32 weights: queries and keys are float32, values are not
             F.scaled_dot_product_attention(query, key, value.bfloat16(), attn_mask=mask)
-            for mask in (BranchMask(packed), packed.attend)
+            for mask in (BranchMask(packed.branch), packed.attend)
         )
     assert out.dtype == want.dtype == torch.bfloat16
     real = (packed.branch != -2)[:, None, :, None]
@@ -111,7 +128,7 @@ def test_autocast_reaches_the_kernels():
 
 def test_the_mask_has_one_element_and_the_shape_dtype_and_device_of_a_mask():
     packed = layout([4000], [[2000] * 8])
-    mask = BranchMask(packed)
+    mask = BranchMask(packed.branch)
     assert mask.shape == (1, 1, 4000 + 8 * 1999, 4000 + 8 * 1999)
     assert mask.untyped_storage().nbytes() == 1
     assert mask.dtype == torch.bool
@@ -121,19 +138,18 @@ def test_the_mask_has_one_element_and_the_shape_dtype_and_device_of_a_mask():
 
 def test_dropout_takes_the_dense_mask_and_says_so_once(caplog):
     packed = layout(*CASES[0])
-    parts, _ = inputs(packed)
+    parts, _ = inputs(packed.branch)
     attention._say_once.cache_clear()
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
             torch.manual_seed(0)
-            out = F.scaled_dot_product_attention(*parts, attn_mask=BranchMask(packed), dropout_p=0.5)
+            out = F.scaled_dot_product_attention(*parts, attn_mask=BranchMask(packed.branch), dropout_p=0.5)
     torch.manual_seed(0)
     torch.testing.assert_close(
         out, F.scaled_dot_product_attention(*parts, attn_mask=packed.attend, dropout_p=0.5)
     )  # fmt: skip
     assert [record.getMessage() for record in caplog.records] == [
-        "branches that share a prompt attend with a dense mask: attention dropout is 0.5, which only the stock kernels "
-        "draw"
+        "branches of one row attend with a dense mask: attention dropout is 0.5, which only the stock kernels draw"
     ]
 
 
@@ -150,14 +166,14 @@ def test_flex_attention_gets_the_same_mask(real, lengths):
     from torch.nn.attention.flex_attention import flex_attention
 
     packed = layout(real, lengths)
-    parts = [part.detach() for part in inputs(packed)[0]]
-    found = flex_attention(*parts, block_mask=BranchMask(packed).block_mask)
+    parts = [part.detach() for part in inputs(packed.branch)[0]]
+    found = flex_attention(*parts, block_mask=BranchMask(packed.branch).block_mask)
     want = F.scaled_dot_product_attention(*parts, attn_mask=packed.attend)
     assert_same_but_rounding(found, want)
 
 
 def test_flex_attention_skips_blocks_of_other_branches():
-    blocks = BranchMask(layout([256], [[257, 257, 257]])).block_mask
+    blocks = BranchMask(layout([256], [[257, 257, 257]]).branch).block_mask
     # blocks of 128: two of the prompt, then two of each branch
     seen = blocks.to_dense()[0, 0].bool()
     assert seen.tolist() == [
@@ -192,7 +208,7 @@ def test_stock_models_hand_the_mask_to_their_attention(name, implementation, mon
 
 def test_eager_attention_gets_a_dense_additive_mask():
     packed = layout(*CASES[0])
-    mask = shared_prompt_mask(packed, "eager", torch.float32)
+    mask = branch_mask(packed.branch, "eager", torch.float32)
     assert torch.equal(mask == 0, packed.attend)
     assert (mask[~packed.attend] == torch.finfo(torch.float32).min).all()
 
@@ -226,8 +242,8 @@ def test_flex_attention_on_cuda_is_the_dense_mask(real, lengths, dtype, toleranc
     for name in ("prompt", "branch", "step", "row", "column", "fed_column"):
         object.__setattr__(packed, name, getattr(packed, name).cuda())
     more = {"dtype": dtype, "device": "cuda", "heads": 4, "width": 64}
-    want = attend(packed, packed.attend, **more)
-    found = attend(packed, BranchMask(packed), **more)
+    want = attend(packed.branch, packed.attend, **more)
+    found = attend(packed.branch, BranchMask(packed.branch), **more)
     for one, other in zip(found, want, strict=True):
         torch.testing.assert_close(one, other, atol=tolerance, rtol=tolerance)
 

@@ -1,10 +1,11 @@
-"""Attention of branches that share a prompt, without computing masked scores.
+"""Attention of branches in one row, with or without a prompt that they share, without computing masked scores.
 
 A stock `transformers` model passes a :class:`BranchMask` on as its attention mask, and the mask overrides PyTorch's
 `scaled_dot_product_attention`; `torch.nn.attention.bias.CausalBias` works the same way.
 
 * CPU: the prompt attends to itself causally, all response tokens to the prompt without a mask, every branch to itself
   causally, and the last two are merged by their log-sum-exp. This needs neither a mask nor copies of the prompt's keys.
+  Without a prompt, branches are all there is to compute.
 * CUDA: flex attention, whose kernel skips blocks that are fully masked.
 * Anything else, or with dropout: the dense mask, with one warning in the log.
 
@@ -21,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from futurel1.models.decoding.branching import PROMPT, PackedLayout, visible
+from futurel1.models.decoding.branching import PROMPT, dense_mask, visible
 from futurel1.models.precision import autocast_dtype
 
 logger = logging.getLogger(__name__)
@@ -35,16 +36,18 @@ class BranchMask(Tensor):
     Its storage is a single element; only :func:`torch.nn.functional.scaled_dot_product_attention` may read it.
 
     Args:
-        packed: the layout; the mask stands for :attr:`~futurel1.models.decoding.branching.PackedLayout.attend`.
+        branch: (Q, T) int64, the branch of each column, or what else it is: `branch` of
+            :class:`~futurel1.models.decoding.branching.PackedLayout`. The mask stands for
+            :func:`~futurel1.models.decoding.branching.dense_mask` of it.
     """
 
-    packed: PackedLayout
+    branch: Tensor
 
-    def __new__(cls, packed: PackedLayout) -> Self:  # noqa: D102 (documented at the class)
-        rows, width = packed.branch.shape
-        shape = torch.ones((), dtype=torch.bool, device=packed.branch.device).expand(rows, 1, width, width)
+    def __new__(cls, branch: Tensor) -> Self:  # noqa: D102 (documented at the class)
+        rows, width = branch.shape
+        shape = torch.ones((), dtype=torch.bool, device=branch.device).expand(rows, 1, width, width)
         mask = shape.as_subclass(cls)
-        mask.packed = packed
+        mask.branch = branch
         return mask
 
     @classmethod
@@ -57,14 +60,14 @@ class BranchMask(Tensor):
     @cached_property
     def spans(self) -> Spans:
         """Columns of the prompt and the branches of every row."""
-        return [_row_spans(row) for row in self.packed.branch]
+        return [_row_spans(row) for row in self.branch]
 
     @cached_property
     def block_mask(self) -> Any:
         """The mask in flex attention's format; built once for all layers."""
         from torch.nn.attention.flex_attention import create_block_mask
 
-        branch = self.packed.branch
+        branch = self.branch
         rows, width = branch.shape
 
         def sees(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
@@ -75,17 +78,17 @@ class BranchMask(Tensor):
         return make(sees, rows, None, width, width, device=str(branch.device))
 
 
-def shared_prompt_mask(packed: PackedLayout, attn_implementation: str, dtype: torch.dtype) -> Tensor:
-    """(Q, 1, T, T) mask of a packed layout for one of the implementations of `transformers`.
+def branch_mask(branch: Tensor, attn_implementation: str, dtype: torch.dtype) -> Tensor:
+    """(Q, 1, T, T) mask of packed rows for one of the implementations of `transformers`.
 
     Args:
-        packed: the layout.
+        branch: (Q, T) int64, the branch of each column.
         attn_implementation: ``"sdpa"``, which takes a :class:`BranchMask`; others get a dense additive mask.
         dtype: dtype of the hidden states.
     """
     if attn_implementation == "sdpa":
-        return BranchMask(packed)
-    attend = packed.attend
+        return BranchMask(branch)
+    attend = dense_mask(branch)
     return torch.zeros(attend.shape, dtype=dtype, device=attend.device).masked_fill(~attend, torch.finfo(dtype).min)
 
 
@@ -120,8 +123,8 @@ def _attend(
     query, key, value = (computed(part) for part in (query, key, value))
     why = _no_skipping(device, dropout_p)
     if why is not None:
-        _say_once(f"branches that share a prompt attend with a dense mask: {why}")
-        dense = attn_mask.packed.attend
+        _say_once(f"branches of one row attend with a dense mask: {why}")
+        dense = dense_mask(attn_mask.branch)
         return F.scaled_dot_product_attention(query, key, value, attn_mask=dense, dropout_p=dropout_p, scale=scale)
     if device == "cuda":
         out: Tensor = _compiled_flex_attention()(query, key, value, block_mask=attn_mask.block_mask, scale=scale)
@@ -143,6 +146,8 @@ def _compiled_flex_attention() -> Callable[..., Any]:
     """Flex attention as a fused kernel; uncompiled it would build all scores."""
     from torch.nn.attention.flex_attention import flex_attention
 
+    # Not dynamic=True: flex attention has raised errors under it (pytorch/pytorch#146745). By default the second length
+    # compiles a kernel with symbolic sizes.
     return torch.compile(flex_attention)
 
 
@@ -199,6 +204,16 @@ def _flash(
     return out, lse
 
 
+def _alone(prompt: slice, branches: list[slice]) -> list[slice]:
+    """Columns that attend to themselves causally: the prompt, unless it is empty, and each branch."""
+    return [prompt, *branches] if prompt.stop > prompt.start else branches
+
+
+def _after(prompt: slice, branches: list[slice]) -> list[slice]:
+    """Columns that attend to the prompt: all branches in one slice, or nothing without a prompt or branches."""
+    return [slice(branches[0].start, branches[-1].stop)] if branches and prompt.stop > prompt.start else []
+
+
 class _BranchAttention(torch.autograd.Function):
     """Packed rows on the CPU, one prompt or branch at a time: their lengths differ, and slices need no padding.
 
@@ -217,10 +232,9 @@ class _BranchAttention(torch.autograd.Function):
         out, lse = torch.zeros_like(query), query.new_zeros(query.shape[:3], dtype=precise)
         for row, (prompt, branches) in enumerate(spans):
             q, k, v, o, total = (part[row : row + 1] for part in (query, key, value, out, lse))
-            for own in (prompt, *branches):
+            for own in _alone(prompt, branches):
                 o[:, :, own], total[:, :, own] = _flash(q[:, :, own], k[:, :, own], v[:, :, own], True, scale)
-            if branches:
-                after = slice(branches[0].start, branches[-1].stop)
+            for after in _after(prompt, branches):
                 of_prompt, lse_prompt = _flash(q[:, :, after], k[:, :, prompt], v[:, :, prompt], False, scale)
                 share = (lse_prompt - total[:, :, after]).sigmoid()[..., None]
                 o[:, :, after] = torch.lerp(o[:, :, after].to(precise), of_prompt.to(precise), share).to(o.dtype)
@@ -234,9 +248,8 @@ class _BranchAttention(torch.autograd.Function):
         query, key, value, out, lse = ctx.saved_tensors
         gradients = [torch.zeros_like(part) for part in (query, key, value)]
         for row, (prompt, branches) in enumerate(ctx.spans):
-            parts = [(prompt, prompt, True), *((own, own, True) for own in branches)]
-            if branches:
-                parts.append((slice(branches[0].start, branches[-1].stop), prompt, False))
+            parts = [(own, own, True) for own in _alone(prompt, branches)]
+            parts += [(after, prompt, False) for after in _after(prompt, branches)]
             for asks, seen, causal in parts:
                 at = [asks, asks, seen, seen, asks, asks]
                 g, q, k, v, o, total = (

@@ -48,8 +48,13 @@ class PackedLayout:
     @property
     def attend(self) -> Tensor:
         """(Q, 1, T, T) bool, True where a token may attend to a column of its row; rebuilt at every access."""
-        places = torch.arange(self.branch.shape[1], device=self.branch.device)
-        return visible(self.branch[:, None, :, None], self.branch[:, None, None, :], places[:, None], places[None, :])
+        return dense_mask(self.branch)
+
+
+def dense_mask(branch: Tensor) -> Tensor:
+    """(Q, T) branch of every column to (Q, 1, T, T) bool, True where a token may attend to a column of its row."""
+    places = torch.arange(branch.shape[1], device=branch.device)
+    return visible(branch[:, None, :, None], branch[:, None, None, :], places[:, None], places[None, :])
 
 
 def visible(branch: Tensor, key_branch: Tensor, column: Tensor, key_column: Tensor) -> Tensor:
@@ -120,17 +125,22 @@ def choose_layout(backbone: Backbone, share_prompt: bool | None) -> Layout:
     Raises:
         ConfigError: `share_prompt` with a backbone that does not support it.
     """
-    attention = backbone.attn_implementation
-    why = None
-    if not backbone.shares_prompt:
-        why = f"{backbone.stock_class} has recurrent layers"
-    elif attention not in MASKED_ATTENTION:
-        why = f"attn_implementation={attention!r} takes no mask that keeps branches apart, {MASKED_ATTENTION} do"
+    why = why_inseparable(backbone)
     if share_prompt and why:
         raise ConfigError(f"branches cannot share a prompt: {why}; leave share_prompt out for one row per branch")
     if share_prompt is None and why:
         _say_once(f"every branch has its own copy of the prompt: {why}")
     return "rows" if why or share_prompt is False else "shared"
+
+
+def why_inseparable(backbone: Backbone) -> str | None:
+    """Why no mask can keep sequences of one row apart in a backbone; None where one can."""
+    attention = backbone.attn_implementation
+    if not backbone.shares_prompt:
+        return f"{backbone.stock_class} has recurrent layers"
+    if attention not in MASKED_ATTENTION:
+        return f"attn_implementation={attention!r} takes no mask that keeps them apart, {MASKED_ATTENTION} do"
+    return None
 
 
 @cache

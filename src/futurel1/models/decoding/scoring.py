@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from futurel1.errors import BatchError
 from futurel1.models.backbones import Vision, VisualRows
-from futurel1.models.decoding.attention import shared_prompt_mask
+from futurel1.models.decoding.attention import branch_mask
 from futurel1.models.decoding.branching import (
     Layout,
     PackedLayout,
@@ -103,7 +103,7 @@ def _run_packed(
 
     # 3. A branch attends to its prompt and itself.
     if layout == "shared":
-        attention: Tensor = shared_prompt_mask(packed, backbone.attn_implementation, embeds.dtype)
+        attention: Tensor = branch_mask(packed.branch, backbone.attn_implementation, embeds.dtype)
     else:
         # Rows are ordinary sequences, and recurrent layers take only a (B, T) mask.
         real = torch.where(packed.step[:, start:] >= 0, 1, 0).to(mask.dtype)
