@@ -26,23 +26,24 @@ FORKED = multiprocessing.get_context("forkserver")
 FORKED.set_forkserver_preload(["futurel1.cli", "futurel1.modules", "futurel1.datamodules", "lightning.pytorch.cli"])
 
 
-def run_ranks(work: Callable[..., None], *args: Any) -> None:
-    """Call `work(rank, *args)` in two processes of one group, and wait for both; an error in one is raised here.
+def run_ranks(work: Callable[..., None], *args: Any, ranks: int = 2) -> None:
+    """Call `work(rank, *args)` in processes of one group, and wait for all; an error in one is raised here.
 
     Each has as many threads as this process, since sums of other numbers of threads are rounded in other ways.
     """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
-    start_processes(_rank, (port, torch.get_num_threads(), work, args), nprocs=2, start_method="forkserver")
+    given = (ranks, port, torch.get_num_threads(), work, args)
+    start_processes(_rank, given, nprocs=ranks, start_method="forkserver")
 
 
-def _rank(rank: int, port: str, threads: int, work: Callable[..., None], args: tuple[Any, ...]) -> None:
+def _rank(rank: int, ranks: int, port: str, threads: int, work: Callable[..., None], args: tuple[Any, ...]) -> None:
     # LOCAL_RANK tells Lightning that the processes exist already.
-    group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "NODE_RANK": "0"}
+    group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(ranks), "NODE_RANK": "0"}
     os.environ |= {**group, "LOCAL_RANK": str(rank)}
     torch.set_num_threads(threads)
-    torch.distributed.init_process_group("gloo", rank=rank, world_size=2, timeout=timedelta(seconds=600))
+    torch.distributed.init_process_group("gloo", rank=rank, world_size=ranks, timeout=timedelta(seconds=600))
     work(rank, *args)
     torch.distributed.destroy_process_group()  # its threads must not outlive the interpreter
 
