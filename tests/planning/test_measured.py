@@ -1,12 +1,14 @@
 """What is measured on shapes against runs on the CPU."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 from measured_runs import medium_reasoner, on_meta, peak_of, require_close
 
+from futurel1.errors import ConfigError
 from futurel1.losses import LatentSFTLoss, PolicyLoss
 from futurel1.models import LatentReasoner
 from futurel1.models.decoding import PromptSource
@@ -39,6 +41,16 @@ def predicted(reasoner: LatentReasoner, measured: Measured) -> int:
     state, stepping = optimizer_step(trained, foreach=False)
     update = measured.activations + measured.logits + measured.gradients
     return state + max(update, gradients + stepping)
+
+
+def test_the_state_is_that_of_the_optimizer() -> None:
+    weights = [torch.nn.Parameter(torch.empty(10, 10, device="meta"))]
+    assert optimizer_step(weights, foreach=False)[0] == 2 * 400 + 4  # two moments, and a counter
+    momentum = partial(torch.optim.SGD, lr=0.1, momentum=0.9)
+    assert optimizer_step(weights, False, momentum)[0] == 400
+    lbfgs = partial(torch.optim.LBFGS, lr=0.1)
+    with pytest.raises(ConfigError, match="no plan for LBFGS"):
+        optimizer_step(weights, False, lbfgs)
 
 
 def two_steps(reasoner: LatentReasoner, loss: Callable[[], Any]) -> int:

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from futurel1.cli import main
-from futurel1.errors import ConfigError
+from futurel1.errors import FutureL1Error
+from futurel1.models import LatentReasoner
 from futurel1.planning import Plan, plan
 from futurel1.planning.configured import ConfiguredRun
 from futurel1.planning.memory import CONTEXT, FRAGMENTATION, GIB
@@ -14,6 +15,7 @@ from futurel1.planning.memory import CONTEXT, FRAGMENTATION, GIB
 ROOT = Path(__file__).parents[2]
 LARGE = sorted((ROOT / "configs" / "qwen3_vl_8b").glob("*.yaml"))
 CONFIGURATIONS, PAGE = ROOT / "docs" / "configurations.md", ROOT / "docs" / "plan.md"
+BACKBONE = "--model.init_args.backbone"
 SMALL = ["--data.init_args.max_length", "600"]
 
 
@@ -109,8 +111,91 @@ def test_reinforcement_learning_has_three_phases() -> None:
         ({"config": "tiny/pretrain_tower"}, "TowerPretrainModule has no plan"),
         ({"config": "tiny/predict", "prompt": 10**6}, "allows prompts of"),
         ({"config": "tiny/sft", "settings": ["--data.init_args.max_length", "100"]}, "too short to plan for"),
+        ({"config": "tiny/sft", "settings": ["--data.init_args.max_length", "null"]}, "has no max_length"),
+        ({"config": "tiny/pretrain_imagine"}, "EventClipsDataModule has no max_length"),
+        ({"config": "tiny/sft", "memory": 0.5}, "less than CUDA itself takes"),
+        ({"config": "tiny/sft", "tflops": 0}, "tflops has to be more than 0"),
+        ({"config": "tiny/sft", "prompt": 0}, "prompt has to be more than 0"),
+        ({"config": "tiny/sft", "settings": ["--trainer.precision", "bf16-true"]}, "no trainer.precision bf16-true"),
+        ({"config": "tiny/sft", "settings": ["--trainer.accelerator", "gpu"]}, "say how many there are by --devices"),
+        ({"config": "tiny/sft", "settings": ["--trainer.devices", "[0, 1]"]}, r"not \[0, 1\]; give one by --devices"),
+        ({"config": "tiny/sft", "settings": ["--trainer.accelerator", "tpu"]}, "no accelerator tpu"),
+        ({"config": "tiny/sft", "settings": ["--trainer.strategy", "deepspeed"]}, "no deepspeed; use ddp"),
+        (
+            {"config": "qwen3_vl_8b/sft", "settings": ["--trainer.devices", "4"]},
+            "8 times tensor_parallel_size 1 is not",
+        ),
+        ({"config": "tiny/sft", "settings": [BACKBONE, "some/model"]}, "some/model is not on this machine"),
     ],
 )
 def test_what_cannot_be_planned_is_said(arguments: dict[str, object], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(FutureL1Error, match=message):
         plan(**arguments)  # type: ignore[arg-type]
+
+
+def sharded_plan(nodes: int, copies: int | str, shards: int | str, *settings: str) -> dict[str, int]:
+    """Memory of an update on 4 devices of each node."""
+    strategy = "--trainer.strategy"
+    found = small_plan(
+        "tiny/sft", 80, strategy, "ModelParallelStrategy", f"{strategy}.data_parallel_size", str(copies),
+        f"{strategy}.tensor_parallel_size", str(shards), "--trainer.devices", "4", "--trainer.num_nodes", str(nodes),
+        *settings,
+    )  # fmt: skip
+    return found.longest[0].parts
+
+
+def test_nodes_that_hold_copies_share_no_weights() -> None:
+    state = {
+        shape: sharded_plan(*shape)["optimizer state"]
+        for shape in ((1, 4, 1), (2, 8, 1), (2, 2, 4), (2, "auto", "auto"))
+    }
+    assert state[2, 8, 1] == pytest.approx(state[1, 4, 1] / 2, rel=0.01)
+    assert state[2, 2, 4] == state[2, "auto", "auto"] == state[1, 4, 1]
+
+
+def test_gradients_that_are_exchanged_once_a_step_are_whole() -> None:
+    often, once = (
+        sharded_plan(1, 4, 1, "--trainer.accumulate_grad_batches", "2", "--model.init_args.reduce_once", value)
+        for value in ("false", "true")
+    )
+    assert once["gradients"] == pytest.approx(4 * often["gradients"], rel=0.01)
+
+
+def test_start_weights_that_are_here_and_their_head_decide_on_the_shape(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    LatentReasoner.from_pretrained("tiny@random:layers=1", projection_head="lvr").save_pretrained(tmp_path / "one")
+    start = "--model.init_args.init_from"
+    whole, short, expected = (
+        small_plan("tiny/sft", 80, *settings).longest[0].parts["weights"]
+        for settings in (
+            (start, str(tmp_path / "none")),
+            (start, str(tmp_path / "one")),
+            (BACKBONE, "tiny@random:layers=1", "--model.init_args.projection_head", "lvr"),
+        )
+    )
+    assert short == expected < whole
+    assert "none is not here: the plan is for a model of the shape of tiny" in caplog.text
+
+
+def test_a_wider_head_has_more_weights() -> None:
+    head, width = "--model.init_args.projection_head", "--model.init_args.projection_hidden_dim"
+    narrow, wide = (
+        small_plan("tiny/sft", 80, head, "swiglu", width, str(inner)).longest[0].parts["weights"] for inner in (64, 128)
+    )
+    hidden = LatentReasoner.from_pretrained("tiny").hidden_size
+    assert wide - narrow == 4 * (2 * 64 * hidden + 64 + 3 * (128**2 - 64**2))
+
+
+def test_published_shapes_are_taken_without_asking_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    def download(*args: object, **kwargs: object) -> None:
+        raise AssertionError("a plan downloads nothing")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    assert small_plan("tiny/sft", 80, BACKBONE, "Qwen/Qwen3-VL-2B-Instruct").longest
+
+
+def test_kernels_of_gpus_are_planned_as_those_that_keep_as_much() -> None:
+    stock = small_plan("tiny/sft", 80).longest
+    flash, liger = "--model.init_args.attn_implementation", "--model.init_args.cross_entropy"
+    assert small_plan("tiny/sft", 80, flash, "flash_attention_2", liger, "liger").longest == stock

@@ -45,7 +45,7 @@ class ReasonerModule(LazyReasonerModule, ExactResumeModule):
     """Base of the training modules.
 
     The constructor of a subclass has the hyper-parameters of :class:`LatentSFTModule` for start weights, frozen parts,
-    LoRA and the optimizer, and sets `_make_optimizer` with :func:`futurel1.modules.optimizers.chosen_optimizer`.
+    LoRA and the optimizer, and sets `make_optimizer` with :func:`futurel1.modules.optimizers.chosen_optimizer`.
     """
 
     sharded_steps: ClassVar[tuple[str, ...]] = adapters.STEPS
@@ -53,7 +53,7 @@ class ReasonerModule(LazyReasonerModule, ExactResumeModule):
 
     def __init__(self) -> None:
         super().__init__()
-        self._make_optimizer: OptimizerCallable | None = None  # None: AdamW
+        self.make_optimizer: OptimizerCallable | None = None  # None: AdamW
         self._lora: tuple[LoRAAdapters, ...] = ()
         self._stock: tuple[LatentReasoner, ...] = ()  # in a tuple so that it is not a submodule
         self._window_began = self._validation_began = time.perf_counter()
@@ -251,7 +251,7 @@ class ReasonerModule(LazyReasonerModule, ExactResumeModule):
                 sum(p.numel() for p in half), half[0].dtype,
             )  # fmt: skip
         optimizer = make_optimizer(
-            self._make_optimizer,
+            self.make_optimizer,
             self._parameter_groups(),
             learning_rate=hparams["learning_rate"],
             betas=tuple(hparams["betas"]),

@@ -120,7 +120,7 @@ class LADAPOModule(ReasonerModule):
         super().__init__()
         backbone = self.take(backbone)
         self.save_hyperparameters(ignore=["reward", "latent_policy", "optimizer"])
-        self._make_optimizer = chosen_optimizer(self.hparams, optimizer)
+        self.make_optimizer = chosen_optimizer(self.hparams, optimizer)
         reward = object_of(CompositeReward, "reward", reward)
         latent_policy = object_of(LatentPolicy, "latent_policy", latent_policy)
         keep_recipe(self.hparams, "reward", reward)

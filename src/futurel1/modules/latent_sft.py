@@ -120,7 +120,7 @@ class LatentSFTModule(ReasonerModule):
         super().__init__()
         backbone = self.take(backbone)
         self.save_hyperparameters(ignore=["optimizer"])
-        self._make_optimizer = chosen_optimizer(self.hparams, optimizer)
+        self.make_optimizer = chosen_optimizer(self.hparams, optimizer)
         if not 0 <= feedback_share <= 1:
             raise ConfigError(f"feedback_share must be between 0 and 1, got {feedback_share}")
         self.check_dtypes()

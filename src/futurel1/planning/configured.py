@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from tempfile import TemporaryDirectory
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import torch
 
@@ -15,11 +15,9 @@ from futurel1.models.policies import LatentPolicy
 from futurel1.modules import LADAPOModule, LatentPredictor, LatentSFTModule
 from futurel1.planning.fabricated import Size
 from futurel1.planning.meta_model import meta_reasoner
+from futurel1.planning.trainer_settings import Sharing, TrainerSettings, shards_of, sharing_of
 from futurel1.runs import DTYPES
 from futurel1.shipped_configs import config_file
-
-Sharing = Literal["one device", "DDP", "FSDP2"]
-AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 
 @dataclass
@@ -32,7 +30,7 @@ class ConfiguredRun:
         dtype: dtype of the weights that are trained.
         devices: number of devices.
         sharing: how they share the model.
-        shards: devices that share one copy of what is sharded.
+        shards: number of devices that share one copy of what is sharded.
         autocast: dtype of autocast; None without.
         accumulate: micro-batches per optimizer step and device.
         on_gpu: whether the run is for GPUs.
@@ -57,28 +55,31 @@ class ConfiguredRun:
         Args:
             config: YAML file, or the name of a configuration that ships.
             settings: further options of `futurel1 fit`.
-            devices: number of devices; None: the configuration's.
+            devices: number of devices of each node; None: the configuration's.
 
         Raises:
             ConfigError: a module or a strategy that cannot be planned.
         """
-        from futurel1.cli.config_places import entries  # the command line imports this package
-        from futurel1.cli.trainer import make_cli
+        from futurel1.cli.trainer import make_cli  # the command line imports this package
 
         args = ["--config", config_file(config), *settings]
-        accelerator = next((e.value for e in entries(args) if e.keys == ("trainer", "accelerator")), "auto")
-        if devices is not None:
-            args += ["--trainer.devices", str(devices)]
+        asked = TrainerSettings.read(args, devices)
         with TemporaryDirectory() as folder, _quiet():
-            made = make_cli([*args, "--trainer.accelerator", "cpu", "--runs_dir", folder], run=False)
-        module, trainer = made.model, made.trainer
+            made = make_cli([*args, *asked.arguments(), "--runs_dir", folder], run=False)
+        module, trainer, data = made.model, made.trainer, made.datamodule
         if not isinstance(module, LatentSFTModule | LADAPOModule | LatentPredictor):
             raise ConfigError(
                 f"{config}: {type(module).__name__} has no plan; LatentSFTModule, LADAPOModule and LatentPredictor do"
             )
+        if asked.devices is None and not isinstance(module, LatentPredictor):
+            raise ConfigError(f"{config} takes all devices of its machine; say how many there are by --devices")
+        if not data.hparams.get("max_length"):
+            raise ConfigError(
+                f"{config}: {type(data).__name__} has no max_length, so no batch is the longest to plan for"
+            )
         hparams = module.hparams
         dtype = DTYPES[hparams["dtype"]]
-        sharing = _sharing(trainer)
+        sharing = sharing_of(trainer)
         compute = DTYPES[hparams.get("compute_dtype") or hparams["dtype"]] if sharing == "FSDP2" else dtype
         return cls(
             module=module,
@@ -86,11 +87,11 @@ class ConfiguredRun:
             dtype=dtype,
             devices=trainer.num_devices * trainer.num_nodes,
             sharing=sharing,
-            shards=_shards(trainer) if sharing == "FSDP2" else 1,
-            autocast=AUTOCAST.get(str(trainer.precision)),
+            shards=shards_of(trainer, resized=devices is not None) if sharing == "FSDP2" else 1,
+            autocast=asked.autocast,
             accumulate=trainer.accumulate_grad_batches,
-            on_gpu=accelerator != "cpu",
-            data=dict(made.datamodule.hparams),
+            on_gpu=asked.accelerator != "cpu",
+            data=dict(data.hparams),
         )
 
     @property
@@ -149,13 +150,6 @@ class ConfiguredRun:
         return Size(rows, prompt, response, self.branches, latents)
 
 
-def _shards(trainer: Any) -> int:
-    """Shards of ModelParallelStrategy: all devices; those that it calls tensor-parallel if there are several (HSDP)."""
-    size: Any = trainer.strategy._tensor_parallel_size
-    within = trainer.num_devices if size == "auto" else int(size)
-    return within if within > 1 else trainer.num_devices * trainer.num_nodes
-
-
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Without what a Trainer says of the devices that it is not going to use."""
@@ -170,22 +164,13 @@ def _quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def _sharing(trainer: Any) -> Sharing:
-    name = type(trainer.strategy).__name__
-    if name == "ModelParallelStrategy":
-        return "FSDP2"
-    if trainer.num_devices * trainer.num_nodes == 1:
-        return "one device"
-    if name == "DDPStrategy":
-        return "DDP"
-    raise ConfigError(f"plans know no {name}; use ddp or ModelParallelStrategy")
-
-
 def _prepared(module: Any, dtype: torch.dtype) -> LatentReasoner:
     """The module's model on the meta device."""
     hparams = module.hparams
-    reasoner = meta_reasoner(hparams["backbone"], hparams["attn_implementation"], hparams.get("projection_head"), dtype)
+    reasoner = meta_reasoner(hparams, dtype)
     if not isinstance(module, LatentPredictor):
         hparams["liger_kernel"] = False  # kernels that the meta device does not have, and that change no shape
+        if isinstance(module, LatentSFTModule) and module.objective.cross_entropy == "liger":
+            module.objective.cross_entropy = "chunked"
         module.prepare(reasoner, reasoner.device)
     return reasoner

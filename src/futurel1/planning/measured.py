@@ -9,6 +9,7 @@ from unittest.mock import patch
 import torch
 from torch import Tensor, nn
 
+from futurel1.errors import ConfigError
 from futurel1.losses import LatentSFTLoss, PolicyLoss
 from futurel1.models import LatentReasoner
 from futurel1.models.decoding import PromptSource
@@ -143,19 +144,42 @@ def _cache_width(reasoner: LatentReasoner, autocast: torch.dtype | None) -> int:
     )
 
 
-def optimizer_step(parameters: Iterable[nn.Parameter], foreach: bool) -> tuple[int, int]:
-    """Bytes of AdamW's state, and most bytes that its step needs beside it."""
+def optimizer_step(
+    parameters: Iterable[nn.Parameter], foreach: bool, make: Callable[[Any], torch.optim.Optimizer] | None = None
+) -> tuple[int, int]:
+    """Bytes of an optimizer's state, and most bytes that its step needs beside it.
+
+    Args:
+        parameters: what is trained.
+        foreach: whether it updates all parameters at once, as on a GPU.
+        make: makes the optimizer; None: AdamW.
+
+    Raises:
+        ConfigError: an optimizer that cannot take a step without values.
+    """
     own: list[Any] = [nn.Parameter(torch.empty_like(parameter, device=META)) for parameter in parameters]
     for parameter in own:
         parameter.grad = torch.empty_like(parameter)
-    optimizer = torch.optim.AdamW(own, foreach=foreach)
-    with shapes_only() as usage:
+    optimizer = (make or torch.optim.AdamW)(own)
+    for group in optimizer.param_groups:
+        if "foreach" in group and group["foreach"] is None:
+            group["foreach"] = foreach
+    with shapes_only() as usage, _told_of(optimizer):
         for parameter in own:
             usage.hold(parameter, "weights")
             usage.hold(parameter.grad, "weights")
         optimizer.step()
         state = usage.live["activations"]
     return state, usage.at_peak["activations"] - state
+
+
+@contextmanager
+def _told_of(optimizer: torch.optim.Optimizer) -> Iterator[None]:
+    try:
+        yield
+    except (RuntimeError, NotImplementedError, TypeError, ValueError) as error:
+        name, reason = type(optimizer).__qualname__, " ".join(str(error).split())
+        raise ConfigError(f"no plan for {name}, which cannot take a step on shapes ({reason})") from error
 
 
 def _training(

@@ -13,7 +13,7 @@ from futurel1.modules import LADAPOModule, LatentSFTModule
 from futurel1.planning.configured import ConfiguredRun
 from futurel1.planning.fabricated import Size
 from futurel1.planning.measured import Gradients, Measured, decoding, optimizer_step, policy_step, sft_step
-from futurel1.planning.sharding import whole_parameters
+from futurel1.planning.sharding import REDUCED, whole_parameters
 from futurel1.runs import export_dtype
 
 GIB = 2**30
@@ -112,7 +112,7 @@ class DeviceMemory:
         """State and temporary tensors, of all devices together."""
         run = self.run
         masters = [nn.Parameter(p.to(self._dtype(p))) for p in self._trained]
-        return optimizer_step(masters, foreach=run.on_gpu)
+        return optimizer_step(masters, run.on_gpu, run.module.make_optimizer)
 
     def _stored(self, parameter: nn.Parameter) -> int:
         """Bytes of a parameter on each device."""
@@ -162,8 +162,11 @@ class DeviceMemory:
         run = self.run
         how: Gradients = "sharded" if run.sharing == "FSDP2" else "kept" if run.accumulate == 1 else "dropped"
         found = self._step(size, how)
+        gradients = found.gradients if how == "kept" else self._gradients
+        if how == "sharded" and run.accumulate > 1 and run.module.hparams["reduce_once"]:
+            gradients = sum(parameter.numel() for parameter in self._trained) * REDUCED  # not divided between steps
         update = {
-            **self.resident, "gradients": found.gradients if how == "kept" else self._gradients,
+            **self.resident, "gradients": gradients,
             "gathered by FSDP2": found.gathered, "activations": found.activations, "logits": found.logits,
         }  # fmt: skip
         own = self._optimizer[1] // run.shards

@@ -83,7 +83,7 @@ def plan(
     Args:
         config: YAML file of a run, or the name of a configuration that ships. Settings of the run may follow, such as
             --model.init_args.rollout.generation_batch_size 4.
-        devices: number of devices; None: as the configuration says.
+        devices: number of devices of each node; None: as the configuration says.
         memory: memory of a device in GiB, as its name says it (80 for an H100).
         prompt: tokens of a typical prompt; None: half of the longest that the configuration allows.
         response: tokens of a typical response; None: a quarter of the longest.
@@ -96,6 +96,10 @@ def plan(
     """
     if not config:
         raise ConfigError("plan needs a configuration: futurel1 plan --config qwen3_vl_8b/sft")
+    _require_positive(devices=devices, prompt=prompt, response=response, tflops=tflops, bandwidth=bandwidth)
+    limit = usable(memory)
+    if limit <= 0:
+        raise ConfigError(f"memory of {memory:g} GiB is less than CUDA itself takes; give that of a whole device")
     run = ConfiguredRun.read(config, settings, devices)
     longest = run.longest
     typical = (prompt or longest[0] // 2, response or min(longest[1], max(64, longest[1] // 4)))
@@ -104,7 +108,6 @@ def plan(
             f"{config} allows prompts of {longest[0]} tokens and responses of {longest[1]}, not {typical}"
         )
     device = DeviceMemory(run)
-    limit = usable(memory)
     found = [device.phases(_load(run, *lengths)) for lengths in (typical, longest)]
     return Plan(
         config="/".join(Path(config).parts[-2:]),
@@ -117,6 +120,12 @@ def plan(
         advice=_advice(run, device, found[1], limit),
         estimate=estimate(run, found[0], typical, tflops, bandwidth),
     )
+
+
+def _require_positive(**numbers: float | None) -> None:
+    for name, number in numbers.items():
+        if number is not None and number <= 0:
+            raise ConfigError(f"{name} has to be more than 0, got {number:g}")
 
 
 def _load(run: ConfiguredRun, prompt: int, response: int, *, rows: int | None = None, slots: int | None = None) -> Load:
