@@ -116,10 +116,8 @@ class LatentReasoner(nn.Module):
         """Load a stock checkpoint, a released Future-L1 checkpoint or one that this package saved, in eval mode.
 
         Args:
-            path: a folder, a hub name, ``"tiny"`` for the pretrained tiny backbone of this package, or the name of a
-                shape with random weights: ``"tiny@random"``, ``"qwen3-vl-8b@random"``, or with fewer layers
-                ``"qwen3-vl-8b@random:layers=1,vision_layers=1"``. Under ``torch.device("meta")`` such a shape takes no
-                memory.
+            path: a folder, a hub name, ``"tiny"`` for this package's pretrained backbone, or a shape with random
+                weights (``"tiny@random"``, ``"qwen3-vl-8b@random"``), without memory under ``torch.device("meta")``.
             dtype: dtype of all loaded weights, whatever the stored dtype. None: the stored one, in which weights are
                 pages of their files (memory-mapped) until something changes them.
             attn_implementation: attention of `transformers`: ``"sdpa"``, ``"eager"``, ``"flash_attention_2"``, ...
@@ -382,8 +380,7 @@ class LatentReasoner(nn.Module):
             compile: compile the step, and replay it as a CUDA graph on CUDA; the first step of each size takes long, so
                 it pays for long or many responses only.
             vision: features of the prompts' images and videos, if they are already computed.
-            on_step: called after every step, for streaming; all prompts are then decoded at once. A token may be part
-                of a character, so decode the tokens of a row together.
+            on_step: called after every step, for streaming of all prompts at once; a token may be part of a character.
 
         Returns:
             The responses, their log-probabilities and latents.
