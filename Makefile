@@ -14,7 +14,7 @@ help:
 	@echo "make test-numerics  the tests that compare numbers of models, with the kernels of a CPU without AVX"
 	@echo "make test-width  all paths on one layer of the 8B model, at its width and with its vocabulary; 14 GiB"
 	@echo "make campaign  random kills, damaged records, faults of a judge, full disks: under 40 minutes, one table"
-	@echo "make gpu    on a machine with a GPU: its tests, and decoding at the 8B model's shapes; under 10 minutes"
+	@echo "make gpu    on a machine with a GPU: its tests, decoding and training steps of the 8B model; under 10 minutes"
 	@echo "make lint   ruff and mypy"
 	@echo "make docs   the documentation as a site, in build/site; a broken link or reference fails"
 	@echo "make proof  the paper's table in small: all runs, docs/miniature.md; hours, and the same command goes on"
@@ -71,7 +71,8 @@ gpu: install
 	fi; set -ex; \
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m gpu $(ARGS); \
 	$(BIN)/python benchmarks/decoding.py $(GPU_BENCHMARK); \
-	$(BIN)/python benchmarks/decoding.py $(GPU_BENCHMARK) --compile
+	$(BIN)/python benchmarks/decoding.py $(GPU_BENCHMARK) --compile; \
+	$(BIN)/python benchmarks/steps.py
 
 lint: install
 	$(BIN)/ruff check .
