@@ -28,7 +28,11 @@ class Estimate:
     def __str__(self) -> str:
         """One line, and what it rests on."""
         parts = [("decoding", self.sampling), ("training", self.update)]
-        shown = ", ".join(f"{name} {seconds:.0f} s" if seconds >= 1 else f"{name} {seconds:.1g} s" for name, seconds in parts if seconds)
+        shown = ", ".join(
+            f"{name} {seconds:.0f} s" if seconds >= 1 else f"{name} {seconds:.1g} s"
+            for name, seconds in parts
+            if seconds
+        )
         return f"time of a step at typical lengths: {shown}\n  ({self.assumptions})"
 
 
