@@ -132,6 +132,16 @@ def test_any_checkpoint_can_be_named(run: Path, tmp_path: Path) -> None:
         export(str(lost))
 
 
+def test_only_exports_are_replaced(run: Path, tmp_path: Path) -> None:
+    kept = tmp_path / "models" / "mine.safetensors"
+    kept.parent.mkdir()
+    kept.write_text("weights")
+    for place in (kept, kept.parent, run):
+        with pytest.raises(ConfigError, match=r"exists and is no export .*; name another folder by --out"):
+            export(str(run), str(place), overwrite=True)
+    assert kept.read_text() == "weights"
+
+
 def test_a_start_that_is_gone_can_be_named_anew(run: Path, tmp_path: Path) -> None:
     content = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
     content["hyper_parameters"] |= {"backbone": str(tmp_path / "gone"), "init_from": str(tmp_path / "gone too")}

@@ -63,18 +63,17 @@ def export(
         checkpoint: name of a checkpoint in the run folder, or its path (default: the one with the most steps).
         dtype: dtype of the weights; auto: that in which the run computes (its compute_dtype, or else its dtype).
         backbone: folder or hub name that configuration and processor come from (default: what the run started from).
-        overwrite: replace a folder that exists.
+        overwrite: replace an export or another checkpoint folder that exists.
 
     Raises:
-        ConfigError: the folder exists, or cannot be written.
+        ConfigError: the folder exists, holds something else than a model, or cannot be written.
         CheckpointError: the checkpoint is damaged, or holds no model of a training module.
         MissingFileError: there is no such run, checkpoint or backbone.
         DiskFullError: there is no space left; nothing of the export stays.
     """
     file = _checkpoint(Path(run), checkpoint)
     folder = _place(Path(run), out)
-    if folder.exists() and not overwrite and (not folder.is_dir() or any(folder.iterdir())):
-        raise ConfigError(f"{folder} exists; replace it with --overwrite true, or name another folder by --out")
+    _check_place(folder, overwrite)
     if dtype != "auto" and dtype not in DTYPES:
         raise ConfigError(f"dtype is auto or one of {', '.join(DTYPES)}, got {dtype!r}")
     start = start_of(file, backbone or "", replaced=backbone is not None)
@@ -117,6 +116,16 @@ def _place(run: Path, out: str | None) -> Path:
     if run.parent.name != "checkpoints":
         raise ConfigError(f"{run} lies in no run folder; name the folder to write by --out")
     return run.parent.parent / EXPORT_FOLDER
+
+
+def _check_place(folder: Path, overwrite: bool) -> None:
+    """Refuse a folder that the export would replace against the user's will; weights in it would be gone."""
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return
+    if not (folder / "config.json").is_file():
+        raise ConfigError(f"{folder} exists and is no export (it has no config.json); name another folder by --out")
+    if not overwrite:
+        raise ConfigError(f"{folder} exists; replace it with --overwrite true, or name another folder by --out")
 
 
 def _save_adapter(start: Start, reasoner: LatentReasoner, folder: Path) -> None:

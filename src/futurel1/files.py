@@ -17,7 +17,7 @@ from futurel1.leftovers import temporary
 
 __all__ = ["replacing", "set_mode", "writable", "write_first", "write_whole"]
 
-_REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
+_REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENOENT)
 
 
 @contextmanager

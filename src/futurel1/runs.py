@@ -302,7 +302,9 @@ def newest_checkpoint(run: Path) -> Path:
     own = {file.resolve() for file in named if not file.is_symlink()}
     found = [file for file in named if not file.is_symlink() or (file.exists() and file.resolve() not in own)]
     if not found:
-        raise MissingFileError(f"{run} has no checkpoints/*.ckpt; the run ended before its first checkpoint")
+        raise MissingFileError(
+            f"{run} has no checkpoints/*.ckpt: it is no run folder, or the run ended before its first checkpoint"
+        )
     steps: dict[Path, tuple[int, int, str]] = {}
     reason = ""
     for file in found:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import pytest
@@ -132,3 +133,10 @@ def test_rows_are_in_the_graph_of_a_batch_without_their_tokens(adapted: tuple[La
     reasoner(IDS[:1, :2], MASK[:1, :2]).sum().backward()
     assert rows.embedding.grad is not None
     assert not rows.embedding.grad.any()
+
+
+def test_adapters_are_added_without_warnings() -> None:
+    reasoner = small_reasoner(tied=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        adapt(reasoner)

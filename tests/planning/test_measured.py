@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from families import make_family
 from measured_runs import medium_reasoner, on_meta, peak_of, require_close
 
 from futurel1.errors import ConfigError
@@ -126,3 +127,11 @@ def test_decoding() -> None:
     found = decoding(on_meta(reasoner), size, slots, None, **settings)
     require_close(found.memory.activations + found.memory.logits + found.cache, real)
     assert found.operations > 100
+
+
+def test_layers_of_linear_attention_keep_no_keys() -> None:
+    reasoner = on_meta(make_family("qwen3_5").reasoner)
+    config: Any = reasoner.backbone.language_model.config
+    found = decoding(reasoner, Size(1, 200, 40, 2), 1, None, do_sample=False)
+    assert list(config.layer_types).count("full_attention") == 1
+    assert found.cache == (200 + 2 * 40) * 2 * config.num_key_value_heads * config.head_dim * 4

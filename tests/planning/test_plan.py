@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from futurel1.cli import main
 from futurel1.errors import FutureL1Error
@@ -11,11 +12,14 @@ from futurel1.models import LatentReasoner
 from futurel1.planning import Plan, plan
 from futurel1.planning.configured import ConfiguredRun
 from futurel1.planning.memory import CONTEXT, FRAGMENTATION, GIB
+from futurel1.planning.meta_model import meta_reasoner
 
 ROOT = Path(__file__).parents[2]
 LARGE = sorted((ROOT / "configs" / "qwen3_vl_8b").glob("*.yaml"))
 CONFIGURATIONS, PAGE = ROOT / "docs" / "configurations.md", ROOT / "docs" / "plan.md"
 BACKBONE = "--model.init_args.backbone"
+ONE_LAYER = [BACKBONE, "tiny@random:layers=1"]
+ALONE = ["--data.init_args.batch_size", "1"]
 SMALL = ["--data.init_args.max_length", "600"]
 
 
@@ -44,6 +48,32 @@ def test_the_largest_batch_that_fits_is_named() -> None:
     found = small_plan("tiny/sft", memory)
     assert not found.ok
     assert found.advice == ["update: data.batch_size: 8 is too large, 5 fits"]
+
+
+def test_records_that_are_too_long_alone_are_to_be_shorter_and_alone() -> None:
+    length = "--data.init_args.max_length"
+    one, two = (
+        max(phase.total for phase in small_plan("tiny/sft", 80, *ONE_LAYER, *ALONE, length, tokens).longest)
+        for tokens in ("512", "600")
+    )
+    memory = ((one + two) / 2 + CONTEXT) / (1 - FRAGMENTATION) / GIB
+    for settings, given in (
+        (["--data.init_args.batch_size", "2"], "data.batch_size: 1"),
+        (["--data.init_args.tokens_per_batch", "1200"], "data.tokens_per_batch: 512"),
+    ):
+        (advice,) = small_plan("tiny/sft", memory, *ONE_LAYER, *settings).advice
+        assert advice == f"update: a record of 600 tokens is too large; {given} with data.max_length: 512 fits"
+
+
+def test_budgets_of_tokens_decide_on_rows_and_lengths() -> None:
+    budget = "--data.init_args.tokens_per_batch"
+    assert small_plan("tiny/sft", 80, *ONE_LAYER, budget, "2400").sizes == (
+        "micro-batches of 8 x (prompt of 225 tokens, response of 64)",
+        "micro-batches of 4 x (prompt of 450 tokens, response of 150)",
+    )
+    assert (
+        "1 x (prompt of 300 tokens, response of 100)" in small_plan("tiny/sft", 80, *ONE_LAYER, budget, "400").sizes[1]
+    )
 
 
 def test_more_devices_take_less_each() -> None:
@@ -137,7 +167,7 @@ def sharded_plan(nodes: int, copies: int | str, shards: int | str, *settings: st
     """Memory of an update on 4 devices of each node."""
     strategy = "--trainer.strategy"
     found = small_plan(
-        "tiny/sft", 80, strategy, "ModelParallelStrategy", f"{strategy}.data_parallel_size", str(copies),
+        "tiny/sft", 80, *ONE_LAYER, strategy, "ModelParallelStrategy", f"{strategy}.data_parallel_size", str(copies),
         f"{strategy}.tensor_parallel_size", str(shards), "--trainer.devices", "4", "--trainer.num_nodes", str(nodes),
         *settings,
     )  # fmt: skip
@@ -181,10 +211,21 @@ def test_start_weights_that_are_here_and_their_head_decide_on_the_shape(
 def test_a_wider_head_has_more_weights() -> None:
     head, width = "--model.init_args.projection_head", "--model.init_args.projection_hidden_dim"
     narrow, wide = (
-        small_plan("tiny/sft", 80, head, "swiglu", width, str(inner)).longest[0].parts["weights"] for inner in (64, 128)
+        small_plan("tiny/sft", 80, *ONE_LAYER, head, "swiglu", width, str(inner)).longest[0].parts["weights"]
+        for inner in (64, 128)
     )
     hidden = LatentReasoner.from_pretrained("tiny").hidden_size
     assert wide - narrow == 4 * (2 * 64 * hidden + 64 + 3 * (128**2 - 64**2))
+
+
+def test_a_head_that_would_not_learn_is_frozen_as_in_the_run() -> None:
+    head = [*ONE_LAYER, "--model.init_args.projection_head", "lvr"]
+    learning, idle = (
+        small_plan("tiny/la_dapo", 80, *head, "--model.init_args.objective.latent_weight", weight).longest[0].parts
+        for weight in ("0.5", "0")
+    )
+    assert idle["weights"] == learning["weights"]
+    assert idle["optimizer state"] < learning["optimizer state"]
 
 
 def test_published_shapes_are_taken_without_asking_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -192,10 +233,11 @@ def test_published_shapes_are_taken_without_asking_the_hub(monkeypatch: pytest.M
         raise AssertionError("a plan downloads nothing")
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", download)
-    assert small_plan("tiny/sft", 80, BACKBONE, "Qwen/Qwen3-VL-2B-Instruct").longest
+    start = {"backbone": "Qwen/Qwen3-VL-2B-Instruct", "init_from": None, "attn_implementation": "sdpa"}
+    assert meta_reasoner(start, torch.bfloat16).hidden_size == 2048
 
 
 def test_kernels_of_gpus_are_planned_as_those_that_keep_as_much() -> None:
-    stock = small_plan("tiny/sft", 80).longest
+    stock = small_plan("tiny/sft", 80, *ONE_LAYER).longest
     flash, liger = "--model.init_args.attn_implementation", "--model.init_args.cross_entropy"
-    assert small_plan("tiny/sft", 80, flash, "flash_attention_2", liger, "liger").longest == stock
+    assert small_plan("tiny/sft", 80, *ONE_LAYER, flash, "flash_attention_2", liger, "liger").longest == stock

@@ -1,5 +1,6 @@
 """LoRA adapters of a reasoner: added with `peft`, disabled, merged, saved."""
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -45,7 +46,9 @@ class LoRAAdapters:
         tied, table = backbone.ties_embeddings, backbone.lm_head.weight
         config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=targets)
         try:
-            self.adapted: Any = get_peft_model(backbone.model, config)
+            with warnings.catch_warnings():  # peft asks transformers 5.23 for a name that version 6 will not have
+                warnings.filterwarnings("ignore", ".*gradient_checkpointing.* is deprecated", FutureWarning)
+                self.adapted: Any = get_peft_model(backbone.model, config)
         except ValueError as error:
             raise ConfigError(f"lora_targets={targets!r} matches no linear layer of the model: {error}") from error
         layers = {name: part for name, part in self.adapted.named_modules() if isinstance(part, LoraLayer)}

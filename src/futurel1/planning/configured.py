@@ -75,7 +75,7 @@ class ConfiguredRun:
             raise ConfigError(f"{config} takes all devices of its machine; say how many there are by --devices")
         if not data.hparams.get("max_length"):
             raise ConfigError(
-                f"{config}: {type(data).__name__} has no max_length, so no batch is the longest to plan for"
+                f"{config}: {type(data).__name__} has no max_length, so there is no longest batch to plan"
             )
         hparams = module.hparams
         dtype = DTYPES[hparams["dtype"]]
@@ -103,6 +103,8 @@ class ConfiguredRun:
     def longest(self) -> tuple[int, int]:
         """Most tokens of a prompt and of a response that the configuration allows."""
         length = int(self.data["max_length"])
+        if self.tokens:
+            length = min(length, self.tokens)  # a longer record is an error
         if isinstance(self.module, LatentSFTModule):
             response = min(512, length // 4)  # of a record that is as long as it may be
             return length - response, response
@@ -134,15 +136,21 @@ class ConfiguredRun:
 
     @property
     def rows(self) -> int:
-        """Records or groups of a micro-batch."""
+        """Records or groups of a micro-batch of the greatest lengths."""
+        return self.rows_of(sum(self.longest))
+
+    def rows_of(self, length: int) -> int:
+        """Records or groups of a micro-batch, by the tokens of each."""
         if isinstance(self.module, LADAPOModule):
             rollout = self.module.rollout
             parts = self.devices * rollout.num_minibatches * self.accumulate
             return -(-rollout.batch_size // parts)
-        tokens = self.data.get("tokens_per_batch")
-        if tokens is not None:
-            return max(1, int(tokens) // int(self.data["max_length"]))
-        return int(self.data["batch_size"])
+        return self.tokens // length if self.tokens else int(self.data["batch_size"])
+
+    @property
+    def tokens(self) -> int:
+        """Most tokens of a batch of records; 0 where their number is given instead."""
+        return int(self.data.get("tokens_per_batch") or 0)
 
     def size(self, rows: int, prompt: int, response: int) -> Size:
         """A batch of this run."""
@@ -173,4 +181,6 @@ def _prepared(module: Any, dtype: torch.dtype) -> LatentReasoner:
         if isinstance(module, LatentSFTModule) and module.objective.cross_entropy == "liger":
             module.objective.cross_entropy = "chunked"
         module.prepare(reasoner, reasoner.device)
+        module.reasoner = reasoner
+        module.before_sharding()
     return reasoner

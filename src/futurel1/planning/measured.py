@@ -134,14 +134,11 @@ def decoding(
 def _cache_width(reasoner: LatentReasoner, autocast: torch.dtype | None) -> int:
     """Bytes of the keys and values of a token."""
     config: Any = reasoner.backbone.language_model.config
+    kinds = getattr(config, "layer_types", None) or ["full_attention"] * int(config.num_hidden_layers)
+    layers = sum(kind != "linear_attention" for kind in kinds)  # which has a state of constant size
     channels = int(getattr(config, "head_dim", 0) or config.hidden_size // config.num_attention_heads)
-    return (
-        2
-        * int(config.num_hidden_layers)
-        * int(config.num_key_value_heads)
-        * channels
-        * (autocast or reasoner.dtype).itemsize
-    )
+    width: int = 2 * layers * config.num_key_value_heads * channels * (autocast or reasoner.dtype).itemsize
+    return width
 
 
 def optimizer_step(

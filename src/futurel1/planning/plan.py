@@ -130,7 +130,7 @@ def _require_positive(**numbers: float | None) -> None:
 
 def _load(run: ConfiguredRun, prompt: int, response: int, *, rows: int | None = None, slots: int | None = None) -> Load:
     return Load(
-        update=run.size(rows or run.rows, prompt, response) if run.trains else None,
+        update=run.size(rows or run.rows_of(prompt + response), prompt, response) if run.trains else None,
         sampling=None if isinstance(run.module, LatentSFTModule) else run.size(1, prompt, response),
         slots=slots or run.slots,
     )
@@ -242,14 +242,20 @@ def _update_advice(run: ConfiguredRun, fits: Callable[..., bool]) -> str:
             parts = run.accumulate * -(-run.rows // rows)
             return f"micro-batches of {run.rows} groups are too large; trainer.accumulate_grad_batches: {parts} fits"
         steps = _largest(lambda value: fits(prompt=prompt, response=64 * value, rows=1), 1, response // 64)
-        return f"one group is too large; sampling.max_new_tokens: {64 * steps} fits" if steps else ""
+        alone = f"trainer.accumulate_grad_batches: {run.accumulate * run.rows} with " if run.rows > 1 else ""
+        return f"one group is too large; {alone}sampling.max_new_tokens: {64 * steps} fits" if steps else ""
+    setting = "data.tokens_per_batch" if run.tokens else "data.batch_size"
+    unit, given = (prompt + response, run.tokens) if run.tokens else (1, run.rows)
     if rows:
-        return f"data.batch_size: {run.rows} is too large, {rows} fits"
+        return f"{setting}: {given} is too large, {rows * unit} fits"
     steps = _largest(
         lambda value: fits(prompt=256 * value - response, response=response, rows=1),
         -(-(response + SHORTEST_PROMPT) // 256), (prompt + response) // 256,
     )  # fmt: skip
-    return f"data.max_length: {prompt + response} is too large, {256 * steps} fits" if steps else ""
+    if not steps:
+        return ""
+    alone = f"{setting}: {256 * steps if run.tokens else 1} with " if run.rows > 1 or run.tokens else ""
+    return f"a record of {prompt + response} tokens is too large; {alone}data.max_length: {256 * steps} fits"
 
 
 def _largest(fits: Callable[[int], bool], smallest: int, largest: int) -> int:

@@ -90,10 +90,10 @@ def shards_of(trainer: Any, *, resized: bool) -> int:
     Raises:
         ConfigError: the sizes of the strategy do not fit the number of devices.
     """
-    strategy, devices = trainer.strategy, trainer.num_devices * trainer.num_nodes
-    copies, shards = strategy._data_parallel_size, strategy._tensor_parallel_size
-    copies = trainer.num_nodes if copies == "auto" else int(copies)
-    shards = trainer.num_devices if shards == "auto" else int(shards)
+    devices = int(trainer.num_devices * trainer.num_nodes)
+    asked = (trainer.strategy._data_parallel_size, trainer.strategy._tensor_parallel_size)
+    automatic = (trainer.num_nodes, trainer.num_devices)
+    copies, shards = (int(own if size == "auto" else size) for size, own in zip(asked, automatic, strict=True))
     if resized and shards == 1:
         return int(devices)
     if copies * shards != devices:
