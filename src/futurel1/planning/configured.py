@@ -75,7 +75,7 @@ class ConfiguredRun:
             raise ConfigError(f"{config} takes all devices of its machine; say how many there are by --devices")
         if not data.hparams.get("max_length"):
             raise ConfigError(
-                f"{config}: {type(data).__name__} has no max_length, so there is no longest batch to plan"
+                f"{config}: {type(data).__name__} has no max_length, so no batch is the longest to plan for"
             )
         hparams = module.hparams
         dtype = DTYPES[hparams["dtype"]]
