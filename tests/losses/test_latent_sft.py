@@ -179,6 +179,41 @@ def test_loss_is_cross_entropy_plus_weighted_alignment(headed, alignment):
     assert not any(tensor.requires_grad for tensor in detached)
 
 
+def test_continuation_is_the_surprise_of_not_ending(headed):
+    batch = collate([make_row(headed, 0), make_row(headed, 1, (WIDE,))])
+    output = LatentSFTLoss(continuation_weight=0.5)(headed, batch)
+    hidden = headed(batch.input_ids, batch.attention_mask, headed.encode(batch), output.target)
+    before = hidden[:, :-1][batch.input_ids[:, 1:] == headed.tokens.latent_id]
+    ending = headed.logits(before).double().softmax(dim=-1)[:, headed.tokens.end_id]
+    wanted = -torch.log1p(-ending)
+    assert len(before) == output.num_latents == 6
+    assert_same_but_rounding(output.continuation.double(), wanted.mean())
+    assert_same_but_rounding(output.continuation_sum.double(), wanted.sum())
+    assert_same_but_rounding(output.loss, output.ce + 0.1 * output.latent + 0.5 * output.continuation)
+
+
+def test_without_a_weight_continuation_is_only_reported(headed):
+    output = LatentSFTLoss()(headed, collate([make_row(headed, 0)]))
+    assert not output.continuation.requires_grad
+    assert output.continuation > 0
+    assert torch.equal(output.loss, output.ce + 0.1 * output.latent)
+
+
+def test_the_continuation_term_makes_ending_less_likely():
+    reasoner = LatentReasoner.from_pretrained("tiny@random")
+    batch, table = collate([make_row(reasoner, 0)]), reasoner.backbone.lm_head.weight
+    objective = LatentSFTLoss(continuation_weight=1.0)
+    values = []
+    for _ in range(4):
+        output = objective(reasoner, batch)
+        (gradient,) = torch.autograd.grad(output.continuation, table)
+        with torch.no_grad():
+            table -= gradient
+        values.append(float(output.continuation))
+    assert values == sorted(values, reverse=True)
+    assert values[-1] < 0.9 * values[0]
+
+
 def test_totals_change_only_the_denominators(tiny):
     batch = collate(eight_rows(tiny)[:3])
     loss = LatentSFTLoss()
@@ -219,12 +254,13 @@ def test_only_labelled_positions_reach_the_vocabulary_projection(tiny, monkeypat
         return linear_cross_entropy(hidden, weight, targets, *rest)
 
     monkeypatch.setattr(latent_sft, "linear_cross_entropy", spy)
-    handle = tiny.backbone.lm_head.register_forward_hook(lambda *_: shapes.append("lm_head ran"))
+    handle = tiny.backbone.lm_head.register_forward_hook(lambda _, given, __: shapes.append(tuple(given[0].shape)))
     output = LatentSFTLoss()(tiny, batch)
     handle.remove()
     number = int((batch.labels[:, 1:] != -100).sum())
     assert output.num_tokens == number < batch.input_ids.numel() / 2
-    assert shapes == [((number, 128), (1024, 128), (number,))]
+    # and the positions before latents, which may end their span
+    assert shapes == [((number, 128), (1024, 128), (number,)), (output.num_latents, 128)]
 
 
 def test_labels_at_latents_are_never_asked(tiny):

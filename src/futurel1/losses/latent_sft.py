@@ -8,14 +8,16 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from futurel1.data import SFTBatch
 from futurel1.errors import BatchError, ConfigError
 from futurel1.losses.alignment import Alignment, alignment_sum, pool_to
-from futurel1.losses.cross_entropy import CrossEntropyPath, linear_cross_entropy
+from futurel1.losses.cross_entropy import CHUNK, CrossEntropyPath, linear_cross_entropy
 from futurel1.models import IGNORE, LatentReasoner, Vision, find_spans, learned_latents, previous, put_latents
 from futurel1.models.decoding.attention import branch_mask
 from futurel1.models.decoding.branching import why_inseparable
+from futurel1.models.decoding.scoring import continue_log_prob
 
 LatentFeedback = Literal["teacher", "mixed", "self"]
 LatentGradient = Literal["stop", "pathwise"]
@@ -26,14 +28,17 @@ class LatentSFTOutput:
     """Result of :class:`LatentSFTLoss`.
 
     Attributes:
-        loss: scalar, `ce + latent_weight * latent`.
+        loss: scalar, `ce + latent_weight * latent + continuation_weight * continuation`.
         ce: scalar, cross entropy in nats: sum over this batch, divided by its `total_tokens` or, without it, by
             `num_tokens`.
         latent: scalar, alignment error, divided by `total_latents` or `num_latents` in the same way.
+        continuation: scalar, -log(1 - p(END)) in nats before the latents, divided in the same way; the probability that
+            decoding goes on at each latent of a trained span.
         num_tokens: number of scored tokens in this batch.
         num_latents: number of latents in this batch.
         ce_sum: scalar, summed cross entropy, detached.
         latent_sum: scalar, summed alignment error, detached.
+        continuation_sum: scalar, summed -log(1 - p(END)), detached.
         predicted: (N, H) predicted latents, detached.
         target: (N, H) features that the latents are compared with.
         span: (N,) int64 number of each latent's hint within the batch.
@@ -42,10 +47,12 @@ class LatentSFTOutput:
     loss: Tensor
     ce: Tensor
     latent: Tensor
+    continuation: Tensor
     num_tokens: int
     num_latents: int
     ce_sum: Tensor
     latent_sum: Tensor
+    continuation_sum: Tensor
     predicted: Tensor
     target: Tensor
     span: Tensor
@@ -59,7 +66,8 @@ class _Run:
         scoring: (S, H) hidden states that predict the scored tokens.
         tokens: (S,) int64, these tokens.
         token_record: (S,) int64, the record of each.
-        predicted: (N, H) predicted latents.
+        imagining: (N, H) hidden states that predict the trained latents.
+        predicted: (N, H) these latents.
         target: (N, H) features that they are compared with.
         span: (N,) int64 number of each latent's hint within the batch.
         latent_record: (N,) int64, the record of each latent.
@@ -68,6 +76,7 @@ class _Run:
     scoring: Tensor
     tokens: Tensor
     token_record: Tensor
+    imagining: Tensor
     predicted: Tensor
     target: Tensor
     span: Tensor
@@ -94,6 +103,9 @@ class LatentSFTLoss(nn.Module):
         packing: run the records of a padded batch end to end in one row, without their padding. Positions restart and
             attention stays within a record, so values and gradients are the same. Not for recurrent layers, nor for
             attention implementations without masks.
+        continuation_weight: weight of -log(1 - p(END)) before each latent. LATENT has no cross entropy, so nothing else
+            teaches the model to go on inside a span: without this term, it may end spans at once unless decoding fixes
+            their length. 0: the paper's objective.
 
     Raises:
         ConfigError: a value outside its choices.
@@ -108,10 +120,12 @@ class LatentSFTLoss(nn.Module):
         latent_gradient: LatentGradient = "stop",
         cross_entropy: CrossEntropyPath = "auto",
         packing: bool = False,
+        continuation_weight: float = 0.0,
     ) -> None:
         super().__init__()
-        if not latent_weight >= 0:
-            raise ConfigError(f"latent_weight must be at least 0, got {latent_weight}")
+        for name, weight in (("latent_weight", latent_weight), ("continuation_weight", continuation_weight)):
+            if not weight >= 0:
+                raise ConfigError(f"{name} must be at least 0, got {weight}")
         if alignment not in ("mse", "cosine"):
             raise ConfigError(f"alignment must be 'mse' or 'cosine', got {alignment!r}")
         if latent_feedback not in ("teacher", "mixed", "self"):
@@ -129,6 +143,7 @@ class LatentSFTLoss(nn.Module):
         self.latent_gradient: LatentGradient = latent_gradient
         self.cross_entropy: CrossEntropyPath = cross_entropy
         self.packing = packing
+        self.continuation_weight = continuation_weight
 
     def forward(
         self, reasoner: LatentReasoner, batch: SFTBatch, *, feedback_share: float = 1.0, salt: int = 0
@@ -149,18 +164,26 @@ class LatentSFTLoss(nn.Module):
         weight, delta = reasoner.backbone.lm_head.weight, reasoner.backbone.head_delta
         ce_sum = linear_cross_entropy(run.scoring, weight, run.tokens, self.cross_entropy, delta)
         latent_sum = alignment_sum(run.predicted, run.target, self.alignment)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.continuation_weight > 0):
+            continuation_sum = _continuation_sum(reasoner, run.imagining)
 
         num_tokens, num_latents = len(run.tokens), len(run.target)
+        total_latents = max(1, num_latents if batch.total_latents is None else batch.total_latents)
         ce = ce_sum / max(1, num_tokens if batch.total_tokens is None else batch.total_tokens)
-        latent = latent_sum / max(1, num_latents if batch.total_latents is None else batch.total_latents)
+        latent, continuation = latent_sum / total_latents, continuation_sum / total_latents
+        loss = ce + self.latent_weight * latent
+        if self.continuation_weight:
+            loss = loss + self.continuation_weight * continuation
         return LatentSFTOutput(
-            loss=ce + self.latent_weight * latent,
+            loss=loss,
             ce=ce,
             latent=latent,
+            continuation=continuation,
             num_tokens=num_tokens,
             num_latents=num_latents,
             ce_sum=ce_sum.detach(),
             latent_sum=latent_sum.detach(),
+            continuation_sum=continuation_sum.detach(),
             predicted=run.predicted.detach(),
             target=run.target,
             span=run.span,
@@ -229,10 +252,12 @@ class LatentSFTLoss(nn.Module):
         kept = learned[slots]
         span = torch.unique_consecutive(span[kept], return_inverse=True)[1]
         # Without latents the head still runs, on zero rows, to keep every trainable parameter in the graph for DDP.
-        predicted = reasoner.predict_latents(previous(hidden, learned))
+        imagining = previous(hidden, learned)
+        predicted = reasoner.predict_latents(imagining)
         return _Run(
-            previous(hidden, scored), labels[scored], record[scored], predicted, target[kept], span, record[learned]
-        )
+            previous(hidden, scored), labels[scored], record[scored], imagining, predicted, target[kept], span,
+            record[learned],
+        )  # fmt: skip
 
     def _packs(self, reasoner: LatentReasoner, real: Tensor) -> bool:
         """Whether to pack a batch whose real tokens are given; one without padding runs faster as it is."""
@@ -299,6 +324,18 @@ class LatentSFTLoss(nn.Module):
             return torch.ones(len(batch), dtype=torch.bool)
         names = batch.sample_ids or tuple(str(row) for row in range(len(batch)))
         return torch.tensor([_draw(f"{salt}:{name}") < share for name in names])
+
+
+def _continuation_sum(reasoner: LatentReasoner, imagining: Tensor) -> Tensor:
+    """Summed -log(1 - p(END)) over (N, H) hidden states inside spans: what it takes not to end there."""
+
+    def chunk_sum(hidden: Tensor) -> Tensor:
+        log_probs = reasoner.logits(hidden).float().log_softmax(dim=-1)
+        return -continue_log_prob(log_probs, reasoner.tokens.end_id).sum()
+
+    # As in the cross entropy, the logits of one chunk are held at a time.
+    sums = [checkpoint(chunk_sum, rows, use_reentrant=False) for rows in torch.split(imagining, CHUNK) if len(rows)]
+    return torch.stack(sums).sum() if sums else imagining.new_zeros((), dtype=torch.float32)
 
 
 def _several_processes() -> bool:

@@ -54,6 +54,8 @@ class LatentSFTModule(ReasonerModule):
         cross_entropy: ``auto``, ``liger``, ``torch`` or ``chunked``.
         packing: run the records of a padded batch end to end in one row, without their padding; same loss and
             gradients. Needs a backbone without recurrent layers, and sdpa attention (eager would compute all pairs).
+        continuation_weight: weight of -log(1 - p(END)) before each latent, which teaches the model not to end spans
+            early; 0: the paper's objective, with which spans may end at once unless decoding fixes their length.
         freeze: parts not to train, among ``vision``, ``merger``, ``llm``, ``head``.
         optimizer: class and settings of the optimizer; None: AdamW. Rates, betas and decay are those below.
         learning_rate: learning rate.
@@ -98,6 +100,7 @@ class LatentSFTModule(ReasonerModule):
         latent_gradient: LatentGradient = "stop",
         cross_entropy: CrossEntropyPath = "auto",
         packing: bool = False,
+        continuation_weight: float = 0.0,
         freeze: list[Part] = ["vision", "merger"],  # noqa: B006 (never changed; a tuple cannot be written in YAML)
         optimizer: OptimizerCallable | None = None,
         learning_rate: float = 1e-5,
@@ -125,8 +128,9 @@ class LatentSFTModule(ReasonerModule):
             raise ConfigError(f"feedback_share must be between 0 and 1, got {feedback_share}")
         self.check_dtypes()
         self.objective = LatentSFTLoss(
-            latent_weight, alignment, latent_feedback, feedback_passes, latent_gradient, cross_entropy, packing
-        )
+            latent_weight, alignment, latent_feedback, feedback_passes, latent_gradient, cross_entropy, packing,
+            continuation_weight,
+        )  # fmt: skip
         # Not submodules: they have no state and would only lengthen the model summary.
         self._evaluators: dict[LatentFeedback, LatentSFTLoss] = {
             feedback: LatentSFTLoss(
@@ -200,20 +204,24 @@ class LatentSFTModule(ReasonerModule):
         return loss
 
     def _sums(self, output: LatentSFTOutput, batch: SFTBatch) -> Tensor:
-        """(7,) float64 sums, additive over micro-batches and ranks."""
+        """(8,) float64 sums, additive over micro-batches and ranks."""
         cosine = nn.functional.cosine_similarity(output.predicted.float(), output.target.float(), dim=-1).sum()
         numbers = (
             output.ce_sum, output.latent_sum, cosine, output.num_tokens, output.num_latents, len(batch),
-            int((batch.attention_mask != 0).sum()),
+            int((batch.attention_mask != 0).sum()), output.continuation_sum,
         )  # fmt: skip
         return torch.tensor([float(number) for number in numbers], dtype=torch.float64)
 
     def _means(self, values: list[float]) -> dict[str, float]:
-        ce_sum, latent_sum, cosine, tokens, latents, samples, _ = values[:7]
+        ce_sum, latent_sum, cosine, tokens, latents, samples, _, continuation_sum = values[:8]
         ce, latent = ce_sum / max(1.0, tokens), latent_sum / max(1.0, latents)
-        means = {"loss": ce + self.hparams["latent_weight"] * latent, "ce": ce}
+        continuation = continuation_sum / max(1.0, latents)
+        hparams = self.hparams
+        means = {
+            "loss": ce + hparams["latent_weight"] * latent + hparams["continuation_weight"] * continuation, "ce": ce,
+        }  # fmt: skip
         if latents:
-            means |= {"latent": latent, "cosine": cosine / latents}
+            means |= {"latent": latent, "cosine": cosine / latents, "continuation": continuation}
         means["latents_per_sample"] = latents / max(1.0, samples)
         return means
 
@@ -249,11 +257,11 @@ class LatentSFTModule(ReasonerModule):
         self._eval_sums = sums if self._eval_sums is None else self._eval_sums + sums
 
     def _log_evaluation(self, prefix: str) -> None:
-        sums = torch.zeros(11, dtype=torch.float64) if self._eval_sums is None else self._eval_sums
+        sums = torch.zeros(12, dtype=torch.float64) if self._eval_sums is None else self._eval_sums
         self._eval_sums = None
         values = self.reduced(sums)
         logs = self._means(values)
-        own_ce, retrieved, hints, batches = values[7:]
+        own_ce, retrieved, hints, batches = values[8:]
         if hints:
             logs["ce_own_latents"] = own_ce / max(1.0, values[3])
             logs["retrieval"] = retrieved / hints
