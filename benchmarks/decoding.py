@@ -178,6 +178,8 @@ def run(way: str, case: dict[str, Any]) -> dict[str, float]:
              "processor": statistics.median(processor)}  # fmt: skip
     if not mixed and not (way == "this" and case["compile"]):  # a compiled step hides its operations
         found |= {f"{name}": count / (case["tokens"] - 1) for name, count in counts_of(decode).items()}
+    if case["profile"] and way == "this":
+        found["profile"] = shares_of(decode)
     common["max_new_tokens"] = 1
     begin, busy = seconds_now(device), time.process_time()
     decode()
@@ -204,6 +206,18 @@ def counts_of(decode: Any) -> dict[str, int]:
     with Counting() as counting:
         decode()
     return dict(counting.counts)
+
+
+def shares_of(decode: Any, most: int = 8) -> str:
+    """Operations of a whole call with the largest shares of the processor's time, and how often they ran."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiled:
+        decode()
+    events = profiled.key_averages()
+    total = sum(event.self_cpu_time_total for event in events)
+    events = sorted(events, key=lambda event: -event.self_cpu_time_total)
+    shown = [f"{event.key} {event.self_cpu_time_total / total:.0%} ({event.count}x)" for event in events[:most]]
+    rest = 1 - sum(event.self_cpu_time_total for event in events[:most]) / total
+    return f"{', '.join(shown)}, {len(events) - most} others {rest:.0%}"
 
 
 def live_mb(case: dict[str, Any], weights: int) -> float:
@@ -249,6 +263,7 @@ def main() -> None:
     parser.add_argument("--greedy", action="store_true", help="choose the most likely tokens instead of sampling")
     parser.add_argument("--mixed", action="store_true", help="only 64 prompts of mixed lengths in 16 slots")
     parser.add_argument("--look-every", type=int, default=8, help="steps between two looks of the host")
+    parser.add_argument("--profile", action="store_true", help="also name the operations that take most time")
     parser.add_argument("--compile", action="store_true", help="compile this version's step")
     parser.add_argument("--one", default="", help=argparse.SUPPRESS)
     add_device_options(parser)
@@ -265,7 +280,7 @@ def main() -> None:
                     "prompts": 64 if options.mixed else options.rows // options.branches,
                     "branches": options.branches, "slots": 16 if options.mixed else None, "repeats": options.repeats,
                     "sampled": not options.greedy, "look_every": options.look_every, "compile": options.compile,
-                    "device": options.device, "dtype": options.dtype}  # fmt: skip
+                    "profile": options.profile, "device": options.device, "dtype": options.dtype}  # fmt: skip
             ways = [] if options.mixed or options.alone else [("transformers", here)]
             ways += [("previous", f"{options.previous}/src")] if options.previous else []
             results = {way: in_process(way, case, source) for way, source in [*ways, ("this", here)]}
@@ -280,6 +295,8 @@ def main() -> None:
                     line += f"  {found['operations']:.0f} operations and {found['synchronisations']:.1f} waits a step"
                 print(line)
             mine = results["this"]
+            if "profile" in mine:
+                print(f"  time of this, prompts included: {mine['profile']}")
             for way, found in results.items():
                 if way != "this":
                     rates = [mine["tokens"] / mine[unit] for unit in ("seconds", "processor")]
