@@ -38,6 +38,15 @@ def test_signals_wait_and_come_in_order(came: list[int]) -> None:
     assert len(came) == 3
 
 
+@pytest.fixture
+def _interruptible() -> Iterator[None]:
+    """Ctrl-C raises, also where a shell started the tests in the background, which ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_interruptible")
 def test_an_interrupt_is_raised_when_it_is_let_go() -> None:
     signals = HeldSignals()
     signals.hold()

@@ -31,7 +31,10 @@ def put_together(states: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _map_values(states: list[dict[str, Any]], change: Callable[[Any], Any]) -> list[dict[str, Any]]:
-    """New dictionaries, because those of `Optimizer.state_dict()` are the optimizer's own."""
+    """New dictionaries, because those of `Optimizer.state_dict()` are the optimizer's own.
+
+    Where weights are sharded and a checkpoint is one file, all ranks but the first get empty states.
+    """
     return [
         {
             **optimizer,
@@ -40,6 +43,8 @@ def _map_values(states: list[dict[str, Any]], change: Callable[[Any], Any]) -> l
                 for number, state in optimizer["state"].items()
             },
         }
+        if "state" in optimizer
+        else optimizer
         for optimizer in states
     ]
 
