@@ -5,11 +5,25 @@ import math
 import pytest
 
 from futurel1.curves import Curve
-from futurel1.report.plots import HEIGHT, MOST_POINTS, WIDTH, panels_of
+from futurel1.report.plots import HEIGHT, MOST_POINTS, WIDTH, panels_of, tick_labels
 
 
 def points(text: str) -> list[tuple[float, float]]:
     return [(float(x), float(y)) for x, _, y in (pair.partition(",") for pair in text.split())]
+
+
+@pytest.mark.parametrize(
+    ("values", "labels"),
+    [
+        ([0.5, 1.0], ["0.5", "1"]),
+        ([6.902, 6.905, 6.909], ["6.902", "6.905", "6.909"]),
+        ([2950.0, 3010.0], ["2.95e+03", "3.01e+03"]),
+        ([0.0, 0.0], ["0", "0"]),  # a flat curve
+        ([1.00001, 1.00002], ["1", "1"]),  # no label is longer than four digits
+    ],
+)
+def test_different_ticks_have_different_labels(values: list[float], labels: list[str]) -> None:
+    assert tick_labels(values) == labels
 
 
 def test_a_falling_curve_falls_inside_its_panel() -> None:

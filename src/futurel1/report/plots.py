@@ -106,12 +106,22 @@ def _panel(name: str, stages: Mapping[str, Curve]) -> Panel | None:
     return Panel(
         name,
         tuple(lines),
-        tuple((y(value), f"{value:.2g}") for value in values),
+        tuple(zip(map(y, values), tick_labels(values), strict=True)),
         tuple((x(step), f"{step:g}") for step in dict.fromkeys((first, last))),
         log,
         total - finite,
         f"{name} over steps {first:g} to {last:g}: {', '.join(told)}",
     )
+
+
+def tick_labels(values: Sequence[float]) -> list[str]:
+    """Labels with two digits, or up to four where fewer would give different values the same label."""
+    labels: list[str] = []
+    for digits in (2, 3, 4):
+        labels = [f"{value:.{digits}g}" for value in values]
+        if len(set(labels)) == len(set(values)):
+            break
+    return labels
 
 
 def _finite(curve: Curve) -> list[tuple[float, float]]:
