@@ -16,9 +16,6 @@ from futurel1.trainer_checkpoints import read_checkpoint
 
 __all__ = ["Exported", "export"]
 
-TABLES = (".embed_tokens.weight", ".lm_head.weight")
-"""Ends of the names of weights whose rows LoRA trains."""
-
 
 @dataclass(frozen=True)
 class Exported:
@@ -139,7 +136,7 @@ def _save_adapter(start: Start, reasoner: LatentReasoner, folder: Path) -> None:
     weights = start.weights(reasoner)
     if not weights.adapters:
         return
-    tables = {name: weight for name, weight in reasoner.state_dict().items() if name.endswith(TABLES)}
+    merged = reasoner.state_dict()
     lora = LoRAAdapters(
         reasoner,
         rank=start.last("lora_rank"),
@@ -150,4 +147,4 @@ def _save_adapter(start: Start, reasoner: LatentReasoner, folder: Path) -> None:
     own = reasoner.state_dict()
     for name in weights.adapters:
         own[name].copy_(weights.stored(name))
-    lora.save(folder, lora.state(), tables)
+    lora.save(folder, lora.state(), merged)

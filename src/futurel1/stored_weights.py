@@ -9,6 +9,7 @@ from torch import Tensor
 
 from futurel1.errors import CheckpointError
 from futurel1.models.lora import ROWS_PREFIX, is_adapter
+from futurel1.models.token_rows import with_rows
 from futurel1.trainer_checkpoints import read_checkpoint
 
 __all__ = ["StoredWeights"]
@@ -63,8 +64,7 @@ class StoredWeights:
         weight = self.stored(source)
         rows = self._trained_rows(name)
         if rows is not None:
-            changed = (weight[self._rows] + rows).to(weight.dtype)
-            return weight.index_copy(0, self._rows, changed)
+            return with_rows(weight, self._rows, rows)
         place, wrapped, what = source.rpartition(_WRAPPED)
         if not wrapped or what != "weight":
             return weight

@@ -84,12 +84,7 @@ def test_a_supervised_step(make: Callable[[], LatentReasoner], size: Size, recom
 
 def policy_loss(reasoner: LatentReasoner, size: Size) -> torch.Tensor:
     batch = experience(reasoner, size, POLICY, 0.9)
-    rollout, scores = batch.rollout, rollout_scores(reasoner, batch)
-    return PolicyLoss()(
-        scores.log_probs, scores.latent_log_probs, advantages=batch.advantages, mask=rollout.chosen_mask,
-        latent_mask=rollout.latent_mask, width=reasoner.hidden_size, total=batch.total_tokens,
-        reference_log_probs=batch.reference_log_probs,
-    ).loss  # fmt: skip
+    return batch.loss(PolicyLoss(), rollout_scores(reasoner, batch)).loss
 
 
 @pytest.mark.parametrize(

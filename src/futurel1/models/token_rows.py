@@ -23,6 +23,11 @@ class RowDelta(NamedTuple):
     values: Tensor
 
 
+def with_rows(table: Tensor, ids: Tensor, values: Tensor) -> Tensor:
+    """A (V, H) table with (K, H) `values` added to its rows `ids`, rounded to its dtype; the table does not change."""
+    return table.index_copy(0, ids, (table[ids] + values).to(table.dtype))
+
+
 class TokenRows(nn.Module):
     """What a few tokens' rows differ by from those of the frozen tables.
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from futurel1.models.lora import LoRAAdapters, is_adapter, lora_delta, whole
 from futurel1.models.reasoner import LatentReasoner
+from futurel1.models.token_rows import with_rows
 
 
 def skeleton(reasoner: LatentReasoner, dtype: torch.dtype, adapters: LoRAAdapters | None = None) -> LatentReasoner:
@@ -57,8 +58,7 @@ def whole_weights(reasoner: LatentReasoner, *, merged: bool = True) -> Iterator[
         if merged and part == "weight":
             weight = (weight + lora_delta(reasoner.get_submodule(layer))).to(weight.dtype)
         if rows is not None and parameter in tables:
-            delta = whole(tables[parameter].detach())
-            weight = weight.index_copy(0, rows.ids, (weight[rows.ids] + delta).to(weight.dtype))
+            weight = with_rows(weight, rows.ids, whole(tables[parameter].detach()))
         yield name.replace(".base_layer.", "."), weight
 
 

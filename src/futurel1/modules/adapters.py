@@ -78,6 +78,15 @@ def apply_liger(reasoner: LatentReasoner, device: torch.device) -> int:
 STEPS = ("training_step", "validation_step", "test_step", "predict_step")
 
 
+def sharded_blocks(reasoner: LatentReasoner) -> tuple[list[nn.Module], set[nn.Parameter]]:
+    """Transformer blocks that :func:`shard` makes a group of each, in order, and parameters that it leaves whole."""
+    language_model: Any = reasoner.backbone.language_model
+    tower: Any = reasoner.backbone.vision_tower
+    if reasoner.vision_is_trainable:
+        return [*tower.blocks, *language_model.layers], set()
+    return list(language_model.layers), set(tower.parameters())
+
+
 def shard(
     module: nn.Module,
     reasoner: LatentReasoner,
@@ -114,16 +123,9 @@ def shard(
     from torch.distributed.tensor import DTensor
 
     policy = MixedPrecisionPolicy(param_dtype=compute_dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
-    tower: Any = reasoner.backbone.vision_tower
-    language_model: Any = reasoner.backbone.language_model
-    whole: set[nn.Parameter] = set()
-    blocks = list(language_model.layers)
-    if reasoner.vision_is_trainable:
-        blocks += tower.blocks
-    else:
-        whole = set(tower.parameters())
-        for parameter in whole:  # and no buffers: rotary frequencies stay float32
-            parameter.data = parameter.data.to(device, compute_dtype)
+    blocks, whole = sharded_blocks(reasoner)
+    for parameter in whole:  # and no buffers: rotary frequencies stay float32
+        parameter.data = parameter.data.to(device, compute_dtype)
     for part in (*blocks, module):
         for parameter in part.parameters():
             if parameter not in whole and not isinstance(parameter, DTensor):

@@ -239,21 +239,9 @@ class LADAPOModule(ReasonerModule):
                 self._rollout_statistics["rollout/tokens_per_second"] = (
                     batch.statistics["rollout/tokens"] / batch.statistics["rollout/seconds"]
                 )
-        rollout, scores = batch.rollout, rollout_scores(self.reasoner, batch)
-        mask = rollout.chosen_mask & batch.valid[:, None]
-        output = self.objective(
-            scores.log_probs,
-            scores.latent_log_probs,
-            advantages=batch.advantages,
-            mask=mask,
-            latent_mask=rollout.latent_mask & batch.valid[:, None],
-            width=rollout.latents.shape[-1],
-            total=batch.total_tokens,
-            old_log_probs=batch.old_log_probs,
-            old_latent_log_probs=batch.old_latent_log_probs,
-            reference_log_probs=batch.reference_log_probs,
-        )
-        self._step.add(batch, scores, output, mask)
+        scores = rollout_scores(self.reasoner, batch)
+        output = batch.loss(self.objective, scores)
+        self._step.add(batch, scores, output, batch.mask)
         # The total covers all micro-batches and ranks; undo the Trainer's division by accumulation and world size.
         loss: Tensor = output.loss * (self.trainer.accumulate_grad_batches * self.trainer.world_size)
         return loss

@@ -65,7 +65,9 @@ def prompt_batch(reasoner: LatentReasoner, size: Size) -> PromptBatch:
     """Prompts of equal length."""
     prompt, grids = _prompt_ids(reasoner, size.prompt)
     ids = prompt.repeat(size.rows, 1)
-    return PromptBatch(ids, torch.ones_like(ids), **_videos(reasoner, grids, size.rows), sample_ids=_names(size.rows))
+    return PromptBatch(
+        ids, torch.ones_like(ids), **_videos(reasoner, grids, size.rows), sample_ids=tuple(map(str, range(size.rows)))
+    )
 
 
 def experience(reasoner: LatentReasoner, size: Size, policy: LatentPolicy, temperature: float) -> Experience:
@@ -139,7 +141,3 @@ def _pixels(reasoner: LatentReasoner, grids: Tensor) -> Tensor:
 def _videos(reasoner: LatentReasoner, grid: list[int], rows: int) -> dict[str, Any]:
     grids = torch.tensor([grid]).repeat(rows, 1)
     return {"pixel_values_videos": _pixels(reasoner, grids), "video_grid_thw": grids}
-
-
-def _names(rows: int) -> tuple[str, ...]:
-    return tuple(str(row) for row in range(rows))

@@ -72,12 +72,7 @@ def policy_step(
 
     def step() -> Tensor:
         batch = experience(reasoner, size, policy, temperature)
-        rollout, scores = batch.rollout, rollout_scores(reasoner, batch)
-        return loss(
-            scores.log_probs, scores.latent_log_probs, advantages=batch.advantages, mask=rollout.chosen_mask,
-            latent_mask=rollout.latent_mask, width=reasoner.hidden_size, total=batch.total_tokens,
-            reference_log_probs=batch.reference_log_probs,
-        ).loss  # fmt: skip
+        return batch.loss(loss, rollout_scores(reasoner, batch)).loss
 
     return _training(reasoner, autocast, gradients, step)
 

@@ -10,10 +10,11 @@ from torch import nn
 
 from futurel1.models.lora import is_adapter
 from futurel1.modules import LADAPOModule, LatentSFTModule
+from futurel1.modules.adapters import sharded_blocks
 from futurel1.planning.configured import ConfiguredRun
 from futurel1.planning.fabricated import Size
 from futurel1.planning.measured import Gradients, Measured, decoding, optimizer_step, policy_step, sft_step
-from futurel1.planning.sharding import REDUCED, whole_parameters
+from futurel1.planning.sharding import REDUCED
 from futurel1.runs import export_dtype
 
 GIB = 2**30
@@ -102,7 +103,7 @@ class DeviceMemory:
         """Bytes of a copy of the policy, which shares a frozen tower and, if nothing is sharded, all that is frozen."""
         named = self._reasoner.named_parameters()
         if self.run.sharing == "FSDP2":
-            copied = [weight for name, weight in named if not is_adapter(name) and id(weight) not in self._whole]
+            copied = [weight for name, weight in named if not is_adapter(name) and weight not in self._whole]
         else:
             copied = self._trained
         return sum(parameter.numel() * parameter.element_size() for parameter in copied)
@@ -117,18 +118,18 @@ class DeviceMemory:
     def _stored(self, parameter: nn.Parameter) -> int:
         """Bytes of a parameter on each device."""
         size = parameter.numel() * self._dtype(parameter).itemsize
-        return size if id(parameter) in self._whole else size // self.run.shards
+        return size if parameter in self._whole else size // self.run.shards
 
     def _dtype(self, parameter: nn.Parameter) -> torch.dtype:
         """Dtype of a parameter where it is kept: shards are not in the dtype that is computed with."""
-        if self.run.sharing != "FSDP2" or id(parameter) in self._whole:
+        if self.run.sharing != "FSDP2" or parameter in self._whole:
             return parameter.dtype
         adapter = parameter.requires_grad and self.run.module.lora is not None
         return torch.float32 if adapter else self.run.dtype
 
     @cached_property
-    def _whole(self) -> set[int]:
-        return whole_parameters(self._reasoner)
+    def _whole(self) -> set[nn.Parameter]:
+        return sharded_blocks(self._reasoner)[1]
 
     # ------------------------------------------------------------------ phases
 

@@ -7,16 +7,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from futurel1.models import LatentReasoner
+from futurel1.modules.adapters import sharded_blocks
 from futurel1.planning.shapes_only import Usage
 
 REDUCED = 4
 """Bytes of a gradient while it is reduced: `adapters.shard` reduces in float32."""
-
-
-def whole_parameters(reasoner: LatentReasoner) -> set[int]:
-    """Identities of the parameters that :func:`futurel1.modules.adapters.shard` leaves whole: a frozen tower's."""
-    tower = reasoner.backbone.vision_tower
-    return set() if reasoner.vision_is_trainable else {id(parameter) for parameter in tower.parameters()}
 
 
 class _Group:
@@ -66,12 +61,10 @@ def gathering(usage: Usage, reasoner: LatentReasoner) -> Iterator[Callable[[], N
     Yields:
         What to call after the backward pass: the gradients of the rest, the embedding table and `lm_head`, are reduced.
     """
-    language_model: Any = reasoner.backbone.language_model
-    tower: Any = reasoner.backbone.vision_tower
-    blocks = [*(tower.blocks if reasoner.vision_is_trainable else []), *language_model.layers]
+    blocks, whole = sharded_blocks(reasoner)
     groups = [_Group(usage, list(block.parameters())) for block in blocks]
-    inside = {id(parameter) for group in groups for parameter in group.parameters} | whole_parameters(reasoner)
-    rest = _Group(usage, [parameter for parameter in reasoner.parameters() if id(parameter) not in inside])
+    inside = whole.union(*(group.parameters for group in groups))
+    rest = _Group(usage, [parameter for parameter in reasoner.parameters() if parameter not in inside])
     reducing: list[_Group] = []
     hooks: list[Any] = []
 

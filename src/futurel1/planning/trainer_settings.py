@@ -95,7 +95,7 @@ def shards_of(trainer: Any, *, resized: bool) -> int:
     automatic = (trainer.num_nodes, trainer.num_devices)
     copies, shards = (int(own if size == "auto" else size) for size, own in zip(asked, automatic, strict=True))
     if resized and shards == 1:
-        return int(devices)
+        return devices
     if copies * shards != devices:
         raise ConfigError(
             f"trainer.strategy: data_parallel_size {copies} times tensor_parallel_size {shards} is not the number of "

@@ -16,8 +16,9 @@ from futurel1.data.collate import Fetched
 from futurel1.data.encoded import EncodedSample
 from futurel1.data.prompts import PromptCollator
 from futurel1.errors import BatchError, CheckpointError
+from futurel1.losses import PolicyLoss, PolicyLossOutput
 from futurel1.models import Vision, VisionFeatures
-from futurel1.models.decoding import Rollout
+from futurel1.models.decoding import Rollout, RolloutScores
 from futurel1.models.policies import LatentPolicy
 
 _WIDTHS = {
@@ -159,6 +160,32 @@ class Experience:
 
     def __len__(self) -> int:
         return len(self.rollout)
+
+    @property
+    def mask(self) -> Tensor:
+        """(N, R) bool, decisions to train on."""
+        return self.rollout.chosen_mask & self.valid[:, None]
+
+    def loss(self, objective: PolicyLoss, scores: RolloutScores) -> PolicyLossOutput:
+        """The objective of this micro-batch.
+
+        Args:
+            objective: the clipped objective.
+            scores: scores of the rollouts under the weights that are trained.
+        """
+        rollout = self.rollout
+        return objective(
+            scores.log_probs,
+            scores.latent_log_probs,
+            advantages=self.advantages,
+            mask=self.mask,
+            latent_mask=rollout.latent_mask & self.valid[:, None],
+            width=rollout.latents.shape[-1],
+            total=self.total_tokens,
+            old_log_probs=self.old_log_probs,
+            old_latent_log_probs=self.old_latent_log_probs,
+            reference_log_probs=self.reference_log_probs,
+        )
 
     def to(self, device: torch.device | str) -> "Experience":
         """Return the experience itself; a device other than its own is an error."""
