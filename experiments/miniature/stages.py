@@ -127,12 +127,16 @@ class _Builder:
         return self.add(made)
 
     def test(self, name: str, seed: int) -> str:
-        """The stage that tests a run."""
-        own = None if name == BACKBONE else seed
-        model = () if own is None else (self.run(name, seed),)
+        """The stage that tests a run; ``RUN+VARIANT`` with the settings of that variant."""
+        run, _, variant = name.partition("+")
+        own = None if run == BACKBONE else seed
+        model = () if own is None else (self.run(run, seed),)
+        variants = self.plan["test"].get("variants", {})
+        if variant and variant not in variants:
+            raise ValueError(f"the plan has no test variant {variant!r}, as {name} asks for")
         records = self.world() if self.plan["test"]["records"] == "test" else self.split()
         options = {
-            "backbone": self.plan["backbone"], "set": self.plan["test"]["set"],
+            "backbone": self.plan["backbone"], "set": {**self.plan["test"]["set"], **variants.get(variant, {})},
             "records": self.plan["test"]["records"], "save_latents": name in self.plan["controls"],
         }  # fmt: skip
         return self.add(Stage(_named(f"test-{name}", own), "test", own, (*model, records), options))
