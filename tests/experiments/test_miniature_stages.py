@@ -58,6 +58,17 @@ def test_runs_start_from_the_right_ones(plan: dict[str, Any]) -> None:
     assert stages["sft-latent-s0"].options["set"]["trainer.max_steps"] == plan["sft"]["set"]["trainer.max_steps"]
 
 
+def test_a_variant_tests_the_same_weights_with_other_settings(plan: dict[str, Any]) -> None:
+    stages = build_stages(plan)
+    fixed, free = (stages[f"test-sft-L4{variant}-s1"] for variant in ("", "+free4"))
+    assert fixed.needs == free.needs == ("sft-L4-s1", "world")
+    assert free.options["set"] == {**fixed.options["set"], **plan["test"]["variants"]["free4"]}
+    assert digests(stages)[fixed.name] != digests(stages)[free.name]
+    plan["rows"]["sft-L4+other"] = "unknown"
+    with pytest.raises(ValueError, match=r"no test variant 'other'.*sft-L4\+other"):
+        build_stages(plan)
+
+
 def test_seeds_add_stages_and_change_none(plan: dict[str, Any]) -> None:
     few, many = ({**plan, "seeds": seeds} for seeds in ([0], [0, 1, 2]))
     one, three = (digests(build_stages(made)) for made in (few, many))
