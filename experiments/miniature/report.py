@@ -9,11 +9,11 @@ from experiments.miniature import figures
 from experiments.miniature.records import MISMATCHED, SPLITS
 from experiments.miniature.results import Bench, Results, current_results, metrics_of_tests, read_results
 from experiments.miniature.stages import BACKBONE, Plan, stages_testing
-from experiments.miniature.statistics import Difference, Mean, paired_bootstrap, seed_mean
+from experiments.miniature.statistics import Difference, Mean, holm, paired_difference, seed_mean
 
 MARKER = "<!-- hand-written below -->"
 HEADINGS = {"hop1": "1 hop", "hop2": "2 hops", "hop3": "3 hops", "hop5": "interpolation", "all": "average"}
-DIFFERENCE = ("difference", "p", "over seeds")
+DIFFERENCE = ("difference", "p")
 PUBLISHED = (
     "Qwen3-VL-8B zero-shot", "text-only SFT, same 50K", "Future-L1-SFT", "Future-L1-SFT on random 50K",
     "text-only SFT + DAPO", "Future-L1-SFT + GRPO", "Future-L1-SFT + DAPO", "Future-L1-SFT + DAPO + R_ctr",
@@ -44,7 +44,7 @@ def page(results: Results, plan: Plan, bench: Bench, pictures: Mapping[str, str]
 
     parts = ["# The paper's table in small", *_about(results, plan, bench)]
     parts += ["## Accuracy", _ACCURACY, main_table(results, plan), *picture("accuracy", "accuracy")]
-    parts += ["Other pairs of rows:", comparison_table(results, plan), *picture("rewards", "rewards")]
+    parts += ["## Claims", _CLAIMS, claim_table(results, plan), *picture("rewards", "rewards")]
     if "curate" in results and "probe" in results:
         parts += ["## Curation", _CURATION, curation_table(results)]
     parts += ["## Spans", "Latent spans per response.", span_table(results, plan), *picture("spans", "spans")]
@@ -62,6 +62,11 @@ def page(results: Results, plan: Plan, bench: Bench, pictures: Mapping[str, str]
     return parts
 
 
+_CLAIMS = (
+    "The comparisons that this page makes claims about; `comparisons` in `plan.yaml` names them. Differences as above. "
+    "Corrected p: by Holm's method over all rows of this table, so that 0.05 is the chance that any of them is called "
+    "significant without being true. What the other tables compare is exploratory."
+)
 _CURATION = (
     "The backbone answers every candidate several times, drawn at random, without its future frames and with them: "
     "percent of right responses. Chosen are the candidates that gain most by the frames, of those that are not too "
@@ -72,8 +77,8 @@ _CURATION = (
 _CONTROLS = (
     "The same questions, with what the model is fed in the place of its latents: zeros, its mean latent, noise with "
     "the mean and spread of its latents, the latents of a question about another clip, or none between the markers. "
-    "Drop: mean over seeds ± 95% interval, and the 95% interval of a paired bootstrap over questions; flips are mean "
-    "numbers of questions; changed text is the share of responses that read otherwise at all."
+    "Drop: its 95% interval is over seeds and questions together, as above; flips are mean numbers of questions; "
+    "changed text is the share of responses that read otherwise at all."
 )
 _RETRIEVAL = (
     "Share of imagined spans whose mean is nearest, by cosine, to the mean feature of their own true frame among the "
@@ -121,9 +126,10 @@ def _machine(machine: Mapping[str, Any]) -> str:
 
 _ACCURACY = (
     "Percent of questions answered rightly (chance 25), greedy; mean over seeds ± its 95% interval (Student's t). "
-    "Difference: to the row above, in points, of the seeds that both have, with the 95% interval and two-sided p of a "
-    "paired bootstrap over questions, seeds averaged; beside it ± the 95% interval of the same over seeds, each seed's "
-    "difference being one number. The first says what other questions would change, the second what other seeds would. "
+    "Difference: to the row above, in points, of the seeds that both have, with its 95% interval and two-sided p. Both "
+    "hold for other seeds and other questions: seeds and questions are crossed random effects of an analysis of "
+    "variance, paired by seed and question, with Satterthwaite's degrees of freedom. These p are of single tables and "
+    "not corrected. "
     "No answer: percent of questions. Tokens, latents included, and seconds are per question. "
     "Without SFT there is one greedy run, whatever the seed."
 )
@@ -151,14 +157,16 @@ def main_table(results: Results, plan: Plan) -> str:
     return markdown(["", "seeds", *HEADINGS.values(), *columns], rows)
 
 
-def comparison_table(results: Results, plan: Plan) -> str:
-    """The pairs of rows that the plan compares."""
+def claim_table(results: Results, plan: Plan) -> str:
+    """The pairs of rows that the plan compares, with p-values corrected for their number."""
     labels = _labels(plan)
+    found = [(pair, compared(results, plan, pair[0], pair[1])) for pair in plan["comparisons"]]
+    corrected = iter(holm([difference.p for _, difference in found if difference is not None]))
     rows = []
-    for first, second, *label in plan["comparisons"]:
+    for (first, second, *label), difference in found:
         name = label[0] if label else f"{labels[first]} - {labels[second]}"
-        rows.append([name, *_difference(compared(results, plan, first, second))])
-    return markdown(["", *DIFFERENCE], rows)
+        rows.append([name, *_difference(difference), "-" if difference is None else _p(next(corrected))])
+    return markdown(["", *DIFFERENCE, "corrected p"], rows)
 
 
 def curation_table(results: Results) -> str:
@@ -208,15 +216,14 @@ def control_table(results: Results, plan: Plan, run: str) -> str:
             if effect is not None
         ]
         found = [effect for effect, _ in pairs]
-        difference = _bootstrap([test for _, test in pairs], found)
+        difference = _paired([test for _, test in pairs], found)
         cells = [kind, str(len(found)), _over(found, lambda effect: 100 * effect["accuracy"])]
-        cells.append(_over(found, lambda effect: 100 * effect["drop"]))
-        cells.append("-" if difference is None else f"{100 * difference.low:.1f} to {100 * difference.high:.1f}")
+        cells.append("-" if difference is None else _points(difference))
         cells.append(_over(found, lambda effect: effect["right_to_wrong"]))
         cells.append(_over(found, lambda effect: effect["wrong_to_right"]))
         cells.append(_over(found, lambda effect: 100 * effect["changed_text"]))
         rows.append(cells)
-    columns = ["accuracy", "drop", "interval", "right to wrong", "wrong to right", "changed text, %"]
+    columns = ["accuracy", "drop", "right to wrong", "wrong to right", "changed text, %"]
     return markdown(["fed", "seeds", *columns], rows)
 
 
@@ -274,14 +281,11 @@ def published_table() -> str:
 # ---------------------------------------------------------------------------------------------------------- numbers
 
 
-def compared(results: Results, plan: Plan, first: str, second: str) -> tuple[Difference, Mean] | None:
-    """Difference of two runs, over questions and over seeds; None if no seed has tests of both."""
+def compared(results: Results, plan: Plan, first: str, second: str) -> Difference | None:
+    """Difference of two runs over seeds and questions; None if no seed has tests of both."""
     one, other = (dict(zip(plan["seeds"], _by_seed(results, plan, run), strict=True)) for run in (first, second))
     pairs = [(one[seed], other[seed]) for seed in plan["seeds"] if one[seed] and other[seed]]
-    difference = _bootstrap([pair[0] for pair in pairs], [pair[1] for pair in pairs])
-    if difference is None:
-        return None
-    return difference, seed_mean([left["accuracy"]["all"] - right["accuracy"]["all"] for left, right in pairs])
+    return _paired([pair[0] for pair in pairs], [pair[1] for pair in pairs])
 
 
 def _by_seed(results: Results, plan: Plan, run: str) -> list[Mapping[str, Any]]:
@@ -291,10 +295,10 @@ def _by_seed(results: Results, plan: Plan, run: str) -> list[Mapping[str, Any]]:
     return [results[name]["metrics"] if name in results else {} for name in names]
 
 
-def _bootstrap(first: Sequence[Mapping[str, Any]], second: Sequence[Mapping[str, Any]]) -> Difference | None:
+def _paired(first: Sequence[Mapping[str, Any]], second: Sequence[Mapping[str, Any]]) -> Difference | None:
     if not first or not second:
         return None
-    return paired_bootstrap(*([[int(mark) for mark in one["correct"]] for one in side] for side in (first, second)))
+    return paired_difference(*([[int(mark) for mark in one["correct"]] for one in side] for side in (first, second)))
 
 
 def _accuracy(split: str) -> Callable[[Mapping[str, Any]], float | None]:
@@ -320,14 +324,19 @@ def _text(mean: Mean, digits: int) -> str:
     return f"{mean.value:.{digits}f}{interval}"
 
 
-def _difference(found: tuple[Difference, Mean] | None) -> list[str]:
-    if found is None:
+def _difference(difference: Difference | None) -> list[str]:
+    if difference is None:
         return ["-"] * len(DIFFERENCE)
-    difference, mean = found
-    over_seeds = "-" if mean.half is None else f"± {100 * mean.half:.1f}"
+    return [_points(difference), _p(difference.p)]
+
+
+def _points(difference: Difference) -> str:
     value, low, high = (100 * number for number in (difference.value, difference.low, difference.high))
-    p = "<0.001" if difference.p < 0.001 else f"{difference.p:.3f}"
-    return [f"{value:+.1f} ({low:+.1f} to {high:+.1f})", p, over_seeds]
+    return f"{value:+.1f} ({low:+.1f} to {high:+.1f})"
+
+
+def _p(value: float) -> str:
+    return "<0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def _labels(plan: Plan) -> dict[str, str]:

@@ -182,7 +182,10 @@ class GaussianLatents(LatentPolicy):
 
 
 class ReleasedLatents(_Predicted):
-    """The released code's "von Mises-Fisher" policy: `kappa <mu, z>`, never sampled. For comparison only.
+    """The form of the released code's "von Mises-Fisher" policy: `kappa <mu, z>`, never sampled. For comparison only.
+
+    It scores the rows and positions that the other policies score here; the released code scores others. An inner
+    product also rewards longer vectors, so its gradient moves norms.
 
     Args:
         kappa: factor of the inner product.
