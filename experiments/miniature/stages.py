@@ -80,19 +80,23 @@ class _Builder:
     def split(self) -> str:
         return self.add(Stage("split", "split", None, (self.world(),), dict(self.plan["split"])))
 
-    def curate(self) -> str:
+    def curate(self, seed: int | None = None) -> str:
+        """The stage that chooses records; with a seed, by responses that were sampled for it."""
         probe = self.plan["probe"]
         model = probe["model"]
         needs = [self.split()] if model == BACKBONE else [self.split(), self.run(model, 0)]
-        options = {"model": model, "backbone": self.plan["backbone"], "set": probe["set"]}
-        self.add(Stage("probe", "probe", None, tuple(needs), options))
-        return self.add(Stage("curate", "curate", None, ("probe", "split"), dict(self.plan["curate"])))
+        settings = probe["set"] if seed is None else {**probe["set"], "sampling.seed": seed}
+        options = {"model": model, "backbone": self.plan["backbone"], "set": settings}
+        asked = self.add(Stage(_named("probe", seed), "probe", seed, tuple(needs), options))
+        return self.add(Stage(_named("curate", seed), "curate", seed, (asked, "split"), dict(self.plan["curate"])))
 
     def records(self, name: str, seed: int) -> str:
         """The stage that makes a set of records."""
         if name == "curated":
             return self.curate()
         made: Mapping[str, Any] = self.plan["records"][name]
+        if made.get("probed_again"):
+            return self.curate(seed + 1)  # the seed of the other probe is 0
         if "text" in made:
             of = self.records(made["text"], seed)
             own = self.stages[of].seed

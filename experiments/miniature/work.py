@@ -69,7 +69,7 @@ def _curate(stage: Stage, places: Places) -> list[Command]:
     # `curate` writes its choice to the folder of the probes; `finish` copies it to this stage's folder, equally deep.
     records = str(places.runs / "split" / "candidates.jsonl")
     thresholds = {f"thresholds.{name}": value for name, value in stage.options.items()}
-    options = {"out": str(places.runs / "probe"), "mode": "merge", **thresholds}
+    options = {"out": str(places.runs / stage.needs[0]), "mode": "merge", **thresholds}
     return [(CLI, ["curate", records, *_options(options)])]
 
 
@@ -95,7 +95,7 @@ def _records(stage: Stage, places: Places) -> list[Command]:
 
 def record_file(stage: str, places: Places) -> Path:
     """File of training records that a stage made."""
-    return places.runs / stage / ("curated.jsonl" if stage == "curate" else "records.jsonl")
+    return places.runs / stage / ("curated.jsonl" if stage.startswith("curate") else "records.jsonl")
 
 
 def _fit(stage: Stage, places: Places, options: Mapping[str, Any]) -> list[Command]:
@@ -209,7 +209,7 @@ def finish(stage: Stage, places: Places) -> dict[str, Any]:
         return _probed(folder, places.runs / "split" / "candidates.jsonl", stage.options["set"]["rollouts"])
     if stage.kind == "curate":
         for name in ("curated.jsonl", "report.txt", "report.png"):
-            shutil.copy(places.runs / "probe" / name, folder / name)
+            shutil.copy(places.runs / stage.needs[0] / name, folder / name)
         return _curated(read_lines(folder / "curated.jsonl"))
     if stage.kind in ("split", "records"):
         numbers: dict[str, Any] = json.loads((folder / "numbers.json").read_text(encoding="utf-8"))

@@ -36,7 +36,7 @@ def test_stages_stand_after_what_they_need(plan: dict[str, Any]) -> None:
 def test_every_row_has_its_stages(plan: dict[str, Any]) -> None:
     stages = build_stages(plan)
     shown = [*plan["rows"], *(run for table in plan["ablations"].values() for run in table)]
-    assert len(plan["rows"]) == 11
+    assert len(plan["rows"]) == 13
     for run in shown:
         tests = stages_testing(run, plan)
         assert set(tests) <= stages.keys()

@@ -12,7 +12,7 @@ from futurel1.models import build_head
 H, INNER = 6, 10
 
 
-@pytest.fixture(params=["swiglu", "lvr"])
+@pytest.fixture(params=["swiglu", "lvr", "constant"])
 def head(request):
     torch.manual_seed(0)
     head = build_head(request.param, H, INNER).double()
@@ -62,7 +62,9 @@ def test_values_by_hand(head):
     weights = head.state_dict()
     # Small values, so that an epsilon other than 1e-6 shows.
     x = 1e-3 * torch.randn(2, 3, H, dtype=torch.float64)
-    if "ln_q.weight" in weights:
+    if "latent" in weights:
+        expected = torch.stack([weights["latent"]] * 6).view(2, 3, H)
+    elif "ln_q.weight" in weights:
         x_norm = layer_norm(x, weights["ln_q.weight"], weights["ln_q.bias"])
         inner = x_norm @ weights["mlp.0.weight"].T + weights["mlp.0.bias"]
         inner = 0.5 * inner * (1 + torch.erf(inner / math.sqrt(2)))
@@ -97,5 +99,5 @@ def test_no_head_is_the_identity():
 
 
 def test_unknown_kind_is_named():
-    with pytest.raises(ConfigError, match="'none', 'swiglu' or 'lvr', got 'mlp'"):
+    with pytest.raises(ConfigError, match="'none', 'swiglu', 'lvr' or 'constant', got 'mlp'"):
         build_head("mlp", H)

@@ -2,13 +2,15 @@
 
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from futurel1.errors import ConfigError
 
-HeadKind = Literal["none", "swiglu", "lvr"]
+HeadKind = Literal["none", "swiglu", "lvr", "constant"]
 EPS = 1e-6
+CONSTANT_STD = 0.02
 
 
 class SwiGLU(nn.Module):
@@ -72,11 +74,31 @@ class LVRHead(nn.Module):
         return out
 
 
+class ConstantHead(nn.Module):
+    """One learned vector as every latent, whatever the hidden state; (..., H) to (..., H).
+
+    A control: records, format and number of steps are those of a model with latents, and a latent says nothing. What
+    such a model gains over one without spans comes from the format and from computing longer.
+
+    Args:
+        hidden_size: H, width of the language model.
+    """
+
+    def __init__(self, hidden_size: int) -> None:
+        super().__init__()
+        self.latent = nn.Parameter(torch.randn(hidden_size) * CONSTANT_STD)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Return the vector in the shape and dtype of hidden states, (..., H) to (..., H)."""
+        return self.latent.to(hidden.dtype).expand_as(hidden)
+
+
 def build_head(kind: HeadKind, hidden_size: int, projection_hidden_dim: int = 2048) -> nn.Module:
     """Make a projection head whose parameter names are those of released checkpoints (after ``projection_head.``).
 
     Args:
-        kind: ``"none"`` (the hidden state itself is the latent), ``"swiglu"`` or ``"lvr"``.
+        kind: ``"none"`` (the hidden state itself is the latent), ``"swiglu"``, ``"lvr"`` or, as a control,
+            ``"constant"`` (:class:`ConstantHead`).
         hidden_size: H, width of the language model.
         projection_hidden_dim: width inside the ``"swiglu"`` head; the other kinds ignore it.
 
@@ -89,4 +111,6 @@ def build_head(kind: HeadKind, hidden_size: int, projection_hidden_dim: int = 20
         return SwiGLUHead(hidden_size, projection_hidden_dim)
     if kind == "lvr":
         return LVRHead(hidden_size)
-    raise ConfigError(f"projection head must be 'none', 'swiglu' or 'lvr', got {kind!r}")
+    if kind == "constant":
+        return ConstantHead(hidden_size)
+    raise ConfigError(f"projection head must be 'none', 'swiglu', 'lvr' or 'constant', got {kind!r}")

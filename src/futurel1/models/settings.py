@@ -30,7 +30,7 @@ class LatentSettings:
         infer_latent_multiplier: maximum number of latents per span while decoding, as a multiple of
             `max_latent_tokens`.
         force_initial_latent_mode: whether START is forced as the first token of a response (`RICE` checkpoints).
-        projection_head_type: ``"none"``, ``"swiglu"`` or ``"lvr"``.
+        projection_head_type: ``"none"``, ``"swiglu"``, ``"lvr"`` or ``"constant"``.
         projection_hidden_dim: width inside the ``"swiglu"`` head.
         latent_loss: alignment loss that the checkpoint was trained with.
         latent_lambda: weight of that loss.

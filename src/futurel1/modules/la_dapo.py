@@ -49,7 +49,7 @@ class LADAPOModule(ReasonerModule):
         compute_dtype: dtype in which sharded weights (``ModelParallelStrategy``, FSDP2) are gathered, computed with and
             sampled from, and exports are written; None: `dtype`. Without sharding, use ``trainer.precision``.
         attn_implementation: attention of `transformers` (sdpa, eager).
-        projection_head: ``none``, ``swiglu`` or ``lvr``; None keeps the checkpoint's.
+        projection_head: ``none``, ``swiglu``, ``lvr`` or ``constant``; None keeps the checkpoint's.
         projection_hidden_dim: width inside a ``swiglu`` head; None keeps the checkpoint's.
         reward: reward of rollouts; None: the paper's (`CompositeReward.preset("paper")`).
         latent_policy: how latents are sampled; None: ``VonMisesFisherLatents()``. With ``DeterministicLatents`` there

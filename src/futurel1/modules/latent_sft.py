@@ -40,7 +40,7 @@ class LatentSFTModule(ReasonerModule):
         compute_dtype: dtype in which sharded weights (``ModelParallelStrategy``, FSDP2) are gathered and computed with,
             and exports are written; None: `dtype`. Without sharding, use ``trainer.precision``.
         attn_implementation: attention of `transformers` (sdpa, eager, flash_attention_2).
-        projection_head: ``none``, ``swiglu`` or ``lvr``; None keeps the checkpoint's.
+        projection_head: ``none``, ``swiglu``, ``lvr`` or ``constant``; None keeps the checkpoint's.
         projection_hidden_dim: width inside a ``swiglu`` head; None keeps the checkpoint's.
         latent_weight: lambda, weight of the alignment term.
         alignment: ``mse`` or ``cosine``.
