@@ -11,6 +11,7 @@ from typing import Any, BinaryIO
 from futurel1.curation.results import ProbeTable
 from futurel1.curation.selection import Selection
 from futurel1.data.records import RecordSource
+from futurel1.data.remote import is_url, url_of
 from futurel1.data.samples import RawRecord
 from futurel1.errors import RecordError
 from futurel1.json_lines import json_line
@@ -64,8 +65,11 @@ def curated_record(record: RawRecord, added: dict[str, int], folder: Path) -> di
     def moved(path: Any) -> Any:
         if isinstance(path, dict) and "path" in path:
             return {**path, "path": moved(path["path"])}
-        if not isinstance(path, str) or os.path.isabs(path):
+        if not isinstance(path, str) or os.path.isabs(path) or is_url(path):
             return path
+        address = url_of(os.path.join(record.folder, path))
+        if address is not None:
+            return address
         return os.path.relpath(os.path.join(here, path), there)
 
     media = {field: record.raw[field] for field in MEDIA_FIELDS if field in record.raw}

@@ -15,8 +15,9 @@ from urllib.parse import unquote
 
 from futurel1.data.frames import POOL_SIZE
 from futurel1.data.misspellings import could_be, misspelt
+from futurel1.data.remote import is_there, is_url, mirror_place, shown, url_of
 from futurel1.data.samples import Frame, RecordFileError, Turn, Video
-from futurel1.errors import RecordError
+from futurel1.errors import ConfigError, RecordError
 
 __all__ = ["TRAINING_SHAPES", "RecordFields", "printable", "quoted", "shorter"]
 
@@ -176,16 +177,7 @@ class RecordFields:
 
     def media_path(self, field: str, value: object) -> Path:
         """Resolve a media path of this record; check that it is allowed and, with `check_files`, that it exists."""
-        written = self.check_text(field, value)
-        url = _URL.match(written)
-        if url is not None:
-            scheme = (url[1] or url[2]).casefold()
-            if scheme != "file":
-                self.fail(field, value, f"a {scheme} URL, which is not read", "save it as a file and write its path")
-            written = unquote(written[url.end() :].removeprefix("localhost"))
-        if "\0" in written or any("\ud800" <= character <= "\udfff" for character in written):
-            self.fail(field, value, "characters that no file name has", "write the path of a file")
-        path = Path(os.path.join(self._folder, written))
+        path = self._resolved(field, value)
         if self._data_root is not None:
             root = Path(os.path.realpath(self._data_root))
             real = Path(os.path.realpath(path))
@@ -193,16 +185,37 @@ class RecordFields:
                 self.fail(
                     field,
                     value,
-                    f"leads to {shorter(real)}, outside data_root {root}",
+                    f"leads to {shorter(shown(real))}, outside data_root {shown(root)}",
                     "move the file there or set data_root",
                 )
-        # isfile, unlike Path.exists, is False for names too long for the system
-        if self._check_files and not os.path.isfile(path):
+        if self._check_files and not is_there(path):
             raise RecordFileError(
                 f"{self.place}, field '{field}' = {quoted(value)}: there is no file {shorter(path)}; put it there, or "
                 f"correct the path, which is relative to {self._folder}"
             )
         return path
+
+    def _resolved(self, field: str, value: object) -> Path:
+        """The path that a record means; of a remote file, its place in the mirror."""
+        written = self.check_text(field, value)
+        url = _URL.match(written)
+        scheme = "" if url is None else (url[1] or url[2]).casefold()
+        if scheme == "file" and url is not None:
+            written = unquote(written[url.end() :].removeprefix("localhost"))
+        elif scheme and not (is_url(written) and self._data_root is not None and url_of(self._data_root)):
+            self.fail(
+                field, value, f"a {scheme} URL, which is not read", "save it as a file and write its path, or set "
+                "data_root to the address of the folder that holds it"
+            )  # fmt: skip
+        if "\0" in written or any("\ud800" <= character <= "\udfff" for character in written):
+            self.fail(field, value, "characters that no file name has", "write the path of a file")
+        folder = url_of(self._folder)
+        if not is_url(written) and (folder is None or os.path.isabs(written)):
+            return Path(os.path.join(self._folder, written))
+        try:
+            return mirror_place(written if is_url(written) else f"{folder}/{written}")
+        except ConfigError as error:
+            self.fail(field, value, str(error), "write the path of a file in the store of the records")
 
     def image(self, field: str, value: object, number: int = 1, name: str = "image") -> Frame:
         """Return an image: a path, ``{"path": ..}``, bytes, or ``{"bytes": ..}`` (the images of `datasets`).

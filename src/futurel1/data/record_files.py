@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 import re
-from array import array
 from collections import Counter
 from functools import lru_cache
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 import numpy as np
 
+from futurel1.data.line_index import index_lines
 from futurel1.data.record_fields import printable
-from futurel1.errors import RecordError
+from futurel1.data.stored_files import StoredFile
+from futurel1.errors import RecordError, RemoteError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -30,7 +30,7 @@ _ARROW_FILE_MAGIC = b"ARROW1"
 class RecordFile(Protocol):
     """One file of records; positions count from 0."""
 
-    path: Path
+    file: StoredFile
 
     def __len__(self) -> int: ...
 
@@ -43,31 +43,32 @@ class RecordFile(Protocol):
         ...
 
 
-def open_file(path: Path, name: str) -> RecordFile:
+def open_file(file: StoredFile, name: str) -> RecordFile:
     """Open a file of records by its extension.
 
     Args:
-        path: a file with one of `RECORD_FILE_SUFFIXES`.
+        file: a file with one of `RECORD_FILE_SUFFIXES`.
         name: name of the file in messages.
 
     Raises:
         RecordError: the file has no records, or its content does not match its extension.
+        RemoteError: its store does not give it.
     """
-    if path.stat().st_size == 0:
-        raise RecordError(f"{path}: the file is empty (0 bytes); write records to it or leave it out")
-    suffix = path.suffix.lower()
-    file: RecordFile
+    if file.size == 0:
+        raise RecordError(f"{file.place}: the file is empty (0 bytes); write records to it or leave it out")
+    suffix = file.path.suffix.lower()
+    records: RecordFile
     if suffix == ".jsonl":
-        file = _JsonLinesFile(path)
+        records = _JsonLinesFile(file)
     elif suffix == ".parquet":
-        file = _ParquetFile(path, name)
+        records = _ParquetFile(file, name)
     elif suffix == ".arrow":
-        file = _ArrowFile(path, name)
+        records = _ArrowFile(file, name)
     else:
-        file = _JsonFile(path, name)
-    if len(file) == 0:
-        raise RecordError(f"{path}: the file has no records; write some or leave it out")
-    return file
+        records = _JsonFile(file, name)
+    if len(records) == 0:
+        raise RecordError(f"{file.place}: the file has no records; write some or leave it out")
+    return records
 
 
 class _RepeatedKeyError(ValueError):
@@ -112,9 +113,9 @@ def decode_json(data: bytes, place: str, remedy: str) -> Any:
 class _JsonFile:
     """A JSON array of records, or one record, held in memory."""
 
-    def __init__(self, path: Path, name: str) -> None:
-        self.path = path
-        data = path.read_bytes()
+    def __init__(self, file: StoredFile, name: str) -> None:
+        self.file = file
+        data = file.using(lambda stream: stream.read())
         try:
             value = decode_json(data, name, "correct it, or name the file .jsonl if each line is a record of its own")
         except RecordError as error:
@@ -166,51 +167,36 @@ def _items(data: bytes) -> list[bytes] | None:
 class _JsonLinesFile:
     """JSON Lines, indexed by where each line starts; a record's number is its line."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        starts, blanks = array("q"), array("q")
-        position = 0
-        with path.open("rb") as stream:
-            for line in stream:
-                content = line.removeprefix(_BYTE_ORDER_MARK) if position == 0 else line
-                if content.strip():
-                    starts.append(position)
-                else:
-                    blanks.append(len(starts))
-                position += len(line)
-        self._starts = np.array(starts, dtype=np.int64)
-        # number of records before each blank line: enough to find a record's line
-        self._blanks = np.array(blanks, dtype=np.int64)
+    def __init__(self, file: StoredFile) -> None:
+        self.file = file
+        self._lines = index_lines(file)
 
     def __len__(self) -> int:
-        return len(self._starts)
+        return len(self._lines)
 
     def number(self, position: int) -> int:
-        return position + 1 + int(np.searchsorted(self._blanks, position, side="right"))
+        return position + 1 + int(np.searchsorted(self._lines.blanks, position, side="right"))
 
     def read(self, position: int, place: str) -> Any:
-        with self.path.open("rb") as stream:
-            stream.seek(int(self._starts[position]))
-            line = stream.readline()
-        return decode_json(line.rstrip(b"\r\n"), place, "write one JSON object on the line")
+        data = self.file.read(*self._lines.span(position))
+        line = data.partition(b"\n")[0]  # blank lines may follow
+        return decode_json(line.rstrip(b"\r"), place, "write one JSON object on the line")
 
 
 class _ParquetFile:
     """Parquet, read a row group at a time."""
 
-    def __init__(self, path: Path, name: str) -> None:
+    def __init__(self, file: StoredFile, name: str) -> None:
         import pyarrow as pa
-        import pyarrow.parquet as pq
 
-        self.path = path
+        self.file = file
         try:
-            with pq.ParquetFile(path) as file:
-                sizes = [file.metadata.row_group(group).num_rows for group in range(file.metadata.num_row_groups)]
+            sizes = file.using(_row_group_sizes)
+        except RemoteError:
+            raise
         except (pa.ArrowException, OSError) as error:
             raise RecordError(f"{name}: not a readable Parquet file ({error}); copy or write it again") from error
         self._ends = np.cumsum([0, *sizes], dtype=np.int64)[1:]
-        status = path.stat()
-        self._version = (status.st_mtime_ns, status.st_size)
 
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0
@@ -224,7 +210,7 @@ class _ParquetFile:
         group = int(np.searchsorted(self._ends, position, side="right"))
         first = int(self._ends[group - 1]) if group else 0
         try:
-            table = _row_group(self.path, self._version, group)
+            table = _row_group(self.file, group)
         except FileNotFoundError:
             raise
         except (pa.ArrowException, OSError) as error:
@@ -254,27 +240,37 @@ def _row(table: pa.Table, position: int, place: str) -> dict[str, Any]:
     return row
 
 
-@lru_cache(maxsize=_ROW_GROUPS_KEPT)
-def _row_group(path: Path, version: tuple[int, int], group: int) -> pa.Table:
-    """Read a row group; `version` keeps a rewritten file from being served from the cache."""
+def _row_group_sizes(stream: BinaryIO) -> list[int]:
     import pyarrow.parquet as pq
 
-    with pq.ParquetFile(path) as file:
-        # without Arrow's thread pool, which does not survive a fork
-        return file.read_row_group(group, use_threads=False)
+    with pq.ParquetFile(stream) as file:
+        return [file.metadata.row_group(group).num_rows for group in range(file.metadata.num_row_groups)]
+
+
+@lru_cache(maxsize=_ROW_GROUPS_KEPT)
+def _row_group(file: StoredFile, group: int) -> pa.Table:
+    """Read a row group; the file's version keeps a rewritten file from being served from the cache."""
+    import pyarrow.parquet as pq
+
+    def read(stream: BinaryIO) -> pa.Table:
+        with pq.ParquetFile(stream) as parquet:
+            # without Arrow's thread pool, which does not survive a fork
+            return parquet.read_row_group(group, use_threads=False)
+
+    return file.using(read)
 
 
 class _ArrowFile:
-    """Arrow, as `datasets` saves it: memory-mapped, so that only the requested rows are read."""
+    """Arrow, as `datasets` saves it: memory-mapped, so that only requested rows are read; remote files are copied."""
 
-    def __init__(self, path: Path, name: str) -> None:
+    def __init__(self, file: StoredFile, name: str) -> None:
         import pyarrow as pa
 
-        self.path = path
-        status = path.stat()
-        self._version = (status.st_mtime_ns, status.st_size)
+        self.file = file
         try:
-            self._length = int(_arrow_table(path, self._version).num_rows)
+            self._length = int(_arrow_table(file).num_rows)
+        except RemoteError:
+            raise
         except (pa.ArrowException, OSError) as error:
             raise RecordError(f"{name}: not a readable Arrow file ({error}); copy or save it again") from error
 
@@ -288,7 +284,7 @@ class _ArrowFile:
         import pyarrow as pa
 
         try:
-            table = _arrow_table(self.path, self._version)
+            table = _arrow_table(self.file)
         except FileNotFoundError:
             raise
         except (pa.ArrowException, OSError) as error:
@@ -297,11 +293,11 @@ class _ArrowFile:
 
 
 @lru_cache(maxsize=_ARROW_TABLES_KEPT)
-def _arrow_table(path: Path, version: tuple[int, int]) -> pa.Table:
-    """Map an Arrow file; `version` keeps a rewritten file from being served from the cache."""
+def _arrow_table(file: StoredFile) -> pa.Table:
+    """Map an Arrow file; its version keeps a rewritten file from being served from the cache."""
     import pyarrow as pa
 
-    mapped = pa.memory_map(str(path))
+    mapped = pa.memory_map(str(file.local()))
     opener = pa.ipc.open_file if mapped.read(len(_ARROW_FILE_MAGIC)) == _ARROW_FILE_MAGIC else pa.ipc.open_stream
     mapped.seek(0)
     # without Arrow's thread pool, which does not survive a fork

@@ -12,9 +12,10 @@ from futurel1.data.collate import Fetched, OnError
 from futurel1.data.encoded import EncodedSample
 from futurel1.data.fetching import fetch
 from futurel1.data.prompts import PromptDataset
+from futurel1.data.remote import media_folder
 from futurel1.data.rl_prompts import parse_rl_prompt
 from futurel1.data.video import VideoBackend
-from futurel1.datamodules.prompts import BasePromptDataModule, Paths, PromptLoader, PromptStage, existing_folder
+from futurel1.datamodules.prompts import BasePromptDataModule, Paths, PromptLoader, PromptStage
 from futurel1.errors import ConfigError
 from futurel1.rollout import ExperienceLoader, RolloutCollector
 
@@ -115,7 +116,8 @@ class RolloutPromptDataModule(BasePromptDataModule):
     the model in training. An epoch has as many rollout batches as the prompts would fill without filtering.
 
     Args:
-        train: file, folder or list of them (.json, .jsonl, .parquet, .arrow) with prompts for training.
+        train: file, folder, pattern, address or list of them (.json, .jsonl, .parquet, .arrow) with prompts for
+            training.
         val: the same for validation; None: no validation.
         test: the same for `futurel1 test`; None: the validation records.
         data_root: folder that no record's path may leave, through `..`, an absolute path or a link; None: no check.
@@ -186,7 +188,7 @@ class RolloutPromptDataModule(BasePromptDataModule):
         paths = next((given[name] for name in order[stage] if given[name] is not None), None)
         if paths is None:
             raise ConfigError(f"no records for {stage}: give data.{order[stage][0]}")
-        root = existing_folder("data_root", self.hparams["data_root"])
+        root = media_folder("data_root", self.hparams["data_root"])
         return open_records(paths, parse=partial(parse_rl_prompt, data_root=root))
 
     # ------------------------------------------------------------------ loaders

@@ -45,7 +45,7 @@ class VideoHintDataModule(RecordDataModule):
     """Records with observed frames and future (hint) frames, batched for :class:`LatentSFTModule`.
 
     Args:
-        train: file, folder or list of them (.json, .jsonl, .parquet, .arrow) with training records.
+        train: file, folder, pattern, address or list of them (.json, .jsonl, .parquet, .arrow) with training records.
         val: the same for validation; None: `val_fraction` of the training records.
         test: the same for `futurel1 test`; None: the validation records.
         predict: the same for `futurel1 predict`; None: the test records.
@@ -227,7 +227,7 @@ class VideoHintDataModule(RecordDataModule):
 
     def _fingerprint(self, dataset: SFTDataset) -> str:
         """Digest of everything that record lengths depend on, except the contents of media files."""
-        files = [(str(path), path.stat().st_mtime_ns, path.stat().st_size) for path in dataset.source.files]
+        files = [(file.place, file.version, file.size) for file in dataset.source.files]
         names = (
             "max_latent_tokens",
             "fixed_latents",
