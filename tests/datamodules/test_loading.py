@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch.utils.data import Dataset
 
 from futurel1.data import SFTBatch
 from futurel1.data.collate import Fetched
 from futurel1.data.encoded import EncodedSample
+from futurel1.data.mixtures import Mixture, MixtureSource
 from futurel1.data.samples import SkippedRecord
 from futurel1.datamodules import PlannedLoader, plan_batches
 from futurel1.datamodules.loading import count_totals
@@ -99,6 +100,19 @@ def test_epochs_have_equal_numbers_of_batches_and_the_same_seed_the_same_plan(op
     assert len(plan(options, epoch=options["epoch"] + 1)) == len(steps)
     if not options["shuffle"]:
         assert plan(options, epoch=options["epoch"] + 1, seed=options["seed"] + 1) == steps
+
+
+@given(plans(budget=False))
+def test_a_mixture_is_drawn_the_same_for_every_number_of_ranks(options: dict[str, Any]) -> None:
+    half = options["size"] // 2
+    assume(half > 2)
+    sources = [MixtureSource("a", range(half), 1.0), MixtureSource("b", range(half, options["size"]), 3.0)]
+    mixture = Mixture(sources, seed=options["seed"])
+    spread = plan(options, mixture=mixture)
+    alone = plan(options, mixture=mixture, batch_size=options["batch_size"] * options["world_size"], world_size=1)
+    assert [own([step]) for step in spread] == [own([step]) for step in alone]
+    drawn = mixture.draw(options["epoch"], options["shuffle"])
+    assert own(spread) == drawn if not options["shuffle"] else sorted(own(spread)) == sorted(drawn)
 
 
 @pytest.mark.parametrize("budget", [None, 100])

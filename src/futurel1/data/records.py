@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from futurel1.data.mixtures import MixtureSource, WeightedRecords, weighted_paths
 from futurel1.data.record_fields import TRAINING_SHAPES, quoted
 from futurel1.data.record_files import RECORD_FILE_SUFFIXES, RecordFile, decode_json, open_file
 from futurel1.data.record_shapes import parse_record
@@ -39,9 +40,11 @@ class RecordSource:
         files: record files in order.
         data_root: if given, media outside this folder are refused.
         parse: turns a stored record into a sample, in place of `parse_record`; it must then check `data_root` itself.
+        weights: name, number of files and weight of each part of a training mixture, in the order of `files`.
 
     Attributes:
         files: the record files, as they were when the source was opened.
+        mixed: the parts of a training mixture; empty without weights.
     """
 
     def __init__(
@@ -50,6 +53,7 @@ class RecordSource:
         *,
         data_root: str | os.PathLike[str] | None = None,
         parse: Parse | None = None,
+        weights: Sequence[tuple[str, int, float]] = (),
     ) -> None:
         self.files = tuple(files)
         self._parse = parse
@@ -57,6 +61,13 @@ class RecordSource:
         self._data_root = media_folder("data_root", data_root)
         self._files = _opened(self.files, self._names)
         self._ends = np.cumsum([len(file) for file in self._files], dtype=np.int64)
+        self.mixed: tuple[MixtureSource, ...] = ()
+        first = last = 0
+        for name, count, weight in weights:
+            last += count
+            stop = int(self._ends[last - 1])
+            self.mixed += (MixtureSource(name, range(first, stop), weight),)
+            first = stop
 
     def __len__(self) -> int:
         return int(self._ends[-1])
@@ -141,7 +152,7 @@ class RecordSource:
 
 
 def open_records(
-    paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str] | WeightedRecords],
     *,
     data_root: str | os.PathLike[str] | None = None,
     parse: Parse | None = None,
@@ -152,7 +163,8 @@ def open_records(
         paths: a `.json`, `.jsonl`, `.parquet` or `.arrow` file, a folder (every such file below it, sorted, without
             hidden ones; for a dataset saved by `save_to_disk` of `datasets`, its Arrow files), a pattern with `*`, `**`
             or `[..]`, or a list of those. Each is a local path or an address that fsspec opens, such as
-            ``s3://bucket/train/*.jsonl``.
+            ``s3://bucket/train/*.jsonl``. All members of a list may have a weight, ``{"path": .., "weight": ..}``, see
+            :class:`futurel1.data.Mixture`.
         data_root: if given, media outside this folder are refused.
         parse: turns a stored record into a sample, in place of `parse_record`; it must then check `data_root` itself.
 
@@ -170,14 +182,21 @@ def open_records(
     if not listed:
         suffixes = ", ".join(RECORD_FILE_SUFFIXES)
         raise ConfigError(f"no record files are given: name a file ({suffixes}), or a folder of them")
-    files = [file for path in listed for file in _files_named(os.fspath(path))]
+    weighted = weighted_paths(listed)
+    parts: list[list[Any]] = [list(listed)] if weighted is None else [part for part, _ in weighted]
+    found = [[file for path in part for file in _files_named(os.fspath(path))] for part in parts]
+    weights = [
+        (", ".join(map(str, part)), len(files), weight)
+        for (part, weight), files in zip(weighted or [], found, strict=False)
+    ]
+    files = [file for part in found for file in part]
     seen: set[str] = set()
     for file in files:
         real = file.url or os.path.realpath(file.path)
         if real in seen:
             raise ConfigError(f"{file.place}: the file is named twice, directly or through a folder; name it once")
         seen.add(real)
-    return RecordSource(files, data_root=data_root, parse=parse)
+    return RecordSource(files, data_root=data_root, parse=parse, weights=weights)
 
 
 def _files_named(given: str) -> list[StoredFile]:

@@ -19,6 +19,7 @@ from futurel1.data import SFTBatch, open_records
 from futurel1.data.chat import ENCODING, ChatEncoder
 from futurel1.data.collate import OnError, SFTDataset
 from futurel1.data.fetching import fetch
+from futurel1.data.mixtures import Mixture, RecordPaths, weighted_paths
 from futurel1.data.records import RecordSource
 from futurel1.data.video import VideoBackend
 from futurel1.datamodules.base import RecordDataModule
@@ -45,7 +46,8 @@ class VideoHintDataModule(RecordDataModule):
     """Records with observed frames and future (hint) frames, batched for :class:`LatentSFTModule`.
 
     Args:
-        train: file, folder, pattern, address or list of them (.json, .jsonl, .parquet, .arrow) with training records.
+        train: file, folder, pattern, address or list of them (.json, .jsonl, .parquet, .arrow) with training records;
+            or a list of ``{path, weight}`` for a mixture, see :class:`futurel1.data.Mixture`.
         val: the same for validation; None: `val_fraction` of the training records.
         test: the same for `futurel1 test`; None: the validation records.
         predict: the same for `futurel1 predict`; None: the test records.
@@ -78,7 +80,7 @@ class VideoHintDataModule(RecordDataModule):
 
     def __init__(
         self,
-        train: Paths | None = None,
+        train: RecordPaths | None = None,
         val: Paths | None = None,
         test: Paths | None = None,
         predict: Paths | None = None,
@@ -113,6 +115,11 @@ class VideoHintDataModule(RecordDataModule):
             raise ConfigError("no data: give data.train (a .json, .jsonl or .parquet file, or a folder of them)")
         if val_fraction and train is None:
             raise ConfigError(f"val_fraction={val_fraction} is a share of data.train, which is not given")
+        if tokens_per_batch is not None and isinstance(train, list) and weighted_paths(train):
+            raise ConfigError(
+                "weights in data.train with tokens_per_batch: its batches are composed once, but every epoch of a "
+                "mixture has other records; set batch_size instead"
+            )
         if batch_size < 1 or (tokens_per_batch is not None and tokens_per_batch < 1) or num_workers < 0:
             raise ConfigError(
                 "batch_size and tokens_per_batch must be at least 1 and num_workers at least 0, got "
@@ -141,7 +148,7 @@ class VideoHintDataModule(RecordDataModule):
             self._encoder = ChatEncoder(processor, **options, keys=hparams["vision_cache"] is not None)
         return self._encoder
 
-    def _stage_paths(self, stage: Stage) -> Paths | None:
+    def _stage_paths(self, stage: Stage) -> RecordPaths | None:
         order: dict[Stage, tuple[Stage, ...]] = {
             "train": ("train",),
             "val": ("val",),
@@ -266,6 +273,7 @@ class VideoHintDataModule(RecordDataModule):
             shuffle=training and self.hparams["shuffle"],
             lengths=None if self.hparams["tokens_per_batch"] is None else self.lengths(stage),
             tokens_per_batch=self.hparams["tokens_per_batch"],
+            mixture=self._mixture(dataset) if training else None,
         )
         return PlannedLoader(
             dataset,
@@ -277,6 +285,14 @@ class VideoHintDataModule(RecordDataModule):
             fixed_epoch=not training or (trainer is not None and bool(trainer.overfit_batches)),
             **(_training_options(trainer) if training and trainer is not None else {}),
         )
+
+    def _mixture(self, dataset: SFTDataset) -> Mixture | None:
+        """What draws the records of an epoch; None without weights."""
+        if not dataset.source.mixed:
+            return None
+        mixture = Mixture(dataset.source.mixed, seed=self.hparams["seed"], numbers=dataset.numbers)
+        logger.info("training mixture: %s", mixture)
+        return mixture
 
     def train_dataloader(self) -> PlannedLoader | list[Any]:
         """Planned training batches with the token totals of their optimizer step."""
