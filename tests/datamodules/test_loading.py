@@ -3,7 +3,7 @@
 import random
 from collections.abc import Callable, Iterator
 from functools import partial
-from itertools import islice
+from itertools import islice, pairwise
 from typing import Any
 
 import numpy as np
@@ -113,6 +113,24 @@ def test_a_mixture_is_drawn_the_same_for_every_number_of_ranks(options: dict[str
     assert [own([step]) for step in spread] == [own([step]) for step in alone]
     drawn = mixture.draw(options["epoch"], options["shuffle"])
     assert own(spread) == drawn if not options["shuffle"] else sorted(own(spread)) == sorted(drawn)
+
+
+@given(plans(budget=False), st.integers(1, 4))
+def test_packed_shards_are_read_one_window_after_the_other(options: dict[str, Any], window: int) -> None:
+    bounds = [*range(0, options["size"], 5), options["size"]]
+    shards = [range(first, stop) for first, stop in pairwise(bounds)]
+    steps = plan(options, shards=shards, shuffle_shards=window)
+    order = own(steps)
+    assert sorted(order) == list(range(options["size"]))
+    if not options["shuffle"]:
+        assert order == list(range(options["size"]))
+        return
+    touched = list(dict.fromkeys(number // 5 for number in order))
+    last = {number // 5: place for place, number in enumerate(order)}
+    first = {shard: next(place for place, number in enumerate(order) if number // 5 == shard) for shard in touched}
+    open_at = [sum(first[shard] <= place <= last[shard] for shard in touched) for place in range(len(order))]
+    assert max(open_at) <= window
+    assert plan(options, shards=shards, shuffle_shards=window) == steps
 
 
 @pytest.mark.parametrize("budget", [None, 100])

@@ -20,6 +20,7 @@ from futurel1.curation.selection import Thresholds, select
 from futurel1.data import RecordSource, open_records
 from futurel1.data.chat import ChatEncoder
 from futurel1.data.collate import OnError
+from futurel1.data.records import check_outside
 from futurel1.data.remote import media_folder
 from futurel1.errors import ConfigError
 from futurel1.files import replacing, write_whole
@@ -205,12 +206,7 @@ def _share(mode: str, shard: str, batch_size: int) -> Share:
 def _open(records: str | list[str], out: str) -> tuple[RecordSource, ProbeFolder]:
     """Open the records and the results folder, which must lie outside a folder of records, or it would be read too."""
     require_matplotlib()
-    target = Path(out).resolve()
-    for given in [records] if isinstance(records, str) else records:
-        if Path(given).is_dir() and target.is_relative_to(Path(given).resolve()):
-            raise ConfigError(
-                f"--out {out} lies in {given}, and what is written there would be read as records; choose another one"
-            )
+    check_outside(records, out)
     source = open_records(records)
     return source, ProbeFolder(out, source.id, len(source))
 

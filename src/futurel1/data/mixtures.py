@@ -11,7 +11,7 @@ from typing import Any, TypedDict
 
 from futurel1.errors import ConfigError
 
-__all__ = ["Mixture", "MixtureSource", "RecordPaths", "WeightedRecords", "weighted_paths"]
+__all__ = ["Mixture", "MixtureSource", "RecordPaths", "WeightedRecords", "positions", "shard_order", "weighted_paths"]
 
 
 class WeightedRecords(TypedDict):
@@ -68,6 +68,36 @@ def weighted_paths(paths: Sequence[Any]) -> list[tuple[list[Any], float]] | None
     return found
 
 
+def positions(records: range, numbers: Sequence[int] | None) -> range:
+    """Where some records stand in a split.
+
+    Args:
+        records: numbers of the records.
+        numbers: ascending numbers of the records of the split; None: all.
+    """
+    return (
+        records if numbers is None else range(bisect_left(numbers, records.start), bisect_left(numbers, records.stop))
+    )
+
+
+def shard_order(shards: Sequence[range], window: int, generator: random.Random) -> list[int]:
+    """An order of records that reads few shards at a time: shards at random, so many of them shuffled together.
+
+    Args:
+        shards: numbers of the records of each shard.
+        window: shards whose records are shuffled together.
+        generator: source of the order.
+    """
+    places = list(range(len(shards)))
+    generator.shuffle(places)
+    order: list[int] = []
+    for start in range(0, len(places), window):
+        numbers = [number for place in places[start : start + window] for number in shards[place]]
+        generator.shuffle(numbers)
+        order += numbers
+    return order
+
+
 class Mixture:
     """Draws the records of each epoch from several sources.
 
@@ -94,13 +124,7 @@ class Mixture:
         self.names = tuple(source.name for source in sources)
         self.weights = tuple(source.weight for source in sources)
         self._seed = seed
-        # positions in the split
-        self._records = [
-            source.records
-            if numbers is None
-            else range(bisect_left(numbers, source.records.start), bisect_left(numbers, source.records.stop))
-            for source in sources
-        ]
+        self._records = [positions(source.records, numbers) for source in sources]
         self.sizes = tuple(map(len, self._records))
         self.counts = _shares(self.weights, sum(self.sizes))
         for name, size, count, weight in zip(self.names, self.sizes, self.counts, self.weights, strict=True):

@@ -17,6 +17,7 @@ from futurel1.data.frames import POOL_SIZE
 from futurel1.data.misspellings import could_be, misspelt
 from futurel1.data.remote import is_there, is_url, mirror_place, shown, url_of
 from futurel1.data.samples import Frame, RecordFileError, Turn, Video
+from futurel1.data.tar_shards import PACKED, member_of
 from futurel1.errors import ConfigError, RecordError
 
 __all__ = ["TRAINING_SHAPES", "RecordFields", "printable", "quoted", "shorter"]
@@ -180,7 +181,8 @@ class RecordFields:
         path = self._resolved(field, value)
         if self._data_root is not None:
             root = Path(os.path.realpath(self._data_root))
-            real = Path(os.path.realpath(path))
+            member = member_of(path)
+            real = Path(os.path.realpath(path if member is None else member.shard))
             if not real.is_relative_to(root):
                 self.fail(
                     field,
@@ -202,7 +204,7 @@ class RecordFields:
         scheme = "" if url is None else (url[1] or url[2]).casefold()
         if scheme == "file" and url is not None:
             written = unquote(written[url.end() :].removeprefix("localhost"))
-        elif scheme and not (is_url(written) and self._data_root is not None and url_of(self._data_root)):
+        elif scheme and not self._may_be_named(written):
             self.fail(
                 field, value, f"a {scheme} URL, which is not read", "save it as a file and write its path, or set "
                 "data_root to the address of the folder that holds it"
@@ -213,9 +215,21 @@ class RecordFields:
         if not is_url(written) and (folder is None or os.path.isabs(written)):
             return Path(os.path.join(self._folder, written))
         try:
-            return mirror_place(written if is_url(written) else f"{folder}/{written}")
+            place = mirror_place(written if is_url(written) else f"{folder}/{written}")
         except ConfigError as error:
             self.fail(field, value, str(error), "write the path of a file in the store of the records")
+        if not is_url(written) and member_of(self._folder / "x") and not place.is_relative_to(self._folder):
+            self.fail(field, value, "leads out of the shard", "write the name of one of its members")
+        return place
+
+    def _may_be_named(self, address: str) -> bool:
+        """Whether a record may name a medium by its address: below a remote `data_root`, or in a local shard."""
+        if not is_url(address):
+            return False
+        if self._data_root is not None and url_of(self._data_root):
+            return True
+        member = member_of(mirror_place(address)) if address.startswith(f"{PACKED}://") else None
+        return member is not None and url_of(member.shard) is None
 
     def image(self, field: str, value: object, number: int = 1, name: str = "image") -> Frame:
         """Return an image: a path, ``{"path": ..}``, bytes, or ``{"bytes": ..}`` (the images of `datasets`).

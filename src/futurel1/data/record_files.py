@@ -1,4 +1,4 @@
-"""Files of records, one class per format: JSON, JSON Lines, Parquet and Arrow. Each reads one record at a time."""
+"""Files of records, one class per format: JSON, JSON Lines, Parquet, Arrow and tar. Each reads one record at a time."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import re
 from collections import Counter
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 import numpy as np
@@ -13,6 +14,7 @@ import numpy as np
 from futurel1.data.line_index import index_lines
 from futurel1.data.record_fields import printable
 from futurel1.data.stored_files import StoredFile
+from futurel1.data.tar_shards import member_folder, tar_members
 from futurel1.errors import RecordError, RemoteError
 
 if TYPE_CHECKING:
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["RECORD_FILE_SUFFIXES", "RecordFile", "decode_json", "open_file"]
 
-RECORD_FILE_SUFFIXES = (".json", ".jsonl", ".parquet", ".arrow")
+RECORD_FILE_SUFFIXES = (".json", ".jsonl", ".parquet", ".arrow", ".tar")
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _ROW_GROUPS_KEPT = 2
 _ARROW_TABLES_KEPT = 2
@@ -31,6 +33,11 @@ class RecordFile(Protocol):
     """One file of records; positions count from 0."""
 
     file: StoredFile
+
+    @property
+    def folder(self) -> Path:
+        """The folder from which relative media paths start."""
+        ...
 
     def __len__(self) -> int: ...
 
@@ -64,6 +71,8 @@ def open_file(file: StoredFile, name: str) -> RecordFile:
         records = _ParquetFile(file, name)
     elif suffix == ".arrow":
         records = _ArrowFile(file, name)
+    elif suffix == ".tar":
+        records = _TarFile(file)
     else:
         records = _JsonFile(file, name)
     if len(records) == 0:
@@ -110,11 +119,25 @@ def decode_json(data: bytes, place: str, remedy: str) -> Any:
         raise RecordError(f"{place}: JSON that Python cannot hold ({error}); correct or drop it") from error
 
 
-class _JsonFile:
+class _Beside:
+    """Records whose media lie beside their file."""
+
+    def __init__(self, file: StoredFile) -> None:
+        self.file = file
+
+    @property
+    def folder(self) -> Path:
+        return self.file.path.parent
+
+    def number(self, position: int) -> int:
+        return position + 1
+
+
+class _JsonFile(_Beside):
     """A JSON array of records, or one record, held in memory."""
 
     def __init__(self, file: StoredFile, name: str) -> None:
-        self.file = file
+        super().__init__(file)
         data = file.using(lambda stream: stream.read())
         try:
             value = decode_json(data, name, "correct it, or name the file .jsonl if each line is a record of its own")
@@ -131,9 +154,6 @@ class _JsonFile:
 
     def __len__(self) -> int:
         return len(self._records)
-
-    def number(self, position: int) -> int:
-        return position + 1
 
     def read(self, position: int, place: str) -> Any:
         record = self._records[position]
@@ -164,11 +184,11 @@ def _items(data: bytes) -> list[bytes] | None:
     return items if data.startswith(b"[") and depth == 0 and start == len(data) and all(items) else None
 
 
-class _JsonLinesFile:
+class _JsonLinesFile(_Beside):
     """JSON Lines, indexed by where each line starts; a record's number is its line."""
 
     def __init__(self, file: StoredFile) -> None:
-        self.file = file
+        super().__init__(file)
         self._lines = index_lines(file)
 
     def __len__(self) -> int:
@@ -183,13 +203,13 @@ class _JsonLinesFile:
         return decode_json(line.rstrip(b"\r"), place, "write one JSON object on the line")
 
 
-class _ParquetFile:
+class _ParquetFile(_Beside):
     """Parquet, read a row group at a time."""
 
     def __init__(self, file: StoredFile, name: str) -> None:
         import pyarrow as pa
 
-        self.file = file
+        super().__init__(file)
         try:
             sizes = file.using(_row_group_sizes)
         except RemoteError:
@@ -200,9 +220,6 @@ class _ParquetFile:
 
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0
-
-    def number(self, position: int) -> int:
-        return position + 1
 
     def read(self, position: int, place: str) -> Any:
         import pyarrow as pa
@@ -260,13 +277,13 @@ def _row_group(file: StoredFile, group: int) -> pa.Table:
     return file.using(read)
 
 
-class _ArrowFile:
+class _ArrowFile(_Beside):
     """Arrow, as `datasets` saves it: memory-mapped, so that only requested rows are read; remote files are copied."""
 
     def __init__(self, file: StoredFile, name: str) -> None:
         import pyarrow as pa
 
-        self.file = file
+        super().__init__(file)
         try:
             self._length = int(_arrow_table(file).num_rows)
         except RemoteError:
@@ -276,9 +293,6 @@ class _ArrowFile:
 
     def __len__(self) -> int:
         return self._length
-
-    def number(self, position: int) -> int:
-        return position + 1
 
     def read(self, position: int, place: str) -> Any:
         import pyarrow as pa
@@ -302,3 +316,27 @@ def _arrow_table(file: StoredFile) -> pa.Table:
     mapped.seek(0)
     # without Arrow's thread pool, which does not survive a fork
     return opener(mapped, options=pa.ipc.IpcReadOptions(use_threads=False)).read_all()
+
+
+class _TarFile:
+    """A tar shard of records and their media; see `tar_shards`."""
+
+    def __init__(self, file: StoredFile) -> None:
+        self.file = file
+        self._spans = tar_members(file).records()
+
+    @property
+    def folder(self) -> Path:
+        return member_folder(self.file)
+
+    def __len__(self) -> int:
+        return len(self._spans)
+
+    def number(self, position: int) -> int:
+        return position + 1
+
+    def read(self, position: int, place: str) -> Any:
+        start, stop = map(int, self._spans[position])
+        with self.file.local().open("rb") as stream:
+            stream.seek(start)
+            return decode_json(stream.read(stop - start), place, "pack the records again")

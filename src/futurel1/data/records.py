@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from glob import glob
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,10 @@ from futurel1.data.record_shapes import parse_record
 from futurel1.data.remote import is_url, media_folder, url_of
 from futurel1.data.samples import Parse, RawRecord, Sample
 from futurel1.data.stored_files import StoredFile, is_pattern, local_file, remote_files
+from futurel1.data.tar_shards import check_finished
 from futurel1.errors import ConfigError, MissingFileError, RecordError
 
-__all__ = ["RecordSource", "open_records"]
+__all__ = ["RecordSource", "check_outside", "open_records"]
 
 _FILES_AT_A_TIME = 16
 """Remote files that are opened at the same time."""
@@ -68,6 +70,14 @@ class RecordSource:
             stop = int(self._ends[last - 1])
             self.mixed += (MixtureSource(name, range(first, stop), weight),)
             first = stop
+
+    @property
+    def shards(self) -> tuple[range, ...]:
+        """Records of each tar shard; empty if any file is of another kind."""
+        if any(file.path.suffix.lower() != ".tar" for file in self.files):
+            return ()
+        bounds = [0, *map(int, self._ends)]
+        return tuple(range(first, stop) for first, stop in pairwise(bounds))
 
     def __len__(self) -> int:
         return int(self._ends[-1])
@@ -114,8 +124,7 @@ class RecordSource:
             raise RecordError(
                 f"{place}: {type(value).__name__} ({quoted(value)}) where an object is expected; write it as {shapes}"
             )
-        path = file.file.path
-        return RawRecord(value, path, number, path.parent, self._names[which])
+        return RawRecord(value, file.file.path, number, file.folder, self._names[which])
 
     def sample(self, index: int, check_files: bool = True) -> Sample:
         """Read and parse a record.
@@ -199,6 +208,20 @@ def open_records(
     return RecordSource(files, data_root=data_root, parse=parse, weights=weights)
 
 
+def check_outside(records: str | list[str], out: str) -> None:
+    """Refuse a folder to write to that lies in a folder of records, since what is written there would be read too.
+
+    Raises:
+        ConfigError: it does.
+    """
+    target = Path(out).resolve()
+    for given in [records] if isinstance(records, str) else records:
+        if Path(given).is_dir() and target.is_relative_to(Path(given).resolve()):
+            raise ConfigError(
+                f"--out {out} lies in {given}, and what is written there would be read as records; choose another one"
+            )
+
+
 def _files_named(given: str) -> list[StoredFile]:
     """The record files that a path or an address names."""
     url = given if is_url(given) else url_of(given)
@@ -206,6 +229,7 @@ def _files_named(given: str) -> list[StoredFile]:
         return remote_files(url, RECORD_FILE_SUFFIXES)
     path = Path(given.removeprefix("file://"))
     if path.is_dir():
+        check_finished(path)
         return [local_file(file) for file in _saved_dataset_files(path) or _files_below(path)]
     if not path.exists() and is_pattern(str(path)):
         matches = [Path(match) for match in sorted(glob(str(path), recursive=True))]

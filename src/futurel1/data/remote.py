@@ -13,7 +13,7 @@ import re
 import time
 import zlib
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,8 +24,8 @@ from futurel1.files import replacing, writable
 from futurel1.leftovers import is_abandoned, is_temporary
 
 __all__ = [
-    "ask_store", "cache_folder", "ensure_local", "filesystem", "is_there", "is_url", "media_folder", "mirror_place",
-    "names_file", "shown", "url_of",
+    "STORES", "ask_store", "cache_folder", "ensure_local", "filesystem", "is_there", "is_url", "media_folder",
+    "mirror_place", "names_file", "shown", "url_of",
 ]  # fmt: skip
 
 T = TypeVar("T")
@@ -36,6 +36,9 @@ IN_USE_SECONDS = 120.0
 """Copies that were opened so recently are never removed, because they may be open, or about to be."""
 _URL = re.compile(r"([A-Za-z][A-Za-z\d+.-]*)://(.*)", re.DOTALL)
 _ATTEMPTS = 4
+_LOCKS = 256
+STORES: dict[str, Any] = {}
+"""By scheme, stores of the library itself, with `info` and `get_file` of a file system of fsspec."""
 _copied_since_clearing: dict[Path, float] = {}
 """By mirror, bytes that this process has copied since it last cleared it; absent before its first copy."""
 
@@ -123,6 +126,8 @@ def filesystem(url: str) -> tuple[Any, str]:
     from fsspec.registry import known_implementations
 
     scheme = url.partition("://")[0].lower()
+    if scheme in STORES:
+        return STORES[scheme], url
     try:
         system, name = url_to_fs(url)
     except ImportError as error:
@@ -169,13 +174,13 @@ def ask_store(url: str, ask: Callable[[], T]) -> T:
 # ------------------------------------------------------------------------------------------------- local copies
 
 
-def ensure_local(path: Path, version: str = "") -> None:
+def ensure_local(path: Path, stamp: int = 0) -> None:
     """Copy the remote file that a path of the mirror stands for, if it is not there; do nothing for other paths.
 
     Args:
         path: any path.
-        version: version of the file; a copy of another one is replaced. "": a copy counts as the file for as long as it
-            is kept, so that a file that changes under its name is not seen.
+        stamp: number of the file's version; a copy of another one is replaced. 0: a copy counts as the file for as long
+            as it is kept, so that a file that changes under its name is not seen.
 
     Raises:
         ConfigError: its package is not installed, or `FUTUREL1_CACHE_GB` is no number above 0.
@@ -186,26 +191,38 @@ def ensure_local(path: Path, version: str = "") -> None:
     url = url_of(path)
     if url is None:
         return
-    # A copy's time of change stands for its version, its time of access for its last use.
-    stamp = zlib.crc32(version.encode())
-    with suppress(FileNotFoundError):
-        if int(path.stat().st_mtime) == stamp:
-            os.utime(path, (time.time(), stamp))
-            return
-    limit = _limit()
+    if _used(path, stamp):
+        return
+    limit, mirror = _limit(), _mirror()
     system, name = filesystem(url)
+    locks = mirror.with_name("locks")
     with writable(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as partial:
-        ask_store(url, lambda: _copy(system, name, partial))
-        size = partial.stat().st_size
-        os.utime(partial, (time.time(), stamp))
-    mirror = _mirror()
+        locks.mkdir(exist_ok=True)
+    # Several workers may come for the same file. What another copy holds is not locked: that copy is.
+    lock = FileLock(locks / f"{zlib.crc32(url.encode()) % _LOCKS:04d}.lock")
+    with nullcontext() if system in STORES.values() else lock:
+        if _used(path, stamp):
+            return
+        with replacing(path) as partial:
+            ask_store(url, lambda: _copy(system, name, partial))
+            size = partial.stat().st_size
+            os.utime(partial, (time.time(), stamp))
     copied = _copied_since_clearing.get(mirror, float("inf")) + size
     _copied_since_clearing[mirror] = copied
     if copied > limit / 100:
         _copied_since_clearing[mirror] = 0
         _clear(mirror, limit)
+
+
+def _used(path: Path, stamp: int) -> bool:
+    """Whether there is a copy of a version; notes that it is used."""
+    # A copy's time of change stands for its version, its time of access for its last use.
+    with suppress(FileNotFoundError):
+        if int(path.stat().st_mtime) == stamp:
+            os.utime(path, (time.time(), stamp))
+            return True
+    return False
 
 
 def _copy(system: Any, name: str, target: Path) -> None:

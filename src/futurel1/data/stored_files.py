@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +40,11 @@ class StoredFile:
     url: str | None
     size: int
     version: str
+
+    @property
+    def stamp(self) -> int:
+        """A number that changes with the file."""
+        return zlib.crc32(f"{self.size} {self.version}".encode())
 
     @property
     def place(self) -> str:
@@ -86,7 +92,8 @@ class StoredFile:
 
     def local(self) -> Path:
         """Path of the file on a local disk; a remote one is copied first."""
-        ensure_local(self.path, self.version)
+        if self.url is not None:
+            ensure_local(self.path, self.stamp)
         return self.path
 
 

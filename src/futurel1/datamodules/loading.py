@@ -13,7 +13,7 @@ import torch
 from futurel1.data import SFTBatch
 from futurel1.data.collate import SFTCollator, SFTDataset
 from futurel1.data.fetching import fetch
-from futurel1.data.mixtures import Mixture
+from futurel1.data.mixtures import Mixture, shard_order
 from futurel1.errors import ConfigError
 from futurel1.models import IGNORE, LatentTokens, find_spans, learned_latents
 
@@ -33,6 +33,8 @@ def plan_batches(
     lengths: np.ndarray[Any, np.dtype[np.int64]] | None = None,
     tokens_per_batch: int | None = None,
     mixture: Mixture | None = None,
+    shards: Sequence[range] = (),
+    shuffle_shards: int = 16,
 ) -> Steps:
     """Plan one epoch for all ranks.
 
@@ -51,6 +53,9 @@ def plan_batches(
         lengths: (size,) tokens of each record, for `tokens_per_batch`.
         tokens_per_batch: most padded tokens (rows times longest row) of a batch; records of similar length go together.
         mixture: draws the records of the epoch, `size` of them; not with `tokens_per_batch`.
+        shards: numbers of the records of each packed shard, which are then read one window after the other; not with
+            `tokens_per_batch` or `mixture`.
+        shuffle_shards: shards of a window, whose records are shuffled together.
 
     Returns:
         Per step, per rank, the record numbers of its batch.
@@ -64,7 +69,9 @@ def plan_batches(
     generator = random.Random(f"{seed}:{epoch}")
     order = list(range(size)) if mixture is None else mixture.draw(epoch, shuffle)
     if tokens_per_batch is None:
-        if shuffle:
+        if shuffle and shards and mixture is None:
+            order = shard_order(shards, shuffle_shards, generator)
+        elif shuffle:
             generator.shuffle(order)
         step = batch_size * world_size
         runs = [order[i : i + step] for i in range(0, size, step)]

@@ -19,7 +19,7 @@ from futurel1.data import SFTBatch, open_records
 from futurel1.data.chat import ENCODING, ChatEncoder
 from futurel1.data.collate import OnError, SFTDataset
 from futurel1.data.fetching import fetch
-from futurel1.data.mixtures import Mixture, RecordPaths, weighted_paths
+from futurel1.data.mixtures import Mixture, RecordPaths, positions, weighted_paths
 from futurel1.data.records import RecordSource
 from futurel1.data.video import VideoBackend
 from futurel1.datamodules.base import RecordDataModule
@@ -70,6 +70,8 @@ class VideoHintDataModule(RecordDataModule):
             to `skipped.jsonl` in the run folder.
         num_workers: processes that decode video; 0 decodes in the training process.
         shuffle: use a new random order of the training records in every epoch.
+        shuffle_shards: packed shards (:func:`futurel1.pack.pack`) whose records are shuffled together. Others are not
+            read meanwhile.
         seed: seed of the order and of the validation split.
         vision_cache: folder for features of the frozen vision tower; None: compute them every time.
         cache_dir: folder for measured lengths.
@@ -101,6 +103,7 @@ class VideoHintDataModule(RecordDataModule):
         on_error: OnError = "raise",
         num_workers: int = 2,
         shuffle: bool = True,
+        shuffle_shards: int = 16,
         seed: int = 0,
         vision_cache: str | None = None,
         cache_dir: str = "runs/cache",
@@ -120,10 +123,10 @@ class VideoHintDataModule(RecordDataModule):
                 "weights in data.train with tokens_per_batch: its batches are composed once, but every epoch of a "
                 "mixture has other records; set batch_size instead"
             )
-        if batch_size < 1 or (tokens_per_batch is not None and tokens_per_batch < 1) or num_workers < 0:
+        if min(batch_size, shuffle_shards, tokens_per_batch or 1) < 1 or tokens_per_batch == 0 or num_workers < 0:
             raise ConfigError(
-                "batch_size and tokens_per_batch must be at least 1 and num_workers at least 0, got "
-                f"{batch_size}, {tokens_per_batch} and {num_workers}"
+                "batch_size, tokens_per_batch and shuffle_shards must be at least 1 and num_workers at least 0, got "
+                f"{batch_size}, {tokens_per_batch}, {shuffle_shards} and {num_workers}"
             )
         if on_error not in ("raise", "skip"):
             raise ConfigError(f"on_error must be 'raise' or 'skip', got {on_error!r}")
@@ -274,6 +277,8 @@ class VideoHintDataModule(RecordDataModule):
             lengths=None if self.hparams["tokens_per_batch"] is None else self.lengths(stage),
             tokens_per_batch=self.hparams["tokens_per_batch"],
             mixture=self._mixture(dataset) if training else None,
+            shards=[positions(shard, dataset.numbers) for shard in dataset.source.shards] if training else (),
+            shuffle_shards=self.hparams["shuffle_shards"],
         )
         return PlannedLoader(
             dataset,
