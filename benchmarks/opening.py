@@ -1,6 +1,6 @@
 """Seconds and memory of opening records, and records per second when they are read in random order.
 
-    python benchmarks/opening.py [--records 1000000] [--shards 10] [--kind jsonl|parquet] [--repeats 3] [--place PLACE]
+    python benchmarks/opening.py [--records 1000000] [--shards 10] [--kind jsonl|parquet|tar] [--place PLACE]
 
 Writes shards of frame-indexed records of 1.5 kB each, text of a question and of reasoning, and opens them in a process
 of its own each time. `--place` opens what is there already instead: a path, a pattern or an address.
@@ -10,19 +10,24 @@ of its own each time. `--place` opens what is there already instead: a path, a p
 """
 
 import argparse
+import io
 import json
 import random
+import tarfile
 import tempfile
 import time
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from futurel1.data import open_records
+from futurel1.data.tar_shards import INDEX_SUFFIX, scan_members
 from meters import forget_peak, machine, peak_mb
 
 READ = 2_000
@@ -39,11 +44,26 @@ def write_shards(folder: Path, options: argparse.Namespace) -> None:
     for shard in range(options.shards):
         rows = ({"id": shard * each + row, "video": f"clips/{shard}/{row}.mp4", **record} for row in range(each))
         file = folder / f"{shard:05d}.{options.kind}"
-        if options.kind == "parquet":
+        if options.kind == "tar":
+            write_tar(file, rows)
+        elif options.kind == "parquet":
             pq.write_table(pa.Table.from_pylist(list(rows)), file, row_group_size=1_000)
         else:
             with file.open("w") as stream:
                 stream.writelines(json.dumps(row) + "\n" for row in rows)
+
+
+def write_tar(file: Path, rows: Iterator[dict[str, Any]]) -> None:
+    """A shard as `futurel1 pack` writes it, with clips of no bytes."""
+    with tarfile.open(file, "w") as shard:
+        for row in rows:
+            data = json.dumps(row).encode()
+            member = tarfile.TarInfo(f"{row['id']:09d}.json")
+            member.size = len(data)
+            shard.addfile(member, io.BytesIO(data))
+            shard.addfile(tarfile.TarInfo(f"{row['id']:09d}.video0.mp4"))
+    with file.open("rb") as written, file.with_name(file.name + INDEX_SUFFIX).open("wb") as stream:
+        scan_members(written).save(stream, file.stat().st_size)
 
 
 def opened(place: str) -> tuple[int, float, float, float]:
@@ -64,7 +84,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--records", type=int, default=1_000_000)
     parser.add_argument("--shards", type=int, default=10)
-    parser.add_argument("--kind", choices=("jsonl", "parquet"), default="jsonl")
+    parser.add_argument("--kind", choices=("jsonl", "parquet", "tar"), default="jsonl")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--place", help="records that are there already")
     options = parser.parse_args()

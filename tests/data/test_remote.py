@@ -86,7 +86,7 @@ def test_a_file_is_copied_once_per_version(tmp_path, server):
     ensure_local(path)
     assert path.read_bytes() == b"one"
     for _ in range(2):
-        ensure_local(path, "2")
+        ensure_local(path, 2)
     assert (path.read_bytes(), server.count("GET", "a.bin")) == (b"other", 2)
     assert [file.name for file in path.parent.iterdir()] == ["a.bin"]
 

@@ -23,7 +23,7 @@ from range_server import serving
 from futurel1.curation.curated import curated_record
 from futurel1.data import open_records, read_frames, read_image
 from futurel1.data.benchmarks import parse_twiffbench, read_images
-from futurel1.data.remote import shown
+from futurel1.data.remote import mirror_place, shown
 from futurel1.errors import ConfigError, MediaError, MissingFileError, RecordError, RemoteError
 
 
@@ -169,6 +169,19 @@ def test_where_media_of_remote_records_may_lie(served, tmp_path):
     for index in (1, 3, 4):
         with pytest.raises(RecordError, match=rf"field 'video' = .*, outside data_root {server.url}/in; move"):
             rooted.sample(index)
+
+
+def test_records_cannot_ask_the_network_by_the_path_of_a_copy(tmp_path, monkeypatch):
+    monkeypatch.setenv("FUTUREL1_CACHE", str(tmp_path / "cache"))
+    path = mirror_place("http://127.0.0.1:9/a.mp4")
+    names = [str(path), "cache/remote/http/127.0.0.1:9/a.mp4", "packed://00000000/http:/127.0.0.1:9/a.tar/x.mp4"]
+    write_lines(tmp_path / "a.jsonl", [changed(FRAME_INDEXED, video=name) for name in names])
+    source = open_records(tmp_path / "a.jsonl")
+    for index in (0, 1):
+        with pytest.raises(RecordError, match=r"field 'video' = .*a place in the cache of remote files"):
+            source.sample(index)
+    with pytest.raises(RecordError, match=r"field 'video' = .*a packed URL, which is not read"):
+        source.sample(2)
 
 
 def test_local_records_may_name_media_of_a_store(served, tmp_path, clips):

@@ -213,7 +213,10 @@ class RecordFields:
             self.fail(field, value, "characters that no file name has", "write the path of a file")
         folder = url_of(self._folder)
         if not is_url(written) and (folder is None or os.path.isabs(written)):
-            return Path(os.path.join(self._folder, written))
+            path = Path(os.path.join(self._folder, written))
+            if url_of(path) is not None:  # reading it would ask the network
+                self.fail(field, value, "a place in the cache of remote files", "write the path of a file elsewhere")
+            return path
         try:
             place = mirror_place(written if is_url(written) else f"{folder}/{written}")
         except ConfigError as error:
@@ -228,7 +231,10 @@ class RecordFields:
             return False
         if self._data_root is not None and url_of(self._data_root):
             return True
-        member = member_of(mirror_place(address)) if address.startswith(f"{PACKED}://") else None
+        try:
+            member = member_of(mirror_place(address)) if address.startswith(f"{PACKED}://") else None
+        except ConfigError:
+            return False
         return member is not None and url_of(member.shard) is None
 
     def image(self, field: str, value: object, number: int = 1, name: str = "image") -> Frame:

@@ -14,6 +14,7 @@ import time
 import zlib
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -53,7 +54,13 @@ def cache_folder() -> Path:
     """Folder of local copies and indexes: ``$FUTUREL1_CACHE``, else ``futurel1`` in the user's cache folder."""
     given = os.environ.get(CACHE)
     base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    return Path(os.path.realpath(given or os.path.join(base, "futurel1")))
+    return _real(given or os.path.join(base, "futurel1"))
+
+
+@lru_cache(maxsize=8)
+def _real(folder: str) -> Path:
+    """A folder without links, looked up once: it is asked for with every path of a record."""
+    return Path(os.path.realpath(folder))
 
 
 def mirror_place(url: str) -> Path:
