@@ -178,6 +178,18 @@ def test_shards_of_others_are_scanned(packed: Path, tmp_path: Path) -> None:
         open_records(tmp_path / "none.tar")
 
 
+def test_a_damaged_index_is_named(packed: Path, tmp_path: Path) -> None:
+    shutil.copytree(packed, tmp_path / "out")
+    index = tmp_path / "out/shard-00002.tar.idx"
+    index.write_bytes(index.read_bytes()[:-40])
+    with pytest.raises(
+        RecordError, match=r"shard-00002\.tar\.idx: damaged .*; remove it, and the shard is read through"
+    ):
+        open_records(tmp_path / "out")
+    index.unlink()
+    assert len(open_records(tmp_path / "out")) == RECORDS
+
+
 def test_a_changed_shard_is_seen(packed: Path, tmp_path: Path) -> None:
     shutil.copytree(packed, tmp_path / "out")
     sample = open_records(tmp_path / "out")[0]

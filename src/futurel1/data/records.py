@@ -35,8 +35,9 @@ _FILES_AT_A_TIME = 16
 class RecordSource:
     """Records of one or more files, by position.
 
-    For JSON Lines and Parquet only an index stays in memory (8 bytes per record or per row group); Arrow files are
-    memory-mapped, and JSON files are held whole. A source can be pickled, forked and read by several workers.
+    For JSON Lines, Parquet and tar only an index stays in memory (8 bytes per record or row group, 16 per record of a
+    tar shard); Arrow files are memory-mapped, and JSON files are held whole. A source can be pickled, forked and read
+    by several workers.
 
     Args:
         files: record files in order.
@@ -169,9 +170,9 @@ def open_records(
     """Open record files.
 
     Args:
-        paths: a `.json`, `.jsonl`, `.parquet` or `.arrow` file, a folder (every such file below it, sorted, without
-            hidden ones; for a dataset saved by `save_to_disk` of `datasets`, its Arrow files), a pattern with `*`, `**`
-            or `[..]`, or a list of those. Each is a local path or an address that fsspec opens, such as
+        paths: a `.json`, `.jsonl`, `.parquet`, `.arrow` or `.tar` file, a folder (every such file below it, sorted,
+            without hidden ones; for a dataset saved by `save_to_disk` of `datasets`, its Arrow files), a pattern with
+            `*`, `**` or `[..]`, or a list of those. Each is a local path or an address that fsspec opens, such as
             ``s3://bucket/train/*.jsonl``. All members of a list may have a weight, ``{"path": .., "weight": ..}``, see
             :class:`futurel1.data.Mixture`.
         data_root: if given, media outside this folder are refused.

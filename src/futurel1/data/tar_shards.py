@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -96,6 +97,8 @@ def tar_members(file: StoredFile) -> TarMembers:
         stored = beside.using(_load)
     except FileNotFoundError:
         stored = None
+    except (ValueError, KeyError, EOFError, BadZipFile) as error:
+        raise RecordError(f"{beside.place}: damaged ({error}); remove it, and the shard is read through") from error
     if stored is not None and stored[1] == file.size:
         return stored[0]
     try:
