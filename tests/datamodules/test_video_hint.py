@@ -426,6 +426,7 @@ def test_fitting_without_training_records_is_an_error(world: WorldFiles, tmp_pat
         ({"train": "a.json", "batch_size": 0}, "at least 1.* got 0, None and"),
         ({"train": "a.json", "tokens_per_batch": 0}, "at least 1.* got 1, 0 and"),
         ({"train": "a.json", "num_workers": -1}, "num_workers at least 0.* and -1"),
+        ({"train": "a.json", "shuffle_shards": 0}, "shuffle_shards must be at least 1, got 0"),
         ({"train": "a.json", "on_error": "ignore"}, "on_error must be 'raise' or 'skip', got 'ignore'"),
     ],
 )

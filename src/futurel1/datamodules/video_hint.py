@@ -123,11 +123,13 @@ class VideoHintDataModule(RecordDataModule):
                 "weights in data.train with tokens_per_batch: its batches are composed once, but every epoch of a "
                 "mixture has other records; set batch_size instead"
             )
-        if min(batch_size, shuffle_shards, tokens_per_batch or 1) < 1 or tokens_per_batch == 0 or num_workers < 0:
+        if batch_size < 1 or (tokens_per_batch is not None and tokens_per_batch < 1) or num_workers < 0:
             raise ConfigError(
-                "batch_size, tokens_per_batch and shuffle_shards must be at least 1 and num_workers at least 0, got "
-                f"{batch_size}, {tokens_per_batch}, {shuffle_shards} and {num_workers}"
+                "batch_size and tokens_per_batch must be at least 1 and num_workers at least 0, got "
+                f"{batch_size}, {tokens_per_batch} and {num_workers}"
             )
+        if shuffle_shards < 1:
+            raise ConfigError(f"shuffle_shards must be at least 1, got {shuffle_shards}")
         if on_error not in ("raise", "skip"):
             raise ConfigError(f"on_error must be 'raise' or 'skip', got {on_error!r}")
         self._datasets: dict[Stage, SFTDataset] = {}
