@@ -164,6 +164,15 @@ def test_a_record_that_cannot_be_packed_is_named(world: WorldFiles, tmp_path: Pa
         pack(str(tmp_path / "r.jsonl"), str(tmp_path / "out"))
 
 
+def test_tar_files_beside_other_records_are_archives(packed: Path, tmp_path: Path) -> None:
+    shutil.copy(packed / "shard-00000.tar", tmp_path / "videos.tar")
+    (tmp_path / "train.jsonl").write_text('{"messages": []}\n')
+    with serving(tmp_path) as server:
+        for place in (tmp_path, server.url):
+            assert [file.path.name for file in open_records(place).files] == ["train.jsonl"]
+            assert len(open_records([f"{place}/train.jsonl", f"{place}/videos.tar"])) == 3
+
+
 def test_shards_of_others_are_scanned(packed: Path, tmp_path: Path) -> None:
     shutil.copy(packed / "shard-00000.tar", tmp_path / "theirs.tar")
     source = open_records(tmp_path / "theirs.tar")

@@ -22,7 +22,7 @@ from futurel1.data.record_files import RECORD_FILE_SUFFIXES, RecordFile, decode_
 from futurel1.data.record_shapes import parse_record
 from futurel1.data.remote import is_url, media_folder, url_of
 from futurel1.data.samples import Parse, RawRecord, Sample
-from futurel1.data.stored_files import StoredFile, is_pattern, local_file, remote_files
+from futurel1.data.stored_files import StoredFile, is_pattern, local_file, remote_files, without_archives
 from futurel1.data.tar_shards import check_finished
 from futurel1.errors import ConfigError, MissingFileError, RecordError
 
@@ -171,10 +171,10 @@ def open_records(
 
     Args:
         paths: a `.json`, `.jsonl`, `.parquet`, `.arrow` or `.tar` file, a folder (every such file below it, sorted,
-            without hidden ones; for a dataset saved by `save_to_disk` of `datasets`, its Arrow files), a pattern with
-            `*`, `**` or `[..]`, or a list of those. Each is a local path or an address that fsspec opens, such as
-            ``s3://bucket/train/*.jsonl``. All members of a list may have a weight, ``{"path": .., "weight": ..}``, see
-            :class:`futurel1.data.Mixture`.
+            without hidden ones, and without tar files beside others; for a dataset saved by `save_to_disk` of
+            `datasets`, its Arrow files), a pattern with `*`, `**` or `[..]`, or a list of those. Each is a local path
+            or an address that fsspec opens, such as ``s3://bucket/train/*.jsonl``. All members of a list may have a
+            weight, ``{"path": .., "weight": ..}``, see :class:`futurel1.data.Mixture`.
         data_root: if given, media outside this folder are refused.
         parse: turns a stored record into a sample, in place of `parse_record`; it must then check `data_root` itself.
 
@@ -298,7 +298,7 @@ def _files_below(folder: Path) -> list[Path]:
     )
     if not files:
         raise ConfigError(f"{folder}: the folder holds no {', '.join(RECORD_FILE_SUFFIXES)} file; check the path")
-    return files
+    return without_archives(files)
 
 
 def _display_names(files: Sequence[Path]) -> list[str]:

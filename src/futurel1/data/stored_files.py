@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
@@ -12,7 +12,7 @@ from typing import Any, BinaryIO, TypeVar
 from futurel1.data.remote import ask_store, ensure_local, filesystem, mirror_place
 from futurel1.errors import ConfigError, MissingFileError, RemoteError
 
-__all__ = ["StoredFile", "is_pattern", "local_file", "remote_files"]
+__all__ = ["StoredFile", "is_pattern", "local_file", "remote_files", "without_archives"]
 
 _VERSION_KEYS = (
     "ETag", "etag", "Content-MD5", "md5Hash", "content_hash", "blob_id", "generation", "version_id", "LastModified",
@@ -102,6 +102,12 @@ def is_pattern(text: str) -> bool:
     return "*" in text or "[" in text
 
 
+def without_archives(names: Sequence[T]) -> list[T]:
+    """Leave the tar files of a folder out if it holds other records: there they are archives of media."""
+    others = [name for name in names if not str(name).lower().endswith(".tar")]
+    return others or list(names)
+
+
 def local_file(path: Path) -> StoredFile:
     """Describe a local file."""
     status = path.stat()
@@ -116,8 +122,8 @@ def remote_files(url: str, suffixes: tuple[str, ...]) -> list[StoredFile]:
         suffixes: extensions of files that are looked for in folders.
 
     Returns:
-        The file; all files with these extensions in or below a folder, without hidden ones; or those that match; by
-        address in ascending order.
+        The file; all files with these extensions in or below a folder, without hidden ones and archives; or those that
+        match; by address in ascending order.
 
     Raises:
         ConfigError: the package of the store is not installed, or nothing with these extensions is found.
@@ -142,6 +148,8 @@ def remote_files(url: str, suffixes: tuple[str, ...]) -> list[StoredFile]:
         hidden = any(part.startswith(".") for part in address[len(fixed) :].split("/"))
         if info.get("type") != "directory" and address.lower().endswith(suffixes) and not hidden:
             files[address] = info
+    if not is_pattern(url):
+        files = {address: files[address] for address in without_archives(list(files))}
     if not files:
         raise ConfigError(f"{url}: there is no {', '.join(suffixes)} file; check the address")
     return [_described(address, info) for address, info in files.items()]
