@@ -31,3 +31,7 @@ class MissingFileError(FutureL1Error, FileNotFoundError):
 
 class DiskFullError(FutureL1Error, OSError):
     """No space left on a disk or in a quota; says which file could not be written, and what is whole."""
+
+
+class RemoteError(FutureL1Error, OSError):
+    """A store or web server that refuses, does not answer, or sends something else than was asked for."""

@@ -1,5 +1,7 @@
 """JSON Lines files that a run appends to; a killed run leaves them with an incomplete last line."""
 
+import base64
+import datetime
 import json
 import logging
 from collections.abc import Callable, Iterator, Mapping
@@ -9,7 +11,7 @@ from typing import Any
 from futurel1.errors import RecordError
 from futurel1.files import write_whole
 
-__all__ = ["drop_cut_line", "json_line", "read_records", "readable_lines", "written_ids"]
+__all__ = ["drop_cut_line", "json_line", "plain_value", "read_records", "readable_lines", "written_ids"]
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +29,15 @@ def json_line(record: Mapping[str, Any], default: Callable[[Any], Any] | None = 
         TypeError, ValueError: JSON cannot hold a value or a key.
     """
     return f"{json.dumps(record, ensure_ascii=False, default=default)}\n".encode("utf-8", "backslashreplace")
+
+
+def plain_value(value: Any) -> str:
+    """Convert values that Parquet has but JSON lacks to text: bytes to base64."""
+    if isinstance(value, datetime.date | datetime.time):
+        return value.isoformat()
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
+    return str(value)
 
 
 def written_ids(file: Path) -> list[str]:

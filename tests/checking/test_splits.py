@@ -42,6 +42,15 @@ def test_all_files_of_a_run_are_checked_with_its_settings(write: Write, world: W
     assert [(each.split, Path(each.media).name, each.record) for each in shared] == [("val", "a.mp4", None)]
 
 
+def test_a_mixture_is_checked_record_by_record(write: Write, world: WorldFiles, tmp_path: Path) -> None:
+    mixture = [{"path": str(world.train), "weight": 0.25}, {"path": [write(INDEXED, name="more.jsonl")], "weight": 3}]
+    data = {"class_path": "VideoHintDataModule", "init_args": {"train": mixture}}
+    assert check(config(tmp_path, data), num_workers=0).records == {"train": 5}
+    mixture[0]["weight"] = "much"
+    with pytest.raises(ConfigError, match="weight"):
+        check(config(tmp_path, data), num_workers=0)
+
+
 def test_options_replace_settings_of_the_file(world: WorldFiles, tmp_path: Path) -> None:
     data = {"class_path": "futurel1.datamodules.VideoHintDataModule",
             "init_args": {"train": str(world.train), "val_fraction": 0.25, "max_length": 5}}  # fmt: skip

@@ -8,13 +8,16 @@ from typing import Any
 
 import pytest
 import torch
+from range_server import serving
 
 from futurel1.cli import main
+from futurel1.data import open_records
+from futurel1.data.remote import shown
 from leaving import leave_half
 from processes import Command
 
 
-def options(world: Path, out: Path, *more: str, records: Path | None = None) -> list[str]:
+def options(world: Path, out: Path, *more: str, records: Path | str | None = None) -> list[str]:
     return [
         "curate", str(records or world / "train.jsonl"), "--out", str(out), "--prompts.system_prompt",
         str(world / "prompt.txt"), "--rollouts", "2", "--sampling.max_new_tokens", "12", "--batch_size", "1",
@@ -61,6 +64,25 @@ def test_shards_and_ranks_from_the_command_line(
         assert (out / name).read_bytes() == (whole / name).read_bytes()
     assert "8  candidates" in capsys.readouterr().out
     assert len((out / "curated.jsonl").read_text().splitlines()) == 8
+
+
+def test_remote_candidates_get_the_results_of_local_ones(
+    clips_world: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FUTUREL1_CACHE", str(tmp_path / "cache"))
+    out = tmp_path / "out"
+    with serving(clips_world) as server:
+        given = f"{server.url}/train.jsonl"
+        main(options(clips_world, out, "--thresholds.min_gain", "0", records=given))
+        results = [[{**line, "settings": None} for line in read_lines(folder)] for folder in (whole, out)]
+        assert results[0] == results[1]
+        [[place, version]] = json.loads((out / "settings.json").read_text())["records"]
+        assert place == given
+        assert version
+        chosen = open_records(out / "curated.jsonl", data_root=server.url)
+        assert len(chosen) == 8
+        expected = {f"{server.url}/{json.loads(line)['video']}" for line in (clips_world / "train.jsonl").open()}
+        assert {shown(sample.hints[0].path) for sample in chosen} == expected
 
 
 def test_refusals_of_the_command_line(clips_world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,9 +1,11 @@
 """JSON, JSON Lines, Parquet and Arrow: the same records, errors of single records, and little memory."""
 
 import json
+import math
 import os
 import pickle
 import shutil
+import time
 import tracemalloc
 
 import pyarrow as pa
@@ -219,6 +221,24 @@ def test_json_lines_are_not_loaded(tmp_path):
     assert len(pickle.dumps(source)) < 2e6
     assert source.id(199_999) == "large.jsonl:200000"
     assert question(source[-1]) == "Q1"
+
+
+def test_opening_takes_a_fraction_of_parsing(tmp_path):
+    path = tmp_path / "many.jsonl"
+    record = numbered(1) | {"filler": ["x" * 40] * 20}
+    path.write_text(f"{json.dumps(record)}\n" * 50_000)
+    began = time.perf_counter()
+    for line in path.read_bytes().splitlines():
+        json.loads(line)
+    parsing = time.perf_counter() - began
+    opening = math.inf
+    for _ in range(3):
+        began = time.perf_counter()
+        source = open_records(path)
+        opening = min(opening, time.perf_counter() - began)
+    assert len(source) == 50_000
+    assert opening < parsing / 3
+    assert len(pickle.dumps(source)) < 8.1 * 50_000
 
 
 def test_few_row_groups_are_held(tmp_path, monkeypatch):

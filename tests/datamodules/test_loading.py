@@ -3,19 +3,20 @@
 import random
 from collections.abc import Callable, Iterator
 from functools import partial
-from itertools import islice
+from itertools import islice, pairwise
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch.utils.data import Dataset
 
 from futurel1.data import SFTBatch
 from futurel1.data.collate import Fetched
 from futurel1.data.encoded import EncodedSample
+from futurel1.data.mixtures import Mixture, MixtureSource
 from futurel1.data.samples import SkippedRecord
 from futurel1.datamodules import PlannedLoader, plan_batches
 from futurel1.datamodules.loading import count_totals
@@ -99,6 +100,37 @@ def test_epochs_have_equal_numbers_of_batches_and_the_same_seed_the_same_plan(op
     assert len(plan(options, epoch=options["epoch"] + 1)) == len(steps)
     if not options["shuffle"]:
         assert plan(options, epoch=options["epoch"] + 1, seed=options["seed"] + 1) == steps
+
+
+@given(plans(budget=False))
+def test_a_mixture_is_drawn_the_same_for_every_number_of_ranks(options: dict[str, Any]) -> None:
+    half = options["size"] // 2
+    assume(half > 2)
+    sources = [MixtureSource("a", range(half), 1.0), MixtureSource("b", range(half, options["size"]), 3.0)]
+    mixture = Mixture(sources, seed=options["seed"])
+    spread = plan(options, mixture=mixture)
+    alone = plan(options, mixture=mixture, batch_size=options["batch_size"] * options["world_size"], world_size=1)
+    assert [own([step]) for step in spread] == [own([step]) for step in alone]
+    drawn = mixture.draw(options["epoch"], options["shuffle"])
+    assert own(spread) == drawn if not options["shuffle"] else sorted(own(spread)) == sorted(drawn)
+
+
+@given(plans(budget=False), st.integers(1, 4))
+def test_packed_shards_are_read_one_window_after_the_other(options: dict[str, Any], window: int) -> None:
+    bounds = [*range(0, options["size"], 5), options["size"]]
+    shards = [range(first, stop) for first, stop in pairwise(bounds)]
+    steps = plan(options, shards=shards, shuffle_shards=window)
+    order = own(steps)
+    assert sorted(order) == list(range(options["size"]))
+    if not options["shuffle"]:
+        assert order == list(range(options["size"]))
+        return
+    touched = list(dict.fromkeys(number // 5 for number in order))
+    last = {number // 5: place for place, number in enumerate(order)}
+    first = {shard: next(place for place, number in enumerate(order) if number // 5 == shard) for shard in touched}
+    open_at = [sum(first[shard] <= place <= last[shard] for shard in touched) for place in range(len(order))]
+    assert max(open_at) <= window
+    assert plan(options, shards=shards, shuffle_shards=window) == steps
 
 
 @pytest.mark.parametrize("budget", [None, 100])

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from futurel1.data import SkippedRecord
 from futurel1.data.encoded import EncodedSample
+from futurel1.data.mixtures import Mixture, MixtureSource
 from futurel1.data.prompts import PromptDataset
 from futurel1.datamodules.rollout_prompts import PromptStream
 from futurel1.errors import RecordError
@@ -53,6 +54,19 @@ def test_every_pass_holds_every_record_once_in_an_order_of_its_own():
     assert [other.number(index) for index in range(SIZE)] != orders[0]
     as_they_stand = PromptStream(Numbered(), shuffle=False)
     assert [as_they_stand.number(index) for index in range(10)] == [0, 1, 2, 3, 4, 5, 6, 0, 1, 2]
+
+
+def test_a_mixture_has_its_shares_in_every_pass_wherever_it_is_entered():
+    mixture = Mixture([MixtureSource("a", range(5), 1.0), MixtureSource("b", range(5, 7), 6.0)], seed=0)
+    stream = PromptStream(Numbered(), mixture=mixture)
+    order = [stream.number(index) for index in range(5 * SIZE)]
+    passes = [Counter(order[start : start + SIZE]) for start in range(0, 5 * SIZE, SIZE)]
+    assert all(numbers[5] == numbers[6] == 3 for numbers in passes)
+    assert sorted(number for number in order if number < 5) == list(range(5))
+    again = PromptStream(Numbered(), mixture=mixture)
+    assert [again.number(index) for index in (20, 3, 33)] == [order[index] for index in (20, 3, 33)]
+    as_they_stand = PromptStream(Numbered(), mixture=mixture, shuffle=False)
+    assert [as_they_stand.number(index) for index in range(9)] == [0, 5, 6, 5, 6, 5, 6, 1, 5]
 
 
 @given(

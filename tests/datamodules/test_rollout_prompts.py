@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ import torch
 from futurel1.datamodules import RolloutPromptDataModule
 from futurel1.datamodules.rollout_prompts import PromptStream
 from futurel1.errors import ConfigError, RecordError
+from futurel1.rollout import RolloutSettings
 from futurel1.worlds import write_world
 
 
@@ -122,3 +124,27 @@ def test_stages_fall_back_and_missing_ones_are_named(records: Path) -> None:
     with pytest.raises(ConfigError, match="NoneType makes none: use LADAPOModule"):
         make_data(records, *ALL).train_dataloader()
     assert data.state_dict() == {}
+
+
+def weighted(records: Path, weight: float) -> RolloutPromptDataModule:
+    """A data module whose training loader exists."""
+    entries = [{"path": str(records / ALL[0]), "weight": weight}, {"path": str(records / ALL[1]), "weight": 1}]
+    data = make_data(records, train=entries)
+    rollout = RolloutSettings(batch_size=2, generation_batch_size=2)
+    data.trainer = Mock(accumulate_grad_batches=1, global_rank=0, world_size=1)
+    data.trainer.lightning_module = Mock(rollout=rollout, processor=None)
+    data.train_dataloader()
+    return data
+
+
+def test_weights_that_differ_from_the_interrupted_run_are_refused(records: Path) -> None:
+    state = weighted(records, 3).state_dict()
+    assert state["mixture"] == [[2, 2], [3, 1]]
+    weighted(records, 3).load_state_dict(state)
+    with pytest.raises(ConfigError, match=r"weights or sizes in data\.train are not those of the interrupted run"):
+        weighted(records, 1).load_state_dict(state)
+    later = make_data(records, train=str(records / ALL[0]))
+    later.load_state_dict(state)
+    later.trainer = weighted(records, 1).trainer
+    with pytest.raises(ConfigError, match="weights or sizes"):
+        later.train_dataloader()

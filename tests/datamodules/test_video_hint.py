@@ -262,6 +262,71 @@ def test_a_run_with_other_batches_is_not_resumed_in_the_middle_of_an_epoch(
         )
 
 
+# ---------------------------------------------------------------------------------------------------- mixtures
+
+
+@pytest.fixture
+def mixed(records: Records) -> list[dict[str, Any]]:
+    """Five records of which one sample in seven comes, and two of which the others come."""
+    return [
+        {"path": str(records("five.jsonl", [0, 1, 2, 3, 4])), "weight": 1},
+        {"path": [str(records("two.jsonl", [5, 6]))], "weight": 6},
+    ]
+
+
+def test_an_epoch_shows_the_share_of_each_source(
+    mixed: list[dict[str, Any]], tmp_path: Path, processor: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    seen = []
+    for num_workers in (0, 1):
+        module = Recorder(processor)
+        data = make_data(tmp_path, train=mixed, batch_size=2, num_workers=num_workers)
+        with caplog.at_level("INFO"):
+            make_trainer(tmp_path, max_epochs=5).fit(module, datamodule=data)
+        seen.append(module.seen())
+    assert seen[0] == seen[1]
+    epochs = [Counter(seen[0][start : start + 7]) for start in range(0, 35, 7)]
+    assert len(seen[0]) == 35
+    assert all(epoch["two.jsonl:1"] == epoch["two.jsonl:2"] == 3 for epoch in epochs)
+    # over five epochs each of the five has its turn
+    assert sorted(name for name in seen[0] if name.startswith("five")) == numbered("five.jsonl", 5)
+    assert "five.jsonl: 1 of 7 samples an epoch (14.3%) from 5 records, weight 1" in caplog.text
+
+
+@pytest.mark.parametrize(("after", "options"), [(2, {}), (5, {"accumulate_grad_batches": 2}), (6, {})])
+def test_a_resumed_mixture_goes_on_with_the_very_next_sample(
+    mixed: list[dict[str, Any]], tmp_path: Path, processor: Any, after: int, options: dict[str, Any]
+) -> None:
+    file = tmp_path / "run.ckpt"
+    whole, resumed = Recorder(processor), Recorder(processor)
+    data = {"train": mixed, "batch_size": 2, "val_fraction": 0.15}
+    saver = make_trainer(tmp_path, max_epochs=3, callbacks=[SaveOnce("batch", after, file)], **options)
+    saver.fit(whole, datamodule=make_data(tmp_path, **data))
+    make_trainer(tmp_path, max_epochs=3, **options).fit(
+        resumed, datamodule=make_data(tmp_path, num_workers=1, **data), ckpt_path=file
+    )
+    rest = [batch.sample_ids for batch in whole.batches["train"][after:]]
+    assert [batch.sample_ids for batch in resumed.batches["train"]] == rest
+    assert len(rest) > 2
+    assert not set(whole.seen()) & set(whole.seen("val"))
+
+
+def test_other_weights_are_not_resumed(mixed: list[dict[str, Any]], tmp_path: Path, processor: Any) -> None:
+    file = tmp_path / "run.ckpt"
+    trainer = make_trainer(tmp_path, max_epochs=2, callbacks=[SaveOnce("batch", 2, file)])
+    trainer.fit(Recorder(processor), datamodule=make_data(tmp_path, train=mixed, batch_size=2))
+    mixed[0]["weight"] = 6
+    with pytest.raises(ConfigError, match="Resume with the same data, weights"):
+        make_trainer(tmp_path, max_epochs=2).fit(
+            Recorder(processor), datamodule=make_data(tmp_path, train=mixed, batch_size=2), ckpt_path=file
+        )
+
+
+def test_a_mixture_needs_batches_of_a_fixed_size(mixed: list[dict[str, Any]]) -> None:
+    with pytest.raises(ConfigError, match=r"weights in data\.train with tokens_per_batch: .*set batch_size instead"):
+        VideoHintDataModule(train=mixed, tokens_per_batch=800)
+
+
 # ------------------------------------------------------------------------------------------------------ splits
 
 
@@ -361,6 +426,7 @@ def test_fitting_without_training_records_is_an_error(world: WorldFiles, tmp_pat
         ({"train": "a.json", "batch_size": 0}, "at least 1.* got 0, None and"),
         ({"train": "a.json", "tokens_per_batch": 0}, "at least 1.* got 1, 0 and"),
         ({"train": "a.json", "num_workers": -1}, "num_workers at least 0.* and -1"),
+        ({"train": "a.json", "shuffle_shards": 0}, "shuffle_shards must be at least 1, got 0"),
         ({"train": "a.json", "on_error": "ignore"}, "on_error must be 'raise' or 'skip', got 'ignore'"),
     ],
 )

@@ -43,7 +43,7 @@ def test_features_are_means_of_what_latents_are_trained_on(run: RunContents, tin
     encoder = ChatEncoder(tiny.processor, max_latent_tokens=64)
     from futurel1.data import open_records
 
-    encoded = encoder.encode(open_records(str(records.source.files[0]))[0])
+    encoded = encoder.encode(open_records(records.source.files[0].path)[0])
     seen = tiny.encode_hints(encoded.hint_pixel_values, encoded.hint_grid_thw)
     expected = torch.split(seen.embeds, list(seen.counts))[0].mean(dim=0)
     features = gallery.features

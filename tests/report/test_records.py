@@ -14,7 +14,7 @@ from futurel1.report.runs import RunContents
 def test_a_record_as_it_was_asked_and_what_came_later(run: RunContents) -> None:
     records = RunRecords(run)
     view = records.view("test.jsonl:1")
-    stored = json.loads(Path(records.source.files[0]).read_text().splitlines()[0])
+    stored = json.loads(records.source.files[0].path.read_text().splitlines()[0])
     assert [frame.pool_index for frame in view.shown] == stored["image"]
     assert [frame.pool_index for frame in view.future] == stored["reasoning_image"]
     assert [frame.pool_index for frame in view.later] == [5, 6, 7, 8]

@@ -41,7 +41,7 @@ def check(
 
     Args:
         data: YAML file of a run, such as configs/tiny/sft.yaml, whose data settings are used and all of whose files are
-            checked; or record files: a file, a folder, or a list of them.
+            checked; or record files: a file, a folder, a pattern, an address, or a list of them.
         kind: What record files hold: sft, rl, prompts (training records that are only asked), futurebench or
             twiffbench; null for sft, or what the YAML file says.
         model: Checkpoint folder, hub name or ``tiny``, whose processor counts tokens; null for tiny, or the model of

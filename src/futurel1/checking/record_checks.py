@@ -16,6 +16,7 @@ from futurel1.data.encoded import EncodedSample
 from futurel1.data.frames import frame_pool
 from futurel1.data.multiple_choice import gold_letter, read_options
 from futurel1.data.record_fields import RecordFields
+from futurel1.data.remote import names_file, shown
 from futurel1.data.samples import Frame, Sample, Video
 from futurel1.data.video import VideoInfo, open_video
 from futurel1.errors import ConfigError, FutureL1Error, MediaError, RecordError
@@ -60,7 +61,7 @@ class RecordChecks(Dataset[Finding]):
         known = set(self._infos)
         facts = self._facts(split, sample, encoded)
         warnings = (*self._hint_warnings(split, sample), *_option_warnings(split, position, sample))
-        opened = tuple((str(path), info) for path, info in self._infos.items() if path not in known)
+        opened = tuple((shown(path), info) for path, info in self._infos.items() if path not in known)
         return Finding(split.name, id, None, warnings, facts, opened)
 
     def _info(self, path: Path) -> VideoInfo:
@@ -77,7 +78,7 @@ class RecordChecks(Dataset[Finding]):
         for path in videos:
             self._info(path)
         images = dict.fromkeys(
-            str(part.path) for part in media if isinstance(part, Frame) and not _is_video(part) and part.data is None
+            shown(part.path) for part in media if isinstance(part, Frame) and not _is_video(part) and part.data is None
         )
         return RecordFacts(
             shape=sample.shape,
@@ -87,7 +88,7 @@ class RecordChecks(Dataset[Finding]):
             spans=int((response == tokens.start_id).sum()),
             observed=len(sample.observed),
             hints=len(sample.hints),
-            videos=tuple(map(str, videos)),
+            videos=tuple(map(shown, videos)),
             images=tuple(images),
         )
 
@@ -146,8 +147,8 @@ def _culprit(split: Split, position: int, error: FutureL1Error) -> str:
     said = str(error)
     media = [part for turn in sample.turns for part in turn.parts if not isinstance(part, str)]
     # embedded images have no file; the longest path in the message, because one may begin with another
-    paths = [str(part.path) for part in media if isinstance(part, Video) or part.data is None]
-    return max((path for path in paths if path in said), key=len, default="")
+    paths = [part.path for part in media if isinstance(part, Video) or part.data is None]
+    return max((shown(path) for path in paths if names_file(said, path)), key=len, default="")
 
 
 def _option_warnings(split: Split, position: int, sample: Sample) -> list[Problem]:

@@ -45,6 +45,11 @@ TOOLS = {
         "read the records of a run and their media, and say what is wrong with them",
         "futurel1 check configs/tiny/sft.yaml --sample 1000",
     ),
+    "pack": Tool(
+        "futurel1.pack:pack",
+        "write records and their media as tar shards, which are read one after the other",
+        "futurel1 pack train.jsonl --out runs/packed --shard_size 512",
+    ),
     "world": Tool(
         "futurel1.worlds:world",
         "write procedural videos with questions about what happens next",

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import datetime
 import os
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -11,9 +9,10 @@ from typing import Any, BinaryIO
 from futurel1.curation.results import ProbeTable
 from futurel1.curation.selection import Selection
 from futurel1.data.records import RecordSource
+from futurel1.data.remote import is_url, url_of
 from futurel1.data.samples import RawRecord
 from futurel1.errors import RecordError
-from futurel1.json_lines import json_line
+from futurel1.json_lines import json_line, plain_value
 
 __all__ = ["curated_record", "write_curated"]
 
@@ -46,7 +45,7 @@ def write_curated(
             f"correct_in_{rollouts}_hint": int(table.hint[number]),
         }
         try:
-            stream.write(json_line(curated_record(record, added, folder), default=_plain))
+            stream.write(json_line(curated_record(record, added, folder), default=plain_value))
         except (TypeError, ValueError) as error:
             raise RecordError(f"{record.name}, record {record.number}: cannot be written as JSON: {error}") from error
 
@@ -64,8 +63,11 @@ def curated_record(record: RawRecord, added: dict[str, int], folder: Path) -> di
     def moved(path: Any) -> Any:
         if isinstance(path, dict) and "path" in path:
             return {**path, "path": moved(path["path"])}
-        if not isinstance(path, str) or os.path.isabs(path):
+        if not isinstance(path, str) or os.path.isabs(path) or is_url(path):
             return path
+        address = url_of(os.path.join(record.folder, path))
+        if address is not None:
+            return address
         return os.path.relpath(os.path.join(here, path), there)
 
     media = {field: record.raw[field] for field in MEDIA_FIELDS if field in record.raw}
@@ -74,12 +76,3 @@ def curated_record(record: RawRecord, added: dict[str, int], folder: Path) -> di
         for field, value in media.items()
     }
     return {**record.raw, **paths, **added}
-
-
-def _plain(value: Any) -> str:
-    """Convert values that Parquet has but JSON lacks to text: bytes to base64."""
-    if isinstance(value, datetime.date | datetime.time):
-        return value.isoformat()
-    if isinstance(value, bytes):
-        return base64.b64encode(value).decode()
-    return str(value)

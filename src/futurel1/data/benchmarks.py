@@ -8,6 +8,7 @@ from pathlib import Path
 
 from futurel1.data.record_fields import RecordFields
 from futurel1.data.records import open_records
+from futurel1.data.remote import is_there
 from futurel1.data.samples import PromptInfo, RawRecord, Sample, StoredImages, Turn, Video
 from futurel1.errors import BatchError, MissingFileError, RecordError
 
@@ -177,7 +178,7 @@ def read_images(stored: StoredImages | None) -> list[bytes | Path]:
             "a prompt without stored images: the judge of TwiFF-Bench needs prompts of TwiFFBenchDataModule"
         )
     file = Path(stored.file)
-    if not file.is_file():
+    if not is_there(file):
         raise MissingFileError(f"{file}: the file has gone since its prompts were made; put it back")
     source = open_records([file])
     if not 1 <= stored.record <= len(source):

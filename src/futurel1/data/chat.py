@@ -19,6 +19,7 @@ from futurel1.data.encoded import EncodedSample
 from futurel1.data.media import RecordMedia, media_sources
 from futurel1.data.picture_sizes import MIN_VIDEO_FRAME_TOKENS, RESAMPLING, check_aspect, hint_size
 from futurel1.data.pictures import Pictures, PixelScale
+from futurel1.data.remote import ensure_local, names_file
 from futurel1.data.samples import Frame, PromptInfo, RecordFileError, RecordTooLongError, Sample, Video
 from futurel1.data.video import VideoBackend, check_backend
 from futurel1.data.whole_videos import VideoSampling, WholeVideos
@@ -374,7 +375,7 @@ def _media_of(sample: Sample) -> Iterator[None]:
         said = str(error)
         media = [part for turn in sample.turns for part in turn.parts if not isinstance(part, str)]
         # the longest path in the message, because one path may be a prefix of another
-        named = sorted((part for part in media if str(part.path) in said), key=lambda part: len(str(part.path)))
+        named = sorted((part for part in media if names_file(said, part.path)), key=lambda part: len(str(part.path)))
         fields = f"field '{named[-1].field}'" if named and named[-1].field else _fields_of(sample)
         if not fields:  # not made from a record: nothing to add
             raise
@@ -389,5 +390,6 @@ def _frame_key(frame: Frame, grid: Sequence[int]) -> str:
     if frame.data is not None:
         return f"{hashlib.sha256(frame.data).hexdigest()}|{'x'.join(map(str, grid))}"
     path = frame.path.resolve()
+    ensure_local(path)
     stat = path.stat()
     return f"{path}|{stat.st_mtime_ns}|{stat.st_size}|{frame.pool_index}|{'x'.join(map(str, grid))}"

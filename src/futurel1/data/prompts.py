@@ -1,6 +1,5 @@
 """Prompts: what a model is asked, without the expected response; and how prompts become a batch."""
 
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from futurel1.data.encoded import EncodedSample
 from futurel1.data.multiple_choice import read_options
 from futurel1.data.record_fields import RecordFields, shorter
 from futurel1.data.record_shapes import parse_record
+from futurel1.data.remote import is_there
 from futurel1.data.samples import Frame, PromptInfo, RawRecord, RecordFileError, Sample, Turn
 from futurel1.errors import RecordError
 
@@ -153,8 +153,7 @@ def _first_answer(response: Turn) -> str:
 def _check_files(fields: RecordFields, turns: Sequence[Turn]) -> None:
     """Refuse a prompt whose files are missing; files of hint frames are not read and may be missing."""
     for part in (part for turn in turns for part in turn.parts if not isinstance(part, str)):
-        # isfile, unlike Path.is_file, is False for names too long for the system
-        if not (isinstance(part, Frame) and part.data is not None) and not os.path.isfile(part.path):
+        if not (isinstance(part, Frame) and part.data is not None) and not is_there(part.path):
             raise RecordFileError(
                 f"{fields.place}: there is no file {shorter(part.path)}; put it there or correct its path (field "
                 f"'{part.field}')"

@@ -15,8 +15,10 @@ from urllib.parse import unquote
 
 from futurel1.data.frames import POOL_SIZE
 from futurel1.data.misspellings import could_be, misspelt
+from futurel1.data.remote import is_there, is_url, mirror_place, shown, url_of
 from futurel1.data.samples import Frame, RecordFileError, Turn, Video
-from futurel1.errors import RecordError
+from futurel1.data.tar_shards import PACKED, member_of
+from futurel1.errors import ConfigError, RecordError
 
 __all__ = ["TRAINING_SHAPES", "RecordFields", "printable", "quoted", "shorter"]
 
@@ -176,33 +178,64 @@ class RecordFields:
 
     def media_path(self, field: str, value: object) -> Path:
         """Resolve a media path of this record; check that it is allowed and, with `check_files`, that it exists."""
-        written = self.check_text(field, value)
-        url = _URL.match(written)
-        if url is not None:
-            scheme = (url[1] or url[2]).casefold()
-            if scheme != "file":
-                self.fail(field, value, f"a {scheme} URL, which is not read", "save it as a file and write its path")
-            written = unquote(written[url.end() :].removeprefix("localhost"))
-        if "\0" in written or any("\ud800" <= character <= "\udfff" for character in written):
-            self.fail(field, value, "characters that no file name has", "write the path of a file")
-        path = Path(os.path.join(self._folder, written))
+        path = self._resolved(field, value)
         if self._data_root is not None:
             root = Path(os.path.realpath(self._data_root))
-            real = Path(os.path.realpath(path))
+            member = member_of(path)
+            real = Path(os.path.realpath(path if member is None else member.shard))
             if not real.is_relative_to(root):
                 self.fail(
                     field,
                     value,
-                    f"leads to {shorter(real)}, outside data_root {root}",
+                    f"leads to {shorter(shown(real))}, outside data_root {shown(root)}",
                     "move the file there or set data_root",
                 )
-        # isfile, unlike Path.exists, is False for names too long for the system
-        if self._check_files and not os.path.isfile(path):
+        if self._check_files and not is_there(path):
             raise RecordFileError(
                 f"{self.place}, field '{field}' = {quoted(value)}: there is no file {shorter(path)}; put it there, or "
                 f"correct the path, which is relative to {self._folder}"
             )
         return path
+
+    def _resolved(self, field: str, value: object) -> Path:
+        """The path that a record means; of a remote file, its place in the mirror."""
+        written = self.check_text(field, value)
+        url = _URL.match(written)
+        scheme = "" if url is None else (url[1] or url[2]).casefold()
+        if scheme == "file" and url is not None:
+            written = unquote(written[url.end() :].removeprefix("localhost"))
+        elif scheme and not self._may_be_named(written):
+            self.fail(
+                field, value, f"a {scheme} URL, which is not read", "save it as a file and write its path, or set "
+                "data_root to the address of the folder that holds it"
+            )  # fmt: skip
+        if "\0" in written or any("\ud800" <= character <= "\udfff" for character in written):
+            self.fail(field, value, "characters that no file name has", "write the path of a file")
+        folder = url_of(self._folder)
+        if not is_url(written) and (folder is None or os.path.isabs(written)):
+            path = Path(os.path.join(self._folder, written))
+            if url_of(path) is not None:  # reading it would ask the network
+                self.fail(field, value, "a place in the cache of remote files", "write the path of a file elsewhere")
+            return path
+        try:
+            place = mirror_place(written if is_url(written) else f"{folder}/{written}")
+        except ConfigError as error:
+            self.fail(field, value, str(error), "write the path of a file in the store of the records")
+        if not is_url(written) and member_of(self._folder / "x") and not place.is_relative_to(self._folder):
+            self.fail(field, value, "leads out of the shard", "write the name of one of its members")
+        return place
+
+    def _may_be_named(self, address: str) -> bool:
+        """Whether a record may name a medium by its address: below a remote `data_root`, or in a local shard."""
+        if not is_url(address):
+            return False
+        if self._data_root is not None and url_of(self._data_root):
+            return True
+        try:
+            member = member_of(mirror_place(address)) if address.startswith(f"{PACKED}://") else None
+        except ConfigError:
+            return False
+        return member is not None and url_of(member.shard) is None
 
     def image(self, field: str, value: object, number: int = 1, name: str = "image") -> Frame:
         """Return an image: a path, ``{"path": ..}``, bytes, or ``{"bytes": ..}`` (the images of `datasets`).

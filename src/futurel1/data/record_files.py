@@ -1,26 +1,28 @@
-"""Files of records, one class per format: JSON, JSON Lines, Parquet and Arrow. Each reads one record at a time."""
+"""Files of records, one class per format: JSON, JSON Lines, Parquet, Arrow and tar. Each reads one record at a time."""
 
 from __future__ import annotations
 
 import json
 import re
-from array import array
 from collections import Counter
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 import numpy as np
 
+from futurel1.data.line_index import index_lines
 from futurel1.data.record_fields import printable
-from futurel1.errors import RecordError
+from futurel1.data.stored_files import StoredFile
+from futurel1.data.tar_shards import member_folder, tar_members
+from futurel1.errors import RecordError, RemoteError
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 __all__ = ["RECORD_FILE_SUFFIXES", "RecordFile", "decode_json", "open_file"]
 
-RECORD_FILE_SUFFIXES = (".json", ".jsonl", ".parquet", ".arrow")
+RECORD_FILE_SUFFIXES = (".json", ".jsonl", ".parquet", ".arrow", ".tar")
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _ROW_GROUPS_KEPT = 2
 _ARROW_TABLES_KEPT = 2
@@ -30,7 +32,12 @@ _ARROW_FILE_MAGIC = b"ARROW1"
 class RecordFile(Protocol):
     """One file of records; positions count from 0."""
 
-    path: Path
+    file: StoredFile
+
+    @property
+    def folder(self) -> Path:
+        """The folder from which relative media paths start."""
+        ...
 
     def __len__(self) -> int: ...
 
@@ -43,31 +50,34 @@ class RecordFile(Protocol):
         ...
 
 
-def open_file(path: Path, name: str) -> RecordFile:
+def open_file(file: StoredFile, name: str) -> RecordFile:
     """Open a file of records by its extension.
 
     Args:
-        path: a file with one of `RECORD_FILE_SUFFIXES`.
+        file: a file with one of `RECORD_FILE_SUFFIXES`.
         name: name of the file in messages.
 
     Raises:
         RecordError: the file has no records, or its content does not match its extension.
+        RemoteError: its store does not give it.
     """
-    if path.stat().st_size == 0:
-        raise RecordError(f"{path}: the file is empty (0 bytes); write records to it or leave it out")
-    suffix = path.suffix.lower()
-    file: RecordFile
+    if file.size == 0:
+        raise RecordError(f"{file.place}: the file is empty (0 bytes); write records to it or leave it out")
+    suffix = file.path.suffix.lower()
+    records: RecordFile
     if suffix == ".jsonl":
-        file = _JsonLinesFile(path)
+        records = _JsonLinesFile(file)
     elif suffix == ".parquet":
-        file = _ParquetFile(path, name)
+        records = _ParquetFile(file, name)
     elif suffix == ".arrow":
-        file = _ArrowFile(path, name)
+        records = _ArrowFile(file, name)
+    elif suffix == ".tar":
+        records = _TarFile(file)
     else:
-        file = _JsonFile(path, name)
-    if len(file) == 0:
-        raise RecordError(f"{path}: the file has no records; write some or leave it out")
-    return file
+        records = _JsonFile(file, name)
+    if len(records) == 0:
+        raise RecordError(f"{file.place}: the file has no records; write some or leave it out")
+    return records
 
 
 class _RepeatedKeyError(ValueError):
@@ -109,12 +119,26 @@ def decode_json(data: bytes, place: str, remedy: str) -> Any:
         raise RecordError(f"{place}: JSON that Python cannot hold ({error}); correct or drop it") from error
 
 
-class _JsonFile:
+class _Beside:
+    """Records whose media lie beside their file."""
+
+    def __init__(self, file: StoredFile) -> None:
+        self.file = file
+
+    @property
+    def folder(self) -> Path:
+        return self.file.path.parent
+
+    def number(self, position: int) -> int:
+        return position + 1
+
+
+class _JsonFile(_Beside):
     """A JSON array of records, or one record, held in memory."""
 
-    def __init__(self, path: Path, name: str) -> None:
-        self.path = path
-        data = path.read_bytes()
+    def __init__(self, file: StoredFile, name: str) -> None:
+        super().__init__(file)
+        data = file.using(lambda stream: stream.read())
         try:
             value = decode_json(data, name, "correct it, or name the file .jsonl if each line is a record of its own")
         except RecordError as error:
@@ -130,9 +154,6 @@ class _JsonFile:
 
     def __len__(self) -> int:
         return len(self._records)
-
-    def number(self, position: int) -> int:
-        return position + 1
 
     def read(self, position: int, place: str) -> Any:
         record = self._records[position]
@@ -163,60 +184,42 @@ def _items(data: bytes) -> list[bytes] | None:
     return items if data.startswith(b"[") and depth == 0 and start == len(data) and all(items) else None
 
 
-class _JsonLinesFile:
+class _JsonLinesFile(_Beside):
     """JSON Lines, indexed by where each line starts; a record's number is its line."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        starts, blanks = array("q"), array("q")
-        position = 0
-        with path.open("rb") as stream:
-            for line in stream:
-                content = line.removeprefix(_BYTE_ORDER_MARK) if position == 0 else line
-                if content.strip():
-                    starts.append(position)
-                else:
-                    blanks.append(len(starts))
-                position += len(line)
-        self._starts = np.array(starts, dtype=np.int64)
-        # number of records before each blank line: enough to find a record's line
-        self._blanks = np.array(blanks, dtype=np.int64)
+    def __init__(self, file: StoredFile) -> None:
+        super().__init__(file)
+        self._lines = index_lines(file)
 
     def __len__(self) -> int:
-        return len(self._starts)
+        return len(self._lines)
 
     def number(self, position: int) -> int:
-        return position + 1 + int(np.searchsorted(self._blanks, position, side="right"))
+        return position + 1 + int(np.searchsorted(self._lines.blanks, position, side="right"))
 
     def read(self, position: int, place: str) -> Any:
-        with self.path.open("rb") as stream:
-            stream.seek(int(self._starts[position]))
-            line = stream.readline()
-        return decode_json(line.rstrip(b"\r\n"), place, "write one JSON object on the line")
+        data = self.file.read(*self._lines.span(position))
+        line = data.partition(b"\n")[0]  # blank lines may follow
+        return decode_json(line.rstrip(b"\r"), place, "write one JSON object on the line")
 
 
-class _ParquetFile:
+class _ParquetFile(_Beside):
     """Parquet, read a row group at a time."""
 
-    def __init__(self, path: Path, name: str) -> None:
+    def __init__(self, file: StoredFile, name: str) -> None:
         import pyarrow as pa
-        import pyarrow.parquet as pq
 
-        self.path = path
+        super().__init__(file)
         try:
-            with pq.ParquetFile(path) as file:
-                sizes = [file.metadata.row_group(group).num_rows for group in range(file.metadata.num_row_groups)]
+            sizes = file.using(_row_group_sizes)
+        except RemoteError:
+            raise
         except (pa.ArrowException, OSError) as error:
             raise RecordError(f"{name}: not a readable Parquet file ({error}); copy or write it again") from error
         self._ends = np.cumsum([0, *sizes], dtype=np.int64)[1:]
-        status = path.stat()
-        self._version = (status.st_mtime_ns, status.st_size)
 
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0
-
-    def number(self, position: int) -> int:
-        return position + 1
 
     def read(self, position: int, place: str) -> Any:
         import pyarrow as pa
@@ -224,7 +227,7 @@ class _ParquetFile:
         group = int(np.searchsorted(self._ends, position, side="right"))
         first = int(self._ends[group - 1]) if group else 0
         try:
-            table = _row_group(self.path, self._version, group)
+            table = _row_group(self.file, group)
         except FileNotFoundError:
             raise
         except (pa.ArrowException, OSError) as error:
@@ -254,41 +257,48 @@ def _row(table: pa.Table, position: int, place: str) -> dict[str, Any]:
     return row
 
 
-@lru_cache(maxsize=_ROW_GROUPS_KEPT)
-def _row_group(path: Path, version: tuple[int, int], group: int) -> pa.Table:
-    """Read a row group; `version` keeps a rewritten file from being served from the cache."""
+def _row_group_sizes(stream: BinaryIO) -> list[int]:
     import pyarrow.parquet as pq
 
-    with pq.ParquetFile(path) as file:
-        # without Arrow's thread pool, which does not survive a fork
-        return file.read_row_group(group, use_threads=False)
+    with pq.ParquetFile(stream) as file:
+        return [file.metadata.row_group(group).num_rows for group in range(file.metadata.num_row_groups)]
 
 
-class _ArrowFile:
-    """Arrow, as `datasets` saves it: memory-mapped, so that only the requested rows are read."""
+@lru_cache(maxsize=_ROW_GROUPS_KEPT)
+def _row_group(file: StoredFile, group: int) -> pa.Table:
+    """Read a row group; the file's version keeps a rewritten file from being served from the cache."""
+    import pyarrow.parquet as pq
 
-    def __init__(self, path: Path, name: str) -> None:
+    def read(stream: BinaryIO) -> pa.Table:
+        with pq.ParquetFile(stream) as parquet:
+            # without Arrow's thread pool, which does not survive a fork
+            return parquet.read_row_group(group, use_threads=False)
+
+    return file.using(read)
+
+
+class _ArrowFile(_Beside):
+    """Arrow, as `datasets` saves it: memory-mapped, so that only requested rows are read; remote files are copied."""
+
+    def __init__(self, file: StoredFile, name: str) -> None:
         import pyarrow as pa
 
-        self.path = path
-        status = path.stat()
-        self._version = (status.st_mtime_ns, status.st_size)
+        super().__init__(file)
         try:
-            self._length = int(_arrow_table(path, self._version).num_rows)
+            self._length = int(_arrow_table(file).num_rows)
+        except RemoteError:
+            raise
         except (pa.ArrowException, OSError) as error:
             raise RecordError(f"{name}: not a readable Arrow file ({error}); copy or save it again") from error
 
     def __len__(self) -> int:
         return self._length
 
-    def number(self, position: int) -> int:
-        return position + 1
-
     def read(self, position: int, place: str) -> Any:
         import pyarrow as pa
 
         try:
-            table = _arrow_table(self.path, self._version)
+            table = _arrow_table(self.file)
         except FileNotFoundError:
             raise
         except (pa.ArrowException, OSError) as error:
@@ -297,12 +307,36 @@ class _ArrowFile:
 
 
 @lru_cache(maxsize=_ARROW_TABLES_KEPT)
-def _arrow_table(path: Path, version: tuple[int, int]) -> pa.Table:
-    """Map an Arrow file; `version` keeps a rewritten file from being served from the cache."""
+def _arrow_table(file: StoredFile) -> pa.Table:
+    """Map an Arrow file; its version keeps a rewritten file from being served from the cache."""
     import pyarrow as pa
 
-    mapped = pa.memory_map(str(path))
+    mapped = pa.memory_map(str(file.local()))
     opener = pa.ipc.open_file if mapped.read(len(_ARROW_FILE_MAGIC)) == _ARROW_FILE_MAGIC else pa.ipc.open_stream
     mapped.seek(0)
     # without Arrow's thread pool, which does not survive a fork
     return opener(mapped, options=pa.ipc.IpcReadOptions(use_threads=False)).read_all()
+
+
+class _TarFile:
+    """A tar shard of records and their media; see `tar_shards`."""
+
+    def __init__(self, file: StoredFile) -> None:
+        self.file = file
+        self._spans = tar_members(file).records()
+
+    @property
+    def folder(self) -> Path:
+        return member_folder(self.file)
+
+    def __len__(self) -> int:
+        return len(self._spans)
+
+    def number(self, position: int) -> int:
+        return position + 1
+
+    def read(self, position: int, place: str) -> Any:
+        start, stop = map(int, self._spans[position])
+        with self.file.local().open("rb") as stream:
+            stream.seek(start)
+            return decode_json(stream.read(stop - start), place, "pack the records again")

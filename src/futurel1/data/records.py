@@ -8,47 +8,77 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from glob import glob
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from futurel1.data.mixtures import MixtureSource, WeightedRecords, weighted_paths
 from futurel1.data.record_fields import TRAINING_SHAPES, quoted
-from futurel1.data.record_files import RECORD_FILE_SUFFIXES, decode_json, open_file
+from futurel1.data.record_files import RECORD_FILE_SUFFIXES, RecordFile, decode_json, open_file
 from futurel1.data.record_shapes import parse_record
+from futurel1.data.remote import is_url, media_folder, url_of
 from futurel1.data.samples import Parse, RawRecord, Sample
+from futurel1.data.stored_files import StoredFile, is_pattern, local_file, remote_files, without_archives
+from futurel1.data.tar_shards import check_finished
 from futurel1.errors import ConfigError, MissingFileError, RecordError
 
-__all__ = ["RecordSource", "open_records"]
+__all__ = ["RecordSource", "check_outside", "open_records"]
+
+_FILES_AT_A_TIME = 16
+"""Remote files that are opened at the same time."""
 
 
 class RecordSource:
     """Records of one or more files, by position.
 
-    For JSON Lines and Parquet only an index stays in memory (8 bytes per record or per row group); Arrow files are
-    memory-mapped, and JSON files are held whole. A source can be pickled, forked and read by several workers.
+    For JSON Lines, Parquet and tar only an index stays in memory (8 bytes per record or row group, 16 per record of a
+    tar shard); Arrow files are memory-mapped, and JSON files are held whole. A source can be pickled, forked and read
+    by several workers.
 
     Args:
         files: record files in order.
         data_root: if given, media outside this folder are refused.
         parse: turns a stored record into a sample, in place of `parse_record`; it must then check `data_root` itself.
+        weights: name, number of files and weight of each part of a training mixture, in the order of `files`.
+
+    Attributes:
+        files: the record files, as they were when the source was opened.
+        mixed: the parts of a training mixture; empty without weights.
     """
 
     def __init__(
         self,
-        files: Sequence[Path],
+        files: Sequence[StoredFile],
         *,
         data_root: str | os.PathLike[str] | None = None,
         parse: Parse | None = None,
+        weights: Sequence[tuple[str, int, float]] = (),
     ) -> None:
         self.files = tuple(files)
         self._parse = parse
-        self._names = _display_names(files)
-        self._data_root = None if data_root is None else Path(data_root)
-        if self._data_root is not None and not self._data_root.is_dir():
-            raise MissingFileError(f"data_root {self._data_root}: no such folder; name the folder that holds the media")
-        self._files = [open_file(file, name) for file, name in zip(files, self._names, strict=True)]
+        self._names = _display_names([file.path for file in files])
+        self._data_root = media_folder("data_root", data_root)
+        self._files = _opened(self.files, self._names)
         self._ends = np.cumsum([len(file) for file in self._files], dtype=np.int64)
+        self.mixed: tuple[MixtureSource, ...] = ()
+        first = last = 0
+        for name, count, weight in weights:
+            last += count
+            stop = int(self._ends[last - 1])
+            self.mixed += (MixtureSource(name, range(first, stop), weight),)
+            first = stop
+
+    @property
+    def shards(self) -> tuple[range, ...]:
+        """Records of each tar shard; empty if any file is of another kind."""
+        if any(file.path.suffix.lower() != ".tar" for file in self.files):
+            return ()
+        bounds = [0, *map(int, self._ends)]
+        return tuple(range(first, stop) for first, stop in pairwise(bounds))
 
     def __len__(self) -> int:
         return int(self._ends[-1])
@@ -83,18 +113,19 @@ class RecordSource:
             value = file.read(position, place)
         except FileNotFoundError as error:
             raise MissingFileError(
-                f"{place}: the file {file.path} has gone since it was opened; put it back or open the records again"
+                f"{place}: the file {file.file.place} has gone since it was opened; put it back or open the records "
+                "again"
             ) from error
         except OSError as error:
             raise RecordError(
-                f"{place}: the file {file.path} cannot be read ({error}); check it and its disk"
+                f"{place}: the file {file.file.place} cannot be read ({error}); check it and its disk"
             ) from error
         if not isinstance(value, dict):
             shapes = TRAINING_SHAPES if self._parse is None else "an object with named fields"
             raise RecordError(
                 f"{place}: {type(value).__name__} ({quoted(value)}) where an object is expected; write it as {shapes}"
             )
-        return RawRecord(value, file.path, number, file.path.parent, self._names[which])
+        return RawRecord(value, file.file.path, number, file.folder, self._names[which])
 
     def sample(self, index: int, check_files: bool = True) -> Sample:
         """Read and parse a record.
@@ -131,7 +162,7 @@ class RecordSource:
 
 
 def open_records(
-    paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str] | WeightedRecords],
     *,
     data_root: str | os.PathLike[str] | None = None,
     parse: Parse | None = None,
@@ -139,8 +170,11 @@ def open_records(
     """Open record files.
 
     Args:
-        paths: a `.json`, `.jsonl`, `.parquet` or `.arrow` file, a folder (every such file below it, sorted, without
-            hidden ones; for a dataset saved by `save_to_disk` of `datasets`, its Arrow files), or a list of those.
+        paths: a `.json`, `.jsonl`, `.parquet`, `.arrow` or `.tar` file, a folder (every such file below it, sorted,
+            without hidden ones, and without tar files beside others; for a dataset saved by `save_to_disk` of
+            `datasets`, its Arrow files), a pattern with `*`, `**` or `[..]`, or a list of those. Each is a local path
+            or an address that fsspec opens, such as ``s3://bucket/train/*.jsonl``. All members of a list may have a
+            weight, ``{"path": .., "weight": ..}``, see :class:`futurel1.data.Mixture`.
         data_root: if given, media outside this folder are refused.
         parse: turns a stored record into a sample, in place of `parse_record`; it must then check `data_root` itself.
 
@@ -152,31 +186,74 @@ def open_records(
         ConfigError: no path is given, a file has another extension, a folder has no record files, or a file is named
             twice.
         RecordError: a file has no records, or its content does not match its extension.
+        RemoteError: a store does not answer.
     """
     listed = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
     if not listed:
         suffixes = ", ".join(RECORD_FILE_SUFFIXES)
         raise ConfigError(f"no record files are given: name a file ({suffixes}), or a folder of them")
-    files: list[Path] = []
-    for path in map(Path, listed):
-        if path.is_dir():
-            files += _saved_dataset_files(path) or _files_below(path)
-        elif not path.exists():
-            raise MissingFileError(f"{path}: no such file or folder; check the path of the records")
-        elif path.suffix.lower() not in RECORD_FILE_SUFFIXES:
-            raise ConfigError(
-                f"{path}: extension '{path.suffix}' is not one of {', '.join(RECORD_FILE_SUFFIXES)}; "
-                "convert or rename the file"
-            )
-        else:
-            files.append(path)
+    weighted = weighted_paths(listed)
+    parts: list[list[Any]] = [list(listed)] if weighted is None else [part for part, _ in weighted]
+    found = [[file for path in part for file in _files_named(os.fspath(path))] for part in parts]
+    weights = [
+        (", ".join(map(str, part)), len(files), weight)
+        for (part, weight), files in zip(weighted or [], found, strict=False)
+    ]
+    files = [file for part in found for file in part]
     seen: set[str] = set()
     for file in files:
-        real = os.path.realpath(file)
+        real = file.url or os.path.realpath(file.path)
         if real in seen:
-            raise ConfigError(f"{file}: the file is named twice, directly or through a folder; name it once")
+            raise ConfigError(f"{file.place}: the file is named twice, directly or through a folder; name it once")
         seen.add(real)
-    return RecordSource(files, data_root=data_root, parse=parse)
+    return RecordSource(files, data_root=data_root, parse=parse, weights=weights)
+
+
+def check_outside(records: str | list[str], out: str) -> None:
+    """Refuse a folder to write to that lies in a folder of records, since what is written there would be read too.
+
+    Raises:
+        ConfigError: it does.
+    """
+    target = Path(out).resolve()
+    for given in [records] if isinstance(records, str) else records:
+        if Path(given).is_dir() and target.is_relative_to(Path(given).resolve()):
+            raise ConfigError(
+                f"--out {out} lies in {given}, and what is written there would be read as records; choose another one"
+            )
+
+
+def _files_named(given: str) -> list[StoredFile]:
+    """The record files that a path or an address names."""
+    url = given if is_url(given) else url_of(given)
+    if url is not None:
+        return remote_files(url, RECORD_FILE_SUFFIXES)
+    path = Path(given.removeprefix("file://"))
+    if path.is_dir():
+        check_finished(path)
+        return [local_file(file) for file in _saved_dataset_files(path) or _files_below(path)]
+    if not path.exists() and is_pattern(str(path)):
+        matches = [Path(match) for match in sorted(glob(str(path), recursive=True))]
+        matches = [match for match in matches if match.suffix.lower() in RECORD_FILE_SUFFIXES and match.is_file()]
+        if not matches:
+            raise MissingFileError(f"{path}: no {', '.join(RECORD_FILE_SUFFIXES)} file matches; check the pattern")
+        return [local_file(match) for match in matches]
+    if not path.exists():
+        raise MissingFileError(f"{path}: no such file or folder; check the path of the records")
+    if path.suffix.lower() not in RECORD_FILE_SUFFIXES:
+        raise ConfigError(
+            f"{path}: extension '{path.suffix}' is not one of {', '.join(RECORD_FILE_SUFFIXES)}; "
+            "convert or rename the file"
+        )
+    return [local_file(path)]
+
+
+def _opened(files: Sequence[StoredFile], names: Sequence[str]) -> list[RecordFile]:
+    """Open record files; remote ones several at a time, since most of that is waiting."""
+    if all(file.url is None for file in files):
+        return list(map(open_file, files, names))
+    with ThreadPoolExecutor(_FILES_AT_A_TIME) as pool:
+        return list(pool.map(open_file, files, names))
 
 
 def _saved_dataset_files(folder: Path) -> list[Path]:
@@ -221,7 +298,7 @@ def _files_below(folder: Path) -> list[Path]:
     )
     if not files:
         raise ConfigError(f"{folder}: the folder holds no {', '.join(RECORD_FILE_SUFFIXES)} file; check the path")
-    return files
+    return without_archives(files)
 
 
 def _display_names(files: Sequence[Path]) -> list[str]:

@@ -5,8 +5,9 @@ from functools import partial
 from futurel1.data import RecordSource, open_records
 from futurel1.data.benchmarks import parse_futurebench
 from futurel1.data.collate import OnError
+from futurel1.data.remote import media_folder
 from futurel1.data.video import VideoBackend
-from futurel1.datamodules.prompts import BasePromptDataModule, Paths, PromptStage, existing_folder
+from futurel1.datamodules.prompts import BasePromptDataModule, Paths, PromptStage
 
 __all__ = ["FutureBenchDataModule"]
 
@@ -19,8 +20,8 @@ class FutureBenchDataModule(BasePromptDataModule):
     ``answer`` (a letter).
 
     Args:
-        records: folder that `datasets` saved (`save_to_disk`), or a file, folder or list of them (.arrow, .parquet,
-            .json, .jsonl).
+        records: folder that `datasets` saved (`save_to_disk`), or a file, folder, pattern, address or list of them
+            (.arrow, .parquet, .json, .jsonl).
         video_root: folder to which `video_path` is relative; None: the folder of the record's file.
         data_root: folder that no record's path may leave, through `..`, an absolute path or a link; None: no check.
         processor: checkpoint folder whose tokenizer and image processor are used; None: the model's own.
@@ -75,7 +76,7 @@ class FutureBenchDataModule(BasePromptDataModule):
 
     def open_source(self, stage: PromptStage) -> RecordSource:
         """Open the benchmark."""
-        videos, root = (existing_folder(name, self.hparams[name]) for name in ("video_root", "data_root"))
+        videos, root = (media_folder(name, self.hparams[name]) for name in ("video_root", "data_root"))
         return open_records(
             self.hparams["records"], parse=partial(parse_futurebench, video_root=videos, data_root=root)
         )

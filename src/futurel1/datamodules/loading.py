@@ -13,6 +13,7 @@ import torch
 from futurel1.data import SFTBatch
 from futurel1.data.collate import SFTCollator, SFTDataset
 from futurel1.data.fetching import fetch
+from futurel1.data.mixtures import Mixture, shard_order
 from futurel1.errors import ConfigError
 from futurel1.models import IGNORE, LatentTokens, find_spans, learned_latents
 
@@ -31,11 +32,15 @@ def plan_batches(
     shuffle: bool = True,
     lengths: np.ndarray[Any, np.dtype[np.int64]] | None = None,
     tokens_per_batch: int | None = None,
+    mixture: Mixture | None = None,
+    shards: Sequence[range] = (),
+    shuffle_shards: int = 16,
 ) -> Steps:
     """Plan one epoch for all ranks.
 
-    Every record occurs in the plan exactly once. Where ranks would get unequal numbers of batches, the gap is filled
-    with ``~i``: record `i` without labels, which keeps ranks in step and weighs nothing.
+    Every record occurs in the plan exactly once, in a mixture as often as that draws it. Where ranks would get unequal
+    numbers of batches, the gap is filled with ``~i``: record `i` without labels, which keeps ranks in step and weighs
+    nothing.
 
     Args:
         size: number of records.
@@ -47,6 +52,10 @@ def plan_batches(
         shuffle: random order; False: the order of the records.
         lengths: (size,) tokens of each record, for `tokens_per_batch`.
         tokens_per_batch: most padded tokens (rows times longest row) of a batch; records of similar length go together.
+        mixture: draws the records of the epoch, `size` of them; not with `tokens_per_batch`.
+        shards: numbers of the records of each packed shard, which are then read one window after the other; not with
+            `tokens_per_batch` or `mixture`.
+        shuffle_shards: shards of a window, whose records are shuffled together.
 
     Returns:
         Per step, per rank, the record numbers of its batch.
@@ -58,9 +67,11 @@ def plan_batches(
     if min(size, batch_size, world_size) < 1:
         raise ConfigError(f"size, batch_size and world_size must be at least 1, got {size}, {batch_size}, {world_size}")
     generator = random.Random(f"{seed}:{epoch}")
-    order = list(range(size))
+    order = list(range(size)) if mixture is None else mixture.draw(epoch, shuffle)
     if tokens_per_batch is None:
-        if shuffle:
+        if shuffle and shards and mixture is None:
+            order = shard_order(shards, shuffle_shards, generator)
+        elif shuffle:
             generator.shuffle(order)
         step = batch_size * world_size
         runs = [order[i : i + step] for i in range(0, size, step)]
@@ -186,8 +197,9 @@ class PlannedLoader:
         if done and state["plan"] != self._digest:
             raise ConfigError(
                 f"cannot continue after batch {done} of epoch {epoch}: its batches ({len(self)} here) are not those of "
-                "the interrupted run, records would be missed or repeated. Resume with the same data, seed, shuffle, "
-                "tokens_per_batch and batch_size x devices, or start a new run from the weights (model.init_from)"
+                "the interrupted run, records would be missed or repeated. Resume with the same data, weights, seed, "
+                "shuffle, tokens_per_batch and batch_size x devices, or start a new run from the weights "
+                "(model.init_from)"
             )
         self._resuming = True
 

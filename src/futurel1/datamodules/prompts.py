@@ -4,7 +4,6 @@ import logging
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Literal, TypedDict
 
 import torch
@@ -14,9 +13,10 @@ from futurel1.data.chat import ChatEncoder
 from futurel1.data.collate import OnError
 from futurel1.data.fetching import fetch
 from futurel1.data.prompts import PromptCollator, PromptDataset, parse_prompt
+from futurel1.data.remote import media_folder
 from futurel1.data.video import VideoBackend
 from futurel1.datamodules.base import RecordDataModule
-from futurel1.errors import ConfigError, MissingFileError, RecordError
+from futurel1.errors import ConfigError, RecordError
 
 __all__ = ["BasePromptDataModule", "PromptDataModule", "PromptLoader"]
 
@@ -204,8 +204,8 @@ class PromptDataModule(BasePromptDataModule):
     :func:`~futurel1.data.prompts.parse_prompt`.
 
     Args:
-        predict: file, folder or list of them (.json, .jsonl, .parquet, .arrow) for `futurel1 predict`; None: the
-            test records.
+        predict: file, folder, pattern, address or list of them (.json, .jsonl, .parquet, .arrow) for `futurel1
+            predict`; None: the test records.
         test: the same for `futurel1 test`; None: the prediction records.
         data_root: folder that no record's path may leave, through `..`, an absolute path or a link; None: no check.
         processor: checkpoint folder whose tokenizer and image processor are used; None: the model's own.
@@ -262,17 +262,5 @@ class PromptDataModule(BasePromptDataModule):
         """Open the records of a stage."""
         test, predict = self.hparams["test"], self.hparams["predict"]
         paths = {"test": (test, predict), "predict": (predict, test)}[stage]
-        root = existing_folder("data_root", self.hparams["data_root"])
+        root = media_folder("data_root", self.hparams["data_root"])
         return open_records(paths[paths[0] is None], parse=partial(parse_prompt, data_root=root))
-
-
-def existing_folder(setting: str, folder: str | None) -> Path | None:
-    """The folder that a setting names; None if it names none.
-
-    Raises:
-        MissingFileError: the folder does not exist.
-    """
-    path = None if folder is None else Path(folder)
-    if path is not None and not path.is_dir():
-        raise MissingFileError(f"{setting} {path}: no such folder; name the folder that holds the media")
-    return path

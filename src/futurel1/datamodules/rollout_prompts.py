@@ -1,5 +1,6 @@
 """Prompts for reinforcement learning: an endless stream for training, and every prompt once for validation."""
 
+import logging
 import random
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -11,32 +12,39 @@ from futurel1.data import RecordSource, SkippedRecord, open_records
 from futurel1.data.collate import Fetched, OnError
 from futurel1.data.encoded import EncodedSample
 from futurel1.data.fetching import fetch
+from futurel1.data.mixtures import Mixture, RecordPaths
 from futurel1.data.prompts import PromptDataset
+from futurel1.data.remote import media_folder
 from futurel1.data.rl_prompts import parse_rl_prompt
 from futurel1.data.video import VideoBackend
-from futurel1.datamodules.prompts import BasePromptDataModule, Paths, PromptLoader, PromptStage, existing_folder
+from futurel1.datamodules.prompts import BasePromptDataModule, Paths, PromptLoader, PromptStage
 from futurel1.errors import ConfigError
 from futurel1.rollout import ExperienceLoader, RolloutCollector
 
 __all__ = ["PromptStream", "RolloutPromptDataModule"]
 
+logger = logging.getLogger(__name__)
+
 
 class _Orders:
-    """The order of every pass over `size` records; seed None: the stored order.
+    """The order of every pass over `size` records, or of every epoch of a mixture; seed None: the stored order.
 
     This is separate from the stream because the stream's loader refers to it. If the loader referred to the stream, the
     two would form a cycle, and the workers of an unused stream would run until the garbage collector finds it.
     """
 
-    def __init__(self, size: int, seed: int | None) -> None:
-        self._size, self._seed = size, seed
+    def __init__(self, size: int, seed: int | None, mixture: Mixture | None) -> None:
+        self._size, self._seed, self._mixture = size, seed, mixture
         self._epoch, self._order = -1, list(range(size))
 
     def number(self, index: int) -> int:
         epoch, place = divmod(index, self._size)
-        if self._seed is not None and epoch != self._epoch:
-            self._epoch, self._order = epoch, list(range(self._size))
-            random.Random(f"{self._seed}:{epoch}").shuffle(self._order)
+        shuffle = self._seed is not None
+        if epoch != self._epoch and (shuffle or self._mixture is not None):
+            drawn = None if self._mixture is None else self._mixture.draw(epoch, shuffle)
+            self._epoch, self._order = epoch, list(range(self._size)) if drawn is None else drawn
+            if shuffle:
+                random.Random(f"{self._seed}:{epoch}").shuffle(self._order)
         return self._order[place]
 
     def numbers(self, first: int, stride: int) -> Iterator[list[int]]:
@@ -53,6 +61,7 @@ class PromptStream:
         seed: seed of the orders.
         shuffle: random order; False: the order of the records.
         num_workers: processes that decode and encode.
+        mixture: draws the records of every pass; None: each once.
         report: called with records that could not be used.
     """
 
@@ -63,10 +72,11 @@ class PromptStream:
         seed: int = 0,
         shuffle: bool = True,
         num_workers: int = 0,
+        mixture: Mixture | None = None,
         report: Callable[[tuple[SkippedRecord, ...]], None] = lambda skipped: None,
     ) -> None:
         self.dataset = dataset
-        self._orders = _Orders(len(dataset), seed if shuffle else None)
+        self._orders = _Orders(len(dataset), seed if shuffle else None, mixture)
         self._num_workers = num_workers
         self._report = report
         self._next: int | None = None
@@ -115,7 +125,8 @@ class RolloutPromptDataModule(BasePromptDataModule):
     the model in training. An epoch has as many rollout batches as the prompts would fill without filtering.
 
     Args:
-        train: file, folder or list of them (.json, .jsonl, .parquet, .arrow) with prompts for training.
+        train: file, folder, pattern, address or list of them (.json, .jsonl, .parquet, .arrow) with prompts for
+            training; or a list of ``{path, weight}`` for a mixture, see :class:`futurel1.data.Mixture`.
         val: the same for validation; None: no validation.
         test: the same for `futurel1 test`; None: the validation records.
         data_root: folder that no record's path may leave, through `..`, an absolute path or a link; None: no check.
@@ -140,7 +151,7 @@ class RolloutPromptDataModule(BasePromptDataModule):
 
     def __init__(
         self,
-        train: Paths | None = None,
+        train: RecordPaths | None = None,
         val: Paths | None = None,
         test: Paths | None = None,
         data_root: str | None = None,
@@ -176,6 +187,7 @@ class RolloutPromptDataModule(BasePromptDataModule):
         if train is None and val is None and test is None:
             raise ConfigError("no data: give data.train (a .json, .jsonl, .parquet or .arrow file, or a folder)")
         self._experience: ExperienceLoader | None = None
+        self._mixture: Mixture | None = None
         self._experience_of: tuple[Any, Any] | None = None
         self._restored: dict[str, Any] | None = None
 
@@ -186,7 +198,7 @@ class RolloutPromptDataModule(BasePromptDataModule):
         paths = next((given[name] for name in order[stage] if given[name] is not None), None)
         if paths is None:
             raise ConfigError(f"no records for {stage}: give data.{order[stage][0]}")
-        root = existing_folder("data_root", self.hparams["data_root"])
+        root = media_folder("data_root", self.hparams["data_root"])
         return open_records(paths, parse=partial(parse_rl_prompt, data_root=root))
 
     # ------------------------------------------------------------------ loaders
@@ -212,11 +224,15 @@ class RolloutPromptDataModule(BasePromptDataModule):
         if self._experience is not None and self._experience_of == (trainer, module):
             return self._experience  # requested again during a run: it continues where it is
         dataset = self.dataset("train")
+        if dataset.source.mixed:
+            self._mixture = Mixture(dataset.source.mixed, seed=self.hparams["seed"])
+            logger.info("training mixture: %s", self._mixture)
         stream = PromptStream(
             dataset,
             seed=self.hparams["seed"],
             shuffle=self.hparams["shuffle"],
             num_workers=self.hparams["num_workers"],
+            mixture=self._mixture,
             report=self.report_skipped,
         )
         collector = RolloutCollector(
@@ -236,7 +252,7 @@ class RolloutPromptDataModule(BasePromptDataModule):
         )
         self._experience_of = (trainer, module)
         if self._restored is not None:
-            self._experience.restore(self._restored)
+            self._restore(self._experience, self._restored)
             self._restored = None
         return self._experience
 
@@ -250,12 +266,26 @@ class RolloutPromptDataModule(BasePromptDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """Position in the prompt stream, the current rollout batch and left-over groups, for exact resumes."""
-        return {} if self._experience is None else {"experience": self._experience.collection_state()}
+        if self._experience is None:
+            return {}
+        return {"experience": self._experience.collection_state(), "mixture": self._drawn()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the state, whether or not the train loader exists yet."""
-        state = state_dict.get("experience")
-        if self._experience is None or state is None:
-            self._restored = state
+        if self._experience is None or "experience" not in state_dict:
+            self._restored = state_dict if "experience" in state_dict else None
         else:
-            self._experience.restore(state)
+            self._restore(self._experience, state_dict)
+
+    def _restore(self, experience: ExperienceLoader, state: dict[str, Any]) -> None:
+        if state.get("mixture") != self._drawn():
+            raise ConfigError(
+                "cannot continue: the weights or sizes in data.train are not those of the interrupted run, and its "
+                "prompts would be missed or repeated; restore them, or start a new run from the weights "
+                "(model.init_from)"
+            )
+        experience.restore(state["experience"])
+
+    def _drawn(self) -> list[list[int]] | None:
+        """Records and samples of each source of a mixture; None without weights."""
+        return None if self._mixture is None else [list(self._mixture.sizes), list(self._mixture.counts)]

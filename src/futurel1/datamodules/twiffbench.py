@@ -5,7 +5,8 @@ from functools import partial
 from futurel1.data import RecordSource, open_records
 from futurel1.data.benchmarks import parse_twiffbench
 from futurel1.data.collate import OnError
-from futurel1.datamodules.prompts import BasePromptDataModule, Paths, PromptStage, existing_folder
+from futurel1.data.remote import media_folder
+from futurel1.datamodules.prompts import BasePromptDataModule, Paths, PromptStage
 from futurel1.errors import ConfigError
 
 __all__ = ["TwiFFBenchDataModule"]
@@ -22,7 +23,7 @@ class TwiFFBenchDataModule(BasePromptDataModule):
     :func:`~futurel1.data.benchmarks.read_images` reads the images of the last two.
 
     Args:
-        records: .parquet (or .arrow) file, folder or list of them.
+        records: .parquet (or .arrow) file, folder, pattern, address or list of them.
         data_root: folder that no record's path may leave, through `..`, an absolute path or a link; None: no check.
             Embedded images have no path.
         processor: checkpoint folder whose tokenizer and image processor are used; None: the model's own.
@@ -62,9 +63,11 @@ class TwiFFBenchDataModule(BasePromptDataModule):
 
     def open_source(self, stage: PromptStage) -> RecordSource:
         """Open the benchmark."""
-        root = existing_folder("data_root", self.hparams["data_root"])
+        root = media_folder("data_root", self.hparams["data_root"])
         source = open_records(self.hparams["records"], parse=partial(parse_twiffbench, data_root=root))
         for file in source.files:
-            if file.suffix.lower() not in _SUFFIXES:
-                raise ConfigError(f"{file}: TwiFF-Bench embeds its images, so its files are {' or '.join(_SUFFIXES)}")
+            if file.path.suffix.lower() not in _SUFFIXES:
+                raise ConfigError(
+                    f"{file.place}: TwiFF-Bench embeds its images, so its files are {' or '.join(_SUFFIXES)}"
+                )
         return source

@@ -19,6 +19,7 @@ from futurel1.data import SFTBatch, open_records
 from futurel1.data.chat import ENCODING, ChatEncoder
 from futurel1.data.collate import OnError, SFTDataset
 from futurel1.data.fetching import fetch
+from futurel1.data.mixtures import Mixture, RecordPaths, positions, weighted_paths
 from futurel1.data.records import RecordSource
 from futurel1.data.video import VideoBackend
 from futurel1.datamodules.base import RecordDataModule
@@ -45,7 +46,8 @@ class VideoHintDataModule(RecordDataModule):
     """Records with observed frames and future (hint) frames, batched for :class:`LatentSFTModule`.
 
     Args:
-        train: file, folder or list of them (.json, .jsonl, .parquet, .arrow) with training records.
+        train: file, folder, pattern, address or list of them (.json, .jsonl, .parquet, .arrow) with training records;
+            or a list of ``{path, weight}`` for a mixture, see :class:`futurel1.data.Mixture`.
         val: the same for validation; None: `val_fraction` of the training records.
         test: the same for `futurel1 test`; None: the validation records.
         predict: the same for `futurel1 predict`; None: the test records.
@@ -68,6 +70,8 @@ class VideoHintDataModule(RecordDataModule):
             to `skipped.jsonl` in the run folder.
         num_workers: processes that decode video; 0 decodes in the training process.
         shuffle: use a new random order of the training records in every epoch.
+        shuffle_shards: packed shards (:func:`futurel1.pack.pack`) whose records are shuffled together. Others are not
+            read meanwhile.
         seed: seed of the order and of the validation split.
         vision_cache: folder for features of the frozen vision tower; None: compute them every time.
         cache_dir: folder for measured lengths.
@@ -78,7 +82,7 @@ class VideoHintDataModule(RecordDataModule):
 
     def __init__(
         self,
-        train: Paths | None = None,
+        train: RecordPaths | None = None,
         val: Paths | None = None,
         test: Paths | None = None,
         predict: Paths | None = None,
@@ -99,6 +103,7 @@ class VideoHintDataModule(RecordDataModule):
         on_error: OnError = "raise",
         num_workers: int = 2,
         shuffle: bool = True,
+        shuffle_shards: int = 16,
         seed: int = 0,
         vision_cache: str | None = None,
         cache_dir: str = "runs/cache",
@@ -113,11 +118,18 @@ class VideoHintDataModule(RecordDataModule):
             raise ConfigError("no data: give data.train (a .json, .jsonl or .parquet file, or a folder of them)")
         if val_fraction and train is None:
             raise ConfigError(f"val_fraction={val_fraction} is a share of data.train, which is not given")
+        if tokens_per_batch is not None and isinstance(train, list) and weighted_paths(train):
+            raise ConfigError(
+                "weights in data.train with tokens_per_batch: its batches are composed once, but every epoch of a "
+                "mixture has other records; set batch_size instead"
+            )
         if batch_size < 1 or (tokens_per_batch is not None and tokens_per_batch < 1) or num_workers < 0:
             raise ConfigError(
                 "batch_size and tokens_per_batch must be at least 1 and num_workers at least 0, got "
                 f"{batch_size}, {tokens_per_batch} and {num_workers}"
             )
+        if shuffle_shards < 1:
+            raise ConfigError(f"shuffle_shards must be at least 1, got {shuffle_shards}")
         if on_error not in ("raise", "skip"):
             raise ConfigError(f"on_error must be 'raise' or 'skip', got {on_error!r}")
         self._datasets: dict[Stage, SFTDataset] = {}
@@ -141,7 +153,7 @@ class VideoHintDataModule(RecordDataModule):
             self._encoder = ChatEncoder(processor, **options, keys=hparams["vision_cache"] is not None)
         return self._encoder
 
-    def _stage_paths(self, stage: Stage) -> Paths | None:
+    def _stage_paths(self, stage: Stage) -> RecordPaths | None:
         order: dict[Stage, tuple[Stage, ...]] = {
             "train": ("train",),
             "val": ("val",),
@@ -227,7 +239,7 @@ class VideoHintDataModule(RecordDataModule):
 
     def _fingerprint(self, dataset: SFTDataset) -> str:
         """Digest of everything that record lengths depend on, except the contents of media files."""
-        files = [(str(path), path.stat().st_mtime_ns, path.stat().st_size) for path in dataset.source.files]
+        files = [(file.place, file.version, file.size) for file in dataset.source.files]
         names = (
             "max_latent_tokens",
             "fixed_latents",
@@ -266,6 +278,9 @@ class VideoHintDataModule(RecordDataModule):
             shuffle=training and self.hparams["shuffle"],
             lengths=None if self.hparams["tokens_per_batch"] is None else self.lengths(stage),
             tokens_per_batch=self.hparams["tokens_per_batch"],
+            mixture=self._mixture(dataset) if training else None,
+            shards=[positions(shard, dataset.numbers) for shard in dataset.source.shards] if training else (),
+            shuffle_shards=self.hparams["shuffle_shards"],
         )
         return PlannedLoader(
             dataset,
@@ -277,6 +292,14 @@ class VideoHintDataModule(RecordDataModule):
             fixed_epoch=not training or (trainer is not None and bool(trainer.overfit_batches)),
             **(_training_options(trainer) if training and trainer is not None else {}),
         )
+
+    def _mixture(self, dataset: SFTDataset) -> Mixture | None:
+        """What draws the records of an epoch; None without weights."""
+        if not dataset.source.mixed:
+            return None
+        mixture = Mixture(dataset.source.mixed, seed=self.hparams["seed"], numbers=dataset.numbers)
+        logger.info("training mixture: %s", mixture)
+        return mixture
 
     def train_dataloader(self) -> PlannedLoader | list[Any]:
         """Planned training batches with the token totals of their optimizer step."""

@@ -98,9 +98,7 @@ class JSONLinesWriter(BasePredictionWriter):
         """Refuse to continue with records or settings other than those of the written predictions."""
         note = Path(trainer.default_root_dir) / "predictions.settings.json"
         data = trainer.datamodule
-        files = [
-            (str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in data.dataset("predict").source.files
-        ]
+        files = [(file.place, file.size, file.version) for file in data.dataset("predict").source.files]
         settings: dict[str, Any] = {"records": files}
         for name, value in module.hparams.items():
             parts = {f".{key}": of for key, of in value.items()} if isinstance(value, dict) else {"": value}

@@ -27,7 +27,7 @@ class HeldOutAccuracy(Callback):
     become right. This callback decodes the answers: before the first step, and at every validation.
 
     Args:
-        records: labelled records: file, folder or list of them; None: the data module's `val`.
+        records: labelled records: file, folder, pattern, address or list of them; None: the data module's `val`.
         num_records: use the first so many; None: all.
         max_new_tokens: maximum number of tokens of a response; latents count.
         batch_size: questions that are decoded together.

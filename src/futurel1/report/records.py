@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,6 +13,7 @@ from futurel1.data import RecordSource, open_records, parse_record, parse_rl_pro
 from futurel1.data.benchmarks import read_images
 from futurel1.data.frames import POOL_SIZE
 from futurel1.data.media import media_sources
+from futurel1.data.remote import is_there
 from futurel1.data.samples import Frame, PromptInfo, RawRecord, Sample, StoredImages, Turn, Video
 from futurel1.data.whole_videos import VideoSampling
 from futurel1.errors import ConfigError, MissingFileError
@@ -85,7 +85,7 @@ class RunRecords:
         if name not in self._numbers:
             raise MissingFileError(
                 f"the run answered {name!r}, which is not among the {len(self)} records of "
-                f"{', '.join(str(file) for file in self.source.files[:3])}; name the run's own with --data"
+                f"{', '.join(file.place for file in self.source.files[:3])}; name the run's own with --data"
             )
         return self._numbers[name]
 
@@ -151,7 +151,7 @@ def _future_frames(record: RawRecord, prompt: Sample) -> tuple[Frame, ...]:
         return ()
     parse = partial(parse_record, file=record.name, number=record.number, folder=record.folder, check_files=False)
     # Files that are not there were not needed to ask.
-    return tuple(frame for frame in parse(raw).hints if frame.data is not None or os.path.isfile(frame.path))
+    return tuple(frame for frame in parse(raw).hints if frame.data is not None or is_there(frame.path))
 
 
 def _stored_frames(stored: StoredImages) -> list[Frame]:

@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 from typing import BinaryIO, Literal
 
+from futurel1.data.remote import ensure_local
 from futurel1.errors import MediaError, MissingFileError
 
 __all__ = ["Container", "check_container", "check_is_file"]
@@ -51,15 +52,17 @@ _TRANSPORT_PACKET = {0: 188, 4: 192}
 
 
 def check_is_file(path: Path) -> int:
-    """Check that a path names a file that is not empty.
+    """Check that a path names a file that is not empty; a remote file is copied to its place first.
 
     Returns:
         Its size in bytes, at least 1.
 
     Raises:
         MissingFileError: there is no such file.
+        RemoteError: its store does not give it.
         MediaError: the path cannot name a file, is a folder or device, or the file is empty.
     """
+    ensure_local(path)
     try:
         status = path.stat()
     except (FileNotFoundError, NotADirectoryError):
