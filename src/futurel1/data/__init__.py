@@ -2,6 +2,7 @@
 
 from futurel1.data.batches import PromptBatch, SFTBatch
 from futurel1.data.frames import VideoInfo, frame_pool, probe_video, read_frames, read_image
+from futurel1.data.look_ahead import LookAhead
 from futurel1.data.record_shapes import parse_record
 from futurel1.data.records import RecordSource, open_records
 from futurel1.data.rl_prompts import parse_rl_prompt
@@ -9,6 +10,7 @@ from futurel1.data.samples import Frame, Sample, SkippedRecord, Turn, Video
 
 __all__ = [
     "Frame",
+    "LookAhead",
     "PromptBatch",
     "RecordSource",
     "SFTBatch",

@@ -404,16 +404,19 @@ class LatentReasoner(nn.Module):
     def generate_each(
         self, sources: Iterable[PromptSource], *, slots: int, share_prompt: bool | None = None, **settings: Any
     ) -> Iterator[Rollout]:
-        """Decode a stream of prompts, such as a data set; a prompt is read when a slot is free for it.
+        """Decode a stream of batches, such as a data set; a batch is read when a slot is free for its first prompt.
+
+        The samples of a batch are those of :meth:`generate`, whatever the number of slots and the other batches. With
+        an intervention, a batch is decoded before the next one is read.
 
         Args:
-            sources: prompts with their seeds.
+            sources: batches of prompts with their seeds.
             slots: most prompts at once.
             share_prompt: as in :meth:`generate`.
-            settings: all other settings of :meth:`generate` but `seed`, `vision`, `intervention` and `on_step`.
+            settings: all other settings of :meth:`generate` but `seed`, `vision` and `on_step`.
 
         Yields:
-            The rollout of each prompt, in the order of the prompts.
+            The rollout of each batch, in their order.
 
         Raises:
             BatchError, ConfigError, DecodingError: as :meth:`generate`.

@@ -1,5 +1,7 @@
 """What the language model is fed step by step: prompts once, and rows only while they go on; slots that refill."""
 
+import dataclasses
+
 import pytest
 import torch
 from decoded import EOS, ROWS, assert_same, one, sample
@@ -15,6 +17,11 @@ from rounding import RECURRENT_ROUNDINGS, ROUNDINGS
 
 pytestmark = pytest.mark.numerics
 NAMES = ["qwen3_vl", "qwen2_5_vl", "qwen3_5"]
+SAMPLED = {
+    "num_branches": 4, "max_new_tokens": 24, "do_sample": True, "temperature": 1.2, "top_p": 0.95, "eos_token_id": EOS,
+    "pad_token_id": 0, "budget": SpanBudget.loose(3), "latent_policy": VonMisesFisherLatents(0.9),
+}  # fmt: skip
+"""How `sample` samples."""
 
 
 def rounded(name):
@@ -87,24 +94,67 @@ def test_a_stream_of_prompts_gives_what_a_batch_gives(lively, name):
             taken.append(row)
             yield PromptSource(one(family.batch(ROWS, padding="left"), row), seed=3)
 
-    rollouts = family.reasoner.generate_each(
-        stream(), slots=2, num_branches=4, max_new_tokens=24, do_sample=True, temperature=1.2, top_p=0.95,
-        eos_token_id=EOS, pad_token_id=0, budget=SpanBudget.loose(3), latent_policy=VonMisesFisherLatents(0.9),
-    )  # fmt: skip
-    for row, rollout in enumerate(rollouts):
+    for row, rollout in enumerate(family.reasoner.generate_each(stream(), slots=2, **SAMPLED)):
         if row == 0:
             assert 2 <= len(taken) <= 3  # a prompt is read when a slot is free for it
         assert_same(whole, rollout, rows=slice(4 * row, 4 * row + 4), roundings=rounded(name))
     assert taken == [0, 1, 2]
 
 
-def test_equal_prompts_of_a_stream_go_on_with_new_samples(lively):
+@pytest.mark.parametrize("share_prompt", [None, False])
+@pytest.mark.parametrize("slots", [1, 3, 8])
+def test_batches_of_a_stream_share_the_slots(lively, fed, slots, share_prompt):
+    family = lively["qwen3_vl"]
+    batches = [
+        dataclasses.replace(family.batch(rows, padding="left"), sample_ids=tuple(names))
+        for rows, names in ((ROWS, "abc"), (ROWS[:2], "de"), (ROWS[2:], "f"))
+    ]
+    alone = [sample(family.reasoner, batch, share_prompt=share_prompt) for batch in batches]
+    drained = sum(int(rollout.response_mask.sum(1).max()) - 1 for rollout in alone)
+    fed.clear()
+    sources = (PromptSource(batch, seed=3) for batch in batches)
+    found = list(family.reasoner.generate_each(sources, slots=slots, share_prompt=share_prompt, **SAMPLED))
+    for rollout, want in zip(found, alone, strict=True):
+        assert_same(want, rollout)
+    steps = [rows for rows, width in fed if width == 1]
+    assert max(steps) <= 4 * slots
+    assert len(steps) < drained or slots == 1  # slots refill across batches
+
+
+def test_a_long_response_holds_back_few_prompts(lively, monkeypatch):
+    family = lively["qwen3_vl"]
+    monkeypatch.setattr(generation, "READ_AHEAD", 2)
+    prompt = one(family.batch(ROWS, padding="left"), 2)
+    taken = []
+
+    def stream():
+        for number in range(12):
+            taken.append(number)
+            yield PromptSource(dataclasses.replace(prompt, sample_ids=(str(number),)), seed=3)
+
+    original = generation.Decoder._end
+
+    def watched(self, row, *more):
+        assert len(taken) <= self._given + 4
+        original(self, row, *more)
+
+    monkeypatch.setattr(generation.Decoder, "_end", watched)
+    lengths = [
+        int(rollout.response_mask.sum(1).max())
+        for rollout in family.reasoner.generate_each(stream(), slots=2, **{**SAMPLED, "eos_token_id": list(range(64))})
+    ]
+    assert len(lengths) == 12
+    assert max(lengths) > 2 * min(lengths)  # so that some wait for others
+
+
+def test_what_a_batch_of_a_stream_draws_does_not_depend_on_the_others(lively):
     family = lively["qwen3_vl"]
     prompt = one(family.batch(ROWS, padding="left"), 0)
     ways = {"max_new_tokens": 12, "do_sample": True, "eos_token_id": EOS, "pad_token_id": 0}
     whole = family.reasoner.generate(prompt, num_branches=3, **ways)
-    for row, rollout in enumerate(family.reasoner.generate_each([PromptSource(prompt)] * 3, slots=1, **ways)):
-        assert_same(whole, rollout, rows=slice(row, row + 1))
+    for rollout in family.reasoner.generate_each([PromptSource(prompt)] * 3, slots=2, num_branches=3, **ways):
+        assert_same(whole, rollout)
+    assert len(set(map(tuple, whole.responses.tolist()))) == 3
 
 
 SYNCHRONISING = {"_local_scalar_dense", "nonzero", "item", "is_nonzero", "masked_select", "unique_consecutive"}
