@@ -36,7 +36,8 @@ class SamplingSettings:
         slots: prompts that are decoded at once, 0 for as many as a batch has; when all responses to one have ended, the
             next prompt takes its place, if need be one of the next batch. Rollouts use `rollout.generation_batch_size`
             instead.
-        compile: compile the decoding step, and replay it as a CUDA graph on CUDA; its first steps take minutes.
+        compile: compile the decoding step, and replay it as a CUDA graph on CUDA; before the first step that takes
+            minutes, which the log tells.
 
     Raises:
         ConfigError: a value outside its range.

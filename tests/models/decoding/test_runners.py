@@ -12,6 +12,7 @@ from futurel1.errors import BatchError, ConfigError
 from futurel1.models import LatentReasoner, SpanBudget
 from futurel1.models.backbones import Backbone
 from futurel1.models.decoding import PromptSource, generation
+from futurel1.models.decoding.sizes import Sizes
 from futurel1.models.policies import DeterministicLatents, VonMisesFisherLatents
 from rounding import RECURRENT_ROUNDINGS, ROUNDINGS
 
@@ -198,17 +199,64 @@ def test_a_step_compiles_without_a_graph_break_and_gives_the_same(lively, monkey
     prompt = family.batch(ROWS, padding="left")
     more = {"do_sample": False, "latent_policy": DeterministicLatents()} if greedy else {}
     more |= {"max_new_tokens": 10, "num_branches": 2}
-    asked = []
-    compile_ = torch.compile
+    graphs, warm = traced_compile(monkeypatch)
+    got = sample(family.reasoner, prompt, compile=True, slots=2, look_every=3, **more)
+    assert_same(sample(family.reasoner, prompt, **more), got)
+    assert warm == [[(4, 10), (2, 10), (1, 10)]]
+    assert len(graphs) == 3  # no size was compiled after the warm-up
+
+
+def traced_compile(monkeypatch):
+    """Compile without Inductor; gives the graphs that were compiled, and the sizes that each warm-up ran."""
+    graphs, warm, warming = [], [], []
+    compile_, warm_up = torch.compile, generation.Decoder.warm_up
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
 
     def traced(function, **options):
-        asked.append(options)
-        return compile_(function, fullgraph=options["fullgraph"], dynamic=options["dynamic"], backend="eager")
+        assert options == {"fullgraph": True, "dynamic": False, "mode": "default"}
+        compiled = compile_(function, fullgraph=True, dynamic=False, backend=backend)
+
+        def run(rows, count, prompts, columns, *more):
+            if warming:
+                warm[-1].append((count, columns))
+            return compiled(rows, count, prompts, columns, *more)
+
+        return run
+
+    def watched(decoder):
+        warm.append([])
+        warming.append(True)
+        warm_up(decoder)
+        warming.clear()
 
     monkeypatch.setattr(torch, "compile", traced)
-    got = sample(family.reasoner, prompt, compile=True, slots=2, look_every=3, **more)
-    assert asked == [{"fullgraph": True, "dynamic": False, "mode": "default"}]
-    assert_same(sample(family.reasoner, prompt, **more), got)
+    monkeypatch.setattr(generation.Decoder, "warm_up", watched)
+    return graphs, warm
+
+
+def test_compiled_slots_that_stay_empty_disturb_nobody(lively, monkeypatch):
+    family = lively["qwen3_vl"]
+    traced_compile(monkeypatch)
+    batch = family.batch(ROWS, padding="left")
+    more = {**SAMPLED, "max_new_tokens": 6, "num_branches": 2}
+    want = sample(family.reasoner, batch, **{**more, "seed": 3})
+    sources = [PromptSource(one(batch, row), seed=3) for row in range(3)]
+    for row, rollout in enumerate(family.reasoner.generate_each(sources, slots=5, compile=True, **more)):
+        assert_same(want, rollout, rows=slice(2 * row, 2 * row + 2))
+
+
+def test_every_size_of_a_compiled_step_has_its_bucket():
+    sizes = Sizes(slots=3, branches=4, max_new_tokens=700, compiled=True)
+    buckets = sizes.buckets()
+    assert buckets[0] == (12, 700)
+    assert {columns for _, columns in buckets} == {256, 512, 700}
+    assert len(set(buckets)) == len(buckets) == 4 * 3
+    assert {(sizes.rows(used), sizes.columns(longest)) for used in range(1, 13) for longest in range(1, 701)} == set(
+        buckets
+    )
 
 
 @pytest.mark.gpu

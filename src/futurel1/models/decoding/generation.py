@@ -7,6 +7,8 @@ not on what is decoded beside it.
 Shapes: B prompts of P tokens, G branches each, N = B * G responses, A rows in use, H hidden size.
 """
 
+import logging
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -32,6 +34,7 @@ from futurel1.models.interventions import LatentIntervention
 from futurel1.models.policies import LatentPolicy
 from futurel1.models.tokens import SpanBudget
 
+logger = logging.getLogger(__name__)
 LOOK_EVERY = {"cpu": 1}
 """Steps between two looks of the host, by device. On a CPU nothing waits for the device, and rows leave at once."""
 LOOK_EVERY_ELSEWHERE = 8
@@ -40,6 +43,8 @@ READ_AHEAD = 4
 
 With exponential lengths, a quarter of the longest on average, this costs 1% of the time that no bound would take.
 """
+SECONDS_OF_COMPILING = 1.0
+"""A size that takes longer at warm-up was compiled, and is told in the log."""
 COMPILED_SIZES = 64
 """Most sizes of a step that are compiled; see :class:`Sizes`."""
 
@@ -243,6 +248,8 @@ class Decoder:
             found = self.runner.admit(prompt, place)
             if not self._admitted:
                 self._start(found)
+                if self.settings.compile:
+                    self.warm_up()
             hidden.append(found)
             self._begin_rows(prompt, place)
         if hidden:
@@ -257,7 +264,32 @@ class Decoder:
         settings = self.settings
         latent = self.reasoner.predict_latents(hidden[None])
         self._rows = Rows.empty(self._sizes.all_rows, settings.max_new_tokens, latent)
+        self._rows.place.fill_(self._sizes.all_rows)
         self._eos = torch.tensor(list(settings.eos_token_ids), device=hidden.device)
+
+    def warm_up(self) -> None:
+        """Compile the step for all its sizes, on rows that are not in use; :meth:`run` calls it after the first prompt.
+
+        Buffers of responses then have their full width, because each width would be compiled again. A prompt that is
+        longer than the first one by so much that its columns do not suffice has the step compiled anew when it comes.
+        """
+        buckets, device = self._sizes.buckets(), self._rows.key.device
+        for number, (count, columns) in enumerate(buckets, start=1):
+            began = time.monotonic()
+            self.runner.grow(columns)
+            with self.runner.attention(), self._compiling():
+                for _ in range(1 if device.type == "cpu" else 2):  # the second run of a size records its CUDA graph
+                    torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
+                    noise = latent_noise(
+                        self.settings, self._rows[:count], self._rows.inside[:count], 1, self._rows.latent.shape[-1]
+                    )
+                    self._one_step(self._rows, count, self._sizes.slots, columns, False, noise[0])
+            seconds = time.monotonic() - began
+            if seconds > SECONDS_OF_COMPILING:
+                logger.info(
+                    "decoding: size %d of %d of a step (%d rows, %d columns) is compiled, in %.0f s",
+                    number, len(buckets), count, columns, seconds,
+                )  # fmt: skip
 
     def _begin_rows(self, prompt: QueuedPrompt, place: int) -> None:
         branches, first = self.settings.num_branches, len(self._used)
