@@ -5,8 +5,8 @@
 Tokens are sampled as LA-DAPO samples them (temperature 0.9, top-p 0.99) from peaked logits, or chosen greedily. Two
 shapes: `proportioned` (4 layers of width 256, a vocabulary of 1,024, so that `lm_head` has 8% of the weights as in the
 8B model) and `full` (the same layers with the 8B model's vocabulary of 151,936 words). Two kinds of lengths: all
-responses of one prompt of the same length, and exponential ones, a quarter of the longest on average, of 64 prompts in
-16 slots.
+responses of one prompt of the same length, and exponential ones, a quarter of the longest on average, of 64 prompts
+that a loader gives in batches of 16: in one queue with 16 slots (`this`), and batch after batch (`batches`).
 
 `--previous FOLDER` compares with the source tree of an earlier commit, made by
 
@@ -23,8 +23,11 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -33,6 +36,7 @@ from futurel1.data import PromptBatch
 from futurel1.models import LatentReasoner, LatentSettings, LatentTokens
 from futurel1.models.backbones import Qwen3VLBackbone
 from futurel1.models.backbones.tiny import tiny_model
+from futurel1.models.decoding import PromptSource
 from meters import add_device_options, forget_peak, machine, peak_mb, seconds_now
 
 VOCABULARIES = {"proportioned": 1024, "full": 151_936, "8b": 151_936}
@@ -139,7 +143,7 @@ def run(way: str, case: dict[str, Any]) -> dict[str, float]:
         common |= {"temperature": 0.9, "top_p": 0.99}
     if way == "this" and not mixed:
         common["look_every"] = case["look_every"]
-    if way == "this":
+    if way in ("this", "batches"):
         common["compile"] = case["compile"]
 
     def stock() -> int:
@@ -154,18 +158,22 @@ def run(way: str, case: dict[str, Any]) -> dict[str, float]:
 
     def ours() -> int:
         ends = {"eos_token_id": [0] if mixed else [-1], "num_branches": case["branches"], "share_prompt": True}
+        size = case["slots"] or case["prompts"]
+        parts = (part_of(prompt, slice(first, first + size)) for first in range(0, case["prompts"], size))
         if mixed and way == "this":
-            rollout = reasoner.generate(prompt, seed=1, slots=case["slots"], **ends, **common)
-            return int(rollout.response_mask.sum())
-        total, size = 0, case["slots"] or case["prompts"]
-        for first in range(0, case["prompts"], size):
-            part = part_of(prompt, slice(first, first + size))
-            total += int(reasoner.generate(part, seed=1, **ends, **common).response_mask.sum())
-        return total
+            sources = (PromptSource(part, seed=1) for part in parts)
+            rollouts: Any = reasoner.generate_each(sources, slots=case["slots"], **ends, **common)
+        else:
+            rollouts = (reasoner.generate(part, seed=1, **ends, **common) for part in parts)
+        return sum(int(rollout.response_mask.sum()) for rollout in rollouts)
 
     decode = stock if way == "transformers" else ours
     idle = forget_peak(device)
-    tokens = decode()
+    if mixed and not case["compile"]:
+        with counted_steps(reasoner) as steps:
+            tokens = decode()
+    else:
+        steps, tokens = [], decode()
     peak = peak_mb(device) - idle
     seconds, processor = [], []
     for _ in range(case["repeats"]):
@@ -175,7 +183,7 @@ def run(way: str, case: dict[str, Any]) -> dict[str, float]:
         seconds.append(seconds_now(device) - begin)
     spread = max(seconds) - min(seconds)
     found = {"seconds": statistics.median(seconds), "spread": spread, "tokens": tokens, "peak": peak,
-             "processor": statistics.median(processor)}  # fmt: skip
+             "processor": statistics.median(processor), "steps": len(steps), "rows": sum(steps)}  # fmt: skip
     if not mixed and not (way == "this" and case["compile"]):  # a compiled step hides its operations
         found |= {f"{name}": count / (case["tokens"] - 1) for name, count in counts_of(decode).items()}
     if case["profile"] and way == "this":
@@ -189,6 +197,21 @@ def run(way: str, case: dict[str, Any]) -> dict[str, float]:
     read = [*model.layers.parameters(), reasoner.backbone.lm_head.weight]
     found["weights"] = sum(weight.numel() * weight.element_size() for weight in read) / 2**20
     return found
+
+
+@contextmanager
+def counted_steps(reasoner: LatentReasoner) -> Iterator[list[int]]:
+    """The number of rows of every decoding step."""
+    backbone, rows = reasoner.backbone, list[int]()
+    original = backbone.run
+
+    def counted(embeds: torch.Tensor, *more: Any, **options: Any) -> torch.Tensor:
+        if embeds.shape[1] == 1:
+            rows.append(len(embeds))
+        return original(embeds, *more, **options)
+
+    with patch.object(backbone, "run", counted):
+        yield rows
 
 
 def part_of(prompt: PromptBatch, rows: slice) -> PromptBatch:
@@ -281,7 +304,7 @@ def main() -> None:
                     "branches": options.branches, "slots": 16 if options.mixed else None, "repeats": options.repeats,
                     "sampled": not options.greedy, "look_every": options.look_every, "compile": options.compile,
                     "profile": options.profile, "device": options.device, "dtype": options.dtype}  # fmt: skip
-            ways = [] if options.mixed or options.alone else [("transformers", here)]
+            ways = [] if options.alone else [("batches" if options.mixed else "transformers", here)]
             ways += [("previous", f"{options.previous}/src")] if options.previous else []
             results = {way: in_process(way, case, source) for way, source in [*ways, ("this", here)]}
             print(f"{shape}, prompt of {length} tokens, {'mixed lengths' if options.mixed else 'fixed lengths'}")
@@ -291,6 +314,8 @@ def main() -> None:
                 line = f"  {way:<13}{found['seconds']:>8.2f} s  spread {found['spread']:.2f}  {rate:>7.0f} tokens/s"
                 line += f"  processor {found['processor']:.2f} s, {found['prompts']:.2f} for the prompts"
                 line += f"  peak {found['peak']:.0f} MB"
+                if found["steps"]:
+                    line += f"  {found['steps']} steps of {found['rows'] / found['steps']:.0f} rows on average"
                 if "operations" in found:
                     line += f"  {found['operations']:.0f} operations and {found['synchronisations']:.1f} waits a step"
                 print(line)
@@ -309,8 +334,8 @@ def main() -> None:
                         f"({steps[0] / steps[1]:.2f} in the steps alone), with {memory:.0%} of its memory"
                     )
             live, steps = live_mb(case, width), case["tokens"] - 1
-            print(f"  keys and values at the end: {live:.0f} MB")
             if not options.mixed:
+                print(f"  keys and values at the end: {live:.0f} MB")
                 step = (mine["seconds"] - mine["clock_prompts"]) / steps * 1e3
                 limit = (mine["weights"] + live) * 2**20 / (bandwidth * 1e9) * 1e3
                 print(f"  a step takes {step:.1f} ms, {step / limit:.1f} times what reading weights and keys takes")

@@ -98,6 +98,16 @@ def test_branches_vote(predictor: EventPredictor, videos: list[Path]) -> None:
     assert (again.votes, again.text) == (answer.votes, answer.text)  # seeded
 
 
+def test_what_is_drawn_depends_on_the_question_alone(predictor: EventPredictor, videos: list[Path]) -> None:
+    asked = [(video, "Where?", ["left", "right", "up"]) for video in videos]
+    ways: dict[str, Any] = {"branches": 4, "sampling": SamplingSettings(max_new_tokens=12, seed=3)}
+    together = predictor(asked, **ways, batch_size=2)
+    turned = predictor(asked[::-1], **ways, batch_size=3)[::-1]
+    alone = [predictor(video, question, options=options, **ways) for video, question, options in asked]
+    for others in (turned, alone):
+        assert [(own.votes, own.text) for own in others] == [(own.votes, own.text) for own in together]
+
+
 def test_up_to_twenty_six_options(videos: list[Path]) -> None:
     options = [f"place {number}" for number in range(26)]
     sample = prompt_of(videos[0], "Where?", options, ())

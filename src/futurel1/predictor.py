@@ -7,8 +7,8 @@ import io
 import logging
 import string
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Self, overload
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from futurel1.data import Sample, frame_pool
+from futurel1.data import PromptBatch, Sample, frame_pool
 from futurel1.data.chat import ChatEncoder
 from futurel1.data.frames import POOL_SIZE, probe_video
 from futurel1.data.media import RecordMedia
@@ -30,7 +30,7 @@ from futurel1.errors import ConfigError
 from futurel1.metrics.functional import elect_each, plain_answer
 from futurel1.models import LatentReasoner
 from futurel1.models.checkpoint_folders import TINY
-from futurel1.models.decoding import Rollout
+from futurel1.models.decoding import PromptSource, Rollout
 from futurel1.models.transcript import Transcript, transcripts
 from futurel1.rollout import SamplingSettings
 from futurel1.runs import Dtype, load_reasoner
@@ -82,7 +82,7 @@ class Answer:
         spans: the imagined frames of the response.
         tokens: tokens of the response, latents included.
         finish_reason: why decoding ended: `eos`, `stop` or `length`.
-        seconds: time of encoding and decoding; of a batch, its share.
+        seconds: time of encoding and decoding; of a list, the mean of its questions.
         frames: the frames that the model was shown, read anew when they are first asked for.
     """
 
@@ -242,7 +242,7 @@ class EventPredictor:
         sampling: SamplingSettings = DEFAULT_SAMPLING,
         batch_size: int = 4,
     ) -> Answer | list[Answer]:
-        """Answer one question, or a list of them in batches.
+        """Answer one question, or a list of them.
 
         Args:
             video: a video file, or its frames in order: pictures, or a (T, height, width, 3) uint8 array. Without
@@ -251,7 +251,7 @@ class EventPredictor:
             options: 2 to 26 texts to choose from; none for an open question.
             branches: responses to sample and vote over; 1 decodes greedily.
             sampling: how responses are sampled; temperature and top_p matter with more than one branch.
-            batch_size: questions that are decoded together.
+            batch_size: questions that are decoded at once; the next one takes the place of one that is answered.
 
         Returns:
             One answer, or one for each question of the list, in its order.
@@ -271,9 +271,7 @@ class EventPredictor:
                 raise ConfigError("in a list of questions each has its own options: (video, question, options)")
             samples = [prompt_of(*each, self.pool_frames) for each in _asked(video)]
         self._warn_of_foreign(video if question is None else [(video, question)])
-        answers: list[Answer] = []
-        for start in range(0, len(samples), batch_size):
-            answers += self._answers(samples[start : start + batch_size], branches, sampling)
+        answers = self._answers(samples, branches, sampling, batch_size)
         return answers if question is None else answers[0]
 
     def _warn_of_foreign(self, asked: Any) -> None:
@@ -288,42 +286,53 @@ class EventPredictor:
             "such as Qwen/Qwen3-VL-8B-Instruct or a run of yours; `futurel1 world` writes clips of its world"
         )
 
-    def decode(self, samples: Sequence[Sample], **arguments: Any) -> tuple[Rollout, list[Transcript]]:
-        """Encode prompts and decode responses.
+    def decode_each(
+        self, batches: Iterable[PromptBatch], *, slots: int, seed: int = 0, **settings: Any
+    ) -> Iterator[tuple[Rollout, list[Transcript]]]:
+        """Decode responses to a stream of prompts; a batch is read when a slot is free for its first prompt.
 
         Args:
-            samples: B prompts.
-            arguments: of :meth:`LatentReasoner.generate`.
+            batches: encoded prompts.
+            slots: most prompts that are decoded at once.
+            seed: seed of the samples.
+            settings: of :meth:`LatentReasoner.generate_each`.
 
-        Returns:
-            The rollout and its transcripts, those of a prompt next to each other.
+        Yields:
+            The rollout and the transcripts of each batch, in their order.
         """
-        prompt = prompt_batch(self.encoder, samples)
-        rollout = self.reasoner.generate(prompt.to(self.reasoner.device), **arguments)
-        return rollout, transcripts(rollout, self.reasoner.tokenizer)
+        sources = (PromptSource(batch.to(self.reasoner.device), seed) for batch in batches)
+        for rollout in self.reasoner.generate_each(sources, slots=slots, **settings):
+            yield rollout, transcripts(rollout, self.reasoner.tokenizer)
 
-    def _answers(self, samples: Sequence[Sample], branches: int, sampling: SamplingSettings) -> list[Answer]:
+    def _answers(
+        self, samples: Sequence[Sample], branches: int, sampling: SamplingSettings, batch_size: int
+    ) -> list[Answer]:
         began = time.perf_counter()
-        rollout, texts = self.decode(
-            samples, num_branches=branches, do_sample=branches > 1, seed=sampling.seed, **sampling.arguments()
+        # Without names, what a question draws depends on what it asks and shows.
+        prompts = (replace(prompt_batch(self.encoder, [sample]), sample_ids=()) for sample in samples)
+        settings = {**sampling.arguments(), "slots": sampling.slots or batch_size}
+        decoded = list(
+            self.decode_each(prompts, seed=sampling.seed, num_branches=branches, do_sample=branches > 1, **settings)
         )
         seconds = round((time.perf_counter() - began) / len(samples), 3)
-        elected = elect_each([text.text for text in texts], branches, [sample.info.options for sample in samples])
-        return [
-            Answer(
-                question=str(sample.info.question),
-                options=tuple((sample.info.options or {}).values()),
-                answer=next(iter(votes)),
-                text=texts[row].readable,
-                votes=votes,
-                spans=_spans(rollout, row),
-                tokens=texts[row].tokens,
-                finish_reason=texts[row].finish_reason,
-                seconds=seconds,
-                _shown=partial(_shown, sample, self.encoder.videos.sampling),
+        answers = []
+        for sample, (rollout, texts) in zip(samples, decoded, strict=True):
+            ((row, votes),) = elect_each([text.text for text in texts], branches, [sample.info.options])
+            answers.append(
+                Answer(
+                    question=str(sample.info.question),
+                    options=tuple((sample.info.options or {}).values()),
+                    answer=next(iter(votes)),
+                    text=texts[row].readable,
+                    votes=votes,
+                    spans=_spans(rollout, row),
+                    tokens=texts[row].tokens,
+                    finish_reason=texts[row].finish_reason,
+                    seconds=seconds,
+                    _shown=partial(_shown, sample, self.encoder.videos.sampling),
+                )
             )
-            for sample, (row, votes) in zip(samples, elected, strict=True)
-        ]
+        return answers
 
 
 def prompt_of(video: Any, question: str, options: Sequence[str], pool_frames: Sequence[int]) -> Sample:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -68,7 +68,10 @@ class PlannedResponses:
         self.asked: Counter[tuple[str, int]] = Counter()
         self._image_token, self._rollouts, self._wrong, self._fail_after = image_token, rollouts, wrong, fail_after
 
-    def __call__(self, prompt: PromptBatch) -> list[str]:
+    def __call__(self, prompts: Iterable[PromptBatch]) -> Iterator[list[str]]:
+        return map(self._answer, prompts)
+
+    def _answer(self, prompt: PromptBatch) -> list[str]:
         if self._fail_after is not None and len(self.asked) >= self._fail_after:
             raise KeyboardInterrupt
         texts = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,17 @@ from planned_curation import OBSERVED, Bench, planned
 from torch import Tensor
 
 from futurel1.curation import Candidate, CandidateDataset, Prober, ProbeResult, SampledResponses, with_hints
-from futurel1.data import Frame, Sample, Turn, frame_pool, open_records, probe_video, read_frames, read_image
+from futurel1.data import (
+    Frame,
+    PromptBatch,
+    Sample,
+    Turn,
+    frame_pool,
+    open_records,
+    probe_video,
+    read_frames,
+    read_image,
+)
 from futurel1.data.chat import ChatEncoder
 from futurel1.data.collate import Fetched
 from futurel1.data.prompts import PromptCollator
@@ -187,12 +197,12 @@ def test_rollouts_do_not_depend_on_the_batch(clips_world: Path, encoder: ChatEnc
     collate = PromptCollator(encoder.pad_token_id)
     for probe in ("base", "hint"):
         samples = [getattr(one, probe) for one in made]
-        together = respond(collate([Fetched(samples, [])]))
-        alone = [text for sample in samples for text in respond(collate([Fetched([sample], [])]))]
+        (together,) = respond([collate([Fetched(samples, [])])])
+        alone = [text for texts in respond(collate([Fetched([sample], [])]) for sample in samples) for text in texts]
         assert together == alone
         assert len(set(together)) > 3
         samples = [replace(sample, sample_id=f"other {sample.sample_id}") for sample in samples]
-        assert respond(collate([Fetched(samples, [])])) != together
+        assert next(respond([collate([Fetched(samples, [])])])) != together
     with pytest.raises(ConfigError, match="rollouts must be from 1"):
         SampledResponses(reasoner, SamplingSettings(), rollouts=0)
 
@@ -200,7 +210,15 @@ def test_rollouts_do_not_depend_on_the_batch(clips_world: Path, encoder: ChatEnc
 def test_the_prober_keeps_the_order_of_a_batch(records: Path, encoder: ChatEncoder) -> None:
     known = ProbeResult(4, "records.jsonl:5", "no_hints")
     one, two = candidate(records, encoder, 0), candidate(records, encoder, 1)
-    prober = Prober(lambda prompt: ["<answer>B</answer>", "no"] * len(prompt), encoder.pad_token_id, AccuracyReward())
-    assert [result.number for result in prober([known, two, known, one])] == [4, 1, 4, 0]
-    assert prober([known]) == [known]
-    assert prober([one])[0] == ProbeResult(0, "records.jsonl:1", "probed", hints=1, base=1, hint=1)
+    other = replace(known, number=5)
+
+    def respond(prompts: Iterable[PromptBatch]) -> Iterator[list[str]]:
+        ahead = list(prompts)  # a queue reads some batches before it answers the first
+        return (["<answer>B</answer>", "no"] * len(prompt) for prompt in ahead)
+
+    prober = Prober(respond, encoder.pad_token_id, AccuracyReward())
+    batches = [[other], [known, two, known, one], [known], [other], [one], [known]]
+    found = list(prober(batches))
+    assert [[result.number for result in results] for results in found] == [[5], [4, 1, 4, 0], [4], [5], [0], [4]]
+    assert found[4] == [ProbeResult(0, "records.jsonl:1", "probed", hints=1, base=1, hint=1)]
+    assert list(prober([[known]])) == [[known]]

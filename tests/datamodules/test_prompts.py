@@ -19,7 +19,7 @@ from processes import run_ranks
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::lightning.fabric.utilities.warnings.PossibleUserWarning"),
-    pytest.mark.filterwarnings("ignore:Total length of `PromptLoader` across ranks is zero"),
+    pytest.mark.filterwarnings("ignore:Total length of `LookAhead` across ranks is zero"),
 ]
 Records = Callable[..., Path]
 

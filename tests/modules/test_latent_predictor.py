@@ -13,10 +13,10 @@ from lightning import Trainer
 
 from futurel1.cli import main
 from futurel1.datamodules import FutureBenchDataModule, PromptDataModule
-from futurel1.errors import ConfigError, RecordError
+from futurel1.errors import ConfigError, FutureL1Error, RecordError
 from futurel1.metrics.functional import intervention_effect
-from futurel1.models import LatentBank, SpanBudget
-from futurel1.models.decoding import Rollout
+from futurel1.models import LatentBank, LatentReasoner, SpanBudget
+from futurel1.models.decoding import DecodingError, Rollout
 from futurel1.modules import JSONLinesWriter, LatentPredictor
 from futurel1.modules.latent_predictor import LATENT_PARTS
 from futurel1.rollout import SamplingSettings
@@ -423,6 +423,116 @@ def test_a_test_saves_its_latents_and_no_earlier_ones(world: Path, tmp_path: Pat
         make_trainer(tmp_path, limit_test_batches=limit).test(LatentPredictor(**settings), data, verbose=False)
         assert len(LatentBank.load(tmp_path)) == (6 if limit else 8)
         assert [file.name for file in tmp_path.glob("latents*")] == ["latents.safetensors"]
+
+
+# ---------------------------------------------------------------------- one queue for all batches
+
+
+def texts_of(run: Path) -> list[tuple[str, str]]:
+    lines = (run / "predictions.jsonl").read_text().splitlines()
+    return [(line["id"], line["response"]) for line in map(json.loads, lines)]
+
+
+SAMPLED: dict[str, Any] = {"num_branches": 2, "do_sample": True, "backbone": "tiny"}
+
+
+@pytest.mark.usefixtures("mixed")
+def test_predictions_do_not_depend_on_batches_and_slots(world: Path, tmp_path: Path) -> None:
+    found = {}
+    for batch_size, slots in ((1, 0), (3, 0), (8, 3), (2, 5)):
+        run = tmp_path / f"{batch_size}-{slots}"
+        sampling = SamplingSettings(max_new_tokens=40, seed=2, slots=slots)
+        data = prompts(world, batch_size=batch_size)
+        make_trainer(run, callbacks=[JSONLinesWriter()]).predict(LatentPredictor(**SAMPLED, sampling=sampling), data)
+        found[batch_size, slots] = texts_of(run)
+    assert len(set(map(len, dict(found[1, 0]).values()))) > 4
+    assert all(texts == found[1, 0] for texts in found.values())
+
+
+@pytest.fixture
+def mixed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A response ends at every step with a probability of one in ten."""
+    original = LatentReasoner.logits
+
+    def ending(self: LatentReasoner, hidden: torch.Tensor) -> torch.Tensor:
+        logits = original(self, hidden)
+        logits[..., self.end_token_ids[0]] = logits.logsumexp(dim=-1) - 2.2
+        return logits
+
+    monkeypatch.setattr(LatentReasoner, "logits", ending)
+
+
+class Steps:
+    """Counts the decoding steps of the tiny model, and notes which prompts were asked for before each one."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        from futurel1.models.decoding.generation import Decoder
+
+        self.admitted: list[int] = []
+        original = Decoder._take_steps
+
+        def counted(decoder: Any) -> None:
+            self.admitted.append(decoder._admitted)
+            original(decoder)
+
+        monkeypatch.setattr(Decoder, "_take_steps", counted)
+
+
+@pytest.mark.usefixtures("mixed")
+def test_slots_refill_across_batches(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps, counts = Steps(monkeypatch), []
+    for name in ("queue", "batches"):
+        data = prompts(world, batch_size=2)
+        if name == "batches":  # a loader that cannot be read ahead
+            original = data.predict_dataloader
+            monkeypatch.setattr(data, "predict_dataloader", lambda original=original: original().loader)
+        module = LatentPredictor(**SAMPLED, sampling=SamplingSettings(max_new_tokens=40, seed=2))
+        make_trainer(tmp_path / name, callbacks=[JSONLinesWriter()]).predict(module, data)
+        counts.append(len(steps.admitted))
+        steps.admitted.clear()
+    assert texts_of(tmp_path / "queue") == texts_of(tmp_path / "batches")
+    assert counts[0] < 0.9 * counts[1]
+
+
+def test_a_limit_of_batches_is_not_read_past(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = Steps(monkeypatch)
+    module = LatentPredictor(**SAMPLED, sampling=SamplingSettings(max_new_tokens=12, slots=8))
+    trainer = make_trainer(tmp_path, callbacks=[JSONLinesWriter()], limit_predict_batches=2)
+    trainer.predict(module, prompts(world, batch_size=2))
+    assert [name for name, _ in texts_of(tmp_path)] == [f"test.jsonl:{number}" for number in range(1, 5)]
+    assert set(steps.admitted) == {4}
+
+
+def test_a_damaged_record_costs_no_earlier_answer(world: Path, tmp_path: Path) -> None:
+    lines = (world / "test.jsonl").read_text().splitlines()[:6]
+    lines = [line.replace('"video": "', f'"video": "{world}/') for line in lines]
+    lines[4] = json.dumps({**json.loads(lines[4]), "video": "nowhere.mp4"})
+    (tmp_path / "test.jsonl").write_text("\n".join(lines) + "\n")
+    module = LatentPredictor(**SAMPLED, sampling=SamplingSettings(max_new_tokens=12, slots=8))
+    with pytest.raises(FutureL1Error, match=r"test\.jsonl.*5"):
+        make_trainer(tmp_path, callbacks=[JSONLinesWriter()]).predict(
+            module, prompts(world, predict=str(tmp_path / "test.jsonl"), batch_size=2)
+        )
+    assert [name for name, _ in texts_of(tmp_path)] == [f"test.jsonl:{number}" for number in range(1, 5)]
+
+
+def test_a_number_that_is_not_finite_names_the_record(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = LatentReasoner.logits
+    calls: list[int] = []
+
+    def broken(self: LatentReasoner, hidden: torch.Tensor) -> torch.Tensor:
+        logits = original(self, hidden)
+        calls.append(len(hidden))
+        if len(calls) == 5:
+            logits[-1, 0] = float("nan")
+        return logits
+
+    monkeypatch.setattr(LatentReasoner, "logits", broken)
+    module = LatentPredictor(**SAMPLED, sampling=SamplingSettings(max_new_tokens=12))
+    with pytest.raises(DecodingError, match=r"the logits of branch 1 of test\.jsonl:2 at step 4 is not finite"):
+        make_trainer(tmp_path).predict(module, prompts(world, batch_size=2))
 
 
 @pytest.mark.slow

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,14 +19,16 @@ from futurel1.data.encoded import EncodedSample
 from futurel1.data.prompts import PromptCollator, parse_prompt
 from futurel1.errors import ConfigError, FutureL1Error
 from futurel1.models import LatentReasoner
+from futurel1.models.decoding import PromptSource
 from futurel1.models.transcript import transcripts
 from futurel1.rewards import AccuracyReward, RewardInputs
 from futurel1.rollout import SamplingSettings
 
 __all__ = ["Candidate", "CandidateDataset", "Prober", "Respond", "SampledResponses", "with_hints"]
 
-Respond = Callable[[PromptBatch], list[str]]
-"""Answers each of B prompts G times; returns B * G texts, with those of a prompt next to each other."""
+Respond = Callable[[Iterable[PromptBatch]], Iterator[list[str]]]
+"""Answers each of the B prompts of a batch G times, batch after batch; yields B * G texts, with those of a prompt next
+to each other. It may read some batches ahead."""
 
 _LABEL = re.compile(r"(?:^|\n)\s*frame_(\d+)\s*$")
 
@@ -127,32 +130,33 @@ class SampledResponses:
     """Samples responses of a reasoner; they depend on the seed and the record, but not on the batch or the shard.
 
     The two prompts of a record share a name and thus their random numbers, which removes noise from the gain.
+
     Args:
         reasoner: any model that :meth:`LatentReasoner.from_pretrained` loads.
         sampling: how responses are sampled.
         rollouts: responses per prompt.
+        slots: prompts that are decoded at once, unless `sampling` has a number.
 
     Raises:
         ConfigError: `rollouts` is below 1 or above `MAX_ROLLOUTS`.
     """
 
-    def __init__(self, reasoner: LatentReasoner, sampling: SamplingSettings, *, rollouts: int = 8) -> None:
+    def __init__(
+        self, reasoner: LatentReasoner, sampling: SamplingSettings, *, rollouts: int = 8, slots: int = 4
+    ) -> None:
         if not 1 <= rollouts <= MAX_ROLLOUTS:
             raise ConfigError(f"rollouts must be from 1 to {MAX_ROLLOUTS}, got {rollouts}")
         self.reasoner = reasoner
         self.sampling = sampling
         self.rollouts = rollouts
+        self.slots = slots
 
-    def __call__(self, prompt: PromptBatch) -> list[str]:
-        """Answer every prompt `rollouts` times."""
-        rollout = self.reasoner.generate(
-            prompt.to(self.reasoner.device),
-            num_branches=self.rollouts,
-            do_sample=True,
-            seed=self.sampling.seed,
-            **self.sampling.arguments(),
-        )
-        return [text.text for text in transcripts(rollout, self.reasoner.tokenizer)]
+    def __call__(self, prompts: Iterable[PromptBatch]) -> Iterator[list[str]]:
+        """Answer every prompt `rollouts` times; all of them wait in one queue."""
+        sources = (PromptSource(prompt.to(self.reasoner.device), self.sampling.seed) for prompt in prompts)
+        settings = {**self.sampling.arguments(), "slots": self.sampling.slots or self.slots}
+        for rollout in self.reasoner.generate_each(sources, num_branches=self.rollouts, do_sample=True, **settings):
+            yield [text.text for text in transcripts(rollout, self.reasoner.tokenizer)]
 
 
 class Prober:
@@ -169,30 +173,40 @@ class Prober:
         self._collate = PromptCollator(pad_token_id)
         self._reward = reward or AccuracyReward()
 
-    def __call__(self, batch: Sequence[Candidate | ProbeResult]) -> list[ProbeResult]:
-        """Probe a batch.
+    def __call__(self, batches: Iterable[Sequence[Candidate | ProbeResult]]) -> Iterator[list[ProbeResult]]:
+        """Probe a stream of batches.
 
         Args:
-            batch: candidates, and results that need no probe.
+            batches: candidates, and results that need no probe.
 
-        Returns:
-            One result for each, in the same order.
+        Yields:
+            For each batch, one result for each of its items, in the same order.
 
         Raises:
             JudgeError: the endpoint refuses the calls, or too many of them fail.
         """
-        candidates = [item for item in batch if isinstance(item, Candidate)]
-        found = iter(self._probe(candidates) if candidates else ())
-        return [next(found) if isinstance(item, Candidate) else item for item in batch]
+        waiting: deque[Sequence[Candidate | ProbeResult]] = deque()
 
-    def _probe(self, candidates: Sequence[Candidate]) -> list[ProbeResult]:
-        prompts = (
-            [candidate.base for candidate in candidates],
-            [candidate.hint for candidate in candidates],
-        )
-        texts = [text for samples in prompts for text in self._respond(self._collate([Fetched(samples, [])]))]
+        def prompts() -> Iterator[PromptBatch]:
+            for batch in batches:
+                waiting.append(batch)
+                candidates = [item for item in batch if isinstance(item, Candidate)]
+                if candidates:
+                    yield self._collate([Fetched([candidate.base for candidate in candidates], [])])
+                    yield self._collate([Fetched([candidate.hint for candidate in candidates], [])])
+
+        texts = self._respond(prompts())
+        for base in texts:
+            while not any(isinstance(item, Candidate) for item in waiting[0]):
+                yield _known(waiting.popleft())
+            yield self._results(waiting.popleft(), [*base, *next(texts)])
+        yield from map(_known, waiting)
+
+    def _results(self, batch: Sequence[Candidate | ProbeResult], texts: Sequence[str]) -> list[ProbeResult]:
+        """Results of a batch, given the texts of all its base prompts and then of all its hint prompts."""
+        candidates = [item for item in batch if isinstance(item, Candidate)]
         rollouts = len(texts) // (2 * len(candidates))
-        asked = [candidate for _ in prompts for candidate in candidates for _ in range(rollouts)]
+        asked = [candidate for _ in range(2) for candidate in candidates for _ in range(rollouts)]
         scores = self._reward(
             RewardInputs(
                 responses=texts,
@@ -211,4 +225,10 @@ class Prober:
                 reason = f"no verdict on {missing} of {2 * rollouts} responses"
                 result = replace(result, status="failed", base=0, hint=0, reason=reason)
             results.append(result)
-        return results
+        found = iter(results)
+        return [next(found) if isinstance(item, Candidate) else item for item in batch]
+
+
+def _known(batch: Sequence[Candidate | ProbeResult]) -> list[ProbeResult]:
+    """Results that need no probe."""
+    return [item for item in batch if isinstance(item, ProbeResult)]

@@ -68,7 +68,7 @@ def probe(
         prober: probes them.
         folder: folder of the results.
         share: the share of the work.
-        batch_size: candidates that are decoded together.
+        batch_size: candidates that are read, encoded and judged together.
         num_workers: processes that decode video.
         retry_failed: also probe candidates that failed or were skipped before.
 
@@ -81,8 +81,7 @@ def probe(
         batches = fetch(candidates, _blocks(numbers, batch_size), list, num_workers=num_workers)
         with record_progress(disable=Launch.detect().local_rank != 0) as bar:
             line = bar.add_task(f"probing {share.index}/{share.count}", total=len(numbers))
-            for batch in batches:
-                results = prober(batch)
+            for results in prober(batches):
                 for place, result in enumerate(results):
                     results[place] = replace(result, attempt=int(table.attempt[result.number]) + 1)
                     if result.reason:

@@ -138,7 +138,7 @@ def curate(
         mode: probe: what is left; retry: also what failed or was skipped; merge: probe nothing, only choose again.
         shard: Part of the records to probe, as i/n with i from 0 to n - 1. The processes of torchrun, srun or mpirun
             share that part.
-        batch_size: Candidates that are decoded together; the same for all shards.
+        batch_size: Candidates that are encoded and decoded at once; the same for all shards.
         dtype: Dtype of the weights; auto is bfloat16 on a GPU and float32 on a CPU.
         device: cpu, cuda or auto.
 
@@ -153,7 +153,8 @@ def curate(
     if mode == "merge":
         _check_records(source, folder)
     else:
-        respond = SampledResponses(load_reasoner(model, dtype=dtype, device=device), sampling, rollouts=rollouts)
+        reasoner = load_reasoner(model, dtype=dtype, device=device)
+        respond = SampledResponses(reasoner, sampling, rollouts=rollouts, slots=batch_size)
         candidates = prompts.candidates(source, respond.reasoner.processor)
         prober = Prober(respond, candidates.encoder.pad_token_id, reward)
         folder.settle(_settings(source, candidates.encoder, respond, reward))

@@ -2,6 +2,7 @@
 
 from futurel1.data.batches import PromptBatch, SFTBatch
 from futurel1.data.frames import VideoInfo, frame_pool, probe_video, read_frames, read_image
+from futurel1.data.look_ahead import LookAhead
 from futurel1.data.mixtures import Mixture, MixtureSource, WeightedRecords
 from futurel1.data.record_shapes import parse_record
 from futurel1.data.records import RecordSource, open_records
@@ -11,6 +12,7 @@ from futurel1.data.stored_files import StoredFile
 
 __all__ = [
     "Frame",
+    "LookAhead",
     "Mixture",
     "MixtureSource",
     "PromptBatch",

@@ -8,7 +8,7 @@ from typing import Literal, TypedDict
 
 import torch
 
-from futurel1.data import PromptBatch, RecordSource, SkippedRecord, open_records
+from futurel1.data import LookAhead, PromptBatch, RecordSource, SkippedRecord, open_records
 from futurel1.data.chat import ChatEncoder
 from futurel1.data.collate import OnError
 from futurel1.data.fetching import fetch
@@ -73,6 +73,11 @@ class PromptLoader:
         self._whole = len(self.numbers) == len(dataset)
         self._num_workers = num_workers
         self._report = report
+
+    @property
+    def batch_size(self) -> int:
+        """Most rows of a batch."""
+        return self._batch_size
 
     def __len__(self) -> int:
         return self._length
@@ -188,13 +193,13 @@ class BasePromptDataModule(RecordDataModule):
             report=self.report_skipped,
         )
 
-    def test_dataloader(self) -> PromptLoader:
+    def test_dataloader(self) -> LookAhead[PromptBatch]:
         """Prompts for `futurel1 test`."""
-        return self._loader("test")
+        return LookAhead(self._loader("test"))
 
-    def predict_dataloader(self) -> PromptLoader:
+    def predict_dataloader(self) -> LookAhead[PromptBatch]:
         """Prompts for `futurel1 predict`."""
-        return self._loader("predict")
+        return LookAhead(self._loader("predict"))
 
 
 class PromptDataModule(BasePromptDataModule):

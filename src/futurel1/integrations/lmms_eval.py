@@ -8,7 +8,7 @@ lmms-eval 0.7.3.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -239,7 +239,7 @@ class FutureL1(_BASE):
     # ------------------------------------------------------------------ decoding
 
     def _answer(self, queries: Sequence[Query], method: str) -> list[str]:
-        """Answer queries in batches of equal settings; answers are in the order of the queries."""
+        """Answer queries, those of equal settings beside each other; answers are in the order of the queries."""
         from rich.console import Console
         from rich.progress import Progress
 
@@ -250,18 +250,19 @@ class FutureL1(_BASE):
         with Progress(console=Console(stderr=True), disable=self._rank != 0) as bar:
             line = bar.add_task("answering", total=len(queries))
             for generation, numbers in groups.items():
-                for start in range(0, len(numbers), self.batch_size):
-                    batch = numbers[start : start + self.batch_size]
-                    texts = self._decode([queries[number] for number in batch], generation)
-                    for number, text in zip(batch, texts, strict=True):
-                        answers[number] = text
-                        self.cache_hook.add_partial(method, queries[number].key, text)
-                    bar.advance(line, len(batch))
+                texts = self._decode([queries[number] for number in numbers], generation)
+                for number, text in zip(numbers, texts, strict=True):
+                    answers[number] = text
+                    self.cache_hook.add_partial(method, queries[number].key, text)
+                    bar.advance(line)
         return [answers[number] for number in range(len(queries))]
 
-    def _decode(self, queries: Sequence[Query], generation: Generation) -> list[str]:
-        _, transcripts = self.predictor.decode(
-            [_sample(query) for query in queries],
+    def _decode(self, queries: Sequence[Query], generation: Generation) -> Iterator[str]:
+        from futurel1.data.prompts import prompt_batch
+
+        decoded = self.predictor.decode_each(
+            (prompt_batch(self.predictor.encoder, [_sample(query)]) for query in queries),
+            slots=self.batch_size,
             max_new_tokens=generation.max_new_tokens,
             do_sample=generation.do_sample,
             temperature=generation.temperature,
@@ -272,7 +273,8 @@ class FutureL1(_BASE):
             seed=self.seed,
             stop_strings=generation.until,
         )
-        return [_form(_cut(transcript.text, generation.until), self.response) for transcript in transcripts]
+        for _, (transcript,) in decoded:
+            yield _form(_cut(transcript.text, generation.until), self.response)
 
     def _loss(self, args: Sequence[Any]) -> tuple[float, bool]:
         import torch

@@ -72,9 +72,7 @@ def normal(noise: Noise, size: int) -> Tensor:
     return radius * (2 * torch.pi * draws[:, size:]).cos()
 
 
-def row_keys(
-    seed: int | Tensor, contents: list[str], branches: int, seen: dict[tuple[int, str], int] | None = None
-) -> Tensor:
+def row_keys(seed: int | Tensor, contents: list[str], branches: int) -> Tensor:
     """Keys of all rows of a batch of prompts with branches.
 
     A row's key depends on the seed, the prompt and the branch number. Equal prompts with the same seed continue the
@@ -84,14 +82,13 @@ def row_keys(
         seed: one seed for all prompts, or (B,) int64 one per prompt.
         contents: B strings that name the prompts; equal strings are equal prompts.
         branches: G, rows per prompt.
-        seen: number of earlier rows by seed and prompt, which is continued and updated; None: no earlier prompts.
 
     Returns:
         (B * G,) int64 keys; branches of a prompt are adjacent.
     """
     import hashlib
 
-    seen = {} if seen is None else seen
+    seen: dict[tuple[int, str], int] = {}
     keys = []
     seeds = [seed] * len(contents) if isinstance(seed, int) else [int(value) for value in seed]
     for content, row_seed in zip(contents, seeds, strict=True):

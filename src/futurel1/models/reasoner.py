@@ -377,8 +377,8 @@ class LatentReasoner(nn.Module):
                 all prompts.
             look_every: steps between two looks of the host for responses that have ended; None: 1 on a CPU, and 8 on
                 other devices, where every look waits for the device.
-            compile: compile the step, and replay it as a CUDA graph on CUDA; the first step of each size takes long, so
-                it pays for long or many responses only.
+            compile: compile the step, and replay it as a CUDA graph on CUDA. Before the first step all its sizes are
+                compiled, once per process and shape, which takes minutes; buffers have room for the longest response.
             vision: features of the prompts' images and videos, if they are already computed.
             on_step: called after every step, for streaming of all prompts at once; a token may be part of a character.
 
@@ -404,16 +404,19 @@ class LatentReasoner(nn.Module):
     def generate_each(
         self, sources: Iterable[PromptSource], *, slots: int, share_prompt: bool | None = None, **settings: Any
     ) -> Iterator[Rollout]:
-        """Decode a stream of prompts, such as a data set; a prompt is read when a slot is free for it.
+        """Decode a stream of batches, such as a data set; a batch is read when a slot is free for its first prompt.
+
+        The samples of a batch are those of :meth:`generate`, whatever the number of slots and the other batches. With
+        an intervention, a batch is decoded before the next one is read.
 
         Args:
-            sources: prompts with their seeds.
+            sources: batches of prompts with their seeds.
             slots: most prompts at once.
             share_prompt: as in :meth:`generate`.
-            settings: all other settings of :meth:`generate` but `seed`, `vision`, `intervention` and `on_step`.
+            settings: all other settings of :meth:`generate` but `seed`, `vision` and `on_step`.
 
         Yields:
-            The rollout of each prompt, in the order of the prompts.
+            The rollout of each batch, in their order.
 
         Raises:
             BatchError, ConfigError, DecodingError: as :meth:`generate`.

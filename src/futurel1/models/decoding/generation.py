@@ -7,14 +7,18 @@ not on what is decoded beside it.
 Shapes: B prompts of P tokens, G branches each, N = B * G responses, A rows in use, H hidden size.
 """
 
+import logging
+import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 from torch import Tensor
 
-from futurel1.errors import BatchError, ConfigError
+from futurel1.errors import ConfigError
 from futurel1.models.backbones import Vision
 from futurel1.models.decoding.advance import Emitted, advance, latent_noise, may_be_latent
 from futurel1.models.decoding.branching import choose_layout
@@ -30,9 +34,17 @@ from futurel1.models.interventions import LatentIntervention
 from futurel1.models.policies import LatentPolicy
 from futurel1.models.tokens import SpanBudget
 
+logger = logging.getLogger(__name__)
 LOOK_EVERY = {"cpu": 1}
 """Steps between two looks of the host, by device. On a CPU nothing waits for the device, and rows leave at once."""
 LOOK_EVERY_ELSEWHERE = 8
+READ_AHEAD = 4
+"""Most prompts that are begun but not given yet, in multiples of the slots: a long response holds back those after it.
+
+With exponential lengths, a quarter of the longest on average, this costs 1% of the time that no bound would take.
+"""
+SECONDS_OF_COMPILING = 1.0
+"""A size that takes longer at warm-up was compiled, and is told in the log."""
 COMPILED_SIZES = 64
 """Most sizes of a step that are compiled; see :class:`Sizes`."""
 
@@ -82,14 +94,11 @@ def generate(
     on_step: Callable[[DecodingStep], None] | None = None,
 ) -> Rollout:
     """Decode responses; see :meth:`futurel1.models.LatentReasoner.generate`, which fills in the defaults."""
-    ids = prompt.input_ids
-    if not len(ids):
-        raise BatchError("there are no prompts to decode: input_ids are empty")
+    source, ids = PromptSource(prompt, seed, vision), prompt.input_ids
     if on_step is not None and settings.slots is not None and settings.slots < len(ids):
         raise ConfigError(f"on_step needs all {len(ids)} prompts at once, not slots={settings.slots}; leave slots out")
     if settings.intervention is not None:
         settings.intervention.begin(contents(reasoner, prompt), settings.num_branches)
-    source = PromptSource(prompt, seed, vision)
     decoder = Decoder(reasoner, settings, len(ids), share_prompt, ids.shape[1], on_step)
     return decoder.rollout([response for group in decoder.run([source]) for response in group])
 
@@ -100,10 +109,26 @@ def generate_each(
 ) -> Iterator[Rollout]:
     """Decode a stream of prompts; see :meth:`futurel1.models.LatentReasoner.generate_each`."""
     if settings.intervention is not None:
-        raise ConfigError("an intervention has to know all prompts beforehand, a stream does not; use generate")
+        for source in sources:  # an intervention has to know all prompts of a queue beforehand
+            yield generate(
+                reasoner, source.prompt, settings, seed=source.seed, share_prompt=share_prompt, vision=source.vision
+            )
+        return
     decoder = Decoder(reasoner, settings, settings.slots or 1, share_prompt)
-    for group in decoder.run(sources):
-        yield decoder.rollout(group)
+    lengths: deque[int] = deque()
+
+    def counted() -> Iterator[PromptSource]:
+        for source in sources:
+            lengths.append(len(source.prompt.input_ids))
+            yield source
+
+    responses: list[Response] = []
+    for group in decoder.run(counted()):
+        responses += group
+        if len(responses) == lengths[0] * settings.num_branches:
+            lengths.popleft()
+            yield decoder.rollout(responses)
+            responses = []
 
 
 @dataclass
@@ -112,11 +137,13 @@ class _Slot:
 
     Attributes:
         number: its number in the queue.
+        name: its sample id; None if it has none.
         responses: G, one per branch.
         going: number of responses that have not ended.
     """
 
     number: int
+    name: str | None
     responses: list[Response]
     going: int
 
@@ -173,6 +200,7 @@ class Decoder:
         self._in_order = True  # whether row r is at place r, for all rows
         self._step = 0
         self._admitted = 0
+        self._given = 0
         self._finished: dict[int, list[Response]] = {}
 
     def rollout(self, responses: Sequence[Response]) -> Rollout:
@@ -187,10 +215,10 @@ class Decoder:
     def run(self, sources: Iterable[PromptSource]) -> Iterator[list[Response]]:
         """The responses of every prompt, in the order of the prompts."""
         waiting = queue(self.reasoner, sources, self.settings.num_branches)
-        more, given = True, 0
+        more = True
         while more or self._used:
             # 1. The next prompts take the free slots, and their rows take the first step.
-            while more and len(self._slots) < self._sizes.slots:
+            while more and self._free_slots:
                 more = self._admit_all(waiting)
                 self._leave()
             # 2. All rows take the next steps.
@@ -198,25 +226,30 @@ class Decoder:
                 self._take_steps()
                 # 3. Rows that are done leave, and slots without rows are free.
                 self._leave()
-            while given in self._finished:
-                yield self._finished.pop(given)
-                given += 1
+            while self._given in self._finished:
+                self._given += 1
+                yield self._finished.pop(self._given - 1)
+
+    @property
+    def _free_slots(self) -> int:
+        """Number of slots that may take a prompt now."""
+        slots = self._sizes.slots
+        return min(slots - len(self._slots), READ_AHEAD * slots - (self._admitted - self._given))
 
     # ------------------------------------------------------------------ steps
 
     def _admit_all(self, waiting: Iterator[QueuedPrompt]) -> bool:
         """Fill the free slots, and let the new rows take their first step; False if no prompt is left."""
-        branches = self.settings.num_branches
+        branches, free = self.settings.num_branches, self._free_slots
         first = len(self._used)
         hidden: list[Tensor] = []
-        while len(self._slots) < self._sizes.slots:
-            prompt = next(waiting, None)
-            if prompt is None:
-                break
+        for prompt in islice(waiting, free):
             place = len(self._slots)
             found = self.runner.admit(prompt, place)
             if not self._admitted:
                 self._start(found)
+                if self.settings.compile:
+                    self.warm_up()
             hidden.append(found)
             self._begin_rows(prompt, place)
         if hidden:
@@ -224,19 +257,44 @@ class Decoder:
             rows = self._rows[first : len(self._used)]
             noise = self._noise(rows, 1)
             self._look([self._advance(rows, embeds, None if noise is None else noise[0])], self._used[first:])
-        return len(self._slots) == self._sizes.slots
+        return len(hidden) == free
 
     def _start(self, hidden: Tensor) -> None:
         """Make the rows, once the dtype and the device of latents are known."""
         settings = self.settings
         latent = self.reasoner.predict_latents(hidden[None])
         self._rows = Rows.empty(self._sizes.all_rows, settings.max_new_tokens, latent)
+        self._rows.place.fill_(self._sizes.all_rows)
         self._eos = torch.tensor(list(settings.eos_token_ids), device=hidden.device)
+
+    def warm_up(self) -> None:
+        """Compile the step for all its sizes, on rows that are not in use; :meth:`run` calls it after the first prompt.
+
+        Buffers of responses then have their full width, because each width would be compiled again. A prompt that is
+        longer than the first one by so much that its columns do not suffice has the step compiled anew when it comes.
+        """
+        buckets, device = self._sizes.buckets(), self._rows.key.device
+        for number, (count, columns) in enumerate(buckets, start=1):
+            began = time.monotonic()
+            self.runner.grow(columns)
+            with self.runner.attention(), self._compiling():
+                for _ in range(1 if device.type == "cpu" else 2):  # the second run of a size records its CUDA graph
+                    torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
+                    noise = latent_noise(
+                        self.settings, self._rows[:count], self._rows.inside[:count], 1, self._rows.latent.shape[-1]
+                    )
+                    self._one_step(self._rows, count, self._sizes.slots, columns, False, noise[0])
+            seconds = time.monotonic() - began
+            if seconds > SECONDS_OF_COMPILING:
+                logger.info(
+                    "decoding: size %d of %d of a step (%d rows, %d columns) is compiled, in %.0f s",
+                    number, len(buckets), count, columns, seconds,
+                )  # fmt: skip
 
     def _begin_rows(self, prompt: QueuedPrompt, place: int) -> None:
         branches, first = self.settings.num_branches, len(self._used)
         in_span = prompt.last_token == self.reasoner.tokens.start_id
-        slot = _Slot(self._admitted, [Response(in_span) for _ in range(branches)], branches)
+        slot = _Slot(self._admitted, prompt.name, [Response(in_span) for _ in range(branches)], branches)
         self._slots.append(slot)
         self._used += [_Row(response, slot, branch, self._step) for branch, response in enumerate(slot.responses)]
         numbers = torch.arange(branches, device=prompt.keys.device)
@@ -329,7 +387,7 @@ class Decoder:
         for step in emitted:
             self._keep_latents(step, used)
         if bool((rows.bad_step != NOT_BAD).any()):
-            self._raise_not_finite(rows)
+            self._raise_not_finite(rows, used)
         if self.settings.stop_strings:
             self._stop_at_strings(rows)
         if self._on_step is not None:
@@ -349,13 +407,15 @@ class Decoder:
             used[place].response.latents.append(latent)
             used[place].response.densities.append(density)
 
-    def _raise_not_finite(self, rows: Rows) -> None:
+    def _raise_not_finite(self, rows: Rows, used: Sequence[_Row]) -> None:
         bad = (rows.bad_step != NOT_BAD).nonzero()[:, 0]
-        place = bad[rows.bad_step[bad].argmin()]
+        place = int(bad[rows.bad_step[bad].argmin()])
         what = "a latent" if bool(rows.bad_latent[place]) else "the logits"
+        name = used[place].slot.name
+        whose = f"row {int(rows.name[place])}" if name is None else f"branch {used[place].branch} of {name}"
         raise DecodingError(
-            f"{what} of row {int(rows.name[place])} at step {int(rows.bad_step[place])} is not finite; check the "
-            "weights, or decode in float32"
+            f"{what} of {whose} at step {int(rows.bad_step[place])} is not finite; check the weights, or decode in "
+            "float32"
         )
 
     def _stop_at_strings(self, rows: Rows) -> None:

@@ -10,7 +10,7 @@ from hashlib import sha256
 import torch
 from torch import Tensor
 
-from futurel1.errors import ConfigError
+from futurel1.errors import BatchError, ConfigError
 from futurel1.models.backbones import Vision, VisualRows
 from futurel1.models.decoding.branching import next_positions, require_left_padding
 from futurel1.models.decoding.protocol import PromptLike, Reasoner
@@ -27,6 +27,7 @@ class QueuedPrompt:
         visual: its DeepStack rows; None without any.
         next_position: position of the first response token.
         last_token: id of its last token.
+        name: its sample id; None if it has none.
         keys: (G,) int64 keys of its branches' random numbers.
     """
 
@@ -35,6 +36,7 @@ class QueuedPrompt:
     visual: VisualRows | None
     next_position: int
     last_token: int
+    name: str | None
     keys: Tensor
 
 
@@ -46,23 +48,30 @@ class PromptSource:
         prompt: B left-padded prompts.
         seed: one seed, or (B,) int64 one per prompt.
         vision: features of their images and videos; None: not computed yet.
+
+    Raises:
+        BatchError: no prompts.
     """
 
     prompt: PromptLike
     seed: int | Tensor = 0
     vision: Vision | None = None
 
+    def __post_init__(self) -> None:
+        if not len(self.prompt.input_ids):
+            raise BatchError("there are no prompts to decode: input_ids are empty")
+
 
 def queue(reasoner: Reasoner, sources: Iterable[PromptSource], branches: int) -> Iterator[QueuedPrompt]:
     """All prompts in order; a batch is read and encoded when its first prompt is asked for.
 
-    Equal prompts with the same seed get different random numbers, as if they were one prompt with more branches.
+    Equal prompts of a source with the same seed get different random numbers, as if they were one prompt with more
+    branches. What other sources are in the queue changes nothing.
 
     Raises:
         BatchError: prompts that are not left-padded or do not match their images.
         ConfigError: a number of seeds that is not the number of prompts.
     """
-    seen: dict[tuple[int, str], int] = {}
     for source in sources:
         prompt, seed = source.prompt, source.seed
         ids, mask = prompt.input_ids, prompt.attention_mask
@@ -73,7 +82,7 @@ def queue(reasoner: Reasoner, sources: Iterable[PromptSource], branches: int) ->
         embeds, visual = reasoner.embed(ids, vision)
         positions = reasoner.backbone.positions(ids, mask, vision)
         after = next_positions(positions, mask).tolist()
-        keys = row_keys(seed, contents(reasoner, prompt), branches, seen).view(len(ids), branches)
+        keys = row_keys(seed, contents(reasoner, prompt), branches).view(len(ids), branches)
         rows = _visual_rows(visual, len(ids))
         for row, start in enumerate((mask == 0).sum(dim=1).tolist()):
             yield QueuedPrompt(
@@ -82,6 +91,7 @@ def queue(reasoner: Reasoner, sources: Iterable[PromptSource], branches: int) ->
                 visual=_without_padding(rows[row], start),
                 next_position=after[row],
                 last_token=int(ids[row, -1]),
+                name=prompt.sample_ids[row] if prompt.sample_ids else None,
                 keys=keys[row].to(ids.device),
             )
 

@@ -120,9 +120,9 @@ class SharedPrompt(Runner):
         return hidden[0, -1]
 
     def _mask_prompts(self) -> None:
-        """Additive mask of the prompts' columns; None if all prompts are equally long."""
+        """Additive mask of the prompts' columns; None if all prompts are equally long and nothing is compiled."""
         columns, count = self.sizes.prompt_columns, self.sizes.prompts(len(self.lengths))
-        if min(self.lengths, default=0) == columns and len(self.lengths) == count:
+        if not self.sizes.compiled and min(self.lengths, default=0) == columns and len(self.lengths) == count:
             self.prompt_bias = None
             return
         dtype, device = self.layers[0].own[0].dtype, self.layers[0].own[0].device

@@ -51,6 +51,15 @@ class Sizes:
             size *= 2
         return min(size, self.max_new_tokens)
 
+    def buckets(self) -> list[tuple[int, int]]:
+        """Rows and columns of every compiled step, the largest ones first, which need the largest buffers."""
+        rows, columns = [self.all_rows], [self.columns(1)]
+        while rows[-1] > 1:
+            rows.append(rows[-1] // 2)
+        while columns[-1] < self.max_new_tokens:
+            columns.append(self.columns(columns[-1] + 1))
+        return [(count, width) for width in reversed(columns) for count in rows]
+
     def see_prompt(self, length: int) -> None:
         """Widen the prompts' columns for a longer prompt."""
         if length > self.prompt_columns:
