@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import random
+import signal
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -73,6 +78,53 @@ def test_a_cluster_gives_the_bytes_of_the_own_loop(
     main(options(world, half, "--shard", "0/2", "--device", "cpu"))
     main(options(world, half, *by_ray(cluster)))
     assert (half / "curated.jsonl").read_bytes() == (own / "curated.jsonl").read_bytes()
+
+
+def actors(cluster: Any) -> list[int]:
+    """Process ids of the actors with a model, on all nodes of this cluster."""
+    raylets = {node.all_processes["raylet"][0].process.pid for node in cluster.list_all_nodes()}
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            if parent in raylets and b"MapWorker" in (folder / "cmdline").read_bytes():
+                found.append(int(folder.name))
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # it has ended
+    return sorted(found)
+
+
+@pytest.mark.campaign
+def test_lost_actors_and_a_lost_node_lose_and_double_nothing(
+    world: Path, own: Path, tmp_path: Path, cluster: Any
+) -> None:
+    file, killed, errors = tmp_path / "out" / "probes-00000-of-00001.jsonl", [], []
+
+    def lose() -> None:
+        """Kill an actor at random after 1, 3 and 5 results, and take the second node away after 7."""
+        draw = random.Random(0)
+        try:
+            for results in (1, 3, 5, 7):
+                deadline = time.monotonic() + 120
+                while not (file.is_file() and file.read_bytes().count(b"\n") >= results and actors(cluster)):
+                    assert time.monotonic() < deadline
+                    time.sleep(0.02)
+                if results == 7:
+                    cluster.remove_node(cluster.second)
+                else:
+                    killed.append(draw.choice(actors(cluster)))
+                    os.kill(killed[-1], signal.SIGKILL)
+        except BaseException as error:
+            errors.append(error)
+
+    losing = threading.Thread(target=lose)
+    losing.start()
+    main(options(world, tmp_path / "out", *by_ray(cluster)))
+    losing.join()
+    assert not errors
+    assert len(killed) == 3
+    assert len(cluster.list_all_nodes()) == 1
+    assert same(tmp_path / "out", own)
 
 
 @pytest.mark.campaign
