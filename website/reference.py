@@ -29,6 +29,8 @@ PACKAGES = (
     "futurel1.metrics",
     "futurel1.metrics.functional",
     "futurel1.curation",
+    "futurel1.engines",
+    "futurel1.endpoints",
     "futurel1.checking",
     "futurel1.planning",
     "futurel1.report",

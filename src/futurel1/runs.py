@@ -52,11 +52,21 @@ def load_reasoner(
     name = ("bfloat16" if place.startswith("cuda") else "float32") if dtype == "auto" else dtype
     if name not in DTYPES:
         raise ConfigError(f"dtype is auto or one of {', '.join(DTYPES)}, got {dtype!r}")
-    start = Start(model) if model == TINY or is_random(model) else find_start("", model)
+    start = model_start(model)
     reasoner = start.load(dtype=DTYPES[name], attn_implementation=attn_implementation)
     if reasoner.processor is None:
         raise ConfigError(f"{model} has no tokenizer; give a folder that has one")
     return reasoner.to(place)
+
+
+def model_start(model: str) -> "Start":
+    """What a model is loaded from, by the name that :func:`load_reasoner` takes.
+
+    Raises:
+        CheckpointError: a damaged checkpoint.
+        MissingFileError: there is no such model.
+    """
+    return Start(model) if model == TINY or is_random(model) else find_start("", model)
 
 
 def export_dtype(hparams: Mapping[str, Any]) -> torch.dtype:

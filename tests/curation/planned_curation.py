@@ -25,6 +25,8 @@ from futurel1.curation import (
 )
 from futurel1.data import PromptBatch, RecordSource, open_records
 from futurel1.data.chat import ChatEncoder
+from futurel1.engines import OwnLoop
+from futurel1.models.transcript import Transcript
 from futurel1.rewards import AccuracyReward
 
 OBSERVED, HINTS = 2, (1, 2, 1, 3)
@@ -68,10 +70,10 @@ class PlannedResponses:
         self.asked: Counter[tuple[str, int]] = Counter()
         self._image_token, self._rollouts, self._wrong, self._fail_after = image_token, rollouts, wrong, fail_after
 
-    def __call__(self, prompts: Iterable[PromptBatch]) -> Iterator[list[str]]:
+    def __call__(self, prompts: Iterable[PromptBatch]) -> Iterator[list[Transcript]]:
         return map(self._answer, prompts)
 
-    def _answer(self, prompt: PromptBatch) -> list[str]:
+    def _answer(self, prompt: PromptBatch) -> list[Transcript]:
         if self._fail_after is not None and len(self.asked) >= self._fail_after:
             raise KeyboardInterrupt
         texts = []
@@ -80,7 +82,12 @@ class PlannedResponses:
             self.asked[name, pictures] += 1
             right = planned(name, self._rollouts)[pictures > OBSERVED]
             texts += [f"<answer>{'B' if place < right else self._wrong}</answer>" for place in range(self._rollouts)]
-        return texts
+        return said(texts)
+
+
+def said(texts: Sequence[str]) -> list[Transcript]:
+    """Responses with these texts."""
+    return [Transcript(text, text, (), len(text), "eos") for text in texts]
 
 
 class Bench:
@@ -97,7 +104,7 @@ class Bench:
         self.respond = self.responses()
 
     def run(self, shard: str = "0/1", *, judge: Any = None, on_error: Any = "skip", **options: Any) -> ProbeTable:
-        prober = Prober(self.respond, self.encoder.pad_token_id, AccuracyReward(judge))
+        prober = Prober(OwnLoop(self.respond, self.encoder), AccuracyReward(judge))
         candidates = CandidateDataset(self.source, self.encoder, on_error=on_error)
         share = Share.parse(shard, {})
         return probe(candidates, prober, self.folder, share, **{"batch_size": 3, **options})

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from planned_curation import OBSERVED, Bench, planned
+from planned_curation import OBSERVED, Bench, planned, said
 from torch import Tensor
 
-from futurel1.curation import Candidate, CandidateDataset, Prober, ProbeResult, SampledResponses, with_hints
+from futurel1.curation import Candidate, CandidateDataset, Prober, ProbeResult, with_hints
 from futurel1.data import (
     Frame,
     PromptBatch,
@@ -29,9 +29,11 @@ from futurel1.data import (
 from futurel1.data.chat import ChatEncoder
 from futurel1.data.collate import Fetched
 from futurel1.data.prompts import PromptCollator
-from futurel1.errors import ConfigError, RecordError
+from futurel1.engines import Decoding, OwnLoop, SampledResponses
+from futurel1.errors import RecordError
 from futurel1.models import LatentReasoner
-from futurel1.rewards import AccuracyReward, Judge, Verdict
+from futurel1.models.transcript import Transcript
+from futurel1.rewards import Judge, Verdict
 from futurel1.rollout import SamplingSettings
 
 
@@ -192,7 +194,7 @@ def test_a_dead_judge_marks_candidates_failed(bench: Callable[..., Bench]) -> No
 
 def test_rollouts_do_not_depend_on_the_batch(clips_world: Path, encoder: ChatEncoder) -> None:
     reasoner = LatentReasoner.from_pretrained("tiny@random")
-    respond = SampledResponses(reasoner, SamplingSettings(max_new_tokens=8, seed=5), rollouts=3)
+    respond = SampledResponses(reasoner, Decoding(SamplingSettings(max_new_tokens=8, seed=5), num_branches=3))
     made = [candidate(clips_world / "train.jsonl", encoder, number) for number in (0, 1, 5)]
     collate = PromptCollator(encoder.pad_token_id)
     for probe in ("base", "hint"):
@@ -200,25 +202,22 @@ def test_rollouts_do_not_depend_on_the_batch(clips_world: Path, encoder: ChatEnc
         (together,) = respond([collate([Fetched(samples, [])])])
         alone = [text for texts in respond(collate([Fetched([sample], [])]) for sample in samples) for text in texts]
         assert together == alone
-        assert len(set(together)) > 3
+        assert len({response.text for response in together}) > 3
         samples = [replace(sample, sample_id=f"other {sample.sample_id}") for sample in samples]
         assert next(respond([collate([Fetched(samples, [])])])) != together
-    with pytest.raises(ConfigError, match="rollouts must be from 1"):
-        SampledResponses(reasoner, SamplingSettings(), rollouts=0)
 
 
 def test_the_prober_keeps_the_order_of_a_batch(records: Path, encoder: ChatEncoder) -> None:
     known = ProbeResult(4, "records.jsonl:5", "no_hints")
     one, two = candidate(records, encoder, 0), candidate(records, encoder, 1)
-    other = replace(known, number=5)
 
-    def respond(prompts: Iterable[PromptBatch]) -> Iterator[list[str]]:
+    def respond(prompts: Iterable[PromptBatch]) -> Iterator[list[Transcript]]:
         ahead = list(prompts)  # a queue reads some batches before it answers the first
-        return (["<answer>B</answer>", "no"] * len(prompt) for prompt in ahead)
+        return (said(["<answer>B</answer>", "no"] * len(prompt)) for prompt in ahead)
 
-    prober = Prober(respond, encoder.pad_token_id, AccuracyReward())
-    batches = [[other], [known, two, known, one], [known], [other], [one], [known]]
-    found = list(prober(batches))
-    assert [[result.number for result in results] for results in found] == [[5], [4, 1, 4, 0], [4], [5], [0], [4]]
-    assert found[4] == [ProbeResult(0, "records.jsonl:1", "probed", hints=1, base=1, hint=1)]
-    assert list(prober([[known]])) == [[known]]
+    prober = Prober(OwnLoop(respond, encoder))
+    blocks = list(prober.run([known, two, known, one], [[0], [0, 1, 2, 3], [0], [2], [3], [0]]))
+    assert [[result.number for result in block] for block in blocks] == [[4], [4, 1, 4, 0], [4], [4], [0], [4]]
+    assert blocks[2] == [known]
+    assert list(prober.run([known], [[0]])) == [[known]]
+    assert blocks[4][0] == ProbeResult(0, "records.jsonl:1", "probed", hints=1, base=1, hint=1)

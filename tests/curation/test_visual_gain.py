@@ -100,6 +100,7 @@ def test_refusals_of_the_command_line(clips_world: Path, tmp_path: Path, capsys:
     assert "no such folder" in refused("--prompts.data_root", str(tmp_path / "gone"))
     assert "outside data_root" in refused("--prompts.data_root", str(tmp_path))
     assert "batch_size is at least 1" in refused("--batch_size", "0")
+    assert "rollouts must be from 1" in refused("--rollouts", "0")
     assert "leave --shard 1/2 out" in refused("--mode", "merge", "--shard", "1/2")
     assert "temperature must be above 0" in refused("--sampling.temperature", "0")
     assert "max_new_tokens must be at least 1" in refused("--sampling.max_new_tokens", "0")

@@ -66,8 +66,8 @@ class JudgeServer(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128
 
-    def __init__(self, respond: Callable[[Request], Reply]) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
+    def __init__(self, respond: Callable[[Request], Reply], port: int = 0) -> None:
+        super().__init__(("127.0.0.1", port), _Handler)
         self.respond = respond
         self.requests: list[Request] = []
         self.most_in_flight = 0
@@ -89,13 +89,16 @@ class _Handler(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True
     server: JudgeServer
 
+    def do_GET(self) -> None:
+        self.do_POST()
+
     def do_POST(self) -> None:
-        raw = self.rfile.read(int(self.headers["Content-Length"]))
+        raw = self.rfile.read(int(self.headers.get("Content-Length", 0))) or b"{}"
         server = self.server
         with server.lock:
             server.in_flight += 1
             server.most_in_flight = max(server.most_in_flight, server.in_flight)
-            key = raw.decode()
+            key = raw.decode() + self.path
             server.attempts[key] += 1
             attempt = server.attempts[key]
             request = Request(json.loads(raw), self.headers["Authorization"], self.path, time.monotonic(), attempt)

@@ -11,7 +11,6 @@ import pytest
 import torch
 import yaml
 from judge_server import Reply, Request, serving
-from rollouts import RIGHT, WRONG, make_inputs, with_latents
 from torch import Tensor
 
 from futurel1.errors import BatchError, ConfigError
@@ -25,6 +24,7 @@ from futurel1.rewards import (
     RewardInputs,
     TemporalDiversityReward,
 )
+from rollouts import RIGHT, WRONG, make_inputs, with_latents
 
 MINE = '''
 import torch

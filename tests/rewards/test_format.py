@@ -4,12 +4,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from rollouts import make_inputs
 from torch import Tensor
 
 from futurel1 import LatentReasoner
 from futurel1.errors import BatchError, ConfigError
 from futurel1.rewards import FormatReward
+from rollouts import make_inputs
 
 L, R, A = "<|latent_start|><|latent|><|latent|><|latent_end|>", "<reason>then</reason>", "<answer>B</answer>"
 

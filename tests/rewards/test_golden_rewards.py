@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 import torch
-from rollouts import golden_inputs
 from torch import Tensor
 
 from futurel1.rewards import CompositeReward
+from rollouts import golden_inputs
 
 # Score of the golden data, our part, and the factor between them.
 COUNTERPARTS = (

@@ -8,12 +8,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rollouts import RIGHT, WRONG, make_inputs, with_latents
 from torch import Tensor
 from torch.nn import functional as F
 
 from futurel1.errors import BatchError, ConfigError
 from futurel1.rewards import CompositeReward, OutcomeContrastiveReward, RewardInputs, TemporalDiversityReward
+from rollouts import RIGHT, WRONG, make_inputs, with_latents
 
 VARIANTS = ("paper", "released")
 

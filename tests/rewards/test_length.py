@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from rollouts import RIGHT, make_inputs
 
 from futurel1.errors import ConfigError
 from futurel1.rewards import LengthPenalty, OverlongPenalty
+from rollouts import RIGHT, make_inputs
 
 
 def test_length_penalties() -> None:

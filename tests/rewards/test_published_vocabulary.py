@@ -1,10 +1,10 @@
 """Rewards of responses as the published tokenizer decodes them: no tag is a token, and characters take several."""
 
 import pytest
-from rollouts import make_inputs
 
 from futurel1.rewards import AccuracyReward, FormatReward
 from futurel1.rewards.repetition import repetition_score
+from rollouts import make_inputs
 
 SPAN = "<|latent_start|><|latent|><|latent|><|latent_end|>"
 RESPONSES = {

@@ -3,10 +3,10 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rollouts import make_inputs
 
 from futurel1.rewards import RepetitionPenalty
 from futurel1.rewards.repetition import repetition_score
+from rollouts import make_inputs
 
 
 def words(number: int, start: int = 0) -> list[str]:

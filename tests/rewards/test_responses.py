@@ -5,11 +5,11 @@ import time
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rollouts import make_inputs
 
 from futurel1.metrics.functional import extract_answer, extract_option, plain_answer
 from futurel1.rewards import AccuracyReward, FormatReward
 from futurel1.rewards.responses import first_answer, normalize_response
+from rollouts import make_inputs
 
 L, R, A = "<|latent_start|><|latent|><|latent|><|latent_end|>", "<reason>then</reason>", "<answer>B</answer>"
 

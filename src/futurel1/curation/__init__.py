@@ -1,6 +1,6 @@
 """Visual-gain curation: keep the records whose future frames help the model to answer (`docs/curation.md`)."""
 
-from futurel1.curation.probes import Candidate, CandidateDataset, Prober, SampledResponses, with_hints
+from futurel1.curation.probes import Candidate, CandidateDataset, Prober, with_hints
 from futurel1.curation.probing import Share, probe
 from futurel1.curation.report import Report
 from futurel1.curation.results import ProbeFolder, ProbeResult, ProbeTable
@@ -17,7 +17,6 @@ __all__ = [
     "Prober",
     "PromptSettings",
     "Report",
-    "SampledResponses",
     "Selection",
     "Share",
     "Thresholds",

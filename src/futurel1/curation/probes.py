@@ -3,33 +3,27 @@
 from __future__ import annotations
 
 import re
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.utils.data import Dataset
 
-from futurel1.curation.results import MAX_ROLLOUTS, ProbeResult
-from futurel1.data import Frame, PromptBatch, RecordSource, Sample, parse_record
-from futurel1.data.chat import ChatEncoder
-from futurel1.data.collate import Fetched, OnError
-from futurel1.data.encoded import EncodedSample
-from futurel1.data.prompts import PromptCollator, parse_prompt
-from futurel1.errors import ConfigError, FutureL1Error
-from futurel1.models import LatentReasoner
-from futurel1.models.decoding import PromptSource
-from futurel1.models.transcript import transcripts
+from futurel1.curation.results import ProbeResult
+from futurel1.data import Frame, RecordSource, Sample, parse_record
+from futurel1.data.collate import OnError
+from futurel1.data.prompts import parse_prompt
+from futurel1.engines import Answers, Block, Engine, Unanswered
+from futurel1.engines.base import Prompt, PromptEncoder
+from futurel1.errors import FutureL1Error, RecordError
+from futurel1.models.transcript import Transcript
 from futurel1.rewards import AccuracyReward, RewardInputs
-from futurel1.rollout import SamplingSettings
 
-__all__ = ["Candidate", "CandidateDataset", "Prober", "Respond", "SampledResponses", "with_hints"]
+__all__ = ["Candidate", "CandidateDataset", "Prober", "with_hints"]
 
-Respond = Callable[[Iterable[PromptBatch]], Iterator[list[str]]]
-"""Answers each of the B prompts of a batch G times, batch after batch; yields B * G texts, with those of a prompt next
-to each other. It may read some batches ahead."""
-
+Responses = tuple[Transcript, ...]
 _LABEL = re.compile(r"(?:^|\n)\s*frame_(\d+)\s*$")
 
 
@@ -50,8 +44,8 @@ class Candidate:
     hints: int
     question: str
     answer: str
-    base: EncodedSample
-    hint: EncodedSample
+    base: Prompt
+    hint: Prompt
 
 
 def with_hints(prompt: Sample, hints: Sequence[Frame]) -> Sample:
@@ -83,18 +77,30 @@ def with_hints(prompt: Sample, hints: Sequence[Frame]) -> Sample:
     return replace(prompt, turns=(*prompt.turns[:turn], shown, *prompt.turns[turn + 1 :]))
 
 
+@dataclass(frozen=True)
+class _Named:
+    """What is left of a prompt in the items of its block."""
+
+    sample_id: str
+
+
 class CandidateDataset(Dataset[Candidate | ProbeResult]):
     """Candidates by record number, or final results for records that need no probe.
 
     Args:
         source: the records, as stored.
-        encoder: turns prompts into tensors.
+        encoder: makes the prompts that the engine takes.
         data_root: if given, media outside this folder are refused.
         on_error: ``raise``: a record that cannot be read stops the run; ``skip``: it gives a result ``skipped``.
     """
 
     def __init__(
-        self, source: RecordSource, encoder: ChatEncoder, *, data_root: Path | None = None, on_error: OnError = "raise"
+        self,
+        source: RecordSource,
+        encoder: PromptEncoder[Any],
+        *,
+        data_root: Path | None = None,
+        on_error: OnError = "raise",
     ) -> None:
         self.source = source
         self.encoder = encoder
@@ -126,86 +132,68 @@ class CandidateDataset(Dataset[Candidate | ProbeResult]):
         )
 
 
-class SampledResponses:
-    """Samples responses of a reasoner; they depend on the seed and the record, but not on the batch or the shard.
-
-    The two prompts of a record share a name and thus their random numbers, which removes noise from the gain.
-
-    Args:
-        reasoner: any model that :meth:`LatentReasoner.from_pretrained` loads.
-        sampling: how responses are sampled.
-        rollouts: responses per prompt.
-        slots: prompts that are decoded at once, unless `sampling` has a number.
-
-    Raises:
-        ConfigError: `rollouts` is below 1 or above `MAX_ROLLOUTS`.
-    """
-
-    def __init__(
-        self, reasoner: LatentReasoner, sampling: SamplingSettings, *, rollouts: int = 8, slots: int = 4
-    ) -> None:
-        if not 1 <= rollouts <= MAX_ROLLOUTS:
-            raise ConfigError(f"rollouts must be from 1 to {MAX_ROLLOUTS}, got {rollouts}")
-        self.reasoner = reasoner
-        self.sampling = sampling
-        self.rollouts = rollouts
-        self.slots = slots
-
-    def __call__(self, prompts: Iterable[PromptBatch]) -> Iterator[list[str]]:
-        """Answer every prompt `rollouts` times; all of them wait in one queue."""
-        sources = (PromptSource(prompt.to(self.reasoner.device), self.sampling.seed) for prompt in prompts)
-        settings = {**self.sampling.arguments(), "slots": self.sampling.slots or self.slots}
-        for rollout in self.reasoner.generate_each(sources, num_branches=self.rollouts, do_sample=True, **settings):
-            yield [text.text for text in transcripts(rollout, self.reasoner.tokenizer)]
-
-
 class Prober:
     """Probes candidates and counts correct responses.
 
     Args:
-        respond: answers prompts.
-        pad_token_id: id that fills the padding of prompts.
+        engine: answers prompts.
         reward: 1 for a correct response, NaN without a verdict.
+        on_error: ``raise``: a prompt that the engine refuses stops the run; ``skip``: it gives a result ``skipped``.
     """
 
-    def __init__(self, respond: Respond, pad_token_id: int, reward: AccuracyReward | None = None) -> None:
-        self._respond = respond
-        self._collate = PromptCollator(pad_token_id)
+    def __init__(
+        self, engine: Engine[Any], reward: AccuracyReward | None = None, *, on_error: OnError = "raise"
+    ) -> None:
+        self._engine = engine
         self._reward = reward or AccuracyReward()
+        self._on_error = on_error
 
-    def __call__(self, batches: Iterable[Sequence[Candidate | ProbeResult]]) -> Iterator[list[ProbeResult]]:
-        """Probe a stream of batches.
+    def run(
+        self, candidates: Any, numbers: Iterable[Sequence[int]], *, num_workers: int = 0
+    ) -> Iterator[list[ProbeResult]]:
+        """Probe blocks of candidates.
 
         Args:
-            batches: candidates, and results that need no probe.
+            candidates: candidates by number, and results that need no probe.
+            numbers: the numbers of each block.
+            num_workers: processes that decode video.
 
         Yields:
-            For each batch, one result for each of its items, in the same order.
+            The results of each block, in the order of its numbers.
 
         Raises:
-            JudgeError: the endpoint refuses the calls, or too many of them fail.
+            EndpointError: a judge or a server refuses the calls, or too many of them fail.
+            RecordError: the engine refuses a prompt, and `on_error` is ``raise``.
         """
-        waiting: deque[Sequence[Candidate | ProbeResult]] = deque()
+        for items, rounds in self._engine.run(candidates, numbers, _as_block, num_workers=num_workers):
+            found = iter(self._results([item for item in items if isinstance(item, Candidate)], rounds))
+            yield [next(found) if isinstance(item, Candidate) else item for item in items]
 
-        def prompts() -> Iterator[PromptBatch]:
-            for batch in batches:
-                waiting.append(batch)
-                candidates = [item for item in batch if isinstance(item, Candidate)]
-                if candidates:
-                    yield self._collate([Fetched([candidate.base for candidate in candidates], [])])
-                    yield self._collate([Fetched([candidate.hint for candidate in candidates], [])])
+    def _results(self, candidates: Sequence[Candidate], rounds: Sequence[Sequence[Answers]]) -> list[ProbeResult]:
+        """Count what is right in the answers to both probes of each candidate."""
+        results: list[ProbeResult | None] = []
+        answered: list[tuple[Candidate, Responses, Responses]] = []
+        for candidate, base, hint in zip(candidates, *rounds, strict=True):
+            if isinstance(base, Unanswered) or isinstance(hint, Unanswered):
+                results.append(self._unanswered(candidate, base if isinstance(base, Unanswered) else hint))
+            else:
+                results.append(None)
+                answered.append((candidate, base, hint))
+        counted = iter(self._counted(answered) if answered else ())
+        return [next(counted) if result is None else result for result in results]
 
-        texts = self._respond(prompts())
-        for base in texts:
-            while not any(isinstance(item, Candidate) for item in waiting[0]):
-                yield _known(waiting.popleft())
-            yield self._results(waiting.popleft(), [*base, *next(texts)])
-        yield from map(_known, waiting)
+    def _unanswered(self, candidate: Candidate, why: Any) -> ProbeResult:
+        if why.refused and self._on_error == "raise":
+            raise RecordError(f"{why.reason} Or leave such records out by prompts.on_error skip")
+        status: Any = "skipped" if why.refused else "failed"
+        hints = 0 if why.refused else candidate.hints
+        return ProbeResult(candidate.number, candidate.base.sample_id, status, hints, reason=why.reason)
 
-    def _results(self, batch: Sequence[Candidate | ProbeResult], texts: Sequence[str]) -> list[ProbeResult]:
-        """Results of a batch, given the texts of all its base prompts and then of all its hint prompts."""
-        candidates = [item for item in batch if isinstance(item, Candidate)]
-        rollouts = len(texts) // (2 * len(candidates))
+    def _counted(self, answered: Sequence[tuple[Candidate, Responses, Responses]]) -> list[ProbeResult]:
+        candidates = [candidate for candidate, _, _ in answered]
+        rollouts = len(answered[0][1])
+        probes = [base for _, base, _ in answered] + [hint for _, _, hint in answered]
+        texts = [response.text for responses in probes for response in responses]
         asked = [candidate for _ in range(2) for candidate in candidates for _ in range(rollouts)]
         scores = self._reward(
             RewardInputs(
@@ -225,10 +213,17 @@ class Prober:
                 reason = f"no verdict on {missing} of {2 * rollouts} responses"
                 result = replace(result, status="failed", base=0, hint=0, reason=reason)
             results.append(result)
-        found = iter(results)
-        return [next(found) if isinstance(item, Candidate) else item for item in batch]
+        return results
 
 
-def _known(batch: Sequence[Candidate | ProbeResult]) -> list[ProbeResult]:
-    """Results that need no probe."""
-    return [item for item in batch if isinstance(item, ProbeResult)]
+def _as_block(items: list[Candidate | ProbeResult]) -> Block[Any]:
+    """A block whose prompts without hints are decoded together, and then those with hints."""
+    candidates = [item for item in items if isinstance(item, Candidate)]
+    rounds = (tuple(each.base for each in candidates), tuple(each.hint for each in candidates))
+    shown = [
+        replace(item, base=_Named(item.base.sample_id), hint=_Named(item.hint.sample_id))
+        if isinstance(item, Candidate)
+        else item
+        for item in items
+    ]
+    return Block(shown, rounds)

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from futurel1.curation.probes import CandidateDataset, Prober
 from futurel1.curation.results import ProbeFolder, ProbeTable
-from futurel1.data.fetching import fetch
 from futurel1.errors import ConfigError
 from futurel1.launch import Launch
 from futurel1.progress import record_progress
@@ -78,10 +77,10 @@ def probe(
     with folder.shard_file(share.index, share.count) as stream:
         table = folder.table()
         numbers = table.todo(share.index, share.count, block=batch_size, retry_failed=retry_failed)
-        batches = fetch(candidates, _blocks(numbers, batch_size), list, num_workers=num_workers)
+        blocks = prober.run(candidates, _blocks(numbers, batch_size), num_workers=num_workers)
         with record_progress(disable=Launch.detect().local_rank != 0) as bar:
             line = bar.add_task(f"probing {share.index}/{share.count}", total=len(numbers))
-            for results in prober(batches):
+            for results in blocks:
                 for place, result in enumerate(results):
                     results[place] = replace(result, attempt=int(table.attempt[result.number]) + 1)
                     if result.reason:

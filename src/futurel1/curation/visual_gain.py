@@ -7,36 +7,32 @@ import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
-
-import torch
+from typing import Any, Literal
 
 from futurel1.curation.curated import write_curated
-from futurel1.curation.probes import CandidateDataset, Prober, SampledResponses
+from futurel1.curation.probes import CandidateDataset, Prober
 from futurel1.curation.probing import Share, probe
 from futurel1.curation.report import Report, require_matplotlib
-from futurel1.curation.results import ProbeFolder
+from futurel1.curation.results import MAX_ROLLOUTS, ProbeFolder
 from futurel1.curation.selection import Thresholds, select
 from futurel1.data import RecordSource, open_records
 from futurel1.data.chat import ChatEncoder
 from futurel1.data.collate import OnError
-from futurel1.data.records import check_outside
-from futurel1.data.remote import media_folder
-from futurel1.errors import ConfigError
+from futurel1.engines import Decoding, Engine, EngineSettings, OwnLoop, SampledResponses
+from futurel1.errors import ConfigError, MissingFileError
 from futurel1.files import replacing, write_whole
 from futurel1.leftovers import remove_leftovers
-from futurel1.models import LatentReasoner
+from futurel1.models import load_processor
 from futurel1.rewards import AccuracyReward, Judge
 from futurel1.rewards.judge_replies import READING
 from futurel1.rewards.repetition import REPETITION_LIMIT
 from futurel1.rollout import SamplingSettings
-from futurel1.runs import Dtype, load_reasoner
+from futurel1.runs import Dtype, load_reasoner, model_start
 
 __all__ = ["Curation", "PromptSettings", "choose", "curate"]
 
 logger = logging.getLogger(__name__)
 CURATED, REPORT, PICTURE = "curated.jsonl", "report.txt", "report.png"
-_BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 @dataclass(frozen=True)
@@ -62,14 +58,18 @@ class PromptSettings:
     num_workers: int = 2
 
     def __post_init__(self) -> None:
-        media_folder("data_root", self.data_root)
+        if self.data_root is not None and not Path(self.data_root).is_dir():
+            raise MissingFileError(f"data_root {self.data_root}: no such folder; name the folder that holds the media")
         if self.num_workers < 0:
             raise ConfigError(f"num_workers is at least 0, got {self.num_workers}")
 
-    def candidates(self, source: RecordSource, processor: Any) -> CandidateDataset:
-        """Dataset of the records as candidates."""
-        encoder = ChatEncoder(processor, system_prompt=self.system_prompt, max_length=self.max_length)
-        root = media_folder("data_root", self.data_root)
+    def encoder(self, processor: Any) -> ChatEncoder:
+        """The encoder of the prompts."""
+        return ChatEncoder(processor, system_prompt=self.system_prompt, max_length=self.max_length)
+
+    def candidates(self, source: RecordSource, encoder: Any) -> CandidateDataset:
+        """Dataset of the records as candidates, whose prompts the encoder of an engine makes."""
+        root = None if self.data_root is None else Path(self.data_root)
         return CandidateDataset(source, encoder, data_root=root, on_error=self.on_error)
 
 
@@ -107,6 +107,7 @@ def curate(
     out: str = "runs/curated",
     *,
     model: str = "tiny",
+    engine: EngineSettings | None = None,
     rollouts: int = 8,
     sampling: SamplingSettings = SamplingSettings(),  # noqa: B008 (frozen)
     thresholds: Thresholds = Thresholds(),  # noqa: B008 (frozen)
@@ -121,14 +122,14 @@ def curate(
 ) -> Curation:
     """Choose the records whose future frames help a model to answer.
 
-    Every record with hint frames is asked twice, several times each: with its observed frames, and with its hint frames
-    added. Results are appended to OUT line by line; a call that was killed continues where it stopped. When no
-    candidate is left, the chosen records are written to curated.jsonl, and the counts to report.txt and report.png.
+    Each record with hints is asked several times with its observed frames, and with its hint frames added. Results are
+    appended to OUT line by line, and a killed call goes on. The last call writes curated.jsonl and report.txt, .png.
 
     Args:
-        records: Training records: file, folder, pattern, address or list of them (.json, .jsonl, .parquet, .arrow).
+        records: Training records: file, folder or list of them (.json, .jsonl, .parquet, .arrow).
         out: Folder of the results; shared by all shards.
         model: Any reasoner or stock model: run folder, a checkpoint of one, checkpoint folder, hub name or tiny.
+        engine: What answers instead of this process: Server (no latents; `model` gives the tokenizer) or Ray.
         rollouts: Responses per probe.
         sampling: How responses are sampled.
         thresholds: Which candidates are chosen.
@@ -136,8 +137,7 @@ def curate(
         judge: Judge of answers that differ from the right one; null: they are wrong.
         repetition_limit: Share of repetition above which a response is wrong; 1: no response is.
         mode: probe: what is left; retry: also what failed or was skipped; merge: probe nothing, only choose again.
-        shard: Part of the records to probe, as i/n with i from 0 to n - 1. The processes of torchrun, srun or mpirun
-            share that part.
+        shard: Part i/n of the records to probe, i from 0 to n - 1. The processes of torchrun, srun or mpirun share it.
         batch_size: Candidates that are encoded and decoded at once; the same for all shards.
         dtype: Dtype of the weights; auto is bfloat16 on a GPU and float32 on a CPU.
         device: cpu, cuda or auto.
@@ -145,7 +145,7 @@ def curate(
     Raises:
         ConfigError: Invalid settings, or settings that differ from those of the results in OUT.
         MissingFileError: No such records or model.
-        RecordError: A record that cannot be used.
+        RecordError, EndpointError: A record that cannot be used; a server or judge that fails.
     """
     share, reward = _share(mode, shard, batch_size), AccuracyReward(judge, repetition_limit)
     source, folder = _open(records, out)
@@ -153,13 +153,13 @@ def curate(
     if mode == "merge":
         _check_records(source, folder)
     else:
-        reasoner = load_reasoner(model, dtype=dtype, device=device)
-        respond = SampledResponses(reasoner, sampling, rollouts=rollouts, slots=batch_size)
-        candidates = prompts.candidates(source, respond.reasoner.processor)
-        prober = Prober(respond, candidates.encoder.pad_token_id, reward)
-        folder.settle(_settings(source, candidates.encoder, respond, reward))
-        loading = {"batch_size": batch_size, "num_workers": prompts.num_workers}
-        probe(candidates, prober, folder, share, **loading, retry_failed=mode == "retry")
+        decoding = Decoding(sampling, rollouts)
+        used, asked = _engine(engine, model, prompts, decoding, batch_size, dtype=dtype, device=device)
+        with used:
+            folder.settle({"records": _contents(source), **used.settings(), **asked, **_reward_settings(reward)})
+            candidates = prompts.candidates(source, used.encoder)
+            prober, loading = Prober(used, reward, on_error=prompts.on_error), {"num_workers": prompts.num_workers}
+            probe(candidates, prober, folder, share, batch_size=batch_size, retry_failed=mode == "retry", **loading)
     left = folder.table().num_open
     report = None if left and mode != "merge" else choose(source, folder, thresholds)
     return Curation(folder.path, share, len(source), left, report)
@@ -207,7 +207,12 @@ def _share(mode: str, shard: str, batch_size: int) -> Share:
 def _open(records: str | list[str], out: str) -> tuple[RecordSource, ProbeFolder]:
     """Open the records and the results folder, which must lie outside a folder of records, or it would be read too."""
     require_matplotlib()
-    check_outside(records, out)
+    target = Path(out).resolve()
+    for given in [records] if isinstance(records, str) else records:
+        if Path(given).is_dir() and target.is_relative_to(Path(given).resolve()):
+            raise ConfigError(
+                f"--out {out} lies in {given}, and what is written there would be read as records; choose another one"
+            )
     source = open_records(records)
     return source, ProbeFolder(out, source.id, len(source))
 
@@ -217,61 +222,48 @@ def _check_records(source: RecordSource, folder: ProbeFolder) -> None:
         raise ConfigError(f"{folder.path} holds probes of other records, or they have changed since; give those")
 
 
-def _settings(
-    source: RecordSource, encoder: ChatEncoder, respond: SampledResponses, reward: AccuracyReward
-) -> dict[str, Any]:
-    """All settings that determine the results of a probe."""
-    reasoner, sampling, judge = respond.reasoner, respond.sampling, reward.judge
-    images = reasoner.processor.image_processor.to_json_string()
+def _engine(
+    chosen: EngineSettings | None, model: str, prompts: PromptSettings, decoding: Decoding, slots: int, **loading: Any
+) -> tuple[Engine[Any], dict[str, Any]]:
+    """What answers the probes, and the settings of prompts and sampling that determine their results."""
+    if not 1 <= decoding.num_branches <= MAX_ROLLOUTS:
+        raise ConfigError(f"rollouts must be from 1 to {MAX_ROLLOUTS}, got {decoding.num_branches}")
+    if chosen is None:
+        reasoner = load_reasoner(model, **loading)
+        encoder = prompts.encoder(reasoner.processor)
+        respond = SampledResponses(reasoner, decoding, slots=slots)
+        return OwnLoop(respond, encoder), _prompt_settings(encoder, decoding)
+    processor = load_processor(model_start(model).folder)
+    if processor is None:
+        raise ConfigError(f"{model} has no tokenizer; give a folder that has one")
+    encoder = prompts.encoder(processor)
+    return chosen.engine(model, encoder, decoding), _prompt_settings(encoder, decoding)
+
+
+def _prompt_settings(encoder: ChatEncoder, decoding: Decoding) -> dict[str, Any]:
+    images = encoder.processor.image_processor.to_json_string()
     return {
-        "records": _contents(source),
-        "model": _fingerprint(reasoner),
-        "latents": [str(sampling.budget() or reasoner.settings.budget()), reasoner.settings.force_initial_latent_mode],
         "images": hashlib.sha256(images.encode()).hexdigest(),
         "system_prompt": encoder.system_prompt,
         "max_length": encoder.max_length,
-        "rollouts": respond.rollouts,
-        **{name: getattr(sampling, name) for name in ("max_new_tokens", "temperature", "top_p", "seed")},
-        "judge": None if judge is None else _judge_settings(judge),
-        "repetition_limit": reward.repetition_limit,
+        "rollouts": decoding.num_branches,
+        **{name: getattr(decoding.sampling, name) for name in ("max_new_tokens", "temperature", "top_p", "seed")},
     }
 
 
 def _contents(source: RecordSource) -> list[list[str]]:
-    """Name and digest of every record file, because record numbers mean nothing without them.
-
-    Of a remote file that is its store's digest or time, so that no process reads it again.
-    """
+    """Name and digest of every record file, because record numbers mean nothing without them."""
     found = []
     for file in source.files:
-        if file.url is not None and file.version:
-            found.append([file.url, f"{file.size} {file.version}"])
-        else:
-            found.append([file.path.name, file.using(_sha256)])
+        with file.open("rb") as stream:
+            found.append([file.name, hashlib.file_digest(stream, "sha256").hexdigest()])
     return found
 
 
-def _sha256(stream: BinaryIO) -> str:
-    digest = hashlib.sha256()
-    while chunk := stream.read(2**20):
-        digest.update(chunk)
-    return digest.hexdigest()
-
-
-def _fingerprint(reasoner: LatentReasoner) -> str:
-    """Digest of the weights in memory, whatever their source: hashes integer sums of their bits along both axes."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(reasoner.state_dict().items()):
-        bits = tensor.detach().contiguous().view(_BITS[tensor.element_size()])
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        table = bits.flatten(1) if bits.ndim > 1 else bits.reshape(1, -1)
-        for side in (0, 1):
-            digest.update(table.sum(side, dtype=torch.int64).cpu().numpy().tobytes())
-    return digest.hexdigest()
-
-
-def _judge_settings(judge: Judge) -> dict[str, Any]:
-    """Settings that determine a judge's verdicts; not its address or concurrency."""
-    settings = vars(judge.request)
-    prompt = judge.system_texts["answer"]
-    return {**json.loads(json.dumps(settings, default=str)), "prompt": prompt, "reading": READING}
+def _reward_settings(reward: AccuracyReward) -> dict[str, Any]:
+    """Settings that determine what counts as right; not the address or concurrency of a judge."""
+    judge, found = reward.judge, None
+    if judge is not None:
+        settings = json.loads(json.dumps(vars(judge.request), default=str))
+        found = {**settings, "prompt": judge.system_texts["answer"], "reading": READING}
+    return {"judge": found, "repetition_limit": reward.repetition_limit}

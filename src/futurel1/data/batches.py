@@ -119,6 +119,8 @@ class PromptBatch(_Batch):
         sources: per row, the files and embedded images that its frames come from; empty when the batch was made by
             hand.
         info: per row, what a metric, a reward or a writer needs to know; empty when the batch was made by hand.
+        responses: responses of an engine that answered while the batch was loaded
+            (:class:`~futurel1.engines.answered.Responses`); T is 0 then. None: nobody answered yet.
     """
 
     input_ids: Tensor
@@ -132,6 +134,7 @@ class PromptBatch(_Batch):
     skipped: tuple[SkippedRecord, ...] = ()
     sources: tuple[tuple[str, ...], ...] = ()
     info: tuple[PromptInfo, ...] = ()
+    responses: Any = None
 
     def __post_init__(self) -> None:
         if self.input_ids.shape != self.attention_mask.shape or self.input_ids.dim() != 2:

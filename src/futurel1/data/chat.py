@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from PIL import Image
@@ -28,6 +28,7 @@ from futurel1.models import IGNORE, LATENT_TOKENS, LatentTokens
 
 __all__ = ["ENCODING", "ChatEncoder"]
 
+T = TypeVar("T")
 Patches = tuple[Tensor, Tensor]
 """Unscaled pixel levels of a picture as (P, D) patches, and its (1, 3) grid."""
 _IMAGE, _HEADER = re.escape(IMAGE_PAD), re.escape(ASSISTANT_HEADER)
@@ -129,7 +130,7 @@ class ChatEncoder:
         with self._media(sample) as media:
             number = len(sample.observed)
             frames = [*sample.observed, *sample.hints]
-            makers = [*self._observers(sample), *([self._hint_patches] * len(sample.hints))]
+            makers = [*self._observers(sample, self._patches_of), *([self._hint_patches] * len(sample.hints))]
             made = media.pictures(frames, makers)
             hints = made[number:]
             counts = [self._latents_of(patches) for patches in hints]
@@ -152,13 +153,44 @@ class ChatEncoder:
             MediaError: an image or video that cannot be read.
             MissingFileError: an image or video that is not there.
         """
-        prompt = replace(sample, turns=sample.turns[: first_response(sample)], answer=None)
+        prompt = _prompt_of(sample)
         text = self.layout.text(prompt, ()) + ASSISTANT_HEADER
         with self._media(prompt) as media:
-            observed = media.pictures(prompt.observed, self._observers(prompt))
+            observed = media.pictures(prompt.observed, self._observers(prompt, self._patches_of))
             encoded = self._encode(prompt, text, observed, media)
         encoded = replace(encoded, sources=media_sources(prompt), info=prompt.info)
         return self._with_keys(encoded, prompt)
+
+    def convert_pictures(
+        self, sample: Sample, convert: Callable[[Frame, Image.Image], T]
+    ) -> tuple[Sample, list[T], list[int]]:
+        """Read the pictures of a prompt for a model that encodes them elsewhere.
+
+        Args:
+            sample: the record.
+            convert: called with each observed frame and its upright RGB picture, at full size.
+
+        Returns:
+            The sample before its first response, the converted pictures, and the tokens of each.
+
+        Raises:
+            RecordError: the pictures alone have more than `max_length` tokens.
+            MediaError: an image or video that cannot be read.
+            MissingFileError: an image or video that is not there.
+        """
+        prompt, tokens = _prompt_of(sample), dict[int, int]()
+        with self._media(prompt) as media:
+            made = media.pictures(prompt.observed, self._observers(prompt, convert, tokens))
+        return prompt, made, [tokens[place] for place in range(len(made))]
+
+    def check_length(self, sample: Sample, tokens: int) -> None:
+        """Refuse a sample of too many tokens.
+
+        Raises:
+            RecordTooLongError: more than `max_length`.
+        """
+        if tokens > self.max_length:
+            raise self._too_long(sample, str(tokens))
 
     def _encode(self, sample: Sample, text: str, observed: Sequence[Patches], media: RecordMedia) -> EncodedSample:
         """Token ids and visual inputs of a conversation, without labels and hints."""
@@ -183,8 +215,7 @@ class ChatEncoder:
             else:
                 pieces.append(torch.tensor(self.processor.tokenizer(piece)["input_ids"], dtype=torch.int64))
         ids = torch.cat(pieces)
-        if len(ids) > self.max_length:
-            raise self._too_long(sample, str(len(ids)))
+        self.check_length(sample, len(ids))
         video_pixels, video_grid = (
             torch.cat([clip[name] for clip in clips]) if clips else None
             for name in ("pixel_values_videos", "video_grid_thw")
@@ -243,19 +274,27 @@ class ChatEncoder:
 
     # ------------------------------------------------------------------ pictures
 
-    def _observers(self, sample: Sample) -> list[Callable[[Image.Image], Patches]]:
-        """Return one function per observed frame that makes its patches; it raises once they exceed `max_length`."""
-        tokens: dict[int, int] = {}
+    def _observers(
+        self, sample: Sample, convert: Callable[[Frame, Image.Image], T], counted: dict[int, int] | None = None
+    ) -> list[Callable[[Image.Image], T]]:
+        """Return one function per observed frame that converts it; it raises once they exceed `max_length`.
 
-        def observe(place: int, picture: Image.Image) -> Patches:
+        Their tokens are put into `counted` by the place of the frame.
+        """
+        tokens = {} if counted is None else counted
+
+        def observe(place: int, picture: Image.Image) -> T:
             check_aspect(sample.observed[place].path, picture.height, picture.width)
             tokens[place] = self._image_tokens(picture.height, picture.width)
             total = sum(tokens.values())
             if total > self.max_length:
                 raise self._too_long(sample, f"{total} and more")
-            return self._patches(picture)
+            return convert(sample.observed[place], picture)
 
         return [partial(observe, place) for place in range(len(sample.observed))]
+
+    def _patches_of(self, _: Frame, picture: Image.Image) -> Patches:
+        return self._patches(picture)
 
     def _patches(self, picture: Image.Image, **options: bool) -> Patches:
         """(P, D) patches of one picture as 8-bit pixel levels, and its (1, 3) grid."""
@@ -357,6 +396,10 @@ def _check_settings(
     check_backend(video_backend)
     if sampling.num_frames is not None and sampling.num_frames < 2:
         raise ConfigError(f"video_num_frames must be at least 2, got {sampling.num_frames}")
+
+
+def _prompt_of(sample: Sample) -> Sample:
+    return replace(sample, turns=sample.turns[: first_response(sample)], answer=None)
 
 
 def _fields_of(sample: Sample) -> str:

@@ -34,7 +34,7 @@ def fetch(
         FutureL1Error: `dataset` or `collate` raised it; it is raised here when its batch is due.
     """
     loader: DataLoader[Any] = DataLoader(
-        _Batches(dataset, collate),
+        Batches(dataset, collate),
         sampler=batches,
         batch_size=None,
         num_workers=num_workers,
@@ -51,8 +51,13 @@ def fetch(
         yield batch
 
 
-class _Batches(Dataset[Any]):
-    """Batches by their record numbers; a library error is returned in place of its batch."""
+class Batches(Dataset[Any]):
+    """Batches by their record numbers; a library error is returned in place of its batch.
+
+    Args:
+        dataset: items by number, or lists of them (`__getitems__`).
+        collate: makes a batch of a list of items.
+    """
 
     def __init__(self, dataset: Dataset[Any], collate: Collate) -> None:
         self.dataset = dataset

@@ -4,7 +4,7 @@ import logging
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from typing import Literal, TypedDict
+from typing import Any, Literal, TypedDict
 
 import torch
 
@@ -16,6 +16,7 @@ from futurel1.data.prompts import PromptCollator, PromptDataset, parse_prompt
 from futurel1.data.remote import media_folder
 from futurel1.data.video import VideoBackend
 from futurel1.datamodules.base import RecordDataModule
+from futurel1.engines import Engine, answered_batch, prompt_block
 from futurel1.errors import ConfigError, RecordError
 
 __all__ = ["BasePromptDataModule", "PromptDataModule", "PromptLoader"]
@@ -53,6 +54,7 @@ class PromptLoader:
         world_size: number of processes.
         num_workers: processes that decode and encode.
         report: called with the records that a batch left out.
+        engine: answers the prompts while they are loaded; None: whoever gets a batch decodes it.
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class PromptLoader:
         world_size: int = 1,
         num_workers: int = 0,
         report: Callable[[tuple[SkippedRecord, ...]], None] = lambda skipped: None,
+        engine: Engine[Any] | None = None,
     ) -> None:
         self.dataset = dataset
         self.numbers = list(numbers)[rank::world_size]
@@ -73,6 +76,7 @@ class PromptLoader:
         self._whole = len(self.numbers) == len(dataset)
         self._num_workers = num_workers
         self._report = report
+        self._engine = engine
 
     @property
     def batch_size(self) -> int:
@@ -82,17 +86,21 @@ class PromptLoader:
     def __len__(self) -> int:
         return self._length
 
-    def __iter__(self) -> Iterator[PromptBatch]:
+    def _batches(self) -> Iterator[PromptBatch]:
         starts = range(0, len(self.numbers), self._batch_size)
-        batches: Iterator[PromptBatch] = fetch(
-            self.dataset,
-            [self.numbers[start : start + self._batch_size] for start in starts],
-            PromptCollator(self.dataset.encoder.pad_token_id),
-            num_workers=self._num_workers,
-            pin_memory=torch.cuda.is_available(),
-        )
+        numbers = [self.numbers[start : start + self._batch_size] for start in starts]
+        if self._engine is None:
+            collate = PromptCollator(self.dataset.encoder.pad_token_id)
+            pin_memory = torch.cuda.is_available()
+            yield from fetch(self.dataset, numbers, collate, num_workers=self._num_workers, pin_memory=pin_memory)
+            return
+        with self._engine as engine:
+            for batch, [answers] in engine.run(self.dataset, numbers, prompt_block, num_workers=self._num_workers):
+                yield answered_batch(batch, answers, self.dataset.on_error)
+
+    def __iter__(self) -> Iterator[PromptBatch]:
         usable = False
-        for batch in batches:
+        for batch in self._batches():
             if batch.skipped:
                 self._report(batch.skipped)
             if len(batch):
@@ -141,6 +149,7 @@ class BasePromptDataModule(RecordDataModule):
         self._num_workers = num_workers
         self._encoder_options = encoder_options
         self._encoder: ChatEncoder | None = None
+        self._engine: Engine[Any] | None = None
         self._datasets: dict[PromptStage, PromptDataset] = {}
 
     @abstractmethod
@@ -158,7 +167,10 @@ class BasePromptDataModule(RecordDataModule):
     def dataset(self, stage: PromptStage) -> PromptDataset:
         """The prompts of a stage, including those in `skip_ids`."""
         if stage not in self._datasets:
-            self._datasets[stage] = PromptDataset(self.open_source(stage), self.encoder, on_error=self._on_error)
+            make_engine = getattr(self.trainer and self.trainer.lightning_module, "make_engine", None)
+            self._engine = make_engine(self.encoder) if make_engine else None
+            encoder: Any = self.encoder if self._engine is None else self._engine.encoder
+            self._datasets[stage] = PromptDataset(self.open_source(stage), encoder, on_error=self._on_error)
         return self._datasets[stage]
 
     def skip_finished(self, ids: Iterable[str]) -> None:
@@ -191,6 +203,7 @@ class BasePromptDataModule(RecordDataModule):
             world_size=1 if trainer is None else trainer.world_size,
             num_workers=self._num_workers,
             report=self.report_skipped,
+            engine=self._engine,
         )
 
     def test_dataloader(self) -> LookAhead[PromptBatch]:

@@ -70,6 +70,20 @@ def load_processor(path: str | Path) -> Any:
     return processor
 
 
+def stored_tokenizer(path: str | Path) -> Any:
+    """The tokenizer of a checkpoint as it is stored: latent tokens are registered only if the checkpoint has them.
+
+    Args:
+        path: as for :func:`load_processor`.
+
+    Raises:
+        MissingFileError: no such checkpoint.
+        CheckpointError: files that cannot be read.
+    """
+    processor = RandomBackbone.parse(path).processor() if is_random(path) else _stock_processor(checkpoint_folder(path))
+    return processor.tokenizer
+
+
 def _stock_processor(folder: Path) -> Any:
     """A processor of `transformers`; classes that a checkpoint brings itself are never imported."""
     from transformers import AutoProcessor

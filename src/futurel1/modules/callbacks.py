@@ -100,7 +100,10 @@ class JSONLinesWriter(BasePredictionWriter):
         data = trainer.datamodule
         files = [(file.place, file.size, file.version) for file in data.dataset("predict").source.files]
         settings: dict[str, Any] = {"records": files}
+        engine = getattr(module, "engine", None)
         for name, value in module.hparams.items():
+            if name == "engine":  # its address and limits do not change predictions
+                value = engine and engine.identity()
             parts = {f".{key}": of for key, of in value.items()} if isinstance(value, dict) else {"": value}
             settings |= {f"model.{name}{key}": of for key, of in parts.items()}
         for name, value in data.hparams.items():

@@ -14,7 +14,9 @@ import torch
 from torch import nn
 
 from futurel1.data import LookAhead, PromptBatch
+from futurel1.data.chat import ChatEncoder
 from futurel1.data.samples import PromptInfo
+from futurel1.engines import Decoding, Engine, EngineSettings
 from futurel1.errors import BatchError, ConfigError
 from futurel1.files import write_whole
 from futurel1.full_disk import told_when_full
@@ -74,6 +76,8 @@ class LatentPredictor(LazyReasonerModule):
         save_latents: save the latents fed to the first branch of every prompt to `latents.safetensors` in the run
             folder when a test or prediction ends; ranks above 0 write `latents-rank1.safetensors` and so on. Until then
             `latents.parts` contains one file per batch, so a killed prediction loses none when it continues.
+        engine: what answers in the place of this process: :class:`~futurel1.engines.Server`, for a model without
+            latents; then only the processor of `backbone` or `init_from` is loaded.
 
     Raises:
         ConfigError: settings that contradict each other.
@@ -98,14 +102,17 @@ class LatentPredictor(LazyReasonerModule):
         intervention: Intervention = "none",
         latent_bank: str | None = None,
         save_latents: bool = False,
+        engine: EngineSettings | None = None,
     ) -> None:
         super().__init__()
         backbone = self.take(backbone)
-        self.save_hyperparameters(ignore=["latent_policy", "judge"])
+        self.save_hyperparameters(ignore=["latent_policy", "judge", "engine"])
         latent_policy = object_of(LatentPolicy, "latent_policy", latent_policy)
         judge = object_of(Judge, "judge", judge)
+        self.engine: EngineSettings | None = object_of(EngineSettings, "engine", engine)
         keep_recipe(self.hparams, "latent_policy", latent_policy)
         keep_recipe(self.hparams, "judge", judge)
+        keep_recipe(self.hparams, "engine", self.engine)
         self.sampling = settings_of(self.hparams, "sampling", sampling, SamplingSettings)
         if dtype not in DTYPES:
             raise ConfigError(f"dtype must be one of {sorted(DTYPES)}, got {dtype!r}")
@@ -121,6 +128,11 @@ class LatentPredictor(LazyReasonerModule):
                 f"latents.safetensors, written with save_latents); got intervention={intervention!r} and "
                 f"latent_bank={latent_bank!r}"
             )
+        if self.engine is not None and (latent_policy or intervention != "none" or save_latents):
+            raise ConfigError(
+                "latent_policy, intervention and save_latents need the model in this process: leave them out, or engine"
+            )
+        self._clock = time.perf_counter()
         self.policy = latent_policy or DeterministicLatents()
         self._begin_queue(None, 0)
         self.scorer = SCORERS[benchmark](judge, voted=num_branches > 1)
@@ -134,8 +146,8 @@ class LatentPredictor(LazyReasonerModule):
         return load_processor(find_start(self.hparams["backbone"], self.hparams["init_from"]).folder)
 
     def configure_model(self) -> None:
-        """Load the model once."""
-        if hasattr(self, "reasoner"):
+        """Load the model once, unless an engine has it."""
+        if hasattr(self, "reasoner") or self.engine is not None:
             return
         path = self.hparams["latent_bank"]
         bank = None if path is None else LatentBank.load(path)
@@ -151,10 +163,28 @@ class LatentPredictor(LazyReasonerModule):
             bank.require_width(self.reasoner.hidden_size)
         self.metrics["usage"] = LatentUsage(self.reasoner.tokens, splits=self.scorer.splits)
 
+    def make_engine(self, encoder: ChatEncoder) -> Engine[Any] | None:
+        """What answers while prompts are loaded; None if this module decodes.
+
+        Args:
+            encoder: the encoder of the data module.
+        """
+        if self.engine is None:
+            return None
+        hparams = self.hparams
+        decoding = Decoding(self.sampling, hparams["num_branches"], hparams["do_sample"])
+        return self.engine.engine(hparams["init_from"] or hparams["backbone"], encoder, decoding)
+
     # ------------------------------------------------------------------ steps
 
-    def decode(self, batch: PromptBatch) -> tuple[Rollout, list[Transcript], float]:
-        """Decode a batch, and begin with the next ones; returns the rollout, N transcripts and the seconds it took."""
+    def decode(self, batch: PromptBatch) -> tuple[Rollout | None, list[Transcript], float]:
+        """Decode a batch, and begin with the next ones; returns the rollout, N transcripts and the seconds it took.
+
+        A batch that an engine has answered has no rollout, and took the time since the one before.
+        """
+        if batch.responses is not None:
+            before, self._clock = self._clock, time.perf_counter()
+            return None, batch.responses.flat(), self._clock - before
         began = time.perf_counter()
         rollout = self._rollout(batch)
         if self.device.type == "cuda":
@@ -215,7 +245,8 @@ class LatentPredictor(LazyReasonerModule):
     def predict_step(self, batch: PromptBatch, batch_idx: int) -> list[dict[str, Any]]:
         """Decode and describe every prompt of a batch."""
         rollout, texts, seconds = self.decode(batch)
-        self._keep_latents(batch, rollout)
+        if rollout is not None:
+            self._keep_latents(batch, rollout)
         return self._records(batch, texts, seconds)[0]
 
     def _records(
@@ -260,16 +291,18 @@ class LatentPredictor(LazyReasonerModule):
             for file in stale:
                 file.unlink()
         self.scorer.begin()
+        self._clock = time.perf_counter()
 
     def test_step(self, batch: PromptBatch, batch_idx: int) -> None:
         """Decode, score and write every prompt of a batch; a judge scores only at the end."""
         rollout, texts, seconds = self.decode(batch)
-        self._keep_latents(batch, rollout)
         records, winners = self._records(batch, texts, seconds)
         infos = batch.info or (PromptInfo(),) * len(batch)
         throughput: Any = self.metrics["throughput"]
         throughput.update([record["tokens"] for record in records], seconds)
-        self._update_usage(rollout, infos)
+        if rollout is not None:
+            self._keep_latents(batch, rollout)
+            self._update_usage(rollout, infos)
         self.scorer.score(dict(self.metrics.items()), records, winners, infos)
         self._write_samples(records, "a" if batch_idx else "w")
 

@@ -13,10 +13,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from futurel1.rewards.chat_client import ChatClient, EndpointSettings, excerpt, require_packages, run_to_end
+from futurel1.endpoints import (
+    CallFailure,
+    ChatClient,
+    EndpointSettings,
+    FailureLimit,
+    RecentCalls,
+    excerpt,
+    require_packages,
+    run_to_end,
+)
 from futurel1.rewards.judge_prompts import AnswerItem, RequestSettings, ResponseItem, candidate_texts, system_text
 from futurel1.rewards.judge_replies import VerdictKind, VerdictValue, read_verdict
-from futurel1.rewards.judge_stats import CallFailure, FailureLimit, JudgeError, JudgeStats, RecentCalls
+from futurel1.rewards.judge_stats import JudgeError, JudgeStats
 from futurel1.rewards.verdict_cache import VerdictCache, request_digest
 
 if TYPE_CHECKING:
@@ -134,7 +143,7 @@ class Judge:
         self.progress = progress
         self._stats = JudgeStats()
         self._recent = RecentCalls(limit)
-        self._client = ChatClient(self.endpoint, model, self._stats)
+        self._client = ChatClient(self.endpoint, model, self._stats, asked="judge", error=JudgeError)
 
     def __repr__(self) -> str:
         return f"Judge(base_url={self.endpoint.base_url!r}, model={self.request.model!r})"

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
-from futurel1.errors import FutureL1Error
+from futurel1.endpoints.failures import ReplyError
 
 __all__ = [
     "READING",
@@ -92,10 +92,6 @@ _AROUND_A_VERDICT = {
 _FEWEST_ECHOED_WORDS = 2
 _ECHOED_WORDS = 4
 """With this many words in common with the beginning of the candidate's text, a reply is quoting the candidate."""
-
-
-class ReplyError(FutureL1Error, ValueError):
-    """A judge's reply holds no verdict."""
 
 
 def read_verdict(kind: VerdictKind, body: str, *candidate: str) -> tuple[VerdictValue, str]:

@@ -15,9 +15,8 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
+from futurel1.endpoints.failures import CallCounts, CallFailure, EndpointError, ReplyError
 from futurel1.errors import ConfigError
-from futurel1.rewards.judge_replies import ReplyError
-from futurel1.rewards.judge_stats import CallFailure, JudgeError, JudgeStats
 
 if TYPE_CHECKING:
     import httpx
@@ -87,8 +86,8 @@ class EndpointSettings:
         key = os.environ.get(self.api_key_env, "").strip()
         if not key:
             raise ConfigError(
-                f"the environment variable {self.api_key_env} with the judge's key is not set or empty; set it, name "
-                "another one in api_key_env, or set api_key_env to null for an endpoint without keys"
+                f"the environment variable {self.api_key_env} with the key of {self.base_url} is not set or empty; set "
+                "it, name another one in api_key_env, or set api_key_env to null for an endpoint without keys"
             )
         # HTTP libraries quote a header that they cannot send, including the key.
         if not (key.isascii() and key.isprintable()) or " " in key:
@@ -108,22 +107,33 @@ class ChatClient:
     """Sends requests to an endpoint until it gives a readable reply.
 
     Requests that time out, lose their connection, or get 408, 429, 5xx or an unreadable reply are repeated with
-    exponential back-off and full jitter; `Retry-After` is honoured. Any other status raises `JudgeError`, because every
-    further call would get it too.
+    exponential back-off and full jitter; `Retry-After` is honoured. Any other status raises `error`.
 
     Args:
         endpoint: address of the endpoint, and limits of its requests.
         model: the model's name, for messages.
-        stats: object that counts requests and retries.
+        counts: object that counts requests and retries.
+        asked: what the endpoint is, for messages.
+        error: class of the error that a refusal raises.
 
     Raises:
         ConfigError: the endpoint's key is not set.
     """
 
-    def __init__(self, endpoint: EndpointSettings, model: str, stats: JudgeStats) -> None:
+    def __init__(
+        self,
+        endpoint: EndpointSettings,
+        model: str,
+        counts: CallCounts,
+        *,
+        asked: str = "endpoint",
+        error: type[EndpointError] = EndpointError,
+    ) -> None:
         self.endpoint = endpoint
         self.model = model
-        self._stats = stats
+        self._counts = counts
+        self._asked = asked
+        self._error = error
         # A separate generator: jitter must not advance the global one, which seeded training uses.
         self._jitter = random.Random()
         endpoint.api_key()
@@ -138,20 +148,12 @@ class ChatClient:
             ask: coroutine function that asks about the item with a number, in a session.
             progress: show a progress bar.
         """
-        import httpx
         from rich.console import Console
         from rich.progress import Progress
 
         # A call keeps its place while it waits for a retry. So a busy or dead endpoint slows the whole list down, and
         # its failures show after `max_attempts` requests instead of after one attempt for every item.
-        limit = self.endpoint.concurrency
-        places = asyncio.Semaphore(limit)
-        session = httpx.AsyncClient(
-            auth=self._authorize,
-            headers={"Content-Type": "application/json"},
-            limits=httpx.Limits(max_connections=limit, max_keepalive_connections=limit),
-            timeout=None,  # `_post` limits the whole request; httpx would limit each read
-        )
+        places = asyncio.Semaphore(self.endpoint.concurrency)
         bar = Progress(console=Console(stderr=True), disable=not progress)
         line = bar.add_task(f"asking {self.model}", total=count)
 
@@ -162,29 +164,50 @@ class ChatClient:
 
         with bar:
             try:
-                async with session, asyncio.TaskGroup() as group:
+                async with self.session() as session, asyncio.TaskGroup() as group:
                     for number in range(count):
                         group.create_task(ask_one(number))
             except ExceptionGroup as errors:
                 # Each item fails in its own task; the first error is the one that cancelled the others.
                 raise errors.exceptions[0] from None
 
+    def session(self) -> httpx.AsyncClient:
+        """A client with room for `concurrency` requests at once, for the event loop that runs."""
+        import httpx
+
+        limit = self.endpoint.concurrency
+        return httpx.AsyncClient(
+            auth=self._authorize,
+            headers={"Content-Type": "application/json"},
+            limits=httpx.Limits(max_connections=limit, max_keepalive_connections=limit),
+            timeout=None,  # `_send` limits the whole request; httpx would limit each read
+        )
+
     async def ask(
-        self, session: httpx.AsyncClient, body: bytes, read: Callable[[str], _Result], label: str
+        self,
+        session: httpx.AsyncClient,
+        body: bytes | None,
+        read: Callable[[str], _Result],
+        label: str,
+        *,
+        path: str = "/chat/completions",
+        within_s: float | None = None,
     ) -> tuple[_Result | CallFailure, int]:
         """Ask until a reply can be read or no attempt is left.
 
         Args:
-            session: open connections, from :meth:`ask_all`.
-            body: the request.
+            session: open connections, from :meth:`session`.
+            body: the request; None: a GET without one.
             read: reads the body of a response; raises `ReplyError` if it cannot.
             label: names the item in messages.
+            path: what is asked, behind `base_url`; with ``..`` first: beside its last part.
+            within_s: attempts go on for so many seconds, whatever their number; None: `max_attempts` of them.
 
         Returns:
             What `read` returned, or why the last attempt failed; and the number of requests sent.
 
         Raises:
-            JudgeError: the endpoint refuses the call.
+            EndpointError: the endpoint refuses the call; of the class that the client was given.
         """
         import tenacity
 
@@ -192,11 +215,13 @@ class ChatClient:
 
         def before_sleep(state: tenacity.RetryCallState) -> None:
             error = _failure(state)
-            self._stats.retries[error.category] += 1
-            logger.debug("judge, %s: %s; attempt %d follows", label, error, state.attempt_number + 1)
+            self._counts.retries[error.category] += 1
+            logger.debug("%s, %s: %s; attempt %d follows", self._asked, label, error, state.attempt_number + 1)
 
         retrying = tenacity.AsyncRetrying(
-            stop=tenacity.stop_after_attempt(self.endpoint.max_attempts),
+            stop=tenacity.stop_after_attempt(self.endpoint.max_attempts)
+            if within_s is None
+            else tenacity.stop_after_delay(within_s),
             wait=self._wait,
             retry=tenacity.retry_if_exception(self._may_pass),
             before_sleep=before_sleep,
@@ -206,23 +231,24 @@ class ChatClient:
             async for attempt in retrying:
                 with attempt:
                     attempts += 1
-                    result = await self._post(session, body, read, label)
+                    result = await self._send(session, body, read, label, path)
         except AttemptError as error:
-            logger.warning("judge, %s: no verdict after %d attempts (%s)", label, attempts, error)
+            logger.warning("%s, %s: nothing readable after %d attempts (%s)", self._asked, label, attempts, error)
             return CallFailure(error.category, str(error)), attempts
         return result, attempts
 
-    async def _post(
-        self, session: httpx.AsyncClient, body: bytes, read: Callable[[str], _Result], label: str
+    async def _send(
+        self, session: httpx.AsyncClient, body: bytes | None, read: Callable[[str], _Result], label: str, path: str
     ) -> _Result:
         """Send one request and read its response."""
         import httpx
 
-        self._stats.requests += 1
+        self._counts.requests += 1
         base_url, timeout_s = self.endpoint.base_url, self.endpoint.timeout_s
+        url = f"{base_url.rpartition('/')[0]}{path.removeprefix('..')}" if path.startswith("..") else base_url + path
         try:
             async with asyncio.timeout(timeout_s):
-                response = await session.post(f"{base_url}/chat/completions", content=body)
+                response = await session.request("GET" if body is None else "POST", url, content=body)
         except (TimeoutError, httpx.TimeoutException):
             raise AttemptError("timeout", f"no reply within {timeout_s:g} s") from None
         except httpx.RequestError as error:
@@ -234,9 +260,11 @@ class ChatClient:
             wait_s = retry_after_s(response.headers.get("Retry-After"))
             raise AttemptError(f"HTTP {status}", f"Retry-After {wait_s:g} s; {quoted}" if wait_s else quoted, wait_s)
         if status >= 300:
-            raise JudgeError(
-                f"the judge at {base_url} answered HTTP {status} to {label}: {quoted}. {self._remedy(status)}"
+            refusal = self._error(
+                f"the {self._asked} at {base_url} answered HTTP {status} to {label}: {quoted}. {self._remedy(status)}"
             )
+            refusal.status = status
+            raise refusal
         try:
             return read(text)
         except ReplyError as error:
@@ -275,7 +303,9 @@ def require_packages() -> None:
         import httpx  # noqa: F401
         import tenacity  # noqa: F401
     except ImportError as error:
-        raise ConfigError(f"the judge needs the package {error.name}: pip install httpx tenacity") from error
+        raise ConfigError(
+            f"requests to an endpoint need the package {error.name}: pip install httpx tenacity"
+        ) from error
 
 
 def run_to_end(coroutine: Coroutine[Any, Any, _Result]) -> _Result:

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from judge_server import KEY, Reply, Request, answer, is_right, make_judge, response, serving, tell_truth
 
+from futurel1.endpoints.chat_client import AttemptError, retry_after_s
 from futurel1.errors import ConfigError
 from futurel1.rewards import Judge, JudgeError
-from futurel1.rewards.chat_client import AttemptError, retry_after_s
 
 
 @pytest.mark.parametrize(
