@@ -7,7 +7,7 @@ import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 from futurel1.curation.curated import write_curated
 from futurel1.curation.probes import CandidateDataset, Prober
@@ -18,8 +18,10 @@ from futurel1.curation.selection import Thresholds, select
 from futurel1.data import RecordSource, open_records
 from futurel1.data.chat import ChatEncoder
 from futurel1.data.collate import OnError
+from futurel1.data.records import check_outside
+from futurel1.data.remote import media_folder
 from futurel1.engines import Decoding, Engine, EngineSettings, OwnLoop, SampledResponses
-from futurel1.errors import ConfigError, MissingFileError
+from futurel1.errors import ConfigError
 from futurel1.files import replacing, write_whole
 from futurel1.leftovers import remove_leftovers
 from futurel1.models import load_processor
@@ -58,8 +60,7 @@ class PromptSettings:
     num_workers: int = 2
 
     def __post_init__(self) -> None:
-        if self.data_root is not None and not Path(self.data_root).is_dir():
-            raise MissingFileError(f"data_root {self.data_root}: no such folder; name the folder that holds the media")
+        media_folder("data_root", self.data_root)
         if self.num_workers < 0:
             raise ConfigError(f"num_workers is at least 0, got {self.num_workers}")
 
@@ -69,7 +70,7 @@ class PromptSettings:
 
     def candidates(self, source: RecordSource, encoder: Any) -> CandidateDataset:
         """Dataset of the records as candidates, whose prompts the encoder of an engine makes."""
-        root = None if self.data_root is None else Path(self.data_root)
+        root = media_folder("data_root", self.data_root)
         return CandidateDataset(source, encoder, data_root=root, on_error=self.on_error)
 
 
@@ -126,7 +127,7 @@ def curate(
     appended to OUT line by line, and a killed call goes on. The last call writes curated.jsonl and report.txt, .png.
 
     Args:
-        records: Training records: file, folder or list of them (.json, .jsonl, .parquet, .arrow).
+        records: Training records: file, folder, pattern, address or list of them (.json, .jsonl, .parquet, .arrow).
         out: Folder of the results; shared by all shards.
         model: Any reasoner or stock model: run folder, a checkpoint of one, checkpoint folder, hub name or tiny.
         engine: What answers instead of this process: Server (no latents; `model` gives the tokenizer) or Ray.
@@ -207,12 +208,7 @@ def _share(mode: str, shard: str, batch_size: int) -> Share:
 def _open(records: str | list[str], out: str) -> tuple[RecordSource, ProbeFolder]:
     """Open the records and the results folder, which must lie outside a folder of records, or it would be read too."""
     require_matplotlib()
-    target = Path(out).resolve()
-    for given in [records] if isinstance(records, str) else records:
-        if Path(given).is_dir() and target.is_relative_to(Path(given).resolve()):
-            raise ConfigError(
-                f"--out {out} lies in {given}, and what is written there would be read as records; choose another one"
-            )
+    check_outside(records, out)
     source = open_records(records)
     return source, ProbeFolder(out, source.id, len(source))
 
@@ -252,12 +248,24 @@ def _prompt_settings(encoder: ChatEncoder, decoding: Decoding) -> dict[str, Any]
 
 
 def _contents(source: RecordSource) -> list[list[str]]:
-    """Name and digest of every record file, because record numbers mean nothing without them."""
+    """Name and digest of every record file, because record numbers mean nothing without them.
+
+    Of a remote file that is its store's digest or time, so that no process reads it again.
+    """
     found = []
     for file in source.files:
-        with file.open("rb") as stream:
-            found.append([file.name, hashlib.file_digest(stream, "sha256").hexdigest()])
+        if file.url is not None and file.version:
+            found.append([file.url, f"{file.size} {file.version}"])
+        else:
+            found.append([file.path.name, file.using(_sha256)])
     return found
+
+
+def _sha256(stream: BinaryIO) -> str:
+    digest = hashlib.sha256()
+    while chunk := stream.read(2**20):
+        digest.update(chunk)
+    return digest.hexdigest()
 
 
 def _reward_settings(reward: AccuracyReward) -> dict[str, Any]:
