@@ -147,13 +147,17 @@ class BasePromptDataModule(RecordDataModule):
         """The encoder of prompts, made on first use with `processor` or the model's own processor."""
         if self._encoder is None:
             processor = self.find_processor(self._processor)
-            self._encoder = ChatEncoder(processor, **self._encoder_options)
+            hints = None if self.trainer is None else getattr(self.trainer.lightning_module, "hint_options", None)
+            self._encoder = ChatEncoder(processor, **self._encoder_options, **(hints or {}))
         return self._encoder
 
     def dataset(self, stage: PromptStage) -> PromptDataset:
         """The prompts of a stage, including those in `skip_ids`."""
         if stage not in self._datasets:
-            self._datasets[stage] = PromptDataset(self.open_source(stage), self.encoder, on_error=self._on_error)
+            dataset = PromptDataset(self.open_source(stage), self.encoder, on_error=self._on_error)
+            dataset.future = None if self.trainer is None else getattr(self.trainer.lightning_module, "future", None)
+            dataset.data_root = existing_folder("data_root", self.hparams.get("data_root"))
+            self._datasets[stage] = dataset
         return self._datasets[stage]
 
     def skip_finished(self, ids: Iterable[str]) -> None:
