@@ -1,4 +1,4 @@
-"""Intervals over seeds and the paired bootstrap, against closed forms."""
+"""Intervals over seeds, against closed forms."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from experiments.miniature.statistics import T_975, paired_bootstrap, seed_mean
+from experiments.miniature.statistics import T_975, seed_mean
 
 
 def test_interval_over_seeds_is_students() -> None:
@@ -34,52 +34,3 @@ def test_quantiles_are_students() -> None:
 
 def test_one_seed_has_no_interval() -> None:
     assert seed_mean([50.0]).half is None
-
-
-def test_bootstrap_interval_is_that_of_a_mean() -> None:
-    rng = np.random.default_rng(3)
-    first, second = rng.random((1, 2000)) < 0.7, rng.random((1, 2000)) < 0.66
-    gain = first[0].astype(float) - second[0]
-    error = gain.std() / math.sqrt(gain.size)
-    found = paired_bootstrap(first, second)
-    assert found.value == pytest.approx(gain.mean())
-    assert found.low == pytest.approx(gain.mean() - 1.96 * error, abs=0.05 * error)
-    assert found.high == pytest.approx(gain.mean() + 1.96 * error, abs=0.05 * error)
-    z = gain.mean() / error
-    assert found.p == pytest.approx(math.erfc(abs(z) / math.sqrt(2)), abs=0.01)
-
-
-def test_bootstrap_is_paired() -> None:
-    """Questions are hard or easy for both: the pairing takes that out, so a constant gain has no spread."""
-    hard = np.random.default_rng(0).random(300)
-    found = paired_bootstrap([hard + 0.25], [hard])
-    assert found.low == pytest.approx(0.25)
-    assert found.high == pytest.approx(0.25)
-    assert found.p == pytest.approx(2 / 10_001)
-
-
-def test_bootstrap_averages_seeds_first() -> None:
-    first = [[1, 0, 1, 1], [1, 0, 0, 1], [1, 0, 1, 1]]
-    mean = [[1, 0, 2 / 3, 1]]
-    second = [[0, 0, 1, 1]]
-    assert paired_bootstrap(first, second) == paired_bootstrap(mean, second)
-    back = paired_bootstrap(second, first)
-    assert back.value == pytest.approx(-paired_bootstrap(first, second).value)
-
-
-def test_bootstrap_of_equal_rows_says_so() -> None:
-    row = [[1, 0, 1], [0, 0, 1], [1, 1, 0]]
-    found = paired_bootstrap(row, row)
-    assert (found.value, found.low, found.high, found.p) == (0.0, 0.0, 0.0, 1.0)
-
-
-def test_bootstrap_is_the_same_every_time() -> None:
-    first, second = [[1, 0, 1, 0, 1, 1]], [[0, 0, 1, 1, 1, 0]]
-    assert paired_bootstrap(first, second) == paired_bootstrap(first, second)
-    assert paired_bootstrap(first, second, seed=1).value == paired_bootstrap(first, second).value
-
-
-@pytest.mark.parametrize(("first", "second"), [([[1, 0]], [[1]]), ([1, 0], [1, 0]), (np.zeros((0, 2)), [[1, 0]])])
-def test_bootstrap_refuses_other_shapes(first: object, second: object) -> None:
-    with pytest.raises(ValueError, match="same questions"):
-        paired_bootstrap(first, second)  # type: ignore[arg-type]

@@ -381,8 +381,12 @@ def targets(reasoner: LatentReasoner, records: Path, prompt: Path) -> list[torch
 
 @pytest.mark.parametrize(
     ("batch_size", "latents"),
-    [(3, {}), (8, {"max_latent_tokens": 1, "fixed_latent_budget": True, "max_hint_tokens": 4})],
-    ids=["one_per_token", "pooled"],
+    [
+        (3, {}),
+        (8, {"max_latent_tokens": 1, "fixed_latent_budget": True, "max_hint_tokens": 4}),
+        (8, {"max_latent_tokens": 1, "fixed_latent_budget": True, "max_hint_tokens": 2}),
+    ],
+    ids=["one_per_token", "pooled", "pooled_from_fewer"],
 )
 def test_oracle_feeds_the_targets_of_supervised_training(
     world: Path, tmp_path: Path, opening: str, batch_size: int, latents: dict[str, Any]

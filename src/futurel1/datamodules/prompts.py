@@ -5,7 +5,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Literal, TypedDict
+from typing import Any, Literal, TypedDict
 
 import torch
 
@@ -146,18 +146,16 @@ class BasePromptDataModule(RecordDataModule):
     def encoder(self) -> ChatEncoder:
         """The encoder of prompts, made on first use with `processor` or the model's own processor."""
         if self._encoder is None:
-            processor = self.find_processor(self._processor)
-            hints = None if self.trainer is None else getattr(self.trainer.lightning_module, "hint_options", None)
-            self._encoder = ChatEncoder(processor, **self._encoder_options, **(hints or {}))
+            self._encoder = self._make_encoder()
         return self._encoder
+
+    def _make_encoder(self, **more: Any) -> ChatEncoder:
+        return ChatEncoder(self.find_processor(self._processor), **self._encoder_options, **more)
 
     def dataset(self, stage: PromptStage) -> PromptDataset:
         """The prompts of a stage, including those in `skip_ids`."""
         if stage not in self._datasets:
-            dataset = PromptDataset(self.open_source(stage), self.encoder, on_error=self._on_error)
-            dataset.future = None if self.trainer is None else getattr(self.trainer.lightning_module, "future", None)
-            dataset.data_root = existing_folder("data_root", self.hparams.get("data_root"))
-            self._datasets[stage] = dataset
+            self._datasets[stage] = PromptDataset(self.open_source(stage), self.encoder, on_error=self._on_error)
         return self._datasets[stage]
 
     def skip_finished(self, ids: Iterable[str]) -> None:
@@ -182,6 +180,7 @@ class BasePromptDataModule(RecordDataModule):
                 )
             numbers = [number for name, number in by_id.items() if name not in self.skip_ids]
         trainer = self.trainer
+        self._add_future(dataset)
         return PromptLoader(
             dataset,
             numbers,
@@ -191,6 +190,17 @@ class BasePromptDataModule(RecordDataModule):
             num_workers=self._num_workers,
             report=self.report_skipped,
         )
+
+    def _add_future(self, dataset: PromptDataset) -> None:
+        """Let prompts carry the frames that the model's intervention feeds, see `LatentPredictor`.
+
+        How these are encoded is known once the model is loaded, which it is when loaders are made.
+        """
+        module: Any = None if self.trainer is None else self.trainer.lightning_module
+        dataset.future = getattr(module, "future", None)
+        if dataset.future is not None:
+            dataset.encoder = self._make_encoder(**module.reasoner.settings.hint_options())
+            dataset.data_root = existing_folder("data_root", self.hparams.get("data_root"))
 
     def test_dataloader(self) -> PromptLoader:
         """Prompts for `futurel1 test`."""

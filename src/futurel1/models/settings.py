@@ -74,13 +74,24 @@ class LatentSettings:
             hparams: hyper-parameters of the training module; those that are missing or None change nothing.
         """
         given = {setting: hparams.get(name) for setting, name in HYPER_PARAMETERS.items()}
-        return replace(self, **{setting: value for setting, value in given.items() if value is not None})
+        found = {setting: value for setting, value in given.items() if value is not None}
+        if "fixed_latent_budget" in found and "max_hint_tokens" in hparams:
+            found["max_hint_tokens"] = hparams["max_hint_tokens"]  # None is a setting, not the lack of one
+        return replace(self, **found)
 
     def write_config(self, config: Any) -> None:
         """Write the settings into a stock configuration as extra keys."""
         for name, value in vars(self).items():
             setattr(config, CONFIG_KEYS.get(name, name), value)
         config.use_projection_head = self.projection_head_type != "none"
+
+    def hint_options(self) -> dict[str, Any]:
+        """Arguments of :class:`~futurel1.data.chat.ChatEncoder` that encode future frames as in training."""
+        return {
+            "max_latent_tokens": self.max_latent_tokens,
+            "fixed_latents": self.fixed_latent_budget,
+            "max_hint_tokens": self.max_hint_tokens if self.fixed_latent_budget else None,
+        }
 
     def budget(self) -> SpanBudget:
         """How many latents a span may hold while decoding."""

@@ -154,16 +154,6 @@ class LatentPredictor(LazyReasonerModule):
         futures: dict[str, Future] = {"oracle": "true", "swap": "counterfactual"}
         return futures.get(self.hparams["intervention"])
 
-    @property
-    def hint_options(self) -> dict[str, Any]:
-        """Arguments of the encoder that decide how future frames are encoded: those of the checkpoint's training."""
-        settings = self.reasoner.settings
-        return {
-            "max_latent_tokens": settings.max_latent_tokens,
-            "fixed_latents": settings.fixed_latent_budget,
-            "max_hint_tokens": settings.max_hint_tokens,
-        }
-
     # ------------------------------------------------------------------ steps
 
     def decode(self, batch: PromptBatch) -> tuple[Rollout, list[Transcript], float]:

@@ -164,4 +164,8 @@ def _forked_record(episode: EventEpisode, other: EventEpisode) -> dict[str, Any]
     counterfactual = {
         "video": video_of(other.id), "reasoning_image": list(other.asked.hints), "answer": other.options[other.answer],
     }  # fmt: skip
-    return {**episode.record(video_of(episode.id)), "counterfactual": counterfactual}
+    record = {**episode.record(video_of(episode.id)), "counterfactual": counterfactual}
+    if episode.asked.kind in ("zone", "event"):
+        places = episode.states.positions[list(episode.asked.hints), episode.asked.target]
+        record["future_positions"] = places.round(4).tolist()
+    return record
