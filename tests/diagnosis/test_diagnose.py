@@ -30,7 +30,10 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_world(world, train=0, test=2, kinds=("zone",), size=64, progress=False)
     write_opening(folder / "huggingface")
     (world / "prompt.txt").write_text("Think.")
-    settings = {"val": str(world / "test.jsonl"), "system_prompt": str(world / "prompt.txt"), "batch_size": 8}
+    settings = {
+        "val": str(world / "test.jsonl"), "system_prompt": str(world / "prompt.txt"), "batch_size": 8,
+        "data_root": str(world),
+    }  # fmt: skip
     (folder / "config.yaml").write_text(json.dumps({"data": {"init_args": settings}}))
     return folder
 

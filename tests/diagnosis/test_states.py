@@ -108,9 +108,9 @@ def test_a_text_only_model_without_thoughts_has_no_probe(files: list[str], decod
 def test_labels_are_checked(files: list[str], tmp_path: Path) -> None:
     record = json.loads(Path(files[0]).read_text().splitlines()[0])
     record["video"] = str(Path(files[0]).parent / record["video"])
-    for places, expected in ((None, None), ([[0.5, 0.25]], [[(0.5, 0.25)]])):
+    for places, expected in ((None, None), ([[[0.5, 0.25], [1, 0]]], [[[(0.5, 0.25), (1.0, 0.0)]]])):
         (tmp_path / "one.jsonl").write_text(json.dumps(record | {"future_positions": places}) + "\n")
         assert future_positions([str(tmp_path / "one.jsonl")]) == expected
-    (tmp_path / "one.jsonl").write_text(json.dumps(record | {"future_positions": [1, 2]}) + "\n")
-    with pytest.raises(RecordError, match=r"one.jsonl:1, field 'future_positions': pairs of numbers"):
+    (tmp_path / "one.jsonl").write_text(json.dumps(record | {"future_positions": [[1, 2]]}) + "\n")
+    with pytest.raises(RecordError, match=r"one.jsonl:1, field 'future_positions': lists of pairs"):
         future_positions([str(tmp_path / "one.jsonl")])

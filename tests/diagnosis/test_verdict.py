@@ -32,9 +32,8 @@ def read(name: str, gain: Difference) -> Probe:
 def test_what_a_probe_reads() -> None:
     (both,) = verdict_of([OWN], [], [read("latents", HIGHER), read("words after", HIGHER), read("noise", NOTHING)])
     assert both == (
-        "A linear probe reads the zone of the shape that is asked about from latents in 93% of frames, from words "
-        "after in 93% of frames (shuffled labels: at most 27%). It reads it no better than with shuffled labels from "
-        "noise."
+        "A linear probe reads the zones of things in the future frame: 93% from latents, 93% from words after "
+        "(shuffled labels: at most 27%). Zones are read no better than with shuffled labels from noise."
     )
 
 

@@ -115,12 +115,10 @@ def test_records_name_both_futures(written, forks):
         assert other["reasoning_image"] == record["reasoning_image"] == list(fork.episode.asked.hints)
         assert other["answer"] == fork.other.options[fork.other.answer] != record["answer"]
         assert other["answer"] in record["options"].values()
-        asked = fork.episode.asked
-        if asked.kind in ("zone", "event"):
-            places = fork.episode.positions(asked.hints)[:, asked.target] / 64
-            np.testing.assert_allclose(record["future_positions"], places, atol=1e-4)
-        else:
-            assert "future_positions" not in record
+        places = fork.episode.positions(fork.episode.asked.hints) / 64
+        for shape, colour in enumerate(fork.episode.asked.colours):
+            told = [frame[colour % 3] for frame in record["future_positions"]]
+            np.testing.assert_allclose(told, places[:, shape], atol=1e-4)
         here, there = (decoded(written.root / video, frame_pool(10)) for video in (record["video"], other["video"]))
         assert np.array_equal(here[:4], there[:4])  # also after encoding
         assert not np.array_equal(here[4:], there[4:])

@@ -90,6 +90,8 @@ def diagnose(
     reasoner = load_reasoner(run, dtype=dtype, device=device)
     given = settings.get("data", {}).get("init_args", {})
     options = {name: given[name] for name in PROMPT_SETTINGS if given.get(name) is not None}
+    if folder in Path(questions[0]).parents:  # written here, maybe outside of the run's data
+        options.pop("data_root", None)
     options |= {"batch_size": batch_size, "num_workers": num_workers}
     decoder = Decoder(reasoner, run, options, SamplingSettings(max_new_tokens=max_new_tokens))
     other = None
@@ -188,7 +190,7 @@ class _Instruments:
         files = {"unchanged": self.questions, **changed}
         labelled = [future_positions(names) for names in files.values()]
         if not all(labelled):
-            left_out["probes"] = "not every record says where the shape asked about will be (future_positions)"
+            left_out["probes"] = "not every record says where things will be (future_positions)"
             return []
         if len(labelled[0] or []) < LEAST_QUESTIONS:
             left_out["probes"] = f"they need at least {LEAST_QUESTIONS} questions"

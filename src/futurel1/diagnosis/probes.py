@@ -1,10 +1,10 @@
-"""Ridge probes: is the place of the shape that is asked about linearly readable, and where?
+"""Ridge probes: are the places of things in a future frame linearly readable, and where?
 
 A probe is fitted on some questions and scored on others. Its regularization is chosen on questions that are held out
 from the fit (nested split), and vectors of one question never stand on both sides. The control is the same probe with
 the labels of other vectors.
 
-Shapes: N vectors of D numbers.
+Shapes: N vectors of D numbers, S things in a frame.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Probe:
         questions: questions that they belong to.
         position: share of the variance of positions that is explained (R²); 0 is the mean of the training part.
         position_shuffled: the same with shuffled labels.
-        zone: share of vectors whose quadrant of the frame is right; the largest of four scores counts.
+        zone: share of things whose quadrant of the frame is right; the largest of four scores counts.
         zone_shuffled: the same with shuffled labels.
         gain: `zone` minus `zone_shuffled`, over questions.
     """
@@ -61,7 +61,7 @@ def probe(name: str, vectors: Floats, positions: Floats, questions: Ints, seed: 
     Args:
         name: where the vectors are from.
         vectors: (N, D).
-        positions: (N, 2) labels, in sides of the frame.
+        positions: (N, S, 2) labels, in sides of the frame.
         questions: (N,) question of each vector.
         seed: seed of the split and of the shuffled labels.
 
@@ -74,13 +74,14 @@ def probe(name: str, vectors: Floats, positions: Floats, questions: Ints, seed: 
     rng = np.random.default_rng(seed)
     order = rng.permutation(groups)
     shuffled = positions[rng.permutation(len(positions))]
-    zones = [np.eye(4)[_quadrants(labels)] for labels in (positions, shuffled)]
     explained, right = [], []
-    for labels, one_hot in zip((positions, shuffled), zones, strict=True):
-        predicted, mean = _out_of_fold(vectors, labels, questions, order)
-        explained.append(1 - float(((labels - predicted) ** 2).sum() / ((labels - mean) ** 2).sum()))
-        scores, _ = _out_of_fold(vectors, one_hot, questions, order)
-        right.append((scores.argmax(axis=1) == one_hot.argmax(axis=1)).astype(np.float64))
+    for labels in (positions, shuffled):
+        flat = labels.reshape(len(labels), -1)
+        predicted, mean = _out_of_fold(vectors, flat, questions, order)
+        explained.append(1 - float(((flat - predicted) ** 2).sum() / ((flat - mean) ** 2).sum()))
+        zones = _quadrants(labels)
+        scores, _ = _out_of_fold(vectors, np.eye(4)[zones].reshape(len(labels), -1), questions, order)
+        right.append((scores.reshape(*zones.shape, 4).argmax(axis=-1) == zones).mean(axis=1))
     per_question = [np.array([[hits[questions == group].mean() for group in groups]]) for hits in right]
     return Probe(
         name=name,
@@ -95,8 +96,9 @@ def probe(name: str, vectors: Floats, positions: Floats, questions: Ints, seed: 
 
 
 def _quadrants(positions: Floats) -> Ints:
-    x, y = (positions >= 0.5).T
-    quadrants: Ints = x.astype(np.int64) + 2 * y
+    """(N, S) quadrant of each of the (N, S, 2) positions."""
+    right, below = np.moveaxis(positions >= 0.5, -1, 0)
+    quadrants: Ints = right.astype(np.int64) + 2 * below
     return quadrants
 
 

@@ -1,4 +1,4 @@
-"""Probes of a model on questions whose records say where the shape that is asked about will be."""
+"""Probes of a model on questions whose records say where things will be."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ PROBES_FILE = "probes.json"
 FIELD = "future_positions"
 TRUE_FRAMES = "true frames"
 
-Positions = list[list[tuple[float, float]]]
+Positions = list[list[list[tuple[float, float]]]]
 
 
 def future_positions(questions: Sequence[str]) -> Positions | None:
-    """Of every question, the (x, y) of the shape asked about in each future frame; None if a record has none.
+    """Of every question and each of its future frames, the (x, y) of things; None if a record does not tell.
 
     Raises:
-        RecordError: a field `future_positions` that holds no pairs of numbers.
+        RecordError: a field `future_positions` that holds no lists of pairs of numbers.
     """
     source = open_questions(questions)
     found: Positions = []
@@ -38,11 +38,9 @@ def future_positions(questions: Sequence[str]) -> Positions | None:
         if places is None:
             return None
         try:
-            found.append([(float(x), float(y)) for x, y in places])
+            found.append([[(float(x), float(y)) for x, y in frame] for frame in places])
         except (TypeError, ValueError) as error:
-            raise RecordError(
-                f"{source.id(number)}, field '{FIELD}': pairs of numbers are expected ({error})"
-            ) from error
+            raise RecordError(f"{source.id(number)}, field '{FIELD}': lists of pairs are expected ({error})") from error
     return found
 
 
@@ -67,7 +65,7 @@ def probes_of(
         if told["about"] == about:
             return [Probe(**{**one, "gain": Difference(**one["gain"])}) for one in told["probes"]]
     vectors: dict[str, list[FrameVector]] = {}
-    labels: dict[str, list[tuple[float, float]]] = {}
+    labels: dict[str, list[list[tuple[float, float]]]] = {}
     for names in files.values():
         positions = future_positions(names) or []
         found = imagined_states(decoder, names) + _true_frames(decoder, names)
@@ -91,7 +89,7 @@ def _true_frames(decoder: Decoder, questions: Sequence[str]) -> list[FrameVector
     ]
 
 
-def _probed(source: str, vectors: Sequence[FrameVector], labels: Sequence[tuple[float, float]]) -> Probe:
+def _probed(source: str, vectors: Sequence[FrameVector], labels: Sequence[Sequence[tuple[float, float]]]) -> Probe:
     if len({one.question for one in vectors}) < LEAST_QUESTIONS:
         raise ConfigError(f"{source}: too few questions have one to probe; give more, or another model")
     return probe(

@@ -43,7 +43,7 @@ class Diagnosis:
         questions: files of the questions.
         effects: the model's own latents first, then each replacement.
         changes: what changes of the observed video do to the imagined frames.
-        probes: how well the place of the shape asked about can be read, and where.
+        probes: how well the places of things can be read, and from what.
         left_out: instruments that do not apply, and why.
         verdict: what the numbers say, in sentences.
     """

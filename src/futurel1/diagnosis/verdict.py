@@ -89,18 +89,18 @@ def _change(change: Change) -> str:
 
 
 def _read(probes: Sequence[Probe]) -> str:
-    """Where the zone of the shape that is asked about can be read."""
-    read = [f"from {one.name} in {one.zone:.0%} of frames" for one in probes if one.gain.low > 0]
+    """From what the zones of things can be read."""
+    read = [f"{one.zone:.0%} from {one.name}" for one in probes if one.gain.low > 0]
     other = [one.name for one in probes if not one.gain.low > 0]
     shuffled = max(one.zone_shuffled for one in probes)
     parts = []
     if read:
         parts.append(
-            f"A linear probe reads the zone of the shape that is asked about {', '.join(read)} "
+            f"A linear probe reads the zones of things in the future frame: {', '.join(read)} "
             f"(shuffled labels: at most {shuffled:.0%})."
         )
     if other:
-        parts.append(f"It reads it no better than with shuffled labels from {', '.join(other)}.")
+        parts.append(f"Zones are read no better than with shuffled labels from {', '.join(other)}.")
     return " ".join(parts)
 
 

@@ -22,12 +22,14 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
+
 from futurel1.worlds.clips import Clip, Split, check_episode, check_seed, observed_of, video_of
 from futurel1.worlds.collisions import NUM_STATES
 from futurel1.worlds.event_episodes import EventEpisode
 from futurel1.worlds.event_forks import Fork, make_forks
 from futurel1.worlds.event_questions import KINDS, OBSERVED, Kind, question_cells, sample_block
-from futurel1.worlds.look import LETTERS, check_frame_size
+from futurel1.worlds.look import COLOURS, LETTERS, check_frame_size
 from futurel1.worlds.pretraining import pretraining_records
 from futurel1.worlds.storage import CHANGES, PRETRAINING_KINDS
 
@@ -164,8 +166,11 @@ def _forked_record(episode: EventEpisode, other: EventEpisode) -> dict[str, Any]
     counterfactual = {
         "video": video_of(other.id), "reasoning_image": list(other.asked.hints), "answer": other.options[other.answer],
     }  # fmt: skip
-    record = {**episode.record(video_of(episode.id)), "counterfactual": counterfactual}
-    if episode.asked.kind in ("zone", "event"):
-        places = episode.states.positions[list(episode.asked.hints), episode.asked.target]
-        record["future_positions"] = places.round(4).tolist()
-    return record
+    # A colour never leaves its pair and no two shapes share one, so that a frame alone tells the order of the shapes.
+    order = np.argsort(np.asarray(episode.last_colours) % (len(COLOURS) // 2))
+    places = episode.states.positions[list(episode.asked.hints)][:, order]
+    return {
+        **episode.record(video_of(episode.id)),
+        "counterfactual": counterfactual,
+        "future_positions": places.round(4).tolist(),
+    }
