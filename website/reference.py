@@ -34,6 +34,7 @@ PACKAGES = (
     "futurel1.checking",
     "futurel1.planning",
     "futurel1.report",
+    "futurel1.diagnosis",
     "futurel1.runs",
     "futurel1.export",
     "futurel1.ask",

@@ -8,8 +8,10 @@ from safetensors.torch import save_file
 
 from futurel1.errors import CheckpointError, ConfigError, MissingFileError
 from futurel1.models import (
+    FutureLatents,
     LatentBank,
     LatentIntervention,
+    LatentPlaces,
     MeanLatents,
     NoiseLatents,
     OtherLatents,
@@ -59,8 +61,13 @@ def random_bank(width, counts=(40, 0, 25)):
     )
 
 
+def places(rows, numbers):
+    """Latents of the first span of each row."""
+    return LatentPlaces(rows, numbers, torch.zeros_like(rows), numbers)
+
+
 class Watched(LatentIntervention):
-    """Says whose latent it is: row and number in the first two dimensions."""
+    """Says whose latent it is: row, number, span and step in the first four dimensions."""
 
     kind = "watched"
 
@@ -70,11 +77,11 @@ class Watched(LatentIntervention):
     def begin(self, sample_ids, num_branches):
         self.begun.append((sample_ids, num_branches))
 
-    def __call__(self, latents, rows, numbers):
-        assert latents.shape == (len(rows), latents.shape[1])
-        assert rows.dtype == numbers.dtype == torch.int64
+    def __call__(self, latents, at):
+        assert latents.shape == (len(at.rows), latents.shape[1])
+        assert all(place.dtype == torch.int64 for place in at)
         told = torch.zeros_like(latents)
-        told[:, 0], told[:, 1] = rows, numbers
+        told[:, :4] = torch.stack(at, dim=1)
         return told
 
 
@@ -90,6 +97,10 @@ def test_rows_and_numbers_survive_rows_that_leave(family, prompt, way):
     for row, count in enumerate(counts):
         assert rollout.latents[row, :count, 0].tolist() == [row] * count
         assert rollout.latents[row, :count, 1].tolist() == list(range(count))
+        spans = rollout.span_ids[row, :count]
+        assert torch.equal(rollout.latents[row, :count, 2], spans.float())
+        steps = [int((spans[:place] == spans[place]).sum()) for place in range(count)]
+        assert rollout.latents[row, :count, 3].tolist() == steps
 
 
 def test_prompts_without_ids_are_named_by_what_they_are(family):
@@ -103,7 +114,7 @@ def test_without_an_intervention_nothing_changes(family, prompt, own):
     class Same(LatentIntervention):
         kind = "same"
 
-        def __call__(self, latents, rows, numbers):
+        def __call__(self, latents, at):
             return latents
 
     again = sample(family.reasoner, prompt, force_start=True, intervention=Same())
@@ -169,8 +180,8 @@ def test_the_mean_is_that_of_real_latents(family, prompt):
 def noise(bank, seed, names, numbers, branches=1):
     intervention = NoiseLatents(bank, seed)
     intervention.begin(names, branches)
-    rows = torch.arange(len(numbers))
-    return intervention(torch.zeros(len(rows), bank.width), rows, torch.tensor(numbers))
+    at = places(torch.arange(len(numbers)), torch.tensor(numbers))
+    return intervention(torch.zeros(len(numbers), bank.width), at)
 
 
 def test_noise_belongs_to_sample_number_and_seed():
@@ -279,6 +290,56 @@ def test_a_bank_that_does_not_say_its_videos_gives_no_other_latents(tmp_path):
     assert again.sources == merged.sources
     with pytest.raises(ConfigError, match="3 responses has the sources of 2"):
         LatentBank(known.ids, known.latents, known.counts, (("a",), ("b",)))
+
+
+# ---------------------------------------------------------------------- features of future frames
+
+
+def futures(width, lengths):
+    """Feature i of frame m of prompt p holds 100 p + 10 m + i + 1 everywhere."""
+    return {
+        name: [
+            (100.0 * prompt + 10 * frame + torch.arange(length) + 1)[:, None].expand(-1, width)
+            for frame, length in enumerate(own)
+        ]
+        for prompt, (name, own) in enumerate(zip(NAMES, lengths, strict=True))
+    }
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("slots", [None, 1, 2])
+def test_features_are_fed_frame_by_frame_and_latents_beyond_them_stay(family, prompt, way, slots):
+    known = ([2, 1], [3], [1, 4, 2])
+    oracle = FutureLatents("oracle", futures(family.reasoner.hidden_size, known))
+    rollout = sample(family.reasoner, prompt, force_start=True, intervention=oracle, way=way, slots=slots)
+    assert int(rollout.span_ids.max()) >= 1
+    kept = []
+    for row, count in enumerate(rollout.latent_mask.sum(1).tolist()):
+        spans = rollout.span_ids[row, :count].tolist()
+        own = 0
+        for place, span in enumerate(spans):
+            step = place - spans.index(span)
+            fed = rollout.latents[row, place]
+            if span < len(known[row // 4]) and step < known[row // 4][span]:
+                assert torch.equal(fed, torch.full_like(fed, 100 * (row // 4) + 10 * span + step + 1))
+            else:
+                own += 1
+                assert fed.abs().max() < 50
+                assert len(fed.unique()) > 1
+        kept.append(own)
+    assert oracle.kept.tolist() == kept
+    assert 0 < sum(kept) < int(rollout.latent_mask.sum())
+
+
+def test_prompts_without_features_are_named(family, prompt):
+    known = futures(family.reasoner.hidden_size, ([1], [2], [1]))
+    del known["b"]
+    with pytest.raises(ConfigError, match=r"no future frames are known of 'b' \(1 of 3 prompts\); swap needs"):
+        sample(family.reasoner, prompt, force_start=True, intervention=FutureLatents("swap", known))
+    with pytest.raises(ConfigError, match="5 wide and the model's latents"):
+        sample(family.reasoner, prompt, force_start=True, intervention=FutureLatents("oracle", futures(5, ([1],) * 3)))
+    with pytest.raises(ConfigError, match="one of oracle, swap, got 'zero'"):
+        FutureLatents("zero", known)
 
 
 # ---------------------------------------------------------------------- markers alone
@@ -391,7 +452,7 @@ def test_latents_of_another_model_are_refused(family, prompt, make):
 
 def test_what_an_intervention_returns_is_checked(family, prompt):
     class Short(ZeroLatents):
-        def __call__(self, latents, rows, numbers):
+        def __call__(self, latents, at):
             return latents[:, :1]
 
     with pytest.raises(ConfigError, match="Short returned latents of shape"):
@@ -401,7 +462,7 @@ def test_what_an_intervention_returns_is_checked(family, prompt):
 def test_interventions_by_name():
     bank = random_bank(8)
     assert make_intervention("none", None, 0) is None
-    assert make_intervention("markers", None, 0) is None
+    assert [make_intervention(kind, None, 0) for kind in ("markers", "oracle", "swap")] == [None] * 3
     for kind, made in (("zero", ZeroLatents), ("mean", MeanLatents), ("noise", NoiseLatents), ("other", OtherLatents)):
         assert type(make_intervention(kind, bank, 0)) is made
         if kind != "zero":
@@ -413,7 +474,8 @@ def test_interventions_by_name():
 
 def test_half_precision_is_kept():
     bank = random_bank(8)
-    for intervention in (ZeroLatents(), MeanLatents(bank), NoiseLatents(bank, 0), OtherLatents(bank)):
+    oracle = FutureLatents("oracle", {"a": [torch.ones(1, 8)]})
+    for intervention in (ZeroLatents(), MeanLatents(bank), NoiseLatents(bank, 0), OtherLatents(bank), oracle):
         intervention.begin(["a"], 1)
-        out = intervention(torch.ones(1, 8, dtype=torch.bfloat16), torch.tensor([0]), torch.tensor([0]))
+        out = intervention(torch.ones(1, 8, dtype=torch.bfloat16), places(torch.tensor([0]), torch.tensor([0])))
         assert (out.dtype, out.shape) == (torch.bfloat16, (1, 8))

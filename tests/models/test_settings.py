@@ -48,6 +48,21 @@ def test_settings_of_released_configurations(architecture, forced):
     assert settings.projection_head_type == "lvr"
 
 
+def test_the_size_of_hints_is_that_of_the_last_training_that_told_it():
+    start = LatentSettings.from_config(SimpleNamespace(max_latent_token=1, fixed_latent_budget=True, max_hint_tokens=4))
+    pooled = {"max_latent_tokens": 1, "fixed_latents": True, "max_hint_tokens": 16}
+    assert start.trained(pooled).hint_options() == pooled
+    assert start.trained({"fixed_latents": True, "max_hint_tokens": None}).max_hint_tokens is None
+    # training by rewards, and that of earlier versions, tell nothing
+    assert (
+        start.trained({"learning_rate": 1}).max_hint_tokens
+        == start.trained({"fixed_latents": True}).max_hint_tokens
+        == 4
+    )
+    # without a fixed budget a hint has as many latents as tokens
+    assert start.trained({"fixed_latents": False}).hint_options()["max_hint_tokens"] is None
+
+
 def test_head_kind_of_a_configuration():
     assert LatentSettings.from_config(SimpleNamespace()).projection_head_type == "none"
     # A kind without the switch is what SwimBird's default configuration has: no head.

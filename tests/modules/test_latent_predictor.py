@@ -4,6 +4,7 @@ import json
 import re
 import shlex
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,12 @@ import torch
 from lightning import Trainer
 
 from futurel1.cli import main
+from futurel1.data import open_records
+from futurel1.data.chat import ChatEncoder
+from futurel1.data.collate import SFTCollator, SFTDataset
 from futurel1.datamodules import FutureBenchDataModule, PromptDataModule
 from futurel1.errors import ConfigError, FutureL1Error, RecordError
+from futurel1.losses import LatentSFTLoss
 from futurel1.metrics.functional import intervention_effect
 from futurel1.models import LatentBank, LatentReasoner, SpanBudget
 from futurel1.models.decoding import DecodingError, Rollout
@@ -362,6 +367,72 @@ def test_other_latents_are_of_another_video(world: Path, tmp_path: Path, opening
         assert torch.equal(latent, bank.latents[donor, 0])
 
 
+def targets(reasoner: LatentReasoner, records: Path, prompt: Path) -> list[torch.Tensor]:
+    """What supervised training compares the latents of records with, record by record."""
+    settings = reasoner.settings
+    encoder = ChatEncoder(
+        reasoner.processor, max_latent_tokens=settings.max_latent_tokens, fixed_latents=settings.fixed_latent_budget,
+        max_hint_tokens=settings.max_hint_tokens, system_prompt=prompt,
+    )  # fmt: skip
+    dataset = SFTDataset(open_records(records), encoder)
+    batches = [SFTCollator(encoder.pad_token_id)(dataset.__getitems__([number])) for number in range(len(dataset))]
+    return [LatentSFTLoss()(reasoner, batch).target for batch in batches]
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "latents"),
+    [
+        (3, {}),
+        (8, {"max_latent_tokens": 1, "fixed_latent_budget": True, "max_hint_tokens": 4}),
+        (8, {"max_latent_tokens": 1, "fixed_latent_budget": True, "max_hint_tokens": 2}),
+    ],
+    ids=["one_per_token", "pooled", "pooled_from_fewer"],
+)
+def test_oracle_feeds_the_targets_of_supervised_training(
+    world: Path, tmp_path: Path, opening: str, batch_size: int, latents: dict[str, Any]
+) -> None:
+    reasoner = LatentReasoner.from_pretrained(opening)
+    reasoner.settings = replace(reasoner.settings, **latents)
+    model = str(reasoner.save_pretrained(tmp_path / "model"))
+    oracle = Kept(backbone=model, **SHORT, num_branches=2, do_sample=True, intervention="oracle")
+    make_trainer(tmp_path, callbacks=[JSONLinesWriter()]).predict(oracle, prompts(world, batch_size=batch_size))
+    records = [json.loads(line) for line in (tmp_path / "predictions.jsonl").read_text().splitlines()]
+    wanted = targets(reasoner, world / "test.jsonl", world / "prompt.txt")
+    rows = [pair for rollout in oracle.rollouts for pair in zip(rollout.latents, rollout.span_ids, strict=True)]
+    assert len(rows) == 16
+    per_frame = 1 if latents else 4  # of which the two latents of a span take the first
+    fed = 0
+    for row, (own, ids) in enumerate(rows):
+        frames = wanted[row // 2].split(per_frame)
+        spans = ids.tolist()
+        for place, span in enumerate(spans):
+            step = place - spans.index(span)
+            if 0 <= span < len(frames) and step < per_frame:
+                assert_same_but_rounding(own[place], frames[span][step])
+                fed += 1
+    assert fed >= 16 * min(2, per_frame)
+    assert {record["own_latents"] > 0 for record in records} >= {bool(latents)}
+    assert "counterfactual" not in records[0]
+
+
+def test_a_record_without_the_future_that_is_fed_is_named(world: Path, tmp_path: Path, opening: str) -> None:
+    settings: dict[str, Any] = {**SHORT, "backbone": opening}
+    with pytest.raises(RecordError, match=r"test.jsonl, record 1 has no field 'counterfactual', and the model's inter"):
+        predicted(tmp_path / "swap", world, LatentPredictor(**settings, intervention="swap"))
+    lines = [json.loads(line) for line in (world / "test.jsonl").read_text().splitlines()[:2]]
+    for line in lines:
+        line["video"] = str(world / line["video"])
+    said = [{"role": "user", "content": "What next?"}, {"role": "assistant", "content": "It moves."}]
+    lines[1] = {"messages": said}
+    (tmp_path / "test.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    shutil.copy(world / "prompt.txt", tmp_path)
+    with pytest.raises(RecordError, match=r"record 2 has no frames of its future \(reasoning_image\)"):
+        predicted(tmp_path / "oracle", tmp_path, LatentPredictor(**settings, intervention="oracle"))
+    oracle = LatentPredictor(**settings, intervention="oracle")
+    make_trainer(tmp_path / "skip", callbacks=[JSONLinesWriter()]).predict(oracle, prompts(tmp_path, on_error="skip"))
+    assert len((tmp_path / "skip" / "predictions.jsonl").read_text().splitlines()) == 1
+
+
 def test_zeros_and_markers(world: Path, tmp_path: Path, opening: str) -> None:
     shared: dict[str, Any] = {**SHORT, "backbone": opening}
     zero = Kept(**shared, intervention="zero")
@@ -554,7 +625,7 @@ def test_commands_of_the_document_run(
         main([*words, "--model.init_args.sampling.max_new_tokens", "12", "--data.init_args.num_workers", "0"])
         run = tmp_path / "runs" / words[-1]
         found[run.name] = [json.loads(text) for text in (run / "predictions.jsonl").read_text().splitlines()]
-    assert set(found) == {"base", "zero", "mean", "noise", "other", "markers"}
+    assert set(found) == {"base", "zero", "mean", "noise", "other", "markers", "oracle"}
     assert intervention_effect(found["base"], found["base"])["changed_text"] == 0
     assert intervention_effect(found["base"], found["markers"])["n"] == 8
     assert {name for name, records in found.items() if any(sum(record["spans"]) for record in records)} == set(

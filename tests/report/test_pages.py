@@ -55,6 +55,7 @@ def sample(number: int, right: bool, zero_right: bool) -> SampleView:
         told={
             "none": told("A" if right else "B", right),
             "zero": told("A" if zero_right else "B", zero_right, "It stays."),
+            "oracle": told("A", True, "It is there."),
         },
         flipped=("zero",) if right != zero_right else (),
         spans=[SpanView(2, SpanNeighbours(true, tuple(near), tuple(near), False, 0.1), shape, shape)],
@@ -205,6 +206,12 @@ def test_the_switch_changes_the_answer(visit: Visit) -> None:
     assert "It stays." in visit.text("[data-told]")
     assert "zeros were fed here" in visit.text("[data-told]")
     assert "rank" not in visit.text("[data-told]")  # neighbours are those of the model's own latents
+    visit.page.check("input[value=oracle]", force=True)
+    assert visit.page.get_attribute("[data-verdict]", "data-verdict") == "right"
+    assert "the features of the true frame were fed here" in visit.text("[data-told]")
+    assert visit.page.get_attribute("[data-told] .span img", "alt") == "True future frame"
+    assert "rank" not in visit.text("[data-told]")
+    visit.page.check("input[value=zero]", force=True)
     visit.page.keyboard.press("ArrowLeft")  # of the radio buttons, not to another sample
     assert "It moves." in visit.text("[data-told]")
     assert visit.text("#sample h2") == "clip 1"

@@ -68,6 +68,11 @@ TOOLS = {
         "write a page about a run: curves, scores, and what it imagined, sample by sample",
         "futurel1 report runs/base --interventions '[runs/zero, runs/other]'",
     ),
+    "diagnose": Tool(
+        "futurel1.diagnosis:diagnose",
+        "find out whether a model uses its latents, and whether they follow what it saw",
+        "futurel1 diagnose runs/sft --count 100",
+    ),
     "export": Tool(
         "futurel1.export:export",
         "write a checkpoint of a run as a Hugging Face folder, also of a run that was killed",

@@ -114,6 +114,10 @@ class PromptBatch(_Batch):
         pixel_values_videos: (P, D) patches of all videos; None without videos.
         video_grid_thw: (I, 3) int64 patch grid of each video.
         video_seconds_per_grid: (I,) seconds between temporal patches of each video.
+        hint_pixel_values: (P, D) patches of all future frames, row by row, for interventions that feed their features;
+            None without them.
+        hint_grid_thw: (I, 3) int64 patch grid of each future frame.
+        hint_counts: B numbers of future frames; empty without them.
         sample_ids: B names, `file:record`; empty when the batch was made by hand.
         skipped: records that could not be used while this batch was made.
         sources: per row, the files and embedded images that its frames come from; empty when the batch was made by
@@ -130,6 +134,9 @@ class PromptBatch(_Batch):
     pixel_values_videos: Tensor | None = None
     video_grid_thw: Tensor | None = None
     video_seconds_per_grid: Tensor | None = None
+    hint_pixel_values: Tensor | None = None
+    hint_grid_thw: Tensor | None = None
+    hint_counts: tuple[int, ...] = ()
     sample_ids: tuple[str, ...] = ()
     skipped: tuple[SkippedRecord, ...] = ()
     sources: tuple[tuple[str, ...], ...] = ()
@@ -143,7 +150,7 @@ class PromptBatch(_Batch):
                 f"{tuple(self.attention_mask.shape)}"
             )
         _check_names(self)
-        for name in ("sources", "info"):
+        for name in ("sources", "info", "hint_counts"):
             if getattr(self, name) and len(getattr(self, name)) != len(self):
                 raise BatchError(f"{len(getattr(self, name))} entries of {name} for {len(self)} rows")
 

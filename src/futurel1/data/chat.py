@@ -20,7 +20,7 @@ from futurel1.data.media import RecordMedia, media_sources
 from futurel1.data.picture_sizes import MIN_VIDEO_FRAME_TOKENS, RESAMPLING, check_aspect, hint_size
 from futurel1.data.pictures import Pictures, PixelScale
 from futurel1.data.remote import ensure_local, names_file
-from futurel1.data.samples import Frame, PromptInfo, RecordFileError, RecordTooLongError, Sample, Video
+from futurel1.data.samples import Frame, PromptInfo, RecordFileError, RecordTooLongError, Sample, Turn, Video
 from futurel1.data.video import VideoBackend, check_backend
 from futurel1.data.whole_videos import VideoSampling, WholeVideos
 from futurel1.errors import CheckpointError, ConfigError, MediaError
@@ -143,10 +143,14 @@ class ChatEncoder:
         encoded = replace(encoded, labels=labels, prompt_length=prompt_length, info=info)
         return self._with_keys(encoded, sample)
 
-    def encode_prompt(self, sample: Sample) -> EncodedSample:
-        """Encode everything before the first response, plus its header: no labels, no hints, no weight in any loss.
+    def encode_prompt(self, sample: Sample, future: Sequence[Frame] = ()) -> EncodedSample:
+        """Encode everything before the first response, plus its header: no labels, no weight in any loss.
 
         Text-only assistant turns that are not trained on are part of the prompt, not responses.
+
+        Args:
+            sample: the sample.
+            future: frames that become `hints`; the prompt does not show them.
 
         Raises:
             RecordError: text with control strings, or more than `max_length` tokens.
@@ -155,10 +159,12 @@ class ChatEncoder:
         """
         prompt = _prompt_of(sample)
         text = self.layout.text(prompt, ()) + ASSISTANT_HEADER
-        with self._media(prompt) as media:
-            observed = media.pictures(prompt.observed, self._observers(prompt, self._patches_of))
-            encoded = self._encode(prompt, text, observed, media)
-        encoded = replace(encoded, sources=media_sources(prompt), info=prompt.info)
+        number = len(prompt.observed)
+        with self._media(replace(prompt, turns=(*prompt.turns, Turn("assistant", tuple(future))))) as media:
+            makers = [*self._observers(prompt, self._patches_of), *([self._hint_patches] * len(future))]
+            made = media.pictures([*prompt.observed, *future], makers)
+            encoded = self._encode(prompt, text, made[:number], media)
+        encoded = replace(encoded, hints=self._pictures(made[number:]), sources=media_sources(prompt), info=prompt.info)
         return self._with_keys(encoded, prompt)
 
     def convert_pictures(

@@ -13,6 +13,7 @@ from futurel1.data.chat import ChatEncoder
 from futurel1.data.chat_text import first_response
 from futurel1.data.collate import VISUAL_FIELDS, Fetched, SFTDataset, join_rows
 from futurel1.data.encoded import EncodedSample
+from futurel1.data.futures import FUTURES, Future, counterfactual_answer
 from futurel1.data.multiple_choice import read_options
 from futurel1.data.record_fields import RecordFields, shorter
 from futurel1.data.record_shapes import parse_record
@@ -23,17 +24,34 @@ from futurel1.errors import RecordError
 __all__ = ["PromptCollator", "PromptDataset", "parse_prompt", "prompt_batch"]
 
 _ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
-_PROMPT_VISUALS = tuple(name for name in VISUAL_FIELDS if not name.startswith("hint_"))
 
 
 class PromptDataset(SFTDataset):
     """Encoded prompts by number: the part of each sample before its first response, and its `info`.
 
     Args: see :class:`SFTDataset`. With ``on_error="skip"``, a batch in which no record is usable has no rows.
+
+    Attributes:
+        future: the future whose frames each prompt carries as hints; None: no hints.
+        data_root: folder that no path of such a frame may leave; None: no check.
     """
 
+    future: Future | None = None
+    data_root: Path | None = None
+
     def __getitem__(self, index: int) -> EncodedSample:
-        return self.encoder.encode_prompt(self.source.sample(self._number(index)))
+        number = self._number(index)
+        sample = self.source.sample(number)
+        if self.future is None:
+            return self.encoder.encode_prompt(sample)
+        frames = FUTURES[self.future](self.source.raw(number), sample, self.data_root)
+        if not frames:
+            missing = "frames of its future (reasoning_image)" if self.future == "true" else "field 'counterfactual'"
+            raise RecordError(
+                f"{sample.place} has no {missing}, and the model's intervention feeds their features; leave the record "
+                "out (on_error: skip), or choose another intervention"
+            )
+        return self.encoder.encode_prompt(sample, frames)
 
     def _stand_ins(self, after: int) -> list[EncodedSample]:
         # Ranks need not stay in step here, and a prompt used as a stand-in would be answered twice.
@@ -55,12 +73,15 @@ class PromptCollator:
         samples = [sample for part in fetched for sample in part.samples]
         ids = [sample.input_ids for sample in samples] or [torch.zeros(0, dtype=torch.int64)]
         masks = [torch.ones_like(row) for row in ids]
-        visual: dict[str, Any] = {name: join_rows(samples, name) for name in _PROMPT_VISUALS}
+        visual: dict[str, Any] = {name: join_rows(samples, name) for name in VISUAL_FIELDS}
         rows = len(samples)
+        hints = [sample.hint_grid_thw for sample in samples]
+        any_hints = any(grid is not None for grid in hints)
         return PromptBatch(
             input_ids=pad_sequence(ids, batch_first=True, padding_value=self.pad_token_id, padding_side="left")[:rows],
             attention_mask=pad_sequence(masks, batch_first=True, padding_side="left")[:rows],
             **visual,
+            hint_counts=tuple(0 if grid is None else len(grid) for grid in hints) if any_hints else (),
             sample_ids=tuple(sample.sample_id for sample in samples),
             skipped=tuple(record for part in fetched for record in part.skipped),
             sources=tuple(sample.sources for sample in samples),
@@ -120,6 +141,7 @@ def parse_prompt(record: RawRecord, *, data_root: Path | None = None) -> Sample:
         id=fields.identity(),
         question="\n".join(text.strip() for text in texts),
         answer=answer,
+        counterfactual=counterfactual_answer(record),
         options=read_options(fields),
         question_type=None if question_type is None else fields.text("question_type"),
     )

@@ -100,6 +100,7 @@ class PromptInfo:
         id: the record's own id.
         question: what is asked, as text.
         answer: the ground truth: the letter of a multiple-choice question, or the answer as the record has it.
+        counterfactual: the answer that would be right in another future, for records that have one.
         options: letter to text of a multiple-choice question.
         question_type: the kind of question, as the record names it.
         split: the benchmark split that the prompt belongs to, such as `hop1` of FutureBench.
@@ -112,6 +113,7 @@ class PromptInfo:
     id: str | int | None = None
     question: str | None = None
     answer: str | None = None
+    counterfactual: str | None = None
     options: dict[str, str] | None = None
     question_type: str | None = None
     split: str | None = None

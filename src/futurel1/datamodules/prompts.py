@@ -160,9 +160,11 @@ class BasePromptDataModule(RecordDataModule):
     def encoder(self) -> ChatEncoder:
         """The encoder of prompts, made on first use with `processor` or the model's own processor."""
         if self._encoder is None:
-            processor = self.find_processor(self._processor)
-            self._encoder = ChatEncoder(processor, **self._encoder_options)
+            self._encoder = self._make_encoder()
         return self._encoder
+
+    def _make_encoder(self, **more: Any) -> ChatEncoder:
+        return ChatEncoder(self.find_processor(self._processor), **self._encoder_options, **more)
 
     def dataset(self, stage: PromptStage) -> PromptDataset:
         """The prompts of a stage, including those in `skip_ids`."""
@@ -195,6 +197,7 @@ class BasePromptDataModule(RecordDataModule):
                 )
             numbers = [number for name, number in by_id.items() if name not in self.skip_ids]
         trainer = self.trainer
+        self._add_future(dataset)
         return PromptLoader(
             dataset,
             numbers,
@@ -205,6 +208,17 @@ class BasePromptDataModule(RecordDataModule):
             report=self.report_skipped,
             engine=self._engine,
         )
+
+    def _add_future(self, dataset: PromptDataset) -> None:
+        """Let prompts carry the frames that the model's intervention feeds, see `LatentPredictor`.
+
+        How these are encoded is known once the model is loaded, which it is when loaders are made.
+        """
+        module: Any = None if self.trainer is None else self.trainer.lightning_module
+        dataset.future = getattr(module, "future", None)
+        if dataset.future is not None:
+            dataset.encoder = self._make_encoder(**module.reasoner.settings.hint_options())
+            dataset.data_root = media_folder("data_root", self.hparams.get("data_root"))
 
     def test_dataloader(self) -> LookAhead[PromptBatch]:
         """Prompts for `futurel1 test`."""

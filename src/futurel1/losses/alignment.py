@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from futurel1.errors import BatchError, ConfigError
+from futurel1.models import LatentReasoner
 
 Alignment = Literal["mse", "cosine"]
 
@@ -59,6 +60,26 @@ def pool_to(features: Tensor, counts: Tensor, lengths: Tensor) -> Tensor:
     # Differences of prefix sums need float64 to be exact enough for float32 results.
     prefix = F.pad(features.double().cumsum(dim=0), (0, 0, 1, 0))
     return ((prefix[stop] - prefix[start]) / (stop - start)[:, None]).to(features.dtype)
+
+
+def hint_features(reasoner: LatentReasoner, pixel_values: Tensor, grid_thw: Tensor) -> list[Tensor]:
+    """Features of future frames as latents should be: pooled to L_max where the checkpoint's spans are fixed.
+
+    Args:
+        reasoner: the model.
+        pixel_values: (P, D) patches of all frames, at the size of hints.
+        grid_thw: (I, 3) int64 patch grid of each frame.
+
+    Returns:
+        For each of the I frames, (L, H) features.
+    """
+    seen = reasoner.encode_hints(pixel_values, grid_thw)
+    counts = torch.tensor(seen.counts, device=seen.embeds.device)
+    settings = reasoner.settings
+    if not settings.fixed_latent_budget:
+        return list(torch.split(seen.embeds, list(seen.counts)))
+    pooled = pool_to(seen.embeds, counts, torch.full_like(counts, settings.max_latent_tokens))
+    return list(torch.split(pooled, settings.max_latent_tokens))
 
 
 def hint_retrieval(predicted: Tensor, target: Tensor, hint: Tensor) -> Tensor:

@@ -5,8 +5,10 @@ from futurel1.models.checkpoints import load_processor
 from futurel1.models.heads import HeadKind, build_head
 from futurel1.models.hub import push_folder
 from futurel1.models.interventions import (
+    FutureLatents,
     LatentBank,
     LatentIntervention,
+    LatentPlaces,
     MeanLatents,
     NoiseLatents,
     OtherLatents,
@@ -26,9 +28,11 @@ __all__ = [
     "LATENT_START",
     "LATENT_TOKENS",
     "Backbone",
+    "FutureLatents",
     "HeadKind",
     "LatentBank",
     "LatentIntervention",
+    "LatentPlaces",
     "LatentReasoner",
     "LatentSettings",
     "LatentTokens",

@@ -6,13 +6,13 @@ Shapes: B prompts, K latents of one decoding step, N responses of a bank with up
 import json
 from abc import ABC, abstractmethod
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
 from operator import itemgetter
 from pathlib import Path
-from typing import ClassVar, Literal, Self, get_args
+from typing import ClassVar, Literal, NamedTuple, Self, get_args
 
 import torch
 from torch import Tensor
@@ -23,9 +23,11 @@ from futurel1.files import replacing
 from futurel1.models.noise import RowNoise, mix, normal, row_keys
 
 __all__ = [
+    "FutureLatents",
     "Intervention",
     "LatentBank",
     "LatentIntervention",
+    "LatentPlaces",
     "MeanLatents",
     "NoiseLatents",
     "OtherLatents",
@@ -33,9 +35,11 @@ __all__ = [
     "make_intervention",
 ]
 
-Intervention = Literal["none", "zero", "mean", "noise", "other", "markers"]
+Intervention = Literal["none", "zero", "mean", "noise", "other", "markers", "oracle", "swap"]
 WITH_BANK = ("mean", "noise", "other")
 """Interventions that take latents from a bank."""
+WITH_FUTURE = ("oracle", "swap")
+"""Interventions that feed features of future frames."""
 
 BANK_FILES = "latents*.safetensors"
 """Pattern of the bank files in a run folder, one file per rank."""
@@ -204,6 +208,22 @@ class LatentBank:
             )
 
 
+class LatentPlaces(NamedTuple):
+    """Where the K latents of a decoding step stand.
+
+    Attributes:
+        rows: (K,) int64 row of each latent.
+        numbers: (K,) int64 0-based number of each latent within its response, counted across spans.
+        spans: (K,) int64 0-based number of its span within its response, empty spans counted.
+        steps: (K,) int64 0-based number of each latent within its span.
+    """
+
+    rows: Tensor
+    numbers: Tensor
+    spans: Tensor
+    steps: Tensor
+
+
 class LatentIntervention(ABC):
     """Replaces every latent of a response, just before it is recorded and fed."""
 
@@ -224,13 +244,12 @@ class LatentIntervention(ABC):
         self.num_branches = num_branches
 
     @abstractmethod
-    def __call__(self, latents: Tensor, rows: Tensor, numbers: Tensor) -> Tensor:
+    def __call__(self, latents: Tensor, at: LatentPlaces) -> Tensor:
         """Replace the latents of one decoding step.
 
         Args:
             latents: (K, H) sampled latents.
-            rows: (K,) int64 row of each latent.
-            numbers: (K,) int64 0-based number of each latent within its response, counted across spans.
+            at: where these K latents stand.
 
         Returns:
             (K, H) latents to feed instead.
@@ -242,7 +261,7 @@ class ZeroLatents(LatentIntervention):
 
     kind: ClassVar[str] = "zero"
 
-    def __call__(self, latents: Tensor, rows: Tensor, numbers: Tensor) -> Tensor:
+    def __call__(self, latents: Tensor, at: LatentPlaces) -> Tensor:
         """(K, H) zeros."""
         return torch.zeros_like(latents)
 
@@ -263,7 +282,7 @@ class MeanLatents(LatentIntervention):
         self.bank = bank
         self.mean = bank.mean
 
-    def __call__(self, latents: Tensor, rows: Tensor, numbers: Tensor) -> Tensor:
+    def __call__(self, latents: Tensor, at: LatentPlaces) -> Tensor:
         """(K, H) mean in every row."""
         self.bank.require_width(latents.shape[-1])
         return self.mean.to(latents).expand_as(latents)
@@ -297,11 +316,11 @@ class NoiseLatents(LatentIntervention):
         # sample's tokens and latents.
         self._keys = torch.cat([row_keys(self.seed, [f"do(z):{name}"], 1) for name in sample_ids])
 
-    def __call__(self, latents: Tensor, rows: Tensor, numbers: Tensor) -> Tensor:
+    def __call__(self, latents: Tensor, at: LatentPlaces) -> Tensor:
         """(K, H) noise."""
         self.bank.require_width(latents.shape[-1])
-        keys = self._keys.to(rows.device)[rows // self.num_branches]
-        draws = normal(RowNoise(mix(keys + numbers), 0), latents.shape[-1])
+        keys = self._keys.to(at.rows.device)[at.rows // self.num_branches]
+        draws = normal(RowNoise(mix(keys + at.numbers), 0), latents.shape[-1])
         mean, std = (value.to(draws) for value in (self.mean, self.std))
         return (mean + std * draws).to(latents.dtype)
 
@@ -361,19 +380,77 @@ class OtherLatents(LatentIntervention):
         super().begin(sample_ids, num_branches)
         self._rows = torch.tensor([self._donor(name)[1] for name in sample_ids])
 
-    def __call__(self, latents: Tensor, rows: Tensor, numbers: Tensor) -> Tensor:
+    def __call__(self, latents: Tensor, at: LatentPlaces) -> Tensor:
         """(K, H) latents of the donors."""
         self.bank.require_width(latents.shape[-1])
-        given = self._rows[(rows // self.num_branches).cpu()]
+        given = self._rows[(at.rows // self.num_branches).cpu()]
         last = self.bank.counts[given] - 1
-        return self.bank.latents[given, torch.minimum(numbers.cpu(), last)].to(latents)
+        return self.bank.latents[given, torch.minimum(at.numbers.cpu(), last)].to(latents)
+
+
+class FutureLatents(LatentIntervention):
+    """Features of future frames instead of latents: latent i of span m becomes feature i of frame m.
+
+    A latent beyond the known ones, in a span after the last frame or after the last feature of its frame, stays the
+    model's own and is counted.
+
+    Args:
+        kind: ``oracle`` for the future that came, ``swap`` for another one.
+        features: by sample id, the (L, H) features of each frame, made as the targets of supervised training are.
+
+    Attributes:
+        kept: (B * G,) int64, how many latents of each row stayed the model's own.
+
+    Raises:
+        ConfigError: a kind that feeds no features; (at `begin`) a sample without features, or (when called) features of
+            another width.
+    """
+
+    def __init__(self, kind: Literal["oracle", "swap"], features: Mapping[str, Sequence[Tensor]]) -> None:
+        if kind not in WITH_FUTURE:
+            raise ConfigError(f"FutureLatents is one of {', '.join(WITH_FUTURE)}, got {kind!r}")
+        self.kind = kind  # type: ignore[misc]  # of the object here, of the class in the others
+        self.features = features
+        self.kept = torch.zeros(0, dtype=torch.int64)
+
+    def begin(self, sample_ids: Sequence[str], num_branches: int) -> None:
+        """Remember a batch's samples and lay out their features."""
+        super().begin(sample_ids, num_branches)
+        unknown = [name for name in sample_ids if not self.features.get(name)]
+        if unknown:
+            raise ConfigError(
+                f"no future frames are known of {unknown[0]!r} ({len(unknown)} of {len(sample_ids)} prompts); "
+                f"{self.kind} needs features of every prompt"
+            )
+        frames = [self.features[name] for name in sample_ids]
+        self._features = pad_sequence([feature for own in frames for feature in own], batch_first=True)
+        device = self._features.device
+        self._lengths = torch.tensor([len(feature) for own in frames for feature in own], device=device)
+        self._spans = torch.tensor([len(own) for own in frames], device=device)
+        self._first = self._spans.cumsum(0) - self._spans  # of each prompt among all frames
+        self.kept = torch.zeros(len(sample_ids) * num_branches, dtype=torch.int64, device=device)
+
+    def __call__(self, latents: Tensor, at: LatentPlaces) -> Tensor:
+        """(K, H) features, and latents where none is known."""
+        if self._features.shape[-1] != latents.shape[-1]:
+            raise ConfigError(
+                f"the features are {self._features.shape[-1]} wide and the model's latents {latents.shape[-1]}"
+            )
+        rows, spans, steps = (place.to(self._features.device) for place in (at.rows, at.spans, at.steps))
+        prompts = rows // self.num_branches
+        frame = self._first[prompts] + torch.minimum(spans, self._spans[prompts] - 1)
+        known = (spans < self._spans[prompts]) & (steps < self._lengths[frame])
+        given = self._features[frame, torch.minimum(steps, self._lengths[frame] - 1)].to(latents)
+        self.kept.index_add_(0, rows, (~known).long())
+        return torch.where(known.to(latents.device)[:, None], given, latents)
 
 
 def make_intervention(kind: Intervention, bank: LatentBank | None, seed: int) -> LatentIntervention | None:
     """Build an intervention by name; None if it replaces no latents.
 
     Args:
-        kind: name; ``markers`` does not replace latents but removes them, by a budget of 0.
+        kind: name; ``markers`` does not replace latents but removes them, by a budget of 0, and ``oracle`` and ``swap``
+            depend on the batch, see :class:`FutureLatents`.
         bank: latents for ``mean``, ``noise`` and ``other``.
         seed: seed of the noise.
 

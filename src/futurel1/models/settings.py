@@ -12,6 +12,7 @@ CONFIG_KEYS = {"max_latent_tokens": "max_latent_token"}
 HYPER_PARAMETERS = {
     "max_latent_tokens": "max_latent_tokens",
     "fixed_latent_budget": "fixed_latents",
+    "max_hint_tokens": "max_hint_tokens",
     "latent_loss": "alignment",
     "latent_lambda": "latent_weight",
 }
@@ -25,6 +26,7 @@ class LatentSettings:
     Attributes:
         max_latent_tokens: L_max, maximum number of latents per hint frame in training.
         fixed_latent_budget: whether every span has exactly `max_latent_tokens` latents.
+        max_hint_tokens: most visual tokens of a hint frame before they are pooled; None: `max_latent_tokens`.
         loose_latent_budget: maximum number of latents per span while decoding; None derives it from
             `infer_latent_multiplier`.
         infer_latent_multiplier: maximum number of latents per span while decoding, as a multiple of
@@ -38,6 +40,7 @@ class LatentSettings:
 
     max_latent_tokens: int = 4
     fixed_latent_budget: bool = False
+    max_hint_tokens: int | None = None
     loose_latent_budget: int | None = None
     infer_latent_multiplier: float = 2.0
     force_initial_latent_mode: bool = False
@@ -50,8 +53,9 @@ class LatentSettings:
     def from_config(cls, config: Any) -> Self:
         """Read the settings from a stock configuration's extra keys; absent keys keep their defaults."""
         names = (
-            "max_latent_tokens", "fixed_latent_budget", "loose_latent_budget", "infer_latent_multiplier",
-            "force_initial_latent_mode", "projection_hidden_dim", "latent_loss", "latent_lambda",
+            "max_latent_tokens", "fixed_latent_budget", "max_hint_tokens", "loose_latent_budget",
+            "infer_latent_multiplier", "force_initial_latent_mode", "projection_hidden_dim", "latent_loss",
+            "latent_lambda",
         )  # fmt: skip
         stored = {name: getattr(config, CONFIG_KEYS.get(name, name), None) for name in names}
         found = {name: value for name, value in stored.items() if value is not None}
@@ -70,13 +74,24 @@ class LatentSettings:
             hparams: hyper-parameters of the training module; those that are missing or None change nothing.
         """
         given = {setting: hparams.get(name) for setting, name in HYPER_PARAMETERS.items()}
-        return replace(self, **{setting: value for setting, value in given.items() if value is not None})
+        found = {setting: value for setting, value in given.items() if value is not None}
+        if "fixed_latent_budget" in found and "max_hint_tokens" in hparams:
+            found["max_hint_tokens"] = hparams["max_hint_tokens"]  # None is a setting, not the lack of one
+        return replace(self, **found)
 
     def write_config(self, config: Any) -> None:
         """Write the settings into a stock configuration as extra keys."""
         for name, value in vars(self).items():
             setattr(config, CONFIG_KEYS.get(name, name), value)
         config.use_projection_head = self.projection_head_type != "none"
+
+    def hint_options(self) -> dict[str, Any]:
+        """Arguments of :class:`~futurel1.data.chat.ChatEncoder` that encode future frames as in training."""
+        return {
+            "max_latent_tokens": self.max_latent_tokens,
+            "fixed_latents": self.fixed_latent_budget,
+            "max_hint_tokens": self.max_hint_tokens if self.fixed_latent_budget else None,
+        }
 
     def budget(self) -> SpanBudget:
         """How many latents a span may hold while decoding."""

@@ -7,26 +7,29 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from futurel1.data import LookAhead, PromptBatch
 from futurel1.data.chat import ChatEncoder
+from futurel1.data.futures import Future
 from futurel1.data.samples import PromptInfo
 from futurel1.engines import Decoding, Engine, EngineSettings
 from futurel1.errors import BatchError, ConfigError
 from futurel1.files import write_whole
 from futurel1.full_disk import told_when_full
 from futurel1.json_lines import json_line
+from futurel1.losses.alignment import hint_features
 from futurel1.metrics import LatentUsage, Throughput
 from futurel1.metrics.functional import elect_each, expected_answer
-from futurel1.models import LatentBank, LatentReasoner, SpanBudget, load_processor
+from futurel1.models import FutureLatents, LatentBank, LatentReasoner, SpanBudget, load_processor
 from futurel1.models.decoding import PromptSource
 from futurel1.models.decoding.rollout import Rollout, ended_by_budget
-from futurel1.models.interventions import BANK_FILES, WITH_BANK, Intervention, make_intervention
+from futurel1.models.interventions import BANK_FILES, WITH_BANK, WITH_FUTURE, Intervention, make_intervention
 from futurel1.models.policies import DeterministicLatents, LatentPolicy
 from futurel1.models.transcript import Transcript, transcripts
 from futurel1.modules.lazy_reasoner import LazyReasonerModule
@@ -45,8 +48,10 @@ class LatentPredictor(LazyReasonerModule):
     """Decodes prompts with a trained reasoner.
 
     `predict_step` returns one record per prompt: `id` (file and number), `record_id` (the record's own `id`),
-    `response` (spans as `[imagined frame 1: 4 latents]`), `answer`, `votes` (share of branches per answer), `spans`,
-    `tokens`, `finish_reason` and `seconds`. `test_step` also scores a benchmark, and prints our row below the paper's
+    `response` (spans as `[imagined frame 1: 4 latents]`), `answer`, `votes` (share of branches per answer), `expected`,
+    `spans`, `tokens`, `finish_reason` and `seconds`; of records with a field `counterfactual` also that future's answer
+    as `counterfactual`, and under ``oracle`` and ``swap`` also `own_latents`, how many latents stayed the model's own
+    because no frame belongs to them. `test_step` also scores a benchmark, and prints our row below the paper's
     at the end.
 
     If the loader is a :class:`futurel1.data.LookAhead`, as those of our data modules are, all its prompts wait in one
@@ -69,8 +74,10 @@ class LatentPredictor(LazyReasonerModule):
         name: name of this model in tables.
         intervention: what replaces the model's latents, to test whether it uses them: ``none``: nothing; ``zero``:
             zeros; ``mean``: the mean latent of `latent_bank`; ``noise``: Gaussian noise with the bank's mean and
-            standard deviations; ``other``: the bank's latents of a sample of another video. ``markers`` removes latents
-            and keeps START and END, overriding `sampling.span_budget`.
+            standard deviations; ``other``: the bank's latents of a sample of another video; ``oracle``: features
+            of the record's true future frames, made as the targets of supervised training are; ``swap``: those of the
+            other future in its field `counterfactual`. ``markers`` removes latents and keeps START and END, overriding
+            `sampling.span_budget`.
         latent_bank: `latents.safetensors` of an earlier run, or that run's folder; required for ``mean``, ``noise`` and
             ``other``, and allowed only for them.
         save_latents: save the latents fed to the first branch of every prompt to `latents.safetensors` in the run
@@ -163,6 +170,12 @@ class LatentPredictor(LazyReasonerModule):
             bank.require_width(self.reasoner.hidden_size)
         self.metrics["usage"] = LatentUsage(self.reasoner.tokens, splits=self.scorer.splits)
 
+    @property
+    def future(self) -> Future | None:
+        """The future whose frames prompts have to carry; None: they carry none."""
+        futures: dict[str, Future] = {"oracle": "true", "swap": "counterfactual"}
+        return futures.get(self.hparams["intervention"])
+
     def make_engine(self, encoder: ChatEncoder) -> Engine[Any] | None:
         """What answers while prompts are loaded; None if this module decodes.
 
@@ -212,9 +225,16 @@ class LatentPredictor(LazyReasonerModule):
         if hparams["intervention"] == "markers":
             arguments["budget"] = SpanBudget.fixed(0)
 
+        if hparams["intervention"] in WITH_FUTURE:
+            self._intervention = FutureLatents(hparams["intervention"], {})
+
         def sources() -> Iterator[PromptSource]:
             for batch in batches:
                 names.append(batch.sample_ids)
+                if isinstance(
+                    self._intervention, FutureLatents
+                ):  # with one, a batch is decoded before the next is read
+                    self._intervention.features = self._future_features(batch)
                 yield PromptSource(batch, self.sampling.seed)
 
         for rollout in self.reasoner.generate_each(
@@ -241,6 +261,17 @@ class LatentPredictor(LazyReasonerModule):
     def on_test_start(self) -> None:
         """Let the loader feed the queue."""
         self._begin_queue(self.trainer.test_dataloaders, self.trainer.num_test_batches[0])
+
+    def _future_features(self, batch: PromptBatch) -> dict[str, list[Tensor]]:
+        """By sample id, the features of a batch's future frames."""
+        if batch.hint_pixel_values is None or batch.hint_grid_thw is None or not batch.sample_ids:
+            raise ConfigError(
+                f"intervention={self.hparams['intervention']} needs prompts with sample_ids and future frames; those "
+                "of a data module have them"
+            )
+        features = iter(hint_features(self.reasoner, batch.hint_pixel_values, batch.hint_grid_thw))
+        counts = zip(batch.sample_ids, batch.hint_counts, strict=True)
+        return {name: list(islice(features, count)) for name, count in counts}
 
     def predict_step(self, batch: PromptBatch, batch_idx: int) -> list[dict[str, Any]]:
         """Decode and describe every prompt of a batch."""
@@ -275,6 +306,10 @@ class LatentPredictor(LazyReasonerModule):
                     "seconds": round(seconds / len(batch), 4),
                 }
             )
+            if info.counterfactual is not None:
+                records[-1]["counterfactual"] = expected_answer(info.counterfactual, info.options)
+            if isinstance(self._intervention, FutureLatents):
+                records[-1]["own_latents"] = int(self._intervention.kept[row])
         return records, winners
 
     def setup(self, stage: str) -> None:

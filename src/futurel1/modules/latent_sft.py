@@ -76,6 +76,8 @@ class LatentSFTModule(ReasonerModule):
         max_latent_tokens: L_max stored in exported checkpoints; None: the data module's or else the start checkpoint's.
         fixed_latents: whether exported checkpoints decode exactly `max_latent_tokens` latents per span; None: the data
             module's setting or else the start checkpoint's.
+        max_hint_tokens: most visual tokens of a hint frame before they are pooled, stored in exported checkpoints;
+            None: the data module's or else the start checkpoint's.
 
     Raises:
         ConfigError: settings that contradict each other.
@@ -119,6 +121,7 @@ class LatentSFTModule(ReasonerModule):
         liger_kernel: bool = False,
         max_latent_tokens: int | None = None,
         fixed_latents: bool | None = None,
+        max_hint_tokens: int | None = None,
     ) -> None:
         super().__init__()
         backbone = self.take(backbone)
@@ -148,7 +151,7 @@ class LatentSFTModule(ReasonerModule):
             ConfigError: in training, model and data contradict each other.
         """
         data = getattr(self.trainer, "datamodule", None)
-        settled = {name: self.hparams[name] for name in ("max_latent_tokens", "fixed_latents")}
+        settled = {name: self.hparams[name] for name in ("max_latent_tokens", "fixed_latents", "max_hint_tokens")}
         for name, own in settled.items():
             theirs = None if data is None else data.hparams.get(name)
             if stage == "fit" and None not in (own, theirs) and own != theirs:

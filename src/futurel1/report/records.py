@@ -4,24 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from futurel1.data import RecordSource, open_records, parse_record, parse_rl_prompt
-from futurel1.data.benchmarks import read_images
+from futurel1.data import RecordSource, open_records, parse_rl_prompt
 from futurel1.data.frames import POOL_SIZE
+from futurel1.data.futures import true_future
 from futurel1.data.media import media_sources
 from futurel1.data.remote import is_there
-from futurel1.data.samples import Frame, PromptInfo, RawRecord, Sample, StoredImages, Turn, Video
+from futurel1.data.samples import Frame, PromptInfo, Turn, Video
 from futurel1.data.whole_videos import VideoSampling
 from futurel1.errors import ConfigError, MissingFileError
 from futurel1.report.runs import RunContents
 
 __all__ = ["RecordView", "RunRecords"]
 
-_RESPONSES = frozenset({"messages", "conversations", "question_images_index", "reasoning_images_index"})
 _FRAME_TOKENS = 64
 
 
@@ -108,7 +106,12 @@ class RunRecords:
         """
         number = self.number(name)
         prompt = self.source.sample(number)
-        future = _future_frames(self.source.raw(number), prompt)
+        # Files that are not there were not needed to ask.
+        future = tuple(
+            frame
+            for frame in true_future(self.source.raw(number), prompt)
+            if frame.data is not None or is_there(frame.path)
+        )
         media = [part for turn in prompt.turns for part in turn.parts if not isinstance(part, str)]
         everything = replace(prompt, turns=(*prompt.turns, Turn("assistant", future)))
         return RecordView(
@@ -139,26 +142,6 @@ def _open_as(run: RunContents, options: Mapping[str, Any]) -> RecordSource:
     tested = not any(run.folder.glob("predictions*.jsonl"))
     source: RecordSource = kind(**options).open_source("test" if tested else "predict")
     return source
-
-
-def _future_frames(record: RawRecord, prompt: Sample) -> tuple[Frame, ...]:
-    """Pictures of a record's own reasoning: hints of a training record, images of a benchmark's reference."""
-    stored = prompt.info.reference_images
-    if stored is not None:
-        return tuple(_stored_frames(stored))
-    raw = {name: value for name, value in record.raw.items() if value is not None}
-    if not raw.keys() & _RESPONSES or raw.keys() & {"problem", "qa"}:
-        return ()
-    parse = partial(parse_record, file=record.name, number=record.number, folder=record.folder, check_files=False)
-    # Files that are not there were not needed to ask.
-    return tuple(frame for frame in parse(raw).hints if frame.data is not None or is_there(frame.path))
-
-
-def _stored_frames(stored: StoredImages) -> list[Frame]:
-    place = Path(f"{stored.file}, record {stored.record}, {stored.column}")
-    return [
-        Frame(place, None, image) if isinstance(image, bytes) else Frame(image, None) for image in read_images(stored)
-    ]
 
 
 def _later_frames(shown: Sequence[Frame]) -> tuple[Frame, ...]:

@@ -1,4 +1,4 @@
-"""What a run folder holds that a page can show: configuration, predictions, latents, scores, rollouts."""
+"""What a run folder holds that a page can show: configuration, predictions, latents, scores, rollouts, a diagnosis."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 
@@ -15,7 +15,7 @@ from futurel1.curves import METRICS_FILE, Curve, read_curves
 from futurel1.errors import ConfigError, MissingFileError, RecordError
 from futurel1.json_lines import read_records
 from futurel1.models import LatentBank
-from futurel1.models.interventions import BANK_FILES
+from futurel1.models.interventions import BANK_FILES, Intervention
 from futurel1.scores import prediction_files
 
 __all__ = ["Prediction", "RunContents"]
@@ -23,6 +23,8 @@ __all__ = ["Prediction", "RunContents"]
 Prediction = Mapping[str, Any]
 """A line of `predictions.jsonl` or `samples.jsonl`, with at least `id`, `response`, `answer` and `spans`."""
 
+DIAGNOSIS_FILE = "diagnosis.json"
+"""What `futurel1 diagnose` writes into its folder."""
 PREDICTION_FIELDS = ("id", "response", "answer", "spans")
 
 
@@ -138,6 +140,29 @@ class RunContents:
         if not isinstance(results, dict):
             raise RecordError(f"{file} holds no scores but {type(results).__name__}; remove it, or test again")
         return results
+
+    @cached_property
+    def diagnosis(self) -> Mapping[str, Any]:
+        """What `futurel1 diagnose` found about the run, or wrote into this folder: `verdict` and `tables`; maybe empty.
+
+        Raises:
+            RecordError: `diagnosis.json` holds something else.
+        """
+        for file in (self.folder / DIAGNOSIS_FILE, self.folder / "diagnosis" / DIAGNOSIS_FILE):
+            if file.is_file():
+                try:
+                    found = json.loads(file.read_text(encoding="utf-8"))
+                    return {"verdict": found["verdict"], "tables": [dict(table) for table in found["tables"]]}
+                except (ValueError, KeyError, TypeError) as error:
+                    raise RecordError(f"{file} is no diagnosis ({error}); diagnose again") from error
+        return {}
+
+    @property
+    def replacements(self) -> list[Path]:
+        """Folders in this one whose runs `futurel1 diagnose` made with replaced latents; none elsewhere."""
+        if not (self.folder / DIAGNOSIS_FILE).is_file():
+            return []
+        return [self.folder / kind for kind in get_args(Intervention) if (self.folder / kind).is_dir()]
 
     @cached_property
     def latents(self) -> LatentBank | None:

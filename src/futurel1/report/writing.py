@@ -97,6 +97,7 @@ def report(
     Args:
         run: Run folder of `futurel1 predict`, `test` or `fit`.
         interventions: Run folders of the same records with latents replaced; the page switches between their answers.
+            Null for those in a folder of `futurel1 diagnose`.
         out: HTML file to write; null for report.html in the run folder.
         data: Files or folders of records in the place of those that the run's config.yaml names.
         model: Model that encodes frames, in the place of the run's; run folder, checkpoint (or its folder) or hub name.
@@ -118,8 +119,9 @@ def report(
     if min(samples, neighbours) < 0:
         raise ConfigError(f"samples and neighbours count from 0, got {samples} and {neighbours}")
     shown = RunContents(Path(run).expanduser())
-    others = by_intervention([RunContents(Path(other).expanduser()) for other in interventions])
-    if not (shown.predictions or shown.rollouts or shown.curves):
+    named = [Path(other).expanduser() for other in interventions] or shown.replacements
+    others = by_intervention([RunContents(folder) for folder in named])
+    if not (shown.predictions or shown.rollouts or shown.curves or shown.diagnosis):
         raise ConfigError(
             f"{run} has no predictions.jsonl, samples.jsonl, rollouts.jsonl or metrics.csv, so nothing to show; "
             "decode with futurel1 predict first"

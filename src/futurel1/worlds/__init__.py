@@ -4,6 +4,7 @@ from futurel1.worlds.bouncing import Arena, BouncingWorld, Episode, Shape, make_
 from futurel1.worlds.clips import Clip, World
 from futurel1.worlds.collisions import States
 from futurel1.worlds.event_episodes import EventEpisode
+from futurel1.worlds.event_forks import Fork, make_forks
 from futurel1.worlds.event_scenes import EventScene, Layout, layouts_of, make_event_scenes
 from futurel1.worlds.events import EventsWorld, make_event_episode, make_event_episodes
 from futurel1.worlds.footage import write_footage
@@ -23,6 +24,7 @@ __all__ = [
     "EventEpisode",
     "EventScene",
     "EventsWorld",
+    "Fork",
     "Layout",
     "Shape",
     "States",
@@ -34,6 +36,7 @@ __all__ = [
     "make_event_episode",
     "make_event_episodes",
     "make_event_scenes",
+    "make_forks",
     "palette",
     "read_code",
     "scene_code",

@@ -6,7 +6,7 @@ The writer (`futurel1.worlds.writing`) uses a world only through the protocol `W
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -17,6 +17,7 @@ from futurel1.errors import ConfigError
 __all__ = [
     "OBSERVED_FOLDER",
     "SPLITS",
+    "UNSEEN",
     "VIDEO_FOLDER",
     "Clip",
     "Split",
@@ -29,9 +30,10 @@ __all__ = [
     "video_of",
 ]
 
-Split = Literal["train", "test", "rl", "pretrain"]
+Split = Literal["train", "test", "rl", "pretrain", "counterfactual"]
 
-SPLITS: tuple[Split, ...] = ("train", "test", "rl", "pretrain")  # the index of a split is part of its seed
+SPLITS: tuple[Split, ...] = ("train", "test", "rl", "pretrain", "counterfactual")  # the index is part of a split's seed
+UNSEEN: tuple[Split, ...] = ("test", "counterfactual")  # look like no clip that a model is trained on
 VIDEO_FOLDER, OBSERVED_FOLDER = "videos", "observed"
 
 
@@ -44,12 +46,16 @@ class Clip:
         video: renders its (N, H, W, 3) RGB frames; called if the file does not exist yet.
         records: its records, by the name of their file.
         observed: renders only the observed frames, for benchmarks that show a whole video; None: no such file.
+        variants: renders further videos, by their names.
+        causal: encode a frame without regard to later ones, so that videos that begin alike also decode alike.
     """
 
     id: str
     video: Callable[[], NDArray[np.uint8]]
     records: Mapping[str, dict[str, Any]]
     observed: Callable[[], NDArray[np.uint8]] | None = None
+    variants: Mapping[str, Callable[[], NDArray[np.uint8]]] = field(default_factory=dict)
+    causal: bool = False
 
 
 class World(Protocol):

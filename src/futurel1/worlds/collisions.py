@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["NUM_SHAPES", "NUM_STATES", "PAIRS", "Layouts", "States", "simulate"]
+__all__ = ["NUM_SHAPES", "NUM_STATES", "PAIRS", "Layouts", "States", "continued", "simulate", "starts_apart"]
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -114,35 +114,39 @@ def starts_apart(start: Floats, layouts: Layouts) -> Bools:
     return apart
 
 
-def simulate(start: Floats, velocity: Floats, layouts: Layouts) -> States:
+def simulate(
+    start: Floats, velocity: Floats, layouts: Layouts, *, opened: Bools | None = None, frames: int = NUM_STATES
+) -> States:
     """Move discs of equal mass through B arenas; collisions lose no energy.
 
     Args:
-        start: (B, N, 2) centres at frame 0, for which `starts_apart` holds.
+        start: (B, N, 2) centres at frame 0; `starts_apart` holds for those that were not simulated.
         velocity: (B, N, 2) at frame 0, in sides per step.
         layouts: gates and pillars of the arenas.
+        opened: (B,) whether the gate is open at frame 0; None: all are closed.
+        frames: number of frames.
 
     Returns:
-        States of `NUM_STATES` frames.
+        States of that many frames.
     """
     scenes, shapes = start.shape[:2]
     # Scenes are the last axis inside this function, because numpy is fast along it and there are many scenes.
     place, speed = (np.array(vectors.transpose(1, 2, 0), order="C") for vectors in (start, velocity))
     level, gate = layouts.gate_axis == 1, layouts.gate_at
     side = np.sign(_along(place, level) - gate)  # no shape changes sides while the gate is closed
-    closed = np.ones(scenes, bool)
+    closed = np.ones(scenes, bool) if opened is None else ~opened
 
-    positions = np.empty((NUM_STATES, shapes, 2, scenes))
+    positions = np.empty((frames, shapes, 2, scenes))
     velocities = np.empty_like(positions)
-    gate_open = np.zeros((NUM_STATES, scenes), bool)
-    wall_hits = np.zeros((NUM_STATES, shapes, 4, scenes), bool)
-    contacts = np.zeros((NUM_STATES, shapes, shapes, scenes), np.int64)
-    gate_hits = np.zeros((NUM_STATES, shapes, scenes), bool)
-    at_frame = np.zeros((NUM_STATES, shapes, scenes), bool)
-    positions[0], velocities[0] = place, speed
+    gate_open = np.zeros((frames, scenes), bool)
+    wall_hits = np.zeros((frames, shapes, 4, scenes), bool)
+    contacts = np.zeros((frames, shapes, shapes, scenes), np.int64)
+    gate_hits = np.zeros((frames, shapes, scenes), bool)
+    at_frame = np.zeros((frames, shapes, scenes), bool)
+    positions[0], velocities[0], gate_open[0] = place, speed, ~closed
 
     # The loop over time is sequential: every part of a step needs the one before it.
-    for step in range(1, NUM_STATES):
+    for step in range(1, frames):
         for part in range(SUBSTEPS):
             place += speed / SUBSTEPS
             touching = _collide_all(place, speed)
@@ -172,6 +176,37 @@ def simulate(start: Floats, velocity: Floats, layouts: Layouts) -> States:
         clear_cut=~scenes_first(at_frame) & (turns <= 1).all(axis=-1, keepdims=True),
         flips=turns.cumsum(axis=1),
     )
+
+
+def continued(states: States, step: int, velocity: Floats, layouts: Layouts) -> States:
+    """Other continuations of one scene.
+
+    Args:
+        states: the scene, without a batch axis.
+        step: last frame that stays as it is; what follows is simulated anew from there.
+        velocity: (B, N, 2) velocities right after that frame, in sides per step.
+        layouts: the scene's gate and pillar, B times.
+
+    Returns:
+        (B, `NUM_STATES`, ...) states, up to `step` those of the scene, its velocities included.
+    """
+    count = len(velocity)
+
+    def repeated(array: NDArray[Any]) -> NDArray[Any]:
+        return np.repeat(array[None], count, axis=0)
+
+    later = simulate(
+        repeated(states.positions[step]), velocity, layouts, opened=repeated(states.gate_open[step]),
+        frames=NUM_STATES - step,
+    )  # fmt: skip
+    joined = {
+        field.name: np.concatenate(
+            [repeated(getattr(states, field.name)[: step + 1]), getattr(later, field.name)[:, 1:]], axis=1
+        )
+        for field in fields(states)
+    }
+    joined["flips"][:, step + 1 :] += states.flips[step]
+    return States(**joined)
 
 
 def _collide_all(place: Floats, speed: Floats) -> Bools:

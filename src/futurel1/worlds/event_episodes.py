@@ -28,16 +28,19 @@ class EventEpisode(EventScene):
         split: its split.
         number: its number in the split, from 0.
         asked: the question and its answer.
+        pillar_colour: see `EventScene`.
+        variant: what was changed in an episode of that number; "" for the episode itself.
     """
 
     split: Split
     number: int
     asked: Asked
+    variant: str = ""
 
     @property
     def id(self) -> str:
-        """Name of the episode and of its clip, such as `train-00012`."""
-        return f"{self.split}-{self.number:05d}"
+        """Name of the episode and of its clip, such as `train-00012` or `counterfactual-00012-moved`."""
+        return "-".join(filter(None, (self.split, f"{self.number:05d}", self.variant)))
 
     @property
     def question_type(self) -> str:

@@ -25,10 +25,13 @@ __all__ = [
     "INTERPOLATION",
     "KINDS",
     "LATER",
+    "NOTHING",
+    "NO_ONE",
     "OBSERVED",
     "Asked",
     "Kind",
     "arrivals",
+    "fitting",
     "question_cells",
     "sample_block",
     "sample_question",
@@ -255,6 +258,11 @@ def arrivals(there: Bools) -> Bools:
     """(..., K) whether a shape arrives in a step and stays, given (..., 1 + K) whether it is there."""
     steps = range(1, there.shape[-1])
     return np.stack([~there[..., :step].any(axis=-1) & there[..., step:].all(axis=-1) for step in steps], axis=-1)
+
+
+def fitting(asked: Asked, states: States, layout: Layout) -> Bools:
+    """(B,) whether the right option is unambiguously true, and the other three false, in scenes of one layout."""
+    return _fits(asked, states, _off_the_pillars_edge(states, [layout] * len(states.positions)))
 
 
 def _fits(asked: Asked, states: States, edge_free: Bools) -> Bools:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from futurel1.worlds.clips import Split
+from futurel1.worlds.clips import UNSEEN, Split
 from futurel1.worlds.collisions import (
     GATE_HALF,
     HIGH,
@@ -39,6 +39,7 @@ __all__ = [
     "PILLARS",
     "EventScene",
     "Layout",
+    "arenas",
     "layouts_of",
     "make_event_scenes",
     "sample_colours",
@@ -78,7 +79,7 @@ PILLARS = tuple((x, y) for x in (0.24, 0.5, 0.76) for y in (0.24, 0.5, 0.76))
 
 
 def layouts_of(split: Split) -> list[Layout]:
-    """The layouts that a split samples from: 24 of the 72 for tests, 48 for training and reinforcement learning.
+    """The layouts that a split samples from: 24 of the 72 for tests, 48 for what a model is trained on.
 
     Every gate and every pillar occurs in both parts, but no combination of the two does.
     """
@@ -86,7 +87,7 @@ def layouts_of(split: Split) -> list[Layout]:
         Layout(axis, at, pillar)
         for gate_number, (axis, at) in enumerate(GATES)
         for pillar_number, pillar in enumerate(PILLARS)
-        if ((gate_number + pillar_number) % 3 == 0) == (split == "test")
+        if ((gate_number + pillar_number) % 3 == 0) == (split in UNSEEN)
     ]
 
 
@@ -101,12 +102,14 @@ class EventScene:
         layout: positions of gate and pillar.
         last_colours: number of each shape's colour when last seen, in the order of `COLOURS`.
         states: states and events frame by frame, usable as labels of what a frame shows.
+        pillar_colour: RGB levels of the pillar.
     """
 
     size: int
     layout: Layout
     last_colours: tuple[int, ...]
     states: States = field(compare=False, repr=False)
+    pillar_colour: tuple[int, int, int] = PILLAR_COLOUR
 
     @property
     def colours(self) -> Ints:
@@ -138,7 +141,7 @@ class EventScene:
             rgb = np.array(list(COLOURS.values()), np.float32)[colours[:, number]]
             paint(frames, cover, rgb[:, None, None])
         (x, y), half = self.layout.pillar, PILLAR_HALF
-        paint(frames, _box(self.size, (x - half, x + half), (y - half, y + half)), PILLAR_COLOUR)
+        paint(frames, _box(self.size, (x - half, x + half), (y - half, y + half)), self.pillar_colour)
         return np.rint(frames).astype(np.uint8)
 
     def _bar(self, is_open: bool) -> Floats:
@@ -178,7 +181,7 @@ def make_event_scenes(
         colours += [_apart_colours(rng) if split is None else sample_colours(split, rng) for _ in possible]
         starts.append((start, velocity))
     start, velocity = (np.concatenate(parts)[:count] for parts in zip(*starts, strict=True))
-    states = simulate(start, velocity, _arenas(layouts[:count]))  # at once: few scenes take as long as hundreds
+    states = simulate(start, velocity, arenas(layouts[:count]))  # at once: few scenes take as long as hundreds
     return [
         EventScene(size=size, layout=layouts[number], last_colours=colours[number], states=states.scene(number))
         for number in range(count)
@@ -204,27 +207,28 @@ def _apart_colours(rng: np.random.Generator) -> tuple[int, ...]:
 def sample_scenes(layouts: Sequence[Layout], rng: np.random.Generator) -> tuple[Ints, States]:
     """Sample a random start for every layout and simulate the possible ones; return their numbers and their states."""
     possible, start, velocity = sample_starts(layouts, rng)
-    return possible, simulate(start, velocity, _arenas([layouts[number] for number in possible]))
+    return possible, simulate(start, velocity, arenas([layouts[number] for number in possible]))
 
 
 def sample_starts(layouts: Sequence[Layout], rng: np.random.Generator) -> tuple[Ints, Floats, Floats]:
     """Sample a random start for every layout; return numbers, centres and velocities of the possible ones."""
-    arenas = _arenas(layouts)
+    gates = arenas(layouts)
     shape = (len(layouts), NUM_SHAPES)
     start = rng.uniform(LOW, HIGH, (*shape, 2))
     angle = rng.uniform(0, 2 * np.pi, shape)
     heading = np.stack([np.cos(angle), np.sin(angle)], axis=-1)
     # In half of the scenes all shapes move along the gate rather than across it, so that it is often still closed when
     # last seen.
-    across = np.arange(2) == arenas.gate_axis[::2, None]
+    across = np.arange(2) == gates.gate_axis[::2, None]
     heading[::2] *= np.where(across, ACROSS_THE_GATE, 1)[:, None]
     heading /= np.linalg.norm(heading, axis=-1, keepdims=True)
     velocity = rng.uniform(SLOWEST, FASTEST, (*shape, 1)) * heading
-    possible = np.flatnonzero(starts_apart(start, arenas))
+    possible = np.flatnonzero(starts_apart(start, gates))
     return possible, start[possible], velocity[possible]
 
 
-def _arenas(layouts: Sequence[Layout]) -> Layouts:
+def arenas(layouts: Sequence[Layout]) -> Layouts:
+    """The gates and pillars of B layouts, for :func:`~futurel1.worlds.collisions.simulate`."""
     return Layouts(
         gate_axis=np.array([layout.gate_axis for layout in layouts], np.int64),
         gate_at=np.array([layout.gate_at for layout in layouts], np.float64),

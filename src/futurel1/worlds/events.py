@@ -22,13 +22,16 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
+
 from futurel1.worlds.clips import Clip, Split, check_episode, check_seed, observed_of, video_of
 from futurel1.worlds.collisions import NUM_STATES
 from futurel1.worlds.event_episodes import EventEpisode
+from futurel1.worlds.event_forks import Fork, make_forks
 from futurel1.worlds.event_questions import KINDS, OBSERVED, Kind, question_cells, sample_block
-from futurel1.worlds.look import LETTERS, check_frame_size
+from futurel1.worlds.look import COLOURS, LETTERS, check_frame_size
 from futurel1.worlds.pretraining import pretraining_records
-from futurel1.worlds.storage import PRETRAINING_KINDS
+from futurel1.worlds.storage import CHANGES, PRETRAINING_KINDS
 
 __all__ = ["EventsWorld", "make_event_episode", "make_event_episodes"]
 
@@ -77,7 +80,8 @@ class EventsWorld:
     A split has frame-indexed records with options (`train.jsonl`) and open questions about the same clips
     (`train_open.jsonl`). Test questions are also written in FutureBench's form (`futurebench.jsonl`), with clips of
     the observed frames. The split `pretrain` has the records of `futurel1.worlds.pretraining` instead, one file per
-    kind (`pretrain_describe.jsonl`).
+    kind (`pretrain_describe.jsonl`). The split `counterfactual` has a question per clip with both futures, and the same
+    questions about changed clips, see `futurel1.worlds.event_forks`.
 
     Args:
         seed: seed of the world, from 0.
@@ -100,7 +104,7 @@ class EventsWorld:
     @property
     def splits(self) -> tuple[Split, ...]:
         """The splits of this world."""
-        return ("train", "test", "rl", "pretrain")
+        return ("train", "test", "rl", "pretrain", "counterfactual")
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -112,11 +116,16 @@ class EventsWorld:
         """Names of the record files of a split."""
         if split == "pretrain":
             return tuple(f"pretrain_{kind}.jsonl" for kind in PRETRAINING_KINDS)
+        if split == "counterfactual":
+            return ("counterfactual.jsonl", *(f"counterfactual_{change}.jsonl" for change in CHANGES))
         names = (f"{split}.jsonl", f"{split}_open.jsonl")
         return (*names, "futurebench.jsonl") if split == "test" else names
 
     def clips(self, split: Split, count: int) -> Iterator[Clip]:
         """The first clips of a split, each with its records."""
+        if split == "counterfactual":
+            yield from map(_forked_clip, make_forks(count, seed=self.seed, size=self.size, kinds=self.kinds))
+            return
         for episode in make_event_episodes(split, count, seed=self.seed, size=self.size, kinds=self.kinds):
             yield Clip(
                 episode.id,
@@ -135,3 +144,33 @@ class EventsWorld:
         if split == "test":
             records["futurebench.jsonl"] = episode.futurebench_record(observed_of(episode.id))
         return records
+
+
+def _forked_clip(fork: Fork) -> Clip:
+    """A clip with its other future and its changes, and the records of all."""
+    every = (fork.other, *fork.changed)
+    return Clip(
+        fork.episode.id,
+        partial(fork.episode.render, range(NUM_STATES)),
+        {
+            "counterfactual.jsonl": _forked_record(fork.episode, fork.other),
+            **{f"counterfactual_{one.variant}.jsonl": _forked_record(one, fork.episode) for one in fork.changed},
+        },
+        variants={one.id: partial(one.render, range(NUM_STATES)) for one in every},
+        causal=True,
+    )
+
+
+def _forked_record(episode: EventEpisode, other: EventEpisode) -> dict[str, Any]:
+    """The record of an episode that names the future of another one as its counterfactual."""
+    counterfactual = {
+        "video": video_of(other.id), "reasoning_image": list(other.asked.hints), "answer": other.options[other.answer],
+    }  # fmt: skip
+    # A colour never leaves its pair and no two shapes share one, so that a frame alone tells the order of the shapes.
+    order = np.argsort(np.asarray(episode.last_colours) % (len(COLOURS) // 2))
+    places = episode.states.positions[list(episode.asked.hints)][:, order]
+    return {
+        **episode.record(video_of(episode.id)),
+        "counterfactual": counterfactual,
+        "future_positions": places.round(4).tolist(),
+    }

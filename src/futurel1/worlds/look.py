@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from futurel1.errors import ConfigError
-from futurel1.worlds.clips import Split
+from futurel1.worlds.clips import UNSEEN, Split
 
 __all__ = [
     "COLOURS",
@@ -67,7 +67,7 @@ def palette(split: Split) -> list[tuple[str, Form]]:
     So each colour and each form occurs in both splits, but no combination does.
 
     Args:
-        split: `test`, or any other split; those have the combinations of training.
+        split: `test` and `counterfactual` have combinations of their own, the others those of training.
 
     Returns:
         (colour, form) pairs.
@@ -76,7 +76,7 @@ def palette(split: Split) -> list[tuple[str, Form]]:
         (colour, form)
         for form_number, form in enumerate(FORMS)
         for colour_number, colour in enumerate(COLOURS)
-        if (colour_number % 3 == (form_number + 1) % 3) == (split == "test")
+        if (colour_number % 3 == (form_number + 1) % 3) == (split in UNSEEN)
     ]
 
 

@@ -15,16 +15,19 @@ from futurel1.files import replacing, write_whole
 from futurel1.leftovers import remove_leftovers
 from futurel1.worlds.clips import OBSERVED_FOLDER, SPLITS, VIDEO_FOLDER
 
-__all__ = ["PRETRAINING_KINDS", "claim_folder", "write_clip", "write_records"]
+__all__ = ["CHANGES", "PRETRAINING_KINDS", "claim_folder", "write_clip", "write_records"]
 
 FRAMES_PER_SECOND = 2
 MANIFEST = "world.json"
 CLIP_FOLDERS = (VIDEO_FOLDER, OBSERVED_FOLDER)
 PRETRAINING_KINDS = ("describe", "imagine", "watch", "tell", "answer")
+CHANGES = ("reversed", "moved", "recoloured")
+"""Changes to the observed frames of the split `counterfactual`."""
 RECORD_FILES = (
     *(f"{split}.jsonl" for split in SPLITS),
     *(f"{split}_open.jsonl" for split in SPLITS),
     *(f"pretrain_{kind}.jsonl" for kind in PRETRAINING_KINDS),
+    *(f"counterfactual_{change}.jsonl" for change in CHANGES),
     "futurebench.jsonl",
 )
 
@@ -77,12 +80,13 @@ def write_records(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
         write_whole(path, text)
 
 
-def write_clip(path: Path, render: Callable[[], NDArray[np.uint8]]) -> bool:
+def write_clip(path: Path, render: Callable[[], NDArray[np.uint8]], causal: bool = False) -> bool:
     """Write a clip unless its file exists.
 
     Args:
         path: the file; its folder is created if missing.
         render: renders the clip's (N, H, W, 3) RGB frames.
+        causal: encode a frame without regard to later ones.
 
     Returns:
         Whether it was written now.
@@ -91,17 +95,19 @@ def write_clip(path: Path, render: Callable[[], NDArray[np.uint8]]) -> bool:
     if path.exists() and path.stat().st_size > 0:
         return False
     path.parent.mkdir(exist_ok=True)
-    _encode(path, render())
+    _encode(path, render(), causal)
     return True
 
 
-def _encode(path: Path, frames: NDArray[np.uint8]) -> None:
+def _encode(path: Path, frames: NDArray[np.uint8], causal: bool) -> None:
     """Encode (N, H, W, 3) RGB frames atomically as H.264 that every player and decord can read."""
     import av
 
     with replacing(path) as part, av.open(str(part), "w", format="mp4") as container:
         # crf 10 keeps states within a few grey levels; no B-frames and one thread keep the file simple and repeatable.
         options = {"crf": "10", "preset": "veryfast", "bf": "0", "threads": "1"}
+        if causal:
+            options["tune"] = "zerolatency"
         stream = container.add_stream("libx264", rate=FRAMES_PER_SECOND, options=options)
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = "yuv420p"

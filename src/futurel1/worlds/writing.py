@@ -39,6 +39,7 @@ class WorldFiles:
         test_open: open questions about the test clips.
         futurebench: the test questions in FutureBench's form, with clips of only the observed frames.
         footage: records of the real clips.
+        counterfactual: questions about clips that have another future too.
         videos: the folder of the clips.
         observed: the folder of the clips of observed frames.
         records: number of records by the name of their file.
@@ -54,6 +55,7 @@ class WorldFiles:
     test_open: Path | None
     futurebench: Path | None
     footage: Path | None
+    counterfactual: Path | None
     videos: Path
     observed: Path | None
     records: dict[str, int]
@@ -74,6 +76,7 @@ def write_world(
     test: int = 64,
     rl: int = 0,
     pretrain: int = 0,
+    counterfactual: int = 0,
     seed: int = 0,
     size: int = 96,
     task: Task = "events",
@@ -96,6 +99,9 @@ def write_world(
         pretrain: Number of clips of the world of events for pretraining, with records that describe frames, imagine
             frames or ask about shown frames, in pretrain_describe.jsonl, pretrain_imagine.jsonl, pretrain_watch.jsonl,
             pretrain_tell.jsonl and pretrain_answer.jsonl.
+        counterfactual: Number of clips of the world of events that have a second future, in which another answer is
+            right, with questions about one to three steps in counterfactual.jsonl; and the same questions about changed
+            clips in counterfactual_reversed.jsonl, counterfactual_moved.jsonl and counterfactual_recoloured.jsonl.
         seed: Seed of the world, from 0; the same seed, size, task and kinds give the same clips.
         size: Side of the frames in pixels, a multiple of 32.
         task: What the questions ask. events: what happens to three shapes that bounce off each other, change colour
@@ -120,7 +126,11 @@ def write_world(
     if pretrain and task != "events":
         raise ConfigError(f"pretrain={pretrain}: only the world of events has clips for pretraining; leave task out")
     world = _world(task, seed, size, kinds)
-    asked: dict[Split, int] = {"train": train, "test": test, "rl": rl, "pretrain": pretrain}
+    if counterfactual and task != "events":
+        raise ConfigError(f"counterfactual={counterfactual}: only the world of events has them; leave task out")
+    asked: dict[Split, int] = {
+        "train": train, "test": test, "rl": rl, "pretrain": pretrain, "counterfactual": counterfactual,
+    }  # fmt: skip
     counts = {split: asked[split] for split in world.splits}
     _check_counts(counts)
     with one_writer(Path(out)):
@@ -182,14 +192,16 @@ def _write(out: Path, world: World, counts: Mapping[Split, int], progress: bool)
     chosen.update((split, count) for split, count in counts.items() if count)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     files: dict[str, int] = {}
-    written = 0
+    written = kept = 0
     whole = "clips that are there are whole; free some, and the same command goes on"
     with told_when_full(out, whole), Progress(*columns, disable=not progress) as bar:
         clips = bar.add_task("clips", total=sum(chosen.values()))
         for split, count in chosen.items():
             records: dict[str, list[dict[str, Any]]] = {name: [] for name in world.record_files(split)}
             for clip in world.clips(split, count):
-                written += write_clip(out / video_of(clip.id), clip.video)
+                for name, render in {clip.id: clip.video, **clip.variants}.items():
+                    new = write_clip(out / video_of(name), render, clip.causal)
+                    written, kept = written + new, kept + (not new)
                 if clip.observed is not None:
                     write_clip(out / observed_of(clip.id), clip.observed)
                 for name, record in clip.records.items():
@@ -198,7 +210,7 @@ def _write(out: Path, world: World, counts: Mapping[Split, int], progress: bool)
             for name, entries in records.items():
                 write_records(out / name, entries)
                 files[name] = len(entries)
-    return _files(out, files, written, sum(chosen.values()) - written)
+    return _files(out, files, written, kept)
 
 
 def _files(out: Path, records: dict[str, int], written: int, kept: int) -> WorldFiles:
@@ -217,6 +229,7 @@ def _files(out: Path, records: dict[str, int], written: int, kept: int) -> World
         futurebench=named("futurebench.jsonl"),
         footage=None,
         videos=out / VIDEO_FOLDER,
+        counterfactual=named("counterfactual.jsonl"),
         observed=out / OBSERVED_FOLDER if "futurebench.jsonl" in records else None,
         records=records,
         written=written,

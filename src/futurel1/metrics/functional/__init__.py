@@ -1,5 +1,6 @@
 """Parsers and scores as plain functions; the metrics of `futurel1.metrics` are thin state around them."""
 
+from futurel1.metrics.functional.bootstrap import Difference, paired_bootstrap
 from futurel1.metrics.functional.futurebench import (
     FUTUREBENCH_SPLITS,
     OPTION_LETTERS,
@@ -18,6 +19,7 @@ from futurel1.metrics.functional.votes import answer_of, elect, elect_each, expe
 __all__ = [
     "FUTUREBENCH_SPLITS",
     "OPTION_LETTERS",
+    "Difference",
     "ExtractionProtocol",
     "adjacent_span_cosines",
     "answer_of",
@@ -32,6 +34,7 @@ __all__ = [
     "intervention_effect",
     "is_right",
     "judged_scores",
+    "paired_bootstrap",
     "plain_answer",
     "sanitize_response",
     "vote",

@@ -16,6 +16,7 @@ from futurel1.models.decoding.protocol import Reasoner
 from futurel1.models.decoding.rollout import REASONS
 from futurel1.models.decoding.rows import NOT_BAD, Rows
 from futurel1.models.decoding.scoring import continue_log_prob
+from futurel1.models.interventions import LatentPlaces
 from futurel1.models.noise import RowNoise
 
 if TYPE_CHECKING:
@@ -99,7 +100,9 @@ def advance(
     # 2. START opens a span. Only END ends it: when it is picked (ignored by a fixed budget), or by force when the
     # budget is spent. Any other pick is a latent inside a span, and text outside.
     going = ~rows.done
-    open_span = rows.inside | (rows.last == tokens.start_id)
+    opens = rows.last == tokens.start_id
+    rows.spans.add_(opens & going)
+    open_span = rows.inside | opens
     spent = rows.emitted >= budget.latents
     full = open_span & spent
     closing = full if budget.kind == "fixed" else open_span & (spent | (picked == tokens.end_id))
@@ -162,7 +165,8 @@ def _replaced(settings: "DecodingSettings", rows: Rows, latents: Tensor, is_late
     if intervention is None or not len(at):
         return latents
     sampled = latents[at]
-    replaced = intervention(sampled, rows.name[at], rows.latents[at])
+    places = LatentPlaces(rows.name[at], rows.latents[at], rows.spans[at] - 1, rows.emitted[at])
+    replaced = intervention(sampled, places)
     if replaced.shape != sampled.shape:
         raise ConfigError(
             f"{type(intervention).__name__} returned latents of shape {tuple(replaced.shape)} for "

@@ -32,6 +32,7 @@ class Rows:
         inside: (C,) bool, whether its newest token is a latent: the row is inside a span.
         emitted: (C,) int64, number of latents in the span that it is inside of; 0 outside.
         latents: (C,) int64, number of latents in its response.
+        spans: (C,) int64, number of spans that its response has opened, one that ended the prompt included.
         step: (C,) int64, number of tokens in its response.
         done: (C,) bool, whether its response has ended.
         reason: (C,) int64, why it ended, as an index into :data:`~futurel1.models.decoding.rollout.REASONS`.
@@ -53,6 +54,7 @@ class Rows:
     inside: Tensor
     emitted: Tensor
     latents: Tensor
+    spans: Tensor
     step: Tensor
     done: Tensor
     reason: Tensor
@@ -79,7 +81,9 @@ class Rows:
             return torch.zeros(count, *more, dtype=dtype, device=device)
 
         width = max_new_tokens + 1
-        numbers = ("name", "key", "place", "position", "last", "emitted", "latents", "step", "reason", "bad_step")
+        numbers = (
+            "name", "key", "place", "position", "last", "emitted", "latents", "spans", "step", "reason", "bad_step",
+        )  # fmt: skip
         rows = cls(
             **{name: zeros() for name in numbers},
             **{name: zeros(dtype=torch.bool) for name in ("inside", "bad_latent")},
@@ -103,7 +107,7 @@ class Rows:
 
     def begin(self, name: Tensor, key: Tensor, place: Tensor, position: int, last: int) -> None:
         """Start new responses in all of these rows; arguments as the attributes."""
-        for tensor in (self.inside, self.emitted, self.latents, self.step, self.done, self.bad_latent):
+        for tensor in (self.inside, self.emitted, self.latents, self.spans, self.step, self.done, self.bad_latent):
             tensor.zero_()
         self.bad_step.fill_(NOT_BAD)
         self.reason.fill_(REASONS.index("length"))

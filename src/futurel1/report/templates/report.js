@@ -3,11 +3,12 @@ const shown = JSON.parse(document.getElementById("contents").textContent);
 const byId = (id) => document.getElementById(id);
 const KINDS = {
   none: "own latents", zero: "zeros", mean: "mean latent", noise: "noise", other: "another video's",
-  markers: "no latents",
+  markers: "no latents", oracle: "true future", swap: "other future",
 };
 const FED = {
   zero: "zeros were fed here", mean: "the mean latent was fed here", noise: "noise was fed here",
   other: "latents of another video were fed here", markers: "nothing was fed here",
+  oracle: "the features of the true frame were fed here", swap: "the features of another future were fed here",
 };
 
 /* Texts of models and records only ever become text nodes and attributes, never HTML. */
@@ -100,17 +101,24 @@ function neighbours(title, frames, ofOwn, truth) {
   return el("div", {}, el("h5", {}, title), el("div", { class: "strip" },
     frames.map((near, place) => nearPicture(near, `${title}, number ${place + 1}`, ofOwn, truth))));
 }
+function trueFuture(shownAs) {
+  return el("div", {}, el("h5", {}, "True future"), el("div", { class: "strip" }, shownAs));
+}
 function spanBox(place, span, kind) {
   const many = `${span.latents} latent${span.latents === 1 ? "" : "s"}`;
   const title = kind === "none" ? many : own(FED, kind) || `fed: ${kind}`;
   const box = el("div", { class: "span" }, el("h4", {}, `Imagined frame ${place + 1}: ${title}`));
-  const near = kind === "none" ? span.near : null;
-  if (!near) return box;
+  if (!span.near) return box;
+  if (kind === "oracle") {
+    const fed = span.near.true && span.near.true.near;
+    if (fed) box.append(el("div", { class: "near" }, trueFuture(picture(fed.frame, "True future frame", fed.label))));
+    return box;
+  }
+  const near = span.near;
   box.append(...[spanFacts(near)].filter(Boolean));
   const groups = [];
   if (near.true) {
-    groups.push(el("div", {}, el("h5", {}, "True future"),
-      el("div", { class: "strip" }, nearPicture(near.true.near, "True future frame", true, near.true))));
+    groups.push(trueFuture(nearPicture(near.true.near, "True future frame", true, near.true)));
   }
   const later = near.observed ? "Nearest observed frames of this video" : "Nearest later frames of this video";
   groups.push(neighbours(later, near.own, true, near.true), neighbours("Nearest frames of other videos", near.others, false, near.true));
@@ -131,7 +139,8 @@ function response(told, kind, spans) {
   let line = null; // text and tags between two spans are one paragraph
   for (const piece of told.pieces) {
     if (piece.kind === "span" && spans) {
-      box.append(spanBox(piece.span, kind === "none" ? spans[piece.span] : { latents: piece.latents }, kind));
+      const near = kind === "oracle" && spans[piece.span] ? spans[piece.span].near : null;
+      box.append(spanBox(piece.span, kind === "none" ? spans[piece.span] : { latents: piece.latents, near }, kind));
       line = null;
       continue;
     }
