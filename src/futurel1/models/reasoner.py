@@ -406,8 +406,8 @@ class LatentReasoner(nn.Module):
     ) -> Iterator[Rollout]:
         """Decode a stream of batches, such as a data set; a batch is read when a slot is free for its first prompt.
 
-        The samples of a batch are those of :meth:`generate`, whatever the number of slots and the other batches. With
-        an intervention, a batch is decoded before the next one is read.
+        Each batch gets the samples of :meth:`generate`, whatever the number of slots and the other batches. With an
+        intervention, a batch is decoded before the next one is read. Errors are those of :meth:`generate`.
 
         Args:
             sources: batches of prompts with their seeds.
@@ -417,9 +417,6 @@ class LatentReasoner(nn.Module):
 
         Yields:
             The rollout of each batch, in their order.
-
-        Raises:
-            BatchError, ConfigError, DecodingError: as :meth:`generate`.
         """
         how = self._decoding_settings(slots=slots, **settings)
         with _evaluating(self):
