@@ -9,7 +9,8 @@ from experiments.miniature import figures
 from experiments.miniature.records import MISMATCHED, SPLITS
 from experiments.miniature.results import Bench, Results, current_results, metrics_of_tests, read_results
 from experiments.miniature.stages import BACKBONE, Plan, stages_testing
-from experiments.miniature.statistics import Difference, Mean, holm, paired_difference, seed_mean
+from experiments.miniature.statistics import Mean, holm, paired_difference, seed_mean
+from futurel1.metrics.functional import Difference
 
 MARKER = "<!-- hand-written below -->"
 HEADINGS = {"hop1": "1 hop", "hop2": "2 hops", "hop3": "3 hops", "hop5": "interpolation", "all": "average"}

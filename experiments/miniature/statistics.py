@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
 
+from futurel1.metrics.functional import Difference
+
 
 @dataclass(frozen=True)
 class Mean:
@@ -24,23 +26,6 @@ class Mean:
     value: float
     half: float | None
     seeds: int
-
-
-@dataclass(frozen=True)
-class Difference:
-    """A difference of two means over the same seeds and questions.
-
-    Attributes:
-        value: first minus second.
-        low: lower end of its 95% interval.
-        high: upper end.
-        p: two-sided p-value of no difference.
-    """
-
-    value: float
-    low: float
-    high: float
-    p: float
 
 
 def seed_mean(values: Sequence[float]) -> Mean:
