@@ -115,11 +115,16 @@ def probe_rows(probes: Sequence[Probe]) -> list[list[str]]:
     """Cells of the table of probes."""
     return [
         [
-            one.name, str(one.vectors), f"{one.position:.2f}", f"{one.position_shuffled:.2f}", f"{one.zone:.0%}",
+            one.name, str(one.vectors), explained(one.position), explained(one.position_shuffled), f"{one.zone:.0%}",
             f"{one.zone_shuffled:.0%}", points(one.gain),
         ]
         for one in probes
     ]  # fmt: skip
+
+
+def explained(share: float) -> str:
+    """An R² with two digits, without a sign at zero."""
+    return f"{round(share, 2) + 0.0:.2f}"
 
 
 def points(difference: Difference | None) -> str:
