@@ -69,11 +69,18 @@ def test_states_are_those_that_chose_the_next_token(
     assert {one.question for one in found} == set(range(COUNT))
 
 
-def test_thoughts_are_counted_by_their_closing_tags(
-    files: list[str], decoder: Decoder, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<reason>now</reason><reason>then</reason><reason>later</reason><answer>A</answer>",
+        "<reason>now</reason>\n<reason>then</reason>\n<reason>later</reason>\n<answer>A</answer>\n",
+        "<reason>now\nthen\nlater</reason>\n<answer>A</answer>",  # as a model without spans writes them
+    ],
+)
+def test_thoughts_end_with_their_tag_or_line(
+    files: list[str], decoder: Decoder, monkeypatch: pytest.MonkeyPatch, text: str
 ) -> None:
     tokenizer = decoder.reasoner.tokenizer
-    text = "<reason>now</reason><reason>then</reason><reason>later</reason><answer>A</answer>"
     ids = torch.tensor([tokenizer(text)["input_ids"]])
     real = torch.ones_like(ids, dtype=torch.bool)
     states = torch.arange(ids.shape[1], dtype=torch.float32)[None, :, None].expand(1, -1, 4)

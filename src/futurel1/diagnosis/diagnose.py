@@ -18,6 +18,7 @@ from futurel1.diagnosis.imagining import Change, Imagined, change_of, imagined
 from futurel1.diagnosis.probes import LEAST_QUESTIONS, Probe
 from futurel1.diagnosis.probing import future_positions, probes_of
 from futurel1.diagnosis.results import DESTRUCTIVE, Diagnosis
+from futurel1.diagnosis.states import THOUGHTS
 from futurel1.diagnosis.verdict import verdict_of
 from futurel1.errors import ConfigError, MissingFileError
 from futurel1.files import writable, write_whole
@@ -196,7 +197,10 @@ class _Instruments:
             left_out["probes"] = f"they need at least {LEAST_QUESTIONS} questions"
             return []
         with Console(stderr=True).status("probing ..."):
-            return probes_of(self.decoder, files, self.folder, self.text_only)
+            probes = probes_of(self.decoder, files, self.folder, self.text_only)
+        if self.text_only is not None and THOUGHTS not in {one.name for one in probes}:
+            left_out[THOUGHTS] = "its responses hold no thoughts about future frames"
+        return probes
 
     def _imagined(self, folder: Path, questions: Sequence[str], answers: Sequence[Mapping[str, Any]]) -> list[Imagined]:
         """The spans of a run, beside the features of both futures."""

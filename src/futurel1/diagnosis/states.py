@@ -5,6 +5,7 @@ Shapes: N responses of at most R tokens, H hidden size.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -21,10 +22,11 @@ from futurel1.models import LatentReasoner
 from futurel1.models.decoding import Rollout
 from futurel1.models.policies import DeterministicLatents
 
-__all__ = ["FrameVector", "imagined_states", "response_states", "thought_states"]
+__all__ = ["THOUGHTS", "FrameVector", "imagined_states", "response_states", "thought_states"]
 
 LATENTS, END_OF_SPAN, WORDS, THOUGHTS = "latents", "end of span", "words after", "thoughts of the text-only model"
-_CLOSING = "</reason>"
+_ENDS = re.compile(r"</reason>\s*|\n")
+"""Where a thought ends: with its tag, or, where thoughts share a tag because no span is between them, with its line."""
 
 
 @dataclass(frozen=True)
@@ -96,9 +98,10 @@ def thought_states(decoder: Decoder, questions: Sequence[str]) -> list[FrameVect
     for first, rollout, states in _decoded(decoder, questions):
         for row in range(len(rollout)):
             ids = rollout.responses[row][rollout.response_mask[row]].tolist()
-            closed = [text.count(_CLOSING) for text in accumulate(tokenizer.decode([token]) for token in ids)]
-            for thought in range(1, max(closed, default=0)):
-                inside = [place for place, count in enumerate(closed) if count == thought]
+            said = accumulate(tokenizer.decode([token]) for token in ids)
+            ended = [len(_ENDS.findall(text.partition("<answer>")[0])) for text in said]
+            for thought in range(1, max(ended, default=0)):
+                inside = [place for place, count in enumerate(ended) if count == thought]
                 found.append(FrameVector(THOUGHTS, first + row, thought - 1, _mean(states[row, inside])))
     return found
 
