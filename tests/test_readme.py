@@ -100,6 +100,7 @@ def test_commands_of_the_readme_run(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     }
     shorter["validate"] = shorter["test"] = shorter["predict"] = ["--data.init_args.num_workers", "0"]
     shorter["curate"] = ["--rollouts", "2", "--sampling.max_new_tokens", "8", "--prompts.num_workers", "0"]
+    shorter["diagnose"] = ["--count", "3"]
     ran = []
     for line in block.splitlines():
         words = shlex.split(line, comments=True)

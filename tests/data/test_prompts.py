@@ -224,7 +224,7 @@ def test_info_goes_with_the_batch(make):
     with pytest.raises(BatchError, match="1 entries of info for 2 rows"):
         PromptBatch(batch.input_ids, batch.attention_mask, info=(PromptInfo(),))
     names = list(PromptBatch.__dataclass_fields__)
-    assert names[-1] == "info"
+    assert names[-2:] == ["info", "responses"]
 
 
 # ---------------------------------------------------------------------------------------------------- encoder

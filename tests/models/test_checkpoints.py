@@ -254,7 +254,7 @@ def test_dual_heads(released):
 
 def test_head_of_an_unknown_kind(released):
     edit_config(released, use_projection_head=True, projection_head_type="moe")
-    with pytest.raises(ConfigError, match="'none', 'swiglu' or 'lvr', got 'moe'"):
+    with pytest.raises(ConfigError, match="'none', 'swiglu', 'lvr' or 'constant', got 'moe'"):
         LatentReasoner.from_pretrained(released)
 
 

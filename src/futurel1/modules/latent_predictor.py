@@ -29,7 +29,14 @@ from futurel1.metrics.functional import elect_each, expected_answer
 from futurel1.models import FutureLatents, LatentBank, LatentReasoner, SpanBudget, load_processor
 from futurel1.models.decoding import PromptSource
 from futurel1.models.decoding.rollout import Rollout, ended_by_budget
-from futurel1.models.interventions import BANK_FILES, WITH_BANK, WITH_FUTURE, Intervention, make_intervention
+from futurel1.models.interventions import (
+    BANK_FILES,
+    WITH_BANK,
+    WITH_FUTURE,
+    Intervention,
+    LatentIntervention,
+    make_intervention,
+)
 from futurel1.models.policies import DeterministicLatents, LatentPolicy
 from futurel1.models.transcript import Transcript, transcripts
 from futurel1.modules.lazy_reasoner import LazyReasonerModule
@@ -141,6 +148,7 @@ class LatentPredictor(LazyReasonerModule):
             )
         self._clock = time.perf_counter()
         self.policy = latent_policy or DeterministicLatents()
+        self._intervention: LatentIntervention | None = None
         self._begin_queue(None, 0)
         self.scorer = SCORERS[benchmark](judge, voted=num_branches > 1)
         self.metrics = nn.ModuleDict({**self.scorer.metrics(), "throughput": Throughput()})
