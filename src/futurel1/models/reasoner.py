@@ -377,8 +377,8 @@ class LatentReasoner(nn.Module):
                 all prompts.
             look_every: steps between two looks of the host for responses that have ended; None: 1 on a CPU, and 8 on
                 other devices, where every look waits for the device.
-            compile: compile the step, and replay it as a CUDA graph on CUDA. Before the first step all its sizes are
-                compiled, once per process and shape, which takes minutes; buffers have the width of the longest response.
+            compile: compile all sizes of the step before the first one, which takes minutes, once per process and
+                shape; on CUDA, it is replayed as a graph.
             vision: features of the prompts' images and videos, if they are already computed.
             on_step: called after every step, for streaming of all prompts at once; a token may be part of a character.
 
