@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
 import re
-from importlib.util import find_spec
+import sys
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,12 +14,23 @@ import torch
 LINE = r"{} +([\d.]+) s +spread [\d.]+ +(\d+) tokens/s +sampling (\d+)% +peak -?\d+ MB"
 
 
+def benchmark(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The module under a name of its own: tests of rewards have another `rollouts`."""
+    folder = Path(__file__).parents[1] / "benchmarks"
+    monkeypatch.syspath_prepend(folder)
+    spec = spec_from_file_location("rollouts_benchmark", folder / "rollouts.py")
+    assert spec is not None and spec.loader is not None  # noqa: PT018
+    module = module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "rollouts_benchmark", module)
+    spec.loader.exec_module(module)
+    return module
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_a_rollout_batch_and_its_update_are_measured(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "benchmarks")
-    rollouts = importlib.import_module("rollouts")
+    rollouts = benchmark(monkeypatch)
     monkeypatch.setattr(rollouts, "in_fresh_process", lambda function, *given: function(*given))  # no second import
     monkeypatch.setattr(rollouts, "be_quiet", lambda: None)  # other tests of this process read what Lightning says
     rollouts.main(["--lengths", "24:6", "--prompts", "2", "--branches", "3", "--slots", "2", "--repeats", "1"])
@@ -32,8 +44,7 @@ def test_a_rollout_batch_and_its_update_are_measured(
 
 
 def test_responses_end_with_the_chosen_probability(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "benchmarks")
-    ends = importlib.import_module("rollouts").Ends
+    ends = benchmark(monkeypatch).Ends
     logits = torch.randn(3, 10, generator=torch.Generator().manual_seed(0))
     never = (ends([2, 4], [7], 0.0)(logits) / 0.9).softmax(dim=-1)
     assert not never[:, [2, 4, 7]].any()
