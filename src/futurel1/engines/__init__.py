@@ -1,7 +1,7 @@
 """Engines, which run the model that many records are asked of: the own loop, a server, or Ray (`docs/curation.md`)."""
 
 from futurel1.engines.answered import answered_batch, prompt_block
-from futurel1.engines.base import Answers, Block, Decoding, Engine, EngineSettings, LocalEngine, Unanswered
+from futurel1.engines.base import Answers, Block, Decoding, Engine, EngineSettings, Unanswered
 from futurel1.engines.own_loop import OwnLoop, SampledResponses
 from futurel1.engines.ray_data import Ray, RayEngine
 from futurel1.engines.requests import RequestEncoder, ServerPrompt
@@ -13,7 +13,6 @@ __all__ = [
     "Decoding",
     "Engine",
     "EngineSettings",
-    "LocalEngine",
     "OwnLoop",
     "Ray",
     "RayEngine",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -11,12 +10,11 @@ from typing import Any, Generic, Protocol, Self, TypeVar
 
 from futurel1.data import Sample
 from futurel1.data.chat import ChatEncoder
-from futurel1.data.fetching import fetch
 from futurel1.models.transcript import Transcript
 from futurel1.rollout import SamplingSettings
 
 __all__ = [
-    "Answers", "Block", "Decoding", "Engine", "EngineSettings", "LocalEngine", "Prompt", "PromptEncoder", "Unanswered",
+    "Answers", "Block", "Decoding", "Engine", "EngineSettings", "Prompt", "PromptEncoder", "Unanswered",
 ]  # fmt: skip
 
 
@@ -125,49 +123,6 @@ class Engine(ABC, Generic[PromptT]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Release what the engine holds."""
-
-
-class LocalEngine(Engine[PromptT]):
-    """An engine whose prompts are made by loader workers of this process.
-
-    Attributes:
-        ahead: prompts that may be begun while the first of them is still waited for.
-    """
-
-    ahead: int = 0
-
-    @abstractmethod
-    def begin(self, prompts: Sequence[PromptT]) -> Callable[[], list[Answers]]:
-        """Begin to answer prompts.
-
-        Args:
-            prompts: prompts that are decoded together.
-
-        Returns:
-            A function that waits for the answers, one per prompt, in their order.
-        """
-
-    def run(
-        self,
-        dataset: Any,
-        numbers: Iterable[Sequence[int]],
-        collate: Callable[[list[Any]], Block[PromptT]],
-        *,
-        num_workers: int = 0,
-    ) -> Iterator[tuple[Any, list[list[Answers]]]]:
-        """Read blocks in loader workers, and begin those that come while others are waited for."""
-        waiting: deque[tuple[Any, int, list[Callable[[], list[Answers]]]]] = deque()
-        begun = 0
-        for block in fetch(dataset, numbers, collate, num_workers=num_workers):
-            size = sum(map(len, block.rounds))
-            waiting.append((block.items, size, [self.begin(prompts) for prompts in block.rounds]))
-            begun += size
-            while waiting and begun > self.ahead:
-                items, size, pending = waiting.popleft()
-                begun -= size
-                yield items, [finish() for finish in pending]
-        for items, _, pending in waiting:
-            yield items, [finish() for finish in pending]
 
 
 class EngineSettings(ABC):

@@ -7,12 +7,14 @@ import hashlib
 import json
 import logging
 import threading
-from collections.abc import Callable, Coroutine, Sequence
+from collections import deque
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from futurel1.data.chat import ChatEncoder
+from futurel1.data.fetching import fetch
 from futurel1.endpoints import (
     CallCounts,
     CallFailure,
@@ -23,7 +25,7 @@ from futurel1.endpoints import (
     RecentCalls,
     require_packages,
 )
-from futurel1.engines.base import Answers, Decoding, EngineSettings, LocalEngine, Unanswered
+from futurel1.engines.base import Answers, Block, Decoding, Engine, EngineSettings, Unanswered
 from futurel1.engines.replies import Choice, Reply, read_models, read_reply
 from futurel1.engines.requests import MediaForm, RequestEncoder, ServerPrompt
 from futurel1.engines.token_parity import TokenParity
@@ -31,9 +33,6 @@ from futurel1.errors import ConfigError, FutureL1Error
 from futurel1.models.checkpoints import stored_tokenizer
 from futurel1.models.transcript import Transcript
 from futurel1.runs import model_start
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["Server", "ServerEngine"]
 
@@ -144,7 +143,7 @@ class Server(EngineSettings):
         return {"engine": "server", "model": self.model, "extra_body": self.extra_body}
 
 
-class ServerEngine(LocalEngine[ServerPrompt]):
+class ServerEngine(Engine[ServerPrompt]):
     """Sends prompts to a server from a thread of its own, `concurrency` at a time.
 
     The first prompt goes alone: it waits for a server that is still starting, and shows whether the server counts the
@@ -161,7 +160,7 @@ class ServerEngine(LocalEngine[ServerPrompt]):
         self.server = server
         self.decoding = decoding
         self.counts = CallCounts()
-        self.ahead = 2 * server.endpoint.concurrency
+        self._ahead = 2 * server.endpoint.concurrency
         self._client = ChatClient(server.endpoint, server.model, self.counts, asked="server")
         self._parity = TokenParity(self._client, server.model, required=server.require_same_tokens)
         self._recent = RecentCalls(server.limit)
@@ -209,8 +208,30 @@ class ServerEngine(LocalEngine[ServerPrompt]):
 
     # ------------------------------------------------------------------ prompts
 
+    def run(
+        self,
+        dataset: Any,
+        numbers: Iterable[Sequence[int]],
+        collate: Callable[[list[Any]], Block[ServerPrompt]],
+        *,
+        num_workers: int = 0,
+    ) -> Iterator[tuple[Any, list[list[Answers]]]]:
+        """Read blocks in loader workers, and begin those that come while others are waited for."""
+        waiting: deque[tuple[Any, int, list[Callable[[], list[Answers]]]]] = deque()
+        begun = 0
+        for block in fetch(dataset, numbers, collate, num_workers=num_workers):
+            size = sum(map(len, block.rounds))
+            waiting.append((block.items, size, [self.begin(prompts) for prompts in block.rounds]))
+            begun += size
+            while waiting and begun > self._ahead:
+                items, size, pending = waiting.popleft()
+                begun -= size
+                yield items, [finish() for finish in pending]
+        for items, _, pending in waiting:
+            yield items, [finish() for finish in pending]
+
     def begin(self, prompts: Sequence[ServerPrompt]) -> Callable[[], list[Answers]]:
-        """Send prompts."""
+        """Send prompts; returns a function that waits for their answers, one per prompt, in their order."""
         sent = [self._call(self._answer(prompt)) for prompt in prompts]
         return lambda: [future.result() for future in sent]
 
