@@ -11,7 +11,7 @@ from futurel1.data import PromptBatch
 from futurel1.errors import BatchError, ConfigError
 from futurel1.models import LatentReasoner, SpanBudget
 from futurel1.models.backbones import Backbone
-from futurel1.models.decoding import PromptSource, generation
+from futurel1.models.decoding import PromptSource, generation, sampling, scoring
 from futurel1.models.decoding.sizes import Sizes
 from futurel1.models.policies import DeterministicLatents, VonMisesFisherLatents
 from rounding import RECURRENT_ROUNDINGS, ROUNDINGS
@@ -180,6 +180,8 @@ class Waits(TorchDispatchMode):
 @pytest.mark.parametrize("do_sample", [False, True])
 def test_a_step_waits_for_nothing(lively, monkeypatch, do_sample):
     family = lively["qwen3_vl"]
+    for module in (sampling, scoring):  # as on a GPU
+        monkeypatch.setattr(module, "looks_are_free", lambda tensor: False)
     waits, original, steps = Waits(), generation.Decoder._plain_step, []
 
     def watched(self, *args):

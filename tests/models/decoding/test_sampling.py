@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from futurel1.models.decoding import Sampling
+from futurel1.models.decoding.sampling import LIKELIEST
 from futurel1.models.noise import RowNoise, row_keys
 
 pytestmark = pytest.mark.numerics
@@ -45,7 +46,8 @@ def test_samples_follow_the_filtered_softmax(kwargs):
     logits = torch.randn(12, generator=torch.Generator().manual_seed(1)) * 1.5
     exact = filtered(logits, **kwargs)
     noise = RowNoise(row_keys(0, ["row"] * count, 1), 0)
-    drawn = Sampling(do_sample=True, **kwargs).pick(logits.expand(count, -1), noise.uniform(1))
+    sampling = Sampling(do_sample=True, **kwargs)
+    drawn = sampling.pick(logits.expand(count, -1) / sampling.scale, noise.uniform(1))
     counts = torch.bincount(drawn, minlength=12)
     kept = exact > 0
     assert not counts[~kept].any()
@@ -61,7 +63,8 @@ def test_a_large_vocabulary_is_truncated_row_by_row(kwargs):
     # Rows that keep few, some hundred and thousands of tokens.
     spread = torch.tensor([6.0, 1.8, 0.3])[:, None]
     logits = torch.randn(3, 5000, generator=torch.Generator().manual_seed(3)) * spread
-    found = Sampling(do_sample=True, **kwargs)._truncate(logits.softmax(-1).double())
+    found, tokens = Sampling(do_sample=True, **kwargs).kept(logits.softmax(-1))
+    assert tokens is None
     exact = torch.stack([filtered(row, **kwargs) for row in logits])
     if kwargs == {"top_p": 0.9}:
         few, some, many = (found > 0).sum(-1).tolist()
@@ -70,9 +73,58 @@ def test_a_large_vocabulary_is_truncated_row_by_row(kwargs):
 
 
 def test_of_equally_likely_tokens_the_first_ones_are_kept():
-    flat = torch.full((1, 200), 1 / 200).double()
+    flat = torch.full((1, 200), 1 / 200)
     for sampling, count in ((Sampling(top_k=3), 3), (Sampling(top_p=0.4), 80), (Sampling(top_p=0.4, top_k=50), 20)):
-        assert sampling._truncate(flat).nonzero()[:, 1].tolist() == list(range(count))
+        assert sampling.kept(flat)[0].nonzero()[:, 1].tolist() == list(range(count))
+
+
+def everywhere(sampling, probabilities):
+    """(N, V) probabilities that are kept, and whether the likeliest tokens were enough."""
+    kept, tokens = sampling.kept(probabilities)
+    if tokens is None:
+        return kept, False
+    assert (tokens.diff(dim=-1) > 0).all()
+    return torch.zeros_like(probabilities, dtype=torch.float64).scatter_(1, tokens, kept), True
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "spread", "enough"),
+    [
+        ({"top_p": 0.99}, 6.0, True),
+        ({"top_p": 0.99}, 1.0, False),
+        ({"top_p": 0.01}, 1.0, True),
+        ({"top_k": 900}, 1.0, True),
+        ({"top_k": LIKELIEST}, 1.0, False),
+        ({"min_p": 0.5}, 1.0, True),
+        ({"min_p": 1e-3}, 1.0, False),
+        ({"top_k": 900, "top_p": 0.9, "min_p": 0.1}, 1.0, True),
+    ],
+    ids=str,
+)
+def test_the_likeliest_tokens_are_enough_or_all_are_asked(kwargs, spread, enough, monkeypatch):
+    logits = torch.randn(3, 20_000, generator=torch.Generator().manual_seed(5)) * spread
+    sampling = Sampling(do_sample=True, **kwargs)
+    kept, among_few = everywhere(sampling, logits.softmax(-1))
+    assert among_few is enough
+    uniform = torch.tensor([[0.1], [0.5], [1 - 1e-9]], dtype=torch.float64)
+    picked = sampling.pick(logits, uniform)
+    monkeypatch.setattr("futurel1.models.decoding.sampling.LARGE_VOCABULARY", 20_000)
+    wanted, among_few = everywhere(sampling, logits.softmax(-1))
+    assert not among_few
+    assert torch.equal(kept, wanted)
+    assert torch.equal(picked, sampling.pick(logits, uniform))
+
+
+def test_equally_likely_tokens_beyond_the_likeliest_are_not_forgotten():
+    logits = torch.zeros(2, 20_000)
+    logits[0, 19_000:] = 5.0  # the first of these thousand are kept
+    logits[1, 5] = 20.0
+    kept, _ = everywhere(Sampling(top_p=0.5, top_k=100), logits.softmax(-1))
+    assert kept[0].nonzero()[:, 0].tolist() == list(range(19_000, 19_050))
+    assert kept[1].nonzero()[:, 0].tolist() == [5]
+    kept, among_few = everywhere(Sampling(top_k=100), torch.full((1, 20_000), 1 / 20_000))
+    assert not among_few
+    assert kept.nonzero()[:, 1].tolist() == list(range(100))
 
 
 def test_top_p_of_one_leaves_no_token_out():

@@ -226,6 +226,19 @@ def test_log_prob_to_continue_keeps_its_digits_where_an_end_is_almost_certain():
         assert float(logits.grad[0, 1]) == pytest.approx(-1 / (1 + math.exp(-gap)), rel=1e-4, abs=1e-6)
 
 
+def test_log_prob_to_continue_is_the_same_whether_rows_may_be_told_apart(monkeypatch):
+    logits = torch.randn(40, 30, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    logits[:, 7] += torch.linspace(-20, 20, 40)  # from hardly ever to nearly always END
+    found, gradients = [], []
+    for apart in (True, False):
+        monkeypatch.setattr(scoring, "looks_are_free", lambda tensor, apart=apart: apart)
+        leaf = logits.clone().requires_grad_()
+        found.append(continue_log_prob(leaf.log_softmax(-1), 7))
+        gradients += torch.autograd.grad(found[-1].sum(), leaf)
+    torch.testing.assert_close(*found, rtol=1e-9, atol=1e-14)  # float64, and 1 - p loses less than one digit
+    torch.testing.assert_close(*gradients, rtol=1e-9, atol=1e-14)
+
+
 def test_forced_choices_are_zero_and_teach_nothing(lively):
     for budget in BUDGETS:
         family = lively["qwen3_vl"]

@@ -95,6 +95,7 @@ def advance(
     tokens, budget, sampling = reasoner.tokens, settings.budget, settings.sampling
     # 1. Every row picks a token.
     logits = reasoner.logits(hidden).float()
+    logits = logits if sampling.scale == 1 else logits / sampling.scale
     picked = sampling.pick(logits, rows.uniform.gather(1, rows.step[:, None]))
 
     # 2. START opens a span. Only END ends it: when it is picked (ignored by a fixed budget), or by force when the
@@ -119,7 +120,7 @@ def advance(
         chosen = chosen & ~forced_start
 
     # 4. Take the log-probability of each choice; at a latent the choice is to continue.
-    log_probs = (logits if sampling.scale == 1 else logits / sampling.scale).log_softmax(dim=-1)
+    log_probs = logits.log_softmax(dim=-1)
     log_prob = log_probs.gather(1, token[:, None])[:, 0]
     bad = log_prob.isnan() | (log_prob.isneginf() & chosen)  # a logit is NaN or infinite
 

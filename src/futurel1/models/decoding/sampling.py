@@ -8,7 +8,14 @@ from torch import Tensor
 from futurel1.errors import ConfigError
 
 LARGE_VOCABULARY = 2**13
-"""Number of words above which truncation finds more bits per round."""
+"""Number of words above which truncation finds more bits per round, and looks among the `LIKELIEST` first."""
+LIKELIEST = 2**10
+"""Number of tokens among which all are that truncation keeps, unless a distribution is flat."""
+
+
+def looks_are_free(tensor: Tensor) -> bool:
+    """Whether a branch on the values of a tensor costs nothing: the host waits for a GPU, and it breaks a graph."""
+    return tensor.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 @dataclass(frozen=True)
@@ -51,7 +58,7 @@ class Sampling:
         """Choose tokens.
 
         Args:
-            logits: (N, V) float32.
+            logits: (N, V) float32, already divided by `scale`.
             uniform: (N, 1) float64 random numbers in the open interval from 0 to 1.
 
         Returns:
@@ -59,28 +66,51 @@ class Sampling:
         """
         if not self.do_sample:
             return logits.argmax(dim=-1)
-        probabilities = (logits / self.temperature).softmax(dim=-1).double()
-        if self.top_k or self.top_p < 1 or self.min_p:
-            probabilities = self._truncate(probabilities)
+        probabilities, tokens = self.kept(logits.softmax(dim=-1))
         # Cumulated in vocabulary order, not by likelihood: rounding may swap two almost equally likely tokens, which
         # would change samples near their boundary.
         cumulative = probabilities.cumsum(dim=-1)
         place = uniform * cumulative[:, -1:]
-        return torch.searchsorted(cumulative, place, right=True).clamp(max=logits.shape[-1] - 1)[:, 0]
+        picked = torch.searchsorted(cumulative, place, right=True).clamp(max=cumulative.shape[-1] - 1)
+        return (picked if tokens is None else tokens.gather(1, picked))[:, 0]
 
-    def _truncate(self, probabilities: Tensor) -> Tensor:
+    def kept(self, probabilities: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Zero the tokens that top_k, top_p and min_p exclude.
+
+        On a CPU, passes over a large vocabulary cost more than all the rest of a step of a small model. So there the
+        likeliest tokens are tried first: if the last of them is excluded, so are all others.
+
+        Args:
+            probabilities: (N, V) float32.
+
+        Returns:
+            (N, K) float64 probabilities, and the (N, K) ids of their tokens, ascending; None instead of 0 to V - 1.
+        """
+        if not (self.top_k or self.top_p < 1 or self.min_p):
+            return probabilities.double(), None
+        total = probabilities.sum(dim=-1, keepdim=True, dtype=torch.float64)
+        if probabilities.shape[-1] > LARGE_VOCABULARY and looks_are_free(probabilities):
+            tokens = probabilities.topk(LIKELIEST, sorted=False).indices.sort(dim=-1).values
+            likeliest = probabilities.gather(1, tokens).double()
+            kept = self._truncate(likeliest, total)
+            if (kept.where(kept > 0, torch.inf).amin(dim=-1) > likeliest.amin(dim=-1)).all():
+                return kept, tokens
+        return self._truncate(probabilities.double(), total), None
+
+    def _truncate(self, probabilities: Tensor, total: Tensor) -> Tensor:
         """Zero the tokens that top_k, top_p and min_p exclude, in this order as in `transformers`.
 
         Args:
-            probabilities: (N, V) float64 with the precision of float32.
+            probabilities: (N, K) float64 with the precision of float32: the likeliest tokens, or all.
+            total: (N, 1) float64, their sum over all tokens.
         """
         if 0 < self.top_k < probabilities.shape[-1]:
             wanted = torch.full_like(probabilities[:, :1], self.top_k)
             probabilities = _keep_likeliest(probabilities, torch.ones_like(probabilities), wanted)
+            total = probabilities.sum(dim=-1, keepdim=True)
         # Skipped for top_p = 1, which keeps every token even if rounding brings their sum above 1.
         if self.top_p < 1:
-            wanted = self.top_p * probabilities.sum(dim=-1, keepdim=True)
-            probabilities = _keep_likeliest(probabilities, probabilities, wanted)
+            probabilities = _keep_likeliest(probabilities, probabilities, self.top_p * total)
         if self.min_p:
             likeliest = probabilities.amax(dim=-1, keepdim=True)
             probabilities = probabilities.where(probabilities >= self.min_p * likeliest, 0)

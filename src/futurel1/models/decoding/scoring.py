@@ -22,16 +22,32 @@ from futurel1.models.decoding.branching import (
 )
 from futurel1.models.decoding.protocol import PromptLike, Reasoner
 from futurel1.models.decoding.rollout import Rollout, RolloutScores
+from futurel1.models.decoding.sampling import looks_are_free
 
 SCORE_CHUNK = 2048
 """Number of response positions whose logits are in memory at once while scoring."""
+LIKELY_END = -1.0
+"""Log-probability of END above which 1 - p(END) is summed over the other tokens."""
 
 
 def continue_log_prob(log_probs: Tensor, end_id: int) -> Tensor:
     """log(1 - p(END)), the log-probability that a span continues: (N, V) log-probabilities to (N,).
 
-    Sums over the other tokens, because 1 - p loses all digits where a span is almost certain to end.
+    Sums over the other tokens where END is likely, because there 1 - p loses digits. Elsewhere that pass over the
+    vocabulary is saved, if rows may be told apart.
     """
+    if not looks_are_free(log_probs):
+        return _other_tokens(log_probs, end_id)
+    end = log_probs[:, end_id]
+    likely = end > LIKELY_END
+    continued = (-end.clamp(max=LIKELY_END).exp()).log1p()
+    if likely.any():
+        continued = continued.masked_scatter(likely, _other_tokens(log_probs[likely], end_id))
+    return continued
+
+
+def _other_tokens(log_probs: Tensor, end_id: int) -> Tensor:
+    """(N, V) log-probabilities to the (N,) log-probability of all tokens but one."""
     end = torch.tensor([end_id], device=log_probs.device)
     return log_probs.index_fill(1, end, -torch.inf).logsumexp(dim=-1).clamp(max=0.0)
 
