@@ -1,6 +1,7 @@
 """Interleaved decoding of text and latents, and scoring of decoded responses."""
 
-from futurel1.models.decoding.generation import DecodingSettings, generate, generate_each
+from futurel1.models.decoding.decoding_settings import DecodingSettings
+from futurel1.models.decoding.generation import generate, generate_each
 from futurel1.models.decoding.prompts import PromptSource
 from futurel1.models.decoding.protocol import PromptLike, Reasoner, VisualBatch
 from futurel1.models.decoding.rollout import DecodingError, DecodingStep, FinishReason, Rollout, RolloutScores

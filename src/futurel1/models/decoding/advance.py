@@ -6,21 +6,19 @@ a CUDA graph. Only an intervention is called with the rows that need it.
 Shapes: A rows, H hidden size, V vocabulary.
 """
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from futurel1.errors import ConfigError
+from futurel1.models.decoding.decoding_settings import DecodingSettings
 from futurel1.models.decoding.protocol import Reasoner
 from futurel1.models.decoding.rollout import REASONS
 from futurel1.models.decoding.rows import NOT_BAD, Rows
 from futurel1.models.decoding.scoring import continue_log_prob
 from futurel1.models.interventions import LatentPlaces
 from futurel1.models.noise import RowNoise
-
-if TYPE_CHECKING:
-    from futurel1.models.decoding.generation import DecodingSettings
 
 EOS = REASONS.index("eos")
 
@@ -53,7 +51,7 @@ def may_be_latent(reasoner: Reasoner, rows: Rows) -> Tensor:
     return (rows.inside | (rows.last == reasoner.tokens.start_id)) & ~rows.done
 
 
-def latent_noise(settings: "DecodingSettings", rows: Rows, wanted: Tensor, steps: int, width: int) -> Tensor:
+def latent_noise(settings: DecodingSettings, rows: Rows, wanted: Tensor, steps: int, width: int) -> Tensor:
     """Random numbers of the latents of the next steps, ahead of time.
 
     They depend on a row's key and step and on nothing that the model computes, and how long it takes to find them
@@ -80,7 +78,7 @@ def latent_noise(settings: "DecodingSettings", rows: Rows, wanted: Tensor, steps
 
 
 def advance(
-    reasoner: Reasoner, settings: "DecodingSettings", eos: Tensor, rows: Rows, hidden: Tensor, noise: Tensor | None
+    reasoner: Reasoner, settings: DecodingSettings, eos: Tensor, rows: Rows, hidden: Tensor, noise: Tensor | None
 ) -> Emitted:
     """Choose the next token of every row, and its latent inside a span; changes `rows`.
 
@@ -159,7 +157,7 @@ def advance(
     return Emitted(going, token, is_latent, latents, densities)
 
 
-def _replaced(settings: "DecodingSettings", rows: Rows, latents: Tensor, is_latent: Tensor) -> Tensor:
+def _replaced(settings: DecodingSettings, rows: Rows, latents: Tensor, is_latent: Tensor) -> Tensor:
     """(A, H) latents after the intervention, which gets those of this step only."""
     intervention = settings.intervention
     at = is_latent.nonzero()[:, 0]

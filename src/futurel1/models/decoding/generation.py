@@ -22,17 +22,14 @@ from futurel1.errors import ConfigError
 from futurel1.models.backbones import Vision
 from futurel1.models.decoding.advance import Emitted, advance, latent_noise, may_be_latent
 from futurel1.models.decoding.branching import choose_layout
+from futurel1.models.decoding.decoding_settings import DecodingSettings
 from futurel1.models.decoding.prompts import PromptSource, QueuedPrompt, contents, queue
 from futurel1.models.decoding.protocol import PromptLike, Reasoner
 from futurel1.models.decoding.responses import Response, as_rollout
 from futurel1.models.decoding.rollout import REASONS, DecodingError, DecodingStep, FinishReason, Rollout
 from futurel1.models.decoding.rows import NOT_BAD, Rows
 from futurel1.models.decoding.runners import RUNNERS, moves
-from futurel1.models.decoding.sampling import Sampling
 from futurel1.models.decoding.sizes import Sizes
-from futurel1.models.interventions import LatentIntervention
-from futurel1.models.policies import LatentPolicy
-from futurel1.models.tokens import SpanBudget
 
 logger = logging.getLogger(__name__)
 LOOK_EVERY = {"cpu": 1}
@@ -47,39 +44,6 @@ SECONDS_OF_COMPILING = 1.0
 """A size that takes longer at warm-up was compiled, and is told in the log."""
 COMPILED_SIZES = 64
 """Most sizes of a step that are compiled; see :class:`Sizes`."""
-
-
-@dataclass(frozen=True, eq=False)
-class DecodingSettings:
-    """How responses are decoded; :meth:`futurel1.models.LatentReasoner.generate` documents each setting.
-
-    Raises:
-        ConfigError: a number below 1, or an empty stop string.
-    """
-
-    num_branches: int
-    max_new_tokens: int
-    sampling: Sampling
-    eos_token_ids: Sequence[int]
-    pad_token_id: int
-    budget: SpanBudget
-    latent_policy: LatentPolicy
-    intervention: LatentIntervention | None = None
-    stop_strings: Sequence[str] = ()
-    force_start: bool = False
-    slots: int | None = None
-    look_every: int | None = None
-    compile: bool = False
-
-    def __post_init__(self) -> None:
-        for name in ("num_branches", "max_new_tokens", "slots", "look_every"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ConfigError(f"{name} must be at least 1, got {value}")
-        if self.compile and self.intervention is not None:
-            raise ConfigError("an intervention cannot be compiled; set compile=False, or leave the intervention out")
-        if not all(self.stop_strings):
-            raise ConfigError(f"stop_strings must not be empty texts, got {list(self.stop_strings)}")
 
 
 @torch.no_grad()
