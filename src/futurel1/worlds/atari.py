@@ -30,7 +30,7 @@ from futurel1.worlds.question_worlds import QuestionWorld
 
 __all__ = ["AtariWorld"]
 
-MANIFEST_VERSION = 1  # raise it when the same seed no longer gives the same clips
+MANIFEST_VERSION = 2  # raise it when the same seed no longer gives the same clips
 
 
 @dataclass(frozen=True)
