@@ -21,7 +21,7 @@ from futurel1.worlds.clips import SPLITS, Split
 from futurel1.worlds.look import LAST_SEEN, LETTERS, ZONES, in_steps, zones_of
 from futurel1.worlds.questions import STAY_RATE, Question, check_kinds
 
-__all__ = ["ATARI_KINDS", "HOPS", "AtariQuestion", "Cell", "atari_cells", "fits", "sample_atari_block"]
+__all__ = ["ATARI_KINDS", "HOPS", "AtariQuestion", "Cell", "atari_cells", "fits", "put_to_fit", "sample_atari_block"]
 
 Cell = tuple[GameName, int, str]
 Floats = NDArray[np.float64]
@@ -125,7 +125,7 @@ def _matched(
 def _fitting(asked: AtariQuestion, take: Take, part: Part, rng: np.random.Generator) -> Excerpt | None:
     """A clip from a take, or from the take with the ball elsewhere, that fits a question; None if none was found."""
     excerpt = fitting_excerpt(asked, take, part, rng)
-    return _put_to_fit(asked, take, part, rng) if excerpt is None and asked.kind == "zone" else excerpt
+    return put_to_fit(asked, take, part, rng) if excerpt is None and asked.kind == "zone" else excerpt
 
 
 def fitting_excerpt(asked: AtariQuestion, take: Take, part: Part, rng: np.random.Generator) -> Excerpt | None:
@@ -176,8 +176,8 @@ def _happens(asked: AtariQuestion, every: Tracks, starts: Ints) -> Bools:
     return fitting
 
 
-def _put_to_fit(asked: AtariQuestion, take: Take, part: Part, rng: np.random.Generator) -> Excerpt | None:
-    """A clip from a take with the ball put elsewhere, maybe with another direction, so that a zone question fits."""
+def put_to_fit(asked: AtariQuestion, take: Take, part: Part, rng: np.random.Generator) -> Excerpt | None:
+    """A clip from a take with the ball put elsewhere, maybe with another direction, so that a question fits."""
     starts = fitting_starts(take, None)
     if not len(starts):
         return None
@@ -195,7 +195,9 @@ def _put_to_fit(asked: AtariQuestion, take: Take, part: Part, rng: np.random.Gen
     inside = ((balls >= low) & (balls <= high))[:, :, steps].all(axis=2) | ~freely
     last = starts + LAST_SEEN * FRAMES_PER_STEP
     heading = (take.tracks.positions[last, 0] - take.tracks.positions[last - 1, 0])[:, None] * turns
-    good = inside.all(axis=2) & _zones_fit(asked, balls, tracks.visible[:, None, :, 0])
+    good = inside.all(axis=2)
+    if asked.kind == "zone":
+        good = good & _zones_fit(asked, balls, tracks.visible[:, None, :, 0])
     found = np.argwhere(good & (is_unseen(balls[:, :, LAST_SEEN], heading) == (part == "unseen")))
     if not len(found):
         return None
