@@ -23,14 +23,18 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from futurel1.worlds.clips import Clip, Split, check_episode, check_seed, observed_of, video_of
 from futurel1.worlds.collisions import NUM_STATES
 from futurel1.worlds.event_episodes import EventEpisode
 from futurel1.worlds.event_forks import Fork, make_forks
 from futurel1.worlds.event_questions import KINDS, OBSERVED, Kind, question_cells, sample_block
+from futurel1.worlds.event_scenes import make_event_scenes
 from futurel1.worlds.look import COLOURS, LETTERS, check_frame_size
 from futurel1.worlds.pretraining import pretraining_records
+from futurel1.worlds.protocols import CodeReading, Scene
+from futurel1.worlds.scene_code import CODE_SIZE, read_code
 from futurel1.worlds.storage import CHANGES, PRETRAINING_KINDS
 
 __all__ = ["EventsWorld", "make_event_episode", "make_event_episodes"]
@@ -75,7 +79,7 @@ def make_event_episodes(
 
 @dataclass(frozen=True)
 class EventsWorld:
-    """The world of events as `futurel1.worlds.write_clips` writes it.
+    """The world of events as `futurel1.worlds.write_clips` writes it, and as pretraining makes it in memory.
 
     A split has frame-indexed records with options (`train.jsonl`) and open questions about the same clips
     (`train_open.jsonl`). Test questions are also written in FutureBench's form (`futurebench.jsonl`), with clips of
@@ -133,6 +137,33 @@ class EventsWorld:
                 self._records(episode),
                 partial(episode.render, OBSERVED) if split == "test" else None,
             )
+
+    @property
+    def code_size(self) -> int:
+        """Numbers of a code, see `futurel1.worlds.scene_code`."""
+        return CODE_SIZE
+
+    @property
+    def num_steps(self) -> int:
+        """Frames of a clip."""
+        return NUM_STATES
+
+    def scenes(
+        self, rng: np.random.Generator, count: int, *, split: Split | None = None, size: int | None = None
+    ) -> Sequence[Scene]:
+        """Clips without questions, as `make_event_scenes` samples them; neither seed nor kinds matter to them."""
+        return make_event_scenes(rng, count, size=self.size if size is None else size, split=split)
+
+    def read_code(self, code: NDArray[np.float32]) -> CodeReading:
+        """Places of the three shapes, in the order of their pairs of colours, and which colour of its pair each has."""
+        return read_code(code)
+
+    def colours(self, reading: CodeReading) -> NDArray[np.uint8]:
+        """(T, 3, 3) RGB colours of the shapes."""
+        pairs = np.arange(reading.classes.shape[-1])
+        every = np.array(list(COLOURS.values()), np.uint8)
+        found: NDArray[np.uint8] = every[pairs + len(COLOURS) // 2 * reading.classes.clip(0)]
+        return found
 
     def _records(self, episode: EventEpisode) -> dict[str, dict[str, Any]]:
         """Records of a clip, by the name of their file."""
