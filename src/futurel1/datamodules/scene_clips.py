@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 from futurel1.data import SFTBatch
 from futurel1.data.chat import ChatEncoder
 from futurel1.data.samples import Frame, Sample, Turn
-from futurel1.datamodules.scene_frames import DrawnDataModule, world_of
+from futurel1.datamodules.scene_frames import DrawnDataModule, chosen_world
 from futurel1.errors import ConfigError
 from futurel1.worlds import SceneWorld
 
@@ -65,7 +65,7 @@ class SceneClipsDataModule(DrawnDataModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters(ignore=["world"])
-        self.world = world_of(world, self.hparams)
+        self.world = chosen_world(world, self.hparams)
         if min(num_batches, num_val_batches, batch_size) < 1:
             raise ConfigError(
                 "num_batches, num_val_batches and batch_size are at least 1, got "

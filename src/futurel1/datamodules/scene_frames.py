@@ -35,7 +35,7 @@ class FrameBatch(NamedTuple):
     codes: Tensor
 
 
-def world_of(given: SceneWorld | None, hparams: MutableMapping[str, Any]) -> SceneWorld:
+def chosen_world(given: SceneWorld | None, hparams: MutableMapping[str, Any]) -> SceneWorld:
     """The world that a constructor argument stands for; the hyper-parameters receive how it is made.
 
     Args:
@@ -112,7 +112,7 @@ class SceneFramesDataModule(DrawnDataModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters(ignore=["world"])
-        self.world = world_of(world, self.hparams)
+        self.world = chosen_world(world, self.hparams)
         if min(num_batches, num_val_batches) < 1 or batch_size < 2 or batch_size % FRAMES_PER_SCENE:
             raise ConfigError(
                 "num_batches and num_val_batches are at least 1 and batch_size an even number, got "

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from futurel1.datamodules.scene_frames import FrameBatch, world_of
+from futurel1.datamodules.scene_frames import FrameBatch, chosen_world
 from futurel1.errors import ConfigError
 from futurel1.models import LatentReasoner, LatentTokens, TrainingRun, load_processor
 from futurel1.models.backbones import Qwen3VLBackbone
@@ -67,7 +67,7 @@ class TowerPretrainModule(ExactResumeModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters(ignore=["world"])
-        self.world = world_of(world, self.hparams)
+        self.world = chosen_world(world, self.hparams)
         if text_width < self.world.code_size:
             raise ConfigError(
                 f"text_width={text_width}: features have to hold a code of {self.world.code_size} numbers"

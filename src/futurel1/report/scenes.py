@@ -1,4 +1,4 @@
-"""Latents of the tiny backbone, read as scenes: its vision tower regresses a scene code, and the code can be undone."""
+"""Latents read as scenes, for towers that regress a code of what a frame of their world shows: it can be undone."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from futurel1.worlds import EventsWorld, SceneWorld
+from futurel1.worlds import SceneWorld
 
 __all__ = ["SceneReader", "SeenShape"]
 
@@ -29,24 +29,23 @@ class SceneReader:
 
     Args:
         width: H, numbers of a feature.
-        world: the world that the tower was trained on; None for the world of events.
+        world: the world that the tower was trained on.
     """
 
-    def __init__(self, width: int, world: SceneWorld | None = None) -> None:
+    def __init__(self, width: int, world: SceneWorld) -> None:
         from futurel1.modules import TowerPretrainModule
 
         self._tower = TowerPretrainModule(text_width=width, world=world)
         self._tower.configure_model()
 
     @classmethod
-    def of(cls, features: Tensor, world: SceneWorld | None = None) -> SceneReader | None:
+    def of(cls, features: Tensor, world: SceneWorld) -> SceneReader | None:
         """A reader for features that are scene codes; None for those of another tower.
 
         Args:
             features: (F, H) features of frames.
-            world: the world that the frames are of; None for the world of events.
+            world: the world that the frames are of.
         """
-        world = EventsWorld() if world is None else world
         if features.shape[-1] < world.code_size:
             return None
         reader = cls(features.shape[-1], world)

@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from futurel1.errors import ConfigError
 from futurel1.worlds.atari_emulation import NUM_STEPS, require_emulator
 from futurel1.worlds.atari_games import GAMES, GameName
-from futurel1.worlds.atari_scenes import CODE_SIZE, AtariScene, parts_of, pooled_scenes, read_atari_code
+from futurel1.worlds.atari_scenes import CODE_SIZE, parts_of, pooled_scenes, read_atari_code
 from futurel1.worlds.clips import Split, check_seed
 from futurel1.worlds.look import check_frame_size
-from futurel1.worlds.protocols import CodeReading
+from futurel1.worlds.protocols import CodeReading, Scene
 
 __all__ = ["AtariWorld"]
 
@@ -66,7 +66,7 @@ class AtariWorld:
 
     def scenes(
         self, rng: np.random.Generator, count: int, *, split: Split | None = None, size: int | None = None
-    ) -> list[AtariScene]:
+    ) -> Sequence[Scene]:
         """Sample clips without questions from a pool that depends only on the world's seed.
 
         This process emulates the pool as it is needed, and keeps it: the first batches take longer than the others.
