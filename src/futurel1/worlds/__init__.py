@@ -4,8 +4,9 @@ from futurel1.worlds.atari import AtariWorld
 from futurel1.worlds.bouncing import Arena, BouncingWorld, Episode, Shape, make_episode, make_episodes
 from futurel1.worlds.clips import Clip, World
 from futurel1.worlds.collisions import States
+from futurel1.worlds.episodes import Fork
 from futurel1.worlds.event_episodes import EventEpisode
-from futurel1.worlds.event_forks import Fork, make_forks
+from futurel1.worlds.event_forks import make_forks
 from futurel1.worlds.event_layouts import Layout, layouts_of
 from futurel1.worlds.event_scenes import EventScene, make_event_scenes
 from futurel1.worlds.events import EventsWorld, make_event_episode, make_event_episodes
