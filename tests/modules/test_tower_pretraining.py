@@ -123,6 +123,18 @@ def test_rotation_and_weights_are_seeded_apart_from_each_other_and_from_the_glob
     assert built_again.reasoner is reasoner  # Lightning calls it for every stage
 
 
+def test_the_patch_embedding_can_begin_larger() -> None:
+    plain, larger = make_module(), make_module(patch_scale=4.0)
+    plain.configure_model()
+    larger.configure_model()
+    before, after = weights(plain), weights(larger)
+    (changed,) = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed.endswith("patch_embed.proj.weight")
+    assert torch.equal(after[changed], 4 * before[changed])
+    with pytest.raises(ConfigError, match="patch_scale"):
+        make_module(patch_scale=0.0)
+
+
 # --- training -------------------------------------------------------------------------------------------------------
 
 

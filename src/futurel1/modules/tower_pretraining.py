@@ -35,6 +35,9 @@ class TowerPretrainModule(ExactResumeModule):
         vision_width: width of the vision tower.
         text_depth: number of layers of the language model, which is exported with its initial weights.
         text_width: width of the language model, and of the features.
+        patch_scale: factor on the initial weights of the patch embedding. A step of AdamW changes the embedding of a
+            plain background by far more than that of an object of a few pixels. Larger weights make such steps smaller
+            by comparison, so that small objects are found sooner.
         seed: seed of the initial weights.
         learning_rate: AdamW learning rate.
         betas: AdamW betas.
@@ -45,7 +48,7 @@ class TowerPretrainModule(ExactResumeModule):
         world: the world; None for the world of events.
 
     Raises:
-        ConfigError: features that are narrower than the code.
+        ConfigError: features that are narrower than the code, or a factor that is not positive.
     """
 
     reasoner: LatentReasoner
@@ -56,6 +59,7 @@ class TowerPretrainModule(ExactResumeModule):
         vision_width: int = 96,
         text_depth: int = 4,
         text_width: int = 128,
+        patch_scale: float = 1.0,
         seed: int = 0,
         learning_rate: float = 2e-3,
         betas: tuple[float, float] = (0.9, 0.98),
@@ -68,6 +72,8 @@ class TowerPretrainModule(ExactResumeModule):
         super().__init__()
         self.save_hyperparameters(ignore=["world"])
         self.world = chosen_world(world, self.hparams)
+        if not patch_scale > 0:
+            raise ConfigError(f"patch_scale is a factor above 0, got {patch_scale}")
         if text_width < self.world.code_size:
             raise ConfigError(
                 f"text_width={text_width}: features have to hold a code of {self.world.code_size} numbers"
@@ -92,6 +98,8 @@ class TowerPretrainModule(ExactResumeModule):
             hidden_size=width,
             intermediate_size=3 * width,
         )
+        with torch.no_grad():
+            model.model.visual.patch_embed.proj.weight.mul_(hparams["patch_scale"])
         tokens = LatentTokens.from_tokenizer(self.processor.tokenizer)
         assert tokens is not None  # load_processor registers them
         reasoner = LatentReasoner(Qwen3VLBackbone(model), tokens, processor=self.processor)
