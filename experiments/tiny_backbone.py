@@ -1,7 +1,8 @@
-"""Write a pretrained tiny backbone into a folder, in fp16, with its system prompt and model card.
+r"""Write a pretrained tiny backbone into a folder, in fp16, with its system prompt and model card.
 
     python -m experiments.tiny_backbone runs/tiny-pretrain
-    python -m experiments.tiny_backbone runs/atari-pretrain --out experiments/atari/backbone --card experiments/atari/backbone.md
+    python -m experiments.tiny_backbone runs/atari-pretrain --out experiments/atari/backbone \
+        --card experiments/atari/backbone.md
 
 RUN is the last of three runs, such as one of `configs/tiny/pretrain.yaml`; the two runs before it are found by the
 configurations. Names in braces in the card are replaced by numbers, such as the last `val/rms` of the first run for
