@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from futurel1.worlds import BouncingWorld, EventsWorld, World, write_clips, write_world
+from futurel1.worlds import AtariWorld, BouncingWorld, EventsWorld, World, write_clips, write_world
 from futurel1.worlds.belonging import is_event_clip, world_of
 
 
@@ -31,7 +31,9 @@ def test_only_clips_that_lie_where_a_world_of_events_was_written(tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    "world", [EventsWorld(3, 64, ("zone", "pair")), EventsWorld(), BouncingWorld(seed=2, size=32)], ids=str
+    "world",
+    [EventsWorld(3, 64, ("zone", "pair")), EventsWorld(), BouncingWorld(seed=2, size=32), AtariWorld(1, 32, ("pong",))],
+    ids=str,
 )
 def test_records_tell_the_world_that_wrote_them(world: World, tmp_path: Path) -> None:
     files = write_clips(tmp_path, world, {"train": 1}, progress=False)

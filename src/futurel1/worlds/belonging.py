@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from futurel1.worlds.atari import AtariWorld
 from futurel1.worlds.bouncing import BouncingWorld
 from futurel1.worlds.clips import SPLITS, World
 from futurel1.worlds.events import EventsWorld
 from futurel1.worlds.storage import CLIP_FOLDERS, MANIFEST
 
-WORLDS: Mapping[str, type[World]] = {"events": EventsWorld, "bouncing": BouncingWorld}
+WORLDS: Mapping[str, type[World]] = {"events": EventsWorld, "bouncing": BouncingWorld, "atari": AtariWorld}
 """Worlds by the name in a folder's manifest; the other settings there are arguments of the class."""
 
 _CLIP = re.compile(rf"(?:{'|'.join(map(re.escape, SPLITS))})-\d+(?:-[a-z]+)?\.mp4")
