@@ -1,8 +1,12 @@
-"""Install a pretrained tiny backbone into the package, in fp16, with its system prompt and model card.
+r"""Write a pretrained tiny backbone into a folder, in fp16, with its system prompt and model card.
 
     python -m experiments.tiny_backbone runs/tiny-pretrain
+    python -m experiments.tiny_backbone runs/atari-pretrain --out experiments/atari/backbone \
+        --card experiments/atari/backbone.md
 
-RUN is a run of `configs/tiny/pretrain.yaml`; the earlier runs that it started from are found by the configurations.
+RUN is the last of three runs, such as one of `configs/tiny/pretrain.yaml`; the two runs before it are found by the
+configurations. Names in braces in the card are replaced by numbers, such as the last `val/rms` of the first run for
+`{tower/val/rms}`.
 """
 
 import argparse
@@ -37,7 +41,7 @@ def configuration(run: Path) -> dict[str, Any]:
     return settings
 
 
-def pack(run: Path, out: Path) -> None:
+def pack(run: Path, out: Path, model_card: Path) -> None:
     """Write the weights, the processor, the system prompt, the licence and the model card to `out`."""
     config = configuration(run)
     imagine = Path(config["model"]["init_args"]["init_from"])
@@ -55,7 +59,7 @@ def pack(run: Path, out: Path) -> None:
     numbers |= {f"imagine/{name}": value for name, value in last_values(imagine).items()}
     numbers |= {f"model/{name}": value for name, value in last_values(run).items()}
     numbers["parameters"] = sum(parameter.numel() for parameter in reasoner.parameters()) / 1e6
-    card = CARD.read_text(encoding="utf-8")
+    card = model_card.read_text(encoding="utf-8")
     for name, value in numbers.items():
         card = card.replace(f"{{{name}}}", f"{value:.3f}")
     (out / "README.md").write_text(card, encoding="utf-8")
@@ -67,7 +71,8 @@ def pack(run: Path, out: Path) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path, help="run folder of configs/tiny/pretrain.yaml")
+    parser.add_argument("run", type=Path, help="run folder of the last of the three runs")
     parser.add_argument("--out", type=Path, default=TINY_FOLDER, help="folder to write (default: the package's own)")
+    parser.add_argument("--card", type=Path, default=CARD, help="model card (default: that of the package's backbone)")
     options = parser.parse_args()
-    pack(options.run, options.out)
+    pack(options.run, options.out, options.card)

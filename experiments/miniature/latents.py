@@ -200,7 +200,7 @@ def answers_held(
         of: the spans or frames that the codes belong to.
         questions: the questions.
     """
-    positions = read_code(codes.numpy())[0]
+    positions = read_code(codes.numpy()).positions
     places = {(int(r), int(h)): place for place, (r, h) in enumerate(zip(of.record, of.hint, strict=True))}
     held: list[bool | None] = []
     for number, question in enumerate(questions):

@@ -15,7 +15,7 @@ from experiments.miniature.latents import (
     retrieval,
 )
 from futurel1.models import LatentBank
-from futurel1.worlds import make_event_episode, make_event_episodes, scene_code
+from futurel1.worlds import make_event_episode, make_event_episodes
 
 
 def test_spans_are_cut_as_they_were_decoded() -> None:
@@ -45,7 +45,7 @@ def test_answers_are_read_from_the_frame_that_is_asked_about() -> None:
     episodes = list(make_event_episodes("train", 32, kinds=("zone",)))
     questions = [episode.record("clip.mp4") for episode in episodes]
     rows = [(number, hint) for number, episode in enumerate(episodes) for hint in range(len(episode.asked.hints))]
-    codes = np.concatenate([scene_code(episode, episode.asked.hints) for episode in episodes])
+    codes = np.concatenate([episode.code(episode.asked.hints) for episode in episodes])
     record, hint = torch.tensor(rows).T
     of = Frames(torch.zeros(len(rows), 1), record, hint)
     for question, episode in zip(questions, episodes, strict=True):

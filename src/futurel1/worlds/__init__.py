@@ -7,11 +7,13 @@ from futurel1.worlds.collisions import States
 from futurel1.worlds.episodes import Fork
 from futurel1.worlds.event_episodes import EventEpisode
 from futurel1.worlds.event_forks import make_forks
-from futurel1.worlds.event_scenes import EventScene, Layout, layouts_of, make_event_scenes
+from futurel1.worlds.event_layouts import Layout, layouts_of
+from futurel1.worlds.event_scenes import EventScene, make_event_scenes
 from futurel1.worlds.events import EventsWorld, make_event_episode, make_event_episodes
 from futurel1.worlds.footage import write_footage
 from futurel1.worlds.look import palette
-from futurel1.worlds.scene_code import CODE_SIZE, read_code, scene_code
+from futurel1.worlds.protocols import CodeReading, Scene, SceneWorld
+from futurel1.worlds.scene_code import CODE_SIZE, read_code
 from futurel1.worlds.writing import WorldFiles, write_clips, write_world
 
 world = write_world
@@ -23,12 +25,15 @@ __all__ = [
     "AtariWorld",
     "BouncingWorld",
     "Clip",
+    "CodeReading",
     "Episode",
     "EventEpisode",
     "EventScene",
     "EventsWorld",
     "Fork",
     "Layout",
+    "Scene",
+    "SceneWorld",
     "Shape",
     "States",
     "World",
@@ -42,7 +47,6 @@ __all__ = [
     "make_forks",
     "palette",
     "read_code",
-    "scene_code",
     "world",
     "write_clips",
     "write_footage",

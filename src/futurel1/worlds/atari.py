@@ -22,11 +22,11 @@ from futurel1.worlds.atari_episodes import AtariEpisode
 from futurel1.worlds.atari_forks import ATARI_CHANGES, make_atari_forks
 from futurel1.worlds.atari_games import GAMES, GameName
 from futurel1.worlds.atari_questions import ATARI_KINDS, atari_cells, sample_atari_block
-from futurel1.worlds.atari_scenes import CODE_SIZE, AtariScene, parts_of, pooled_scenes, read_atari_code
+from futurel1.worlds.atari_scenes import CODE_SIZE, parts_of, pooled_scenes, read_atari_code
 from futurel1.worlds.clips import Split, check_seed
 from futurel1.worlds.episodes import Fork
 from futurel1.worlds.look import LETTERS, check_frame_size
-from futurel1.worlds.protocols import CodeReading
+from futurel1.worlds.protocols import CodeReading, Scene
 from futurel1.worlds.question_worlds import QuestionWorld
 
 __all__ = ["AtariWorld"]
@@ -98,7 +98,7 @@ class AtariWorld(QuestionWorld[AtariEpisode]):
 
     def scenes(
         self, rng: np.random.Generator, count: int, *, split: Split | None = None, size: int | None = None
-    ) -> list[AtariScene]:
+    ) -> Sequence[Scene]:
         """Sample clips without questions from a pool that depends only on the world's seed.
 
         This process emulates the pool as it is needed, and keeps it: the first batches take longer than the others.

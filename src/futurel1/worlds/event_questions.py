@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from futurel1.worlds.clips import SPLITS, Split
 from futurel1.worlds.collisions import NUM_SHAPES, PAIRS, PILLAR_HALF, States
-from futurel1.worlds.event_scenes import Layout, layouts_of, sample_colours, sample_scenes
+from futurel1.worlds.event_layouts import Layout, layouts_of
+from futurel1.worlds.event_scenes import sample_colours, sample_scenes
 from futurel1.worlds.look import COLOURS, FORMS, LAST_SEEN, LETTERS, WALLS, ZONES, in_steps, zones_of
 from futurel1.worlds.questions import HOPS, INTERPOLATION, LATER, OBSERVED, STAY_RATE, Question, check_kinds
 

@@ -21,13 +21,19 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from futurel1.worlds.clips import Split, check_episode, check_seed, video_of
 from futurel1.worlds.episodes import Fork
 from futurel1.worlds.event_episodes import EventEpisode
 from futurel1.worlds.event_forks import make_forks
 from futurel1.worlds.event_questions import KINDS, Kind, question_cells, sample_block
-from futurel1.worlds.look import LETTERS, check_frame_size
+from futurel1.worlds.event_scenes import make_event_scenes
+from futurel1.worlds.look import COLOURS, LETTERS, check_frame_size
+from futurel1.worlds.protocols import CodeReading, Scene
 from futurel1.worlds.question_worlds import QuestionWorld
+from futurel1.worlds.scene_code import CODE_SIZE, read_code
 
 __all__ = ["EventsWorld", "make_event_episode", "make_event_episodes"]
 
@@ -71,7 +77,7 @@ def make_event_episodes(
 
 @dataclass(frozen=True)
 class EventsWorld(QuestionWorld[EventEpisode]):
-    """The world of events as `futurel1.worlds.write_clips` writes it.
+    """The world of events as `futurel1.worlds.write_clips` writes it, and as pretraining makes it in memory.
 
     A split has frame-indexed records with options (`train.jsonl`) and open questions about the same clips
     (`train_open.jsonl`). Test questions are also written in FutureBench's form (`futurebench.jsonl`), with clips of
@@ -115,6 +121,28 @@ class EventsWorld(QuestionWorld[EventEpisode]):
     def forks(self, count: int) -> Iterator[Fork]:
         """The first episodes of the split `counterfactual`."""
         return make_forks(count, seed=self.seed, size=self.size, kinds=self.kinds)
+
+    @property
+    def code_size(self) -> int:
+        """Numbers of a code, see `futurel1.worlds.scene_code`."""
+        return CODE_SIZE
+
+    def scenes(
+        self, rng: np.random.Generator, count: int, *, split: Split | None = None, size: int | None = None
+    ) -> Sequence[Scene]:
+        """Clips without questions, as `make_event_scenes` samples them; neither seed nor kinds matter to them."""
+        return make_event_scenes(rng, count, size=self.size if size is None else size, split=split)
+
+    def read_code(self, code: NDArray[np.float32]) -> CodeReading:
+        """Places of the three shapes, in the order of their pairs of colours, and which colour of its pair each has."""
+        return read_code(code)
+
+    def colours(self, reading: CodeReading) -> NDArray[np.uint8]:
+        """(T, 3, 3) RGB colours of the shapes."""
+        pairs = np.arange(reading.classes.shape[-1])
+        every = np.array(list(COLOURS.values()), np.uint8)
+        found: NDArray[np.uint8] = every[pairs + len(COLOURS) // 2 * reading.classes.clip(0)]
+        return found
 
     def records(self, episode: EventEpisode) -> dict[str, dict[str, Any]]:
         """Records of a clip, by the name of their file."""

@@ -23,7 +23,7 @@ class CodeReading(NamedTuple):
     Attributes:
         positions: (T, K, 2) places of K objects in a fixed order, in sides of the frame from its top left corner.
         visible: (T, K) whether each object is visible; the place of one that is not means nothing.
-        classes: (T, M) further discrete attributes, in a fixed order.
+        classes: (T, M) further discrete attributes, in a fixed order; -1 for an attribute of what is not visible.
     """
 
     positions: NDArray[np.float32]
@@ -57,7 +57,10 @@ class Scene(Protocol):
 
 @runtime_checkable
 class SceneWorld(World, Protocol):
-    """A world whose unlabelled clips can be made in memory."""
+    """A world whose unlabelled clips can be made in memory.
+
+    A class that a configuration names has to annotate its methods exactly as they are here.
+    """
 
     @property
     def size(self) -> int:
@@ -85,3 +88,6 @@ class SceneWorld(World, Protocol):
 
     def read_code(self, code: NDArray[np.float32]) -> CodeReading:
         """Read (T, code_size) codes, which may be noisy."""
+
+    def colours(self, reading: CodeReading) -> NDArray[np.uint8]:
+        """(T, K, 3) RGB colours in which objects are shown; that of one that is not visible means nothing."""
