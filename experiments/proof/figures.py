@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from experiments.miniature.records import SPLITS
-from experiments.miniature.results import Results, metrics_of_tests
-from experiments.miniature.stages import Plan
-from experiments.miniature.statistics import seed_mean
+from experiments.proof.records import SPLITS
+from experiments.proof.results import Results, metrics_of_tests
+from experiments.proof.stages import Plan
+from experiments.proof.statistics import seed_mean
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
