@@ -1,4 +1,4 @@
-"""The figures of the miniature, made from result files only: frames of the world are rendered again."""
+"""The figures of a page, made from result files only: frames of its world are rendered again."""
 
 from __future__ import annotations
 
@@ -169,6 +169,15 @@ def _imagined(results: Results, plan: Plan) -> Figure | None:
     if name is None:
         return None
     samples: Sequence[Mapping[str, Any]] = results[name]["metrics"]["strip"]
+    rows = [
+        (
+            [(str(sample["id"]), frame) for frame in sample["observed"]],
+            [(str(episode), frame) for episode, frame in sample["nearest"]],
+            [(str(sample["id"]), frame) for frame in sample["future"]],
+        )
+        for sample in samples
+    ]
+    clips = _rendered({episode for row in rows for cells in row for episode, _ in cells}, plan["world"])
     groups = {"observed": 4, "imagined: nearest training frames": 3, "true future": 3}
     widths = [1.0] * 4 + [0.25] + [1.0] * 3 + [0.25] + [1.0] * 3
     firsts = (0, 5, 9)
@@ -178,15 +187,10 @@ def _imagined(results: Results, plan: Plan) -> Figure | None:
     figure.subplots_adjust(left=0.075, right=0.997, bottom=0.01, top=top, wspace=0.06, hspace=0.08)
     for axes in grid.ravel():
         axes.set_axis_off()
-    for row, sample in enumerate(samples):
-        cells = (
-            [(sample["id"], frame) for frame in sample["observed"]],
-            [tuple(found) for found in sample["nearest"]],
-            [(sample["id"], frame) for frame in sample["future"]],
-        )
+    for row, (sample, cells) in enumerate(zip(samples, rows, strict=True)):
         for first, most, shown in zip(firsts, groups.values(), cells, strict=True):
             for column, (episode, frame) in enumerate(shown[:most]):
-                grid[row, first + column].imshow(_frame(str(episode), int(frame), plan["world"]))
+                grid[row, first + column].imshow(clips[episode][frame])
         grid[row, 0].text(
             -0.1, 0.5, f"{sample['split']}\n{sample['id']}", transform=grid[row, 0].transAxes, ha="right", va="center",
             fontsize=8, color=MUTED,
@@ -197,12 +201,19 @@ def _imagined(results: Results, plan: Plan) -> Figure | None:
     return figure
 
 
-def _frame(episode: str, frame: int, world: Mapping[str, Any]) -> NDArray[np.uint8]:
-    """Render a frame of a clip, given its number in the 8-frame pool, as it was rendered for the clip."""
+def _rendered(names: set[str], options: Mapping[str, Any]) -> dict[str, NDArray[np.uint8]]:
+    """Frames of clips by name, as they were rendered for the clips; frame n is number n of the 8-frame pool.
+
+    Args:
+        names: names of clips, such as `train-00012`.
+        options: those of `futurel1 world`.
+    """
     from futurel1.worlds import make_event_episode
 
-    split, _, number = episode.rpartition("-")
-    drawn = {name: world[name] for name in ("seed", "size", "kinds") if name in world}
-    made = make_event_episode(split, int(number), **drawn)  # type: ignore[arg-type]
-    picture: NDArray[np.uint8] = made.render([frame])[0]
-    return picture
+    given = {name: options[name] for name in ("seed", "size", "kinds") if name in options}
+    found = {}
+    for name in names:
+        split, _, number = name.rpartition("-")
+        episode = make_event_episode(split, int(number), **given)  # type: ignore[arg-type]
+        found[name] = episode.render(range(9))
+    return found

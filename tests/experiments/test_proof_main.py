@@ -11,7 +11,7 @@ import yaml
 from fabricated import MINIATURE, ROOT
 
 from experiments.proof.__main__ import main
-from experiments.proof.figures import _frame
+from experiments.proof.figures import _rendered
 from experiments.proof.records import read_lines
 from experiments.proof.results import Places
 from experiments.proof.stages import build_stages, load_plan
@@ -69,11 +69,12 @@ def test_quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     assert {sample["split"] for sample in strip} == {"hop2", "hop3", "hop5"}
     assert all(len(sample["nearest"]) == 1 and sample["nearest"][0][0].startswith("train-") for sample in strip)
     records = {record["id"]: record for record in read_lines(places.runs / "world" / "test.jsonl")}
+    clips = _rendered({sample["id"] for sample in strip}, plan["world"])
     for sample in strip:  # pictures show the clips of the questions
         record = records[sample["id"]]
         shown = read_frames(places.runs / "world" / record["video"], range(8))
         for frame in (*sample["observed"], *sample["future"]):
-            drawn = _frame(sample["id"], frame, plan["world"]).astype(int)
+            drawn = clips[sample["id"]][frame].astype(int)
             apart = [float(abs(np.asarray(picture, dtype=int) - drawn).mean()) for picture in shown]
             assert int(np.argmin(apart)) == frame, (sample["id"], apart)
             assert apart[frame] < 6  # H.264 costs up to 4 grey levels at 32 pixels; other scenes are about 20 apart
