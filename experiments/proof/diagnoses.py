@@ -127,7 +127,8 @@ def followed_line(found: Sequence[Metrics]) -> str:
         return ""
     most = max(kinds, key=lambda kind: sum(effects[kind]["followed"] for effects in swapped))
     more = compared([(effects["swap"]["second"], effects[most]["second"]) for effects in swapped])
-    return f"Other future's answer, fed it rather than {LABELS[most]}: {points(more)} points."
+    said = f"Fed the other future, not {LABELS[most]}, the model gives that future's answer more often"
+    return f"{said}: {points(more)} points."
 
 
 def change_table(found: Sequence[Metrics]) -> str:

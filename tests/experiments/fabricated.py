@@ -13,6 +13,7 @@ from experiments.proof.stages import Stage
 
 ROOT = Path(__file__).parents[2]
 MINIATURE = ROOT / "experiments" / "miniature" / "plan.yaml"
+ATARI = ROOT / "experiments" / "atari" / "plan.yaml"
 QUESTIONS = 128
 LEVELS = {
     "backbone": 0.2, "sft-text-random": 0.3, "sft-text": 0.45, "sft-latent": 0.55, "sft-random": 0.5,

@@ -80,7 +80,7 @@ def test_diagnoses_are_told_over_seeds(bench: Bench) -> None:
     assert cells[4].startswith(f"{sum(shares) / 3:.1f} ±")
     more = sum(shares) / 3 - sum(100 * one["effects"]["none"]["followed"] / 40 for one in found) / 3
     assert cells[5].startswith(f"{more:+.1f} (+")
-    assert "fed it rather than zeros: +" in page
+    assert "Fed the other future, not zeros, the model gives that future's answer more often: +" in page
     assert row(page, "reversed")[1:3] == ["3", "80 ± 0"]
     pairs = [(one["changes"]["moved"]["first"], one["changes"]["moved"]["second"]) for one in found]
     own, other = (np.array([words[side].split()[1:] for words in pairs], dtype=float) for side in (0, 1))
