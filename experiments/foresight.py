@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from futurel1.worlds import CODE_SIZE, event_scenes, make_event_scenes, read_code, scene_code
+from futurel1.worlds import CODE_SIZE, event_scenes, make_event_scenes, read_code
 
 OBSERVED, FRAMES = 4, 8
 WIDTH, LAYERS, HEADS = 128, 4, 4  # as in the tiny backbone
@@ -27,7 +27,7 @@ NOISE = 0.3  # root mean square of a tower's error, relative to features with a 
 def scene_codes(count: int, seed: int) -> Tensor:
     """(count, FRAMES, CODE_SIZE) codes of the frames of random scenes."""
     scenes = make_event_scenes(np.random.default_rng(seed), count)
-    return torch.from_numpy(np.stack([scene_code(scene, range(FRAMES)) for scene in scenes])).float()
+    return torch.from_numpy(np.stack([scene.code(range(FRAMES)) for scene in scenes])).float()
 
 
 class Foresight(nn.Module):
@@ -98,9 +98,9 @@ def main() -> None:
     for step in range(OBSERVED, OBSERVED + 3):
         true, own, last = (read_code(frames[:, at].numpy()) for frames, at in
                            ((unseen, step), (told, step), (unseen, OBSERVED - 1)))  # fmt: skip
-        shown = true[2]
-        off, moved = (np.linalg.norm(found[0] - true[0], axis=-1)[shown].mean() for found in (own, last))
-        colours = (own[1] == true[1])[shown].mean()
+        shown = true.visible
+        off, moved = (np.linalg.norm(found.positions - true.positions, axis=-1)[shown].mean() for found in (own, last))
+        colours = (own.classes == true.classes)[shown].mean()
         print(
             f"after {step - OBSERVED + 1}: {off:.3f} of the arena off (last frame: {moved:.3f}), colours {colours:.0%}"
         )

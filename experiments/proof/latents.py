@@ -137,7 +137,7 @@ def answers_held(codes: Spans, questions: Sequence[Mapping[str, Any]]) -> list[b
         if hint not in own:
             held.append(None)
             continue
-        x, y = read_code(own[hint][None].numpy())[0][0, pair] >= 0.5
+        x, y = read_code(own[hint][None].numpy()).positions[0, pair] >= 0.5
         held.append(ZONES[2 * int(y) + int(x)] == question["answer"])
     return held
 

@@ -12,11 +12,11 @@ from futurel1.version import __version__
 if TYPE_CHECKING:
     from futurel1.datamodules import (
         BouncingEventsDataModule,
-        EventClipsDataModule,
-        EventFramesDataModule,
         FutureBenchDataModule,
         PromptDataModule,
         RolloutPromptDataModule,
+        SceneClipsDataModule,
+        SceneFramesDataModule,
         TwiFFBenchDataModule,
         VideoHintDataModule,
     )
@@ -81,8 +81,8 @@ if TYPE_CHECKING:
 _EXPORTS = {
     "futurel1.datamodules": (
         "BouncingEventsDataModule",
-        "EventClipsDataModule",
-        "EventFramesDataModule",
+        "SceneClipsDataModule",
+        "SceneFramesDataModule",
         "FutureBenchDataModule",
         "PromptDataModule",
         "RolloutPromptDataModule",
@@ -153,8 +153,6 @@ __all__ = [
     "BouncingEventsDataModule",
     "CompositeReward",
     "DeterministicLatents",
-    "EventClipsDataModule",
-    "EventFramesDataModule",
     "EventPredictor",
     "FormatReward",
     "FutureBenchAccuracy",
@@ -185,6 +183,8 @@ __all__ = [
     "RolloutPromptDataModule",
     "RolloutSettings",
     "SamplingSettings",
+    "SceneClipsDataModule",
+    "SceneFramesDataModule",
     "Span",
     "SpanBudget",
     "TemporalDiversityReward",

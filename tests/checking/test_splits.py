@@ -94,8 +94,8 @@ def test_a_world_that_is_made_by_the_run_is_read_where_it_lies(world: WorldFiles
 
 
 def test_files_that_name_no_records(write: Write, tmp_path: Path) -> None:
-    drawn = config(tmp_path, {"class_path": "EventClipsDataModule", "init_args": {}})
-    with pytest.raises(ConfigError, match="EventClipsDataModule is no RecordDataModule"):
+    drawn = config(tmp_path, {"class_path": "SceneClipsDataModule", "init_args": {}})
+    with pytest.raises(ConfigError, match="SceneClipsDataModule is no RecordDataModule"):
         check(drawn)
     with pytest.raises(ConfigError, match="leave --kind out"):
         check(drawn, kind="rl")

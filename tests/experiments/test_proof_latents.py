@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from experiments.proof.latents import answers_held, asked_about, retrieval, strip
-from futurel1.worlds import make_event_episode, make_event_episodes, scene_code
+from futurel1.worlds import make_event_episode, make_event_episodes
 
 
 def test_retrieval_counts_own_frames() -> None:
@@ -35,7 +35,7 @@ def test_pictures_are_of_the_nearest_training_frames() -> None:
 def test_answers_are_read_from_the_frame_that_is_asked_about() -> None:
     episodes = list(make_event_episodes("train", 32, kinds=("zone",)))
     questions = [episode.record("clip.mp4") for episode in episodes]
-    codes = [dict(enumerate(torch.from_numpy(scene_code(episode, episode.asked.hints)))) for episode in episodes]
+    codes = [dict(enumerate(torch.from_numpy(episode.code(episode.asked.hints)))) for episode in episodes]
     for question, episode in zip(questions, episodes, strict=True):
         asked = episode.asked
         step = asked.arrival if asked.hop == 5 else asked.hop

@@ -24,7 +24,7 @@ from torch import Tensor
 from toy_rewards import rare
 
 from futurel1.cli import main
-from futurel1.datamodules import EventFramesDataModule, RolloutPromptDataModule, VideoHintDataModule
+from futurel1.datamodules import RolloutPromptDataModule, SceneFramesDataModule, VideoHintDataModule
 from futurel1.errors import CheckpointError
 from futurel1.modules import LADAPOModule, LatentSFTModule, TowerPretrainModule
 from futurel1.modules.checkpointing import ResumedFiles
@@ -151,8 +151,8 @@ def tower(tmp_path: Path) -> Make:
         def module() -> TowerPretrainModule:
             return TowerPretrainModule(vision_depth=1, vision_width=64, text_depth=1)
 
-        def data() -> EventFramesDataModule:
-            return EventFramesDataModule(
+        def data() -> SceneFramesDataModule:
+            return SceneFramesDataModule(
                 num_batches=5, num_val_batches=1, batch_size=4, frame_sizes=[32], num_workers=0
             )
 

@@ -16,7 +16,7 @@ from futurel1.cli.trainer import run_trainer
 from futurel1.errors import ConfigError
 from futurel1.models.policies import GaussianLatents, LatentPolicy, VonMisesFisherLatents
 from futurel1.modules import LADAPOModule, LatentPredictor
-from futurel1.modules.recipes import keep_recipe, object_of
+from futurel1.recipes import keep_recipe, object_of
 from futurel1.rewards import AccuracyReward, CompositeReward, FormatReward, RewardInputs
 
 

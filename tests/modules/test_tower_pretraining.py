@@ -5,12 +5,15 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
+from dots import DotWorld
 from lightning import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.utils.data import DataLoader
 
-from futurel1.datamodules import EventFramesDataModule
-from futurel1.datamodules.event_frames import FrameBatch
+from futurel1.cli.trainer import run_trainer
+from futurel1.datamodules import SceneFramesDataModule
+from futurel1.datamodules.scene_frames import FrameBatch
 from futurel1.errors import ConfigError
 from futurel1.models import LatentReasoner
 from futurel1.models.backbones.tiny import tiny_model
@@ -30,9 +33,9 @@ def make_module(kind: type[TowerPretrainModule] = TowerPretrainModule, **options
     return kind(**{**QUICK, **options})
 
 
-def make_data(**options: Any) -> EventFramesDataModule:
+def make_data(**options: Any) -> SceneFramesDataModule:
     defaults = {"num_batches": 100, "num_val_batches": 2, "batch_size": 16, "frame_sizes": [32], "num_workers": 0}
-    return EventFramesDataModule(**{**defaults, **options})
+    return SceneFramesDataModule(**{**defaults, **options})
 
 
 def make_trainer(folder: Path, **options: Any) -> Trainer:
@@ -191,6 +194,29 @@ def test_a_run_that_was_killed_ends_with_the_same_weights(tmp_path: Path) -> Non
     assert torch.equal(loaded.rotation, whole.rotation)
 
 
+def test_another_world_takes_a_configuration_alone(tmp_path: Path) -> None:
+    world = {"class_path": "dots.DotWorld", "init_args": {"fastest": 2}}
+    frames = {"num_batches": 10, "num_val_batches": 2, "batch_size": 16, "frame_sizes": [32], "num_workers": 0}
+    config = {
+        "model": {"class_path": "TowerPretrainModule", "init_args": {**QUICK, "text_width": 64, "world": world}},
+        "data": {"class_path": "SceneFramesDataModule", "init_args": {**frames, "world": world}},
+        "trainer": {
+            "accelerator": "cpu", "max_steps": 10, "max_epochs": 1, "enable_progress_bar": False,
+            "callbacks": [{"class_path": "ModelCheckpoint", "init_args": {"save_last": True}}],
+        },
+    }  # fmt: skip
+    file, run = tmp_path / "dots.yaml", tmp_path / "run"
+    file.write_text(yaml.safe_dump(config))
+    run_trainer("fit", ["--config", str(file), "--run_dir", str(run)], resume=None, own_process=False)
+    module = TowerPretrainModule.load_from_checkpoint(run / "checkpoints" / "last.ckpt")
+    assert module.world == DotWorld(fastest=2)
+    assert module.get_buffer("rotation").shape == (3, 64)
+    trainer = make_trainer(tmp_path, limit_val_batches=1.0)
+    (told,) = trainer.validate(module, make_data(world=module.world), verbose=False)
+    assert 0 < told["val/position_error"] < 0.3  # sides of the frame; 0.26 for the middle, whatever is seen
+    assert told["val/visible_accuracy"] == told["val/class_accuracy"] == 1  # the dot is always there
+
+
 # --- validation -----------------------------------------------------------------------------------------------------
 
 
@@ -206,7 +232,7 @@ def test_validation_reads_exact_codes_perfectly(tmp_path: Path) -> None:
     (told,) = make_trainer(tmp_path, limit_val_batches=1.0).validate(make_module(Sees), data, verbose=False)
     assert told["val/loss"] == 0
     assert told["val/position_error"] < 1e-4
-    assert told["val/colour_accuracy"] == told["val/visible_accuracy"] == 1
+    assert told["val/class_accuracy"] == told["val/visible_accuracy"] == 1
     assert told["val/rms"] == pytest.approx(1, abs=0.1)
 
 
@@ -220,13 +246,13 @@ def test_validation_tells_a_tower_that_knows_the_frames_from_one_that_does_not(
         return dict(told)
 
     random, learnt = validate(make_module()), validate(trained[0])
-    names = {"loss", "rms", "position_error", "colour_accuracy", "visible_accuracy"}
+    names = {"loss", "rms", "position_error", "class_accuracy", "visible_accuracy"}
     assert set(random) == set(learnt) == {f"val/{name}" for name in names}
     assert random["val/loss"] > 1.2
     assert random["val/position_error"] > 0.2
     assert learnt["val/loss"] < 0.1
     assert learnt["val/position_error"] < 0.03
-    assert learnt["val/colour_accuracy"] == learnt["val/visible_accuracy"] == 1
+    assert learnt["val/class_accuracy"] == learnt["val/visible_accuracy"] == 1
 
 
 # --- refusals -------------------------------------------------------------------------------------------------------

@@ -144,7 +144,7 @@ def test_reinforcement_learning_has_three_phases() -> None:
         ({"config": "tiny/predict", "prompt": 10**6}, "allows prompts of"),
         ({"config": "tiny/sft", "settings": ["--data.init_args.max_length", "100"]}, "too short to plan for"),
         ({"config": "tiny/sft", "settings": ["--data.init_args.max_length", "null"]}, "has no max_length"),
-        ({"config": "tiny/pretrain_imagine"}, "EventClipsDataModule has no max_length"),
+        ({"config": "tiny/pretrain_imagine"}, "SceneClipsDataModule has no max_length"),
         ({"config": "tiny/sft", "memory": 0.5}, "less than CUDA itself takes"),
         ({"config": "tiny/sft", "tflops": 0}, "tflops has to be more than 0"),
         ({"config": "tiny/sft", "prompt": 0}, "prompt has to be more than 0"),

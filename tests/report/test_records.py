@@ -38,7 +38,7 @@ def test_records_that_the_data_do_not_have(run: RunContents, world: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    "kind", ["nowhere.Module", "futurel1.datamodules.Nothing", "futurel1.datamodules.EventClipsDataModule"]
+    "kind", ["nowhere.Module", "futurel1.datamodules.Nothing", "futurel1.datamodules.SceneClipsDataModule"]
 )
 def test_data_modules_that_open_no_records(run: RunContents, tmp_path: Path, kind: str) -> None:
     made = write_run(tmp_path / "run", list(run.predictions.values()), tmp_path)

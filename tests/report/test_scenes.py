@@ -6,7 +6,7 @@ from PIL import Image
 
 from futurel1.models import LatentReasoner
 from futurel1.report.scenes import SceneReader, SeenShape
-from futurel1.worlds import make_event_episode
+from futurel1.worlds import EventsWorld, make_event_episode
 from futurel1.worlds.look import COLOURS
 
 
@@ -28,7 +28,7 @@ def test_features_of_the_tiny_tower_are_read_as_the_scene_that_was_drawn(tiny: L
     inputs = tiny.processor.image_processor(images=pictures, do_resize=False, return_tensors="pt")
     seen = tiny.encode_hints(inputs["pixel_values"], inputs["image_grid_thw"])
     features = torch.stack([part.mean(dim=0) for part in torch.split(seen.embeds, list(seen.counts))])
-    reader = SceneReader.of(features)
+    reader = SceneReader.of(features, EventsWorld())
     assert reader is not None
     read = [
         (picture, shape)
@@ -42,5 +42,5 @@ def test_features_of_the_tiny_tower_are_read_as_the_scene_that_was_drawn(tiny: L
 
 def test_features_of_other_towers_are_not_read() -> None:
     features = torch.randn(50, 128, generator=torch.Generator().manual_seed(0))
-    assert SceneReader.of(features) is None
-    assert SceneReader.of(features[:, :16]) is None
+    assert SceneReader.of(features, EventsWorld()) is None
+    assert SceneReader.of(features[:, :16], EventsWorld()) is None

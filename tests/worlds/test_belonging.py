@@ -1,12 +1,14 @@
-"""Whose clip it is."""
+"""Which world wrote a clip, or records."""
 
 from __future__ import annotations
 
 import shutil
 from pathlib import Path
 
-from futurel1.worlds import write_world
-from futurel1.worlds.belonging import is_event_clip
+import pytest
+
+from futurel1.worlds import BouncingWorld, EventsWorld, World, write_clips, write_world
+from futurel1.worlds.belonging import is_event_clip, world_of
 
 
 def test_only_clips_that_lie_where_a_world_of_events_was_written(tmp_path: Path) -> None:
@@ -26,3 +28,19 @@ def test_only_clips_that_lie_where_a_world_of_events_was_written(tmp_path: Path)
         assert not is_event_clip(clip)
     (events / "world.json").unlink()
     assert not is_event_clip(clip)
+
+
+@pytest.mark.parametrize(
+    "world", [EventsWorld(3, 64, ("zone", "pair")), EventsWorld(), BouncingWorld(seed=2, size=32)], ids=str
+)
+def test_records_tell_the_world_that_wrote_them(world: World, tmp_path: Path) -> None:
+    files = write_clips(tmp_path, world, {"train": 1}, progress=False)
+    for file in (files.train, files.videos / "train-00000.mp4"):
+        found = world_of(file)
+        assert type(found) is type(world)
+        assert found.settings == world.settings
+    other = tmp_path / "other"
+    other.mkdir()
+    assert world_of(other / "train.jsonl") is None
+    (other / "world.json").write_text('{"world": "mine", "seed": 0}')
+    assert world_of(other / "train.jsonl") is None

@@ -27,8 +27,8 @@ from futurel1.models.interventions import Intervention
 from futurel1.report.runs import DIAGNOSIS_FILE
 from futurel1.rollout import SamplingSettings
 from futurel1.runs import Dtype, load_reasoner
-from futurel1.worlds import write_world
-from futurel1.worlds.belonging import events_world_of
+from futurel1.worlds import write_clips
+from futurel1.worlds.belonging import world_of
 from futurel1.worlds.storage import CHANGES
 
 __all__ = ["diagnose"]
@@ -62,11 +62,11 @@ def diagnose(
 
     Args:
         run: Run folder of a training, checkpoint (or its folder) or hub name of the model.
-        data: Files of questions with known answers; null for counterfactual questions if the run learned the world of
-            events, else the run's test or validation records.
+        data: Files of questions with known answers; null for counterfactual questions if the run learned a world that
+            has them, else the run's test or validation records.
         out: Folder to write to; null for diagnosis in the run folder.
         text_only: Model trained without latents on the same data, whose thoughts are probed too; null for none.
-        count: Number of counterfactual questions to write for a run on the world of events.
+        count: Number of counterfactual questions to write for a run on a world that has them.
         batch_size: Questions decoded at once.
         max_new_tokens: Most tokens of a response, latents included.
         num_workers: Processes that read videos.
@@ -231,13 +231,10 @@ def _questions(settings: Mapping[str, Any], data: list[str], folder: Path, count
     if data:
         return data
     own = _own_questions(settings)
-    world = events_world_of(Path(own[0]))
-    if world is None:
+    world = world_of(Path(own[0]))
+    if world is None or "counterfactual" not in world.splits:
         return own
-    files = write_world(
-        folder / "world", train=0, test=0, counterfactual=count, seed=world["seed"], size=world["size"],
-        kinds=world.get("kinds"), progress=False,
-    )  # fmt: skip
+    files = write_clips(folder / "world", world, {"counterfactual": count}, progress=False)
     return [str(files.counterfactual)]
 
 

@@ -22,8 +22,8 @@ from futurel1.modules.base import ReasonerModule
 from futurel1.modules.optimization import Part, Schedule
 from futurel1.modules.optimizers import chosen_optimizer
 from futurel1.modules.policy_statistics import EvaluationStatistics, StepStatistics
-from futurel1.modules.recipes import keep_recipe, object_of
 from futurel1.modules.settings import settings_of
+from futurel1.recipes import keep_recipe, object_of
 from futurel1.rewards import CompositeReward
 from futurel1.rollout import Experience, GroupSampler, PolicyModels, RolloutSettings, SampleLog, SamplingSettings
 from futurel1.rollout.policy_models import rollout_scores

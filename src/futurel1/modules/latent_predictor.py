@@ -40,9 +40,9 @@ from futurel1.models.interventions import (
 from futurel1.models.policies import DeterministicLatents, LatentPolicy
 from futurel1.models.transcript import Transcript, transcripts
 from futurel1.modules.lazy_reasoner import LazyReasonerModule
-from futurel1.modules.recipes import keep_recipe, object_of
 from futurel1.modules.scorers import SCORERS
 from futurel1.modules.settings import settings_of
+from futurel1.recipes import keep_recipe, object_of
 from futurel1.rewards import Judge
 from futurel1.rollout import SamplingSettings
 from futurel1.runs import DTYPES, find_start

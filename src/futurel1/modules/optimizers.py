@@ -11,7 +11,7 @@ from torch import nn
 from torch.optim import AdamW, Optimizer
 
 from futurel1.errors import ConfigError
-from futurel1.modules.recipes import keep_recipe, object_of
+from futurel1.recipes import keep_recipe, object_of
 
 _OWN = {"lr": "learning_rate", "weight_decay": "weight_decay", "betas": "betas"}
 """Settings of optimizers that are hyper-parameters of the module, with their names there."""

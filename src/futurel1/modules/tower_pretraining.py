@@ -1,4 +1,4 @@
-"""Pretraining of a vision tower on the world of events, before a language model learns to read its features."""
+"""Pretraining of a vision tower on the frames of a world, before a language model learns to read its features."""
 
 from functools import cached_property
 from pathlib import Path
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from futurel1.datamodules.event_frames import FrameBatch
+from futurel1.datamodules.scene_frames import FrameBatch, chosen_world
 from futurel1.errors import ConfigError
 from futurel1.models import LatentReasoner, LatentTokens, TrainingRun, load_processor
 from futurel1.models.backbones import Qwen3VLBackbone
@@ -17,17 +17,18 @@ from futurel1.models.backbones.random_weights import TINY_RANDOM
 from futurel1.models.backbones.tiny import tiny_model
 from futurel1.modules.exact_resume import ExactResumeModule
 from futurel1.modules.optimization import Schedule, freeze_parts, group_settings, schedule_factor, total_steps
-from futurel1.worlds import CODE_SIZE, make_event_scenes, read_code, scene_code
-from futurel1.worlds.collisions import NUM_STATES
+from futurel1.worlds import SceneWorld
+
+MEASURED_CLIPS = 512
 
 
 class TowerPretrainModule(ExactResumeModule):
     """Trains only the vision tower: every post-merger feature of a frame regresses the content of the whole frame.
 
-    The target is the frame's code (positions, colours and forms of the shapes, gate, pillar), centred, scaled to a root
-    mean square of 1 and rotated at random into the width of the features. So every feature, and any mean of features,
-    describes the whole frame and nothing else, and features have the scale that latents need. DeepStack mergers are not
-    part of the loss and keep their initial weights.
+    The target is the frame's code (what the world says it shows, such as positions and colours), centred, scaled to a
+    root mean square of 1 and rotated at random into the width of the features. So every feature, and any mean of
+    features, describes the whole frame and nothing else, and features have the scale that latents need. DeepStack
+    mergers are not part of the loss and keep their initial weights.
 
     Args:
         vision_depth: number of layers of the vision tower.
@@ -40,7 +41,8 @@ class TowerPretrainModule(ExactResumeModule):
         weight_decay: AdamW decay.
         lr_schedule: ``cosine``, ``linear`` or ``constant`` after the warm-up.
         warmup_ratio: share of all steps used for linear warm-up.
-        rotation_seed: seed of the rotation.
+        rotation_seed: seed of the rotation, and of the clips whose codes are the measure of centre and scale.
+        world: the world; None for the world of events.
 
     Raises:
         ConfigError: features that are narrower than the code.
@@ -61,11 +63,15 @@ class TowerPretrainModule(ExactResumeModule):
         lr_schedule: Schedule = "cosine",
         warmup_ratio: float = 0.03,
         rotation_seed: int = 0,
+        world: SceneWorld | None = None,
     ) -> None:
         super().__init__()
-        self.save_hyperparameters()
-        if text_width < CODE_SIZE:
-            raise ConfigError(f"text_width={text_width}: features have to hold a code of {CODE_SIZE} numbers")
+        self.save_hyperparameters(ignore=["world"])
+        self.world = chosen_world(world, self.hparams)
+        if text_width < self.world.code_size:
+            raise ConfigError(
+                f"text_width={text_width}: features have to hold a code of {self.world.code_size} numbers"
+            )
 
     @cached_property
     def processor(self) -> Any:
@@ -92,9 +98,10 @@ class TowerPretrainModule(ExactResumeModule):
         freeze_parts(reasoner, ["llm", "head"])
         self.reasoner = reasoner
         generator = torch.Generator().manual_seed(hparams["rotation_seed"])
-        rotation = torch.linalg.qr(torch.randn(width, width, generator=generator))[0][:CODE_SIZE]
-        scenes = make_event_scenes(np.random.default_rng(hparams["rotation_seed"]), 512)
-        codes = torch.from_numpy(np.concatenate([scene_code(scene, range(NUM_STATES)) for scene in scenes]))
+        rotation = torch.linalg.qr(torch.randn(width, width, generator=generator))[0][: self.world.code_size]
+        scenes = self.world.scenes(np.random.default_rng(hparams["rotation_seed"]), MEASURED_CLIPS)
+        steps = range(self.world.num_steps)
+        codes = torch.from_numpy(np.concatenate([scene.code(steps) for scene in scenes]))
         mean = codes.mean(dim=0)
         self.register_buffer("rotation", rotation)
         self.register_buffer("mean", mean)
@@ -114,7 +121,7 @@ class TowerPretrainModule(ExactResumeModule):
         return features.embeds, target.repeat_interleave(counts, dim=0)
 
     def codes(self, features: Tensor) -> Tensor:
-        """(N, H) features to the (N, CODE_SIZE) scene codes that they stand for, by inverting the rotation."""
+        """(N, H) features to the (N, code_size) codes that they stand for, by inverting the rotation."""
         mean, scale, rotation = self.get_buffer("mean"), self.get_buffer("scale"), self.get_buffer("rotation")
         return features @ rotation.T / scale + mean
 
@@ -127,20 +134,19 @@ class TowerPretrainModule(ExactResumeModule):
         return loss
 
     def validation_step(self, batch: FrameBatch, batch_idx: int) -> None:
-        """Log the error, and how well the mean feature of a frame encodes positions, colours and visibility."""
+        """Log the error, and how well the mean feature of a frame encodes places, visibility and other classes."""
         features, target = self._features(batch)
         frames = len(batch.codes)
         pooled = features.view(frames, -1, features.shape[-1]).mean(dim=1)
-        told = read_code(self.codes(pooled).cpu().numpy())
-        true = read_code(batch.codes.cpu().numpy())
-        visible = true[2]
-        apart = np.linalg.norm(told[0] - true[0], axis=-1)[visible]
+        told = self.world.read_code(self.codes(pooled).cpu().numpy())
+        true = self.world.read_code(batch.codes.cpu().numpy())
+        apart = np.linalg.norm(told.positions - true.positions, axis=-1)[true.visible]
         values: dict[str, Any] = {
             "loss": F.mse_loss(features, target),
             "rms": features.square().mean().sqrt(),
-            "position_error": float(apart.mean()),  # in sides of the arena
-            "colour_accuracy": float((told[1] == true[1])[visible].mean()),
-            "visible_accuracy": float((told[2] == visible).mean()),
+            "position_error": float(apart.mean()),  # in sides of the frame
+            "class_accuracy": float((told.classes == true.classes)[true.classes >= 0].mean()),
+            "visible_accuracy": float((told.visible == true.visible).mean()),
         }
         self.log_dict({f"val/{name}": value for name, value in values.items()}, batch_size=frames, sync_dist=True)
 

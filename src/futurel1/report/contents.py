@@ -20,6 +20,8 @@ from futurel1.report.scenes import SceneReader, SeenShape
 from futurel1.report.scores import Effect, Score, effects_of, scores_of
 from futurel1.report.texts import Piece, bare_question, pieces_of
 from futurel1.scores import verdict_of
+from futurel1.worlds import SceneWorld, World
+from futurel1.worlds.belonging import world_of
 
 __all__ = ["Contents", "Rollout", "RolloutGroup", "SampleView", "assemble", "groups_of"]
 
@@ -141,7 +143,9 @@ def assemble(
     for name in progress(chosen):
         view = records.view(name)
         read[name] = (view, gallery.add(view))
-    spans = _SpanViews(run, gallery, neighbours)
+    media = (frame.path for view, _ in read.values() for frame in view.shown)
+    world = next((found for found in map(world_of, media) if found is not None), None)
+    spans = _SpanViews(run, gallery, neighbours, world)
     for name, (view, frames) in read.items():
         contents.samples.append(_sample_view(name, splits[name], run, others, view, frames, spans.of(name, frames)))
     found = [span.near for sample in contents.samples for span in sample.spans if span.near is not None]
@@ -154,12 +158,14 @@ def assemble(
 class _SpanViews:
     """Makes the views of a run's spans."""
 
-    def __init__(self, run: RunContents, gallery: Gallery, count: int) -> None:
+    def __init__(self, run: RunContents, gallery: Gallery, count: int, world: World | None) -> None:
         self._run, self._gallery, self._count = run, gallery, count
         bank = run.latents
         self._rows = {} if bank is None else {name: row for row, name in enumerate(bank.ids)}
         features = gallery.features
-        self._reader = None if features is None or bank is None else SceneReader.of(features)
+        self._reader: SceneReader | None = None
+        if features is not None and bank is not None and isinstance(world, SceneWorld):
+            self._reader = SceneReader.of(features, world)
 
     def of(self, name: str, frames: RecordFrames) -> list[SpanView]:
         """Views of the spans of a sample; of their numbers alone where no latents were saved."""

@@ -1,4 +1,4 @@
-"""Latents of the tiny backbone, read as scenes: its vision tower regresses a scene code, and the code can be undone."""
+"""Latents read as scenes, for towers that regress a code of what a frame of their world shows: it can be undone."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from futurel1.worlds import CODE_SIZE, read_code
-from futurel1.worlds.look import COLOURS
+from futurel1.worlds import SceneWorld
 
 __all__ = ["SceneReader", "SeenShape"]
 
@@ -18,7 +17,7 @@ MOST_UNEXPLAINED = 0.2
 
 @dataclass(frozen=True)
 class SeenShape:
-    """A shape that a decoder reads: its place in sides of the arena, from the top left, and its colour."""
+    """An object that a decoder reads: its place in sides of the frame, from the top left, and its colour."""
 
     x: float
     y: float
@@ -30,24 +29,26 @@ class SceneReader:
 
     Args:
         width: H, numbers of a feature.
+        world: the world that the tower was trained on.
     """
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, world: SceneWorld) -> None:
         from futurel1.modules import TowerPretrainModule
 
-        self._tower = TowerPretrainModule(text_width=width)
+        self._tower = TowerPretrainModule(text_width=width, world=world)
         self._tower.configure_model()
 
     @classmethod
-    def of(cls, features: Tensor) -> SceneReader | None:
+    def of(cls, features: Tensor, world: SceneWorld) -> SceneReader | None:
         """A reader for features that are scene codes; None for those of another tower.
 
         Args:
             features: (F, H) features of frames.
+            world: the world that the frames are of.
         """
-        if features.shape[-1] < CODE_SIZE:
+        if features.shape[-1] < world.code_size:
             return None
-        reader = cls(features.shape[-1])
+        reader = cls(features.shape[-1], world)
         rotation = reader._tower.get_buffer("rotation")
         outside = features - features @ rotation.T @ rotation
         share = float(outside.square().sum() / features.square().sum())
@@ -55,20 +56,16 @@ class SceneReader:
 
     @torch.no_grad()
     def shapes(self, feature: Tensor) -> tuple[SeenShape, ...]:
-        """What a feature, or the mean latent of a span, says of the three shapes; hidden ones are left out.
+        """What a feature, or the mean latent of a span, says of the objects; hidden ones are left out.
 
         Args:
             feature: (H,) the feature.
         """
-        positions, chosen, visible = read_code(self._tower.codes(feature[None].float()).numpy())
-        colours = list(COLOURS.values())
-        half = len(colours) // 2
+        world = self._tower.world
+        reading = world.read_code(self._tower.codes(feature[None].float()).numpy())
+        (places,), (visible,), (colours,) = reading.positions, reading.visible, world.colours(reading)
         return tuple(
-            SeenShape(
-                round(float(positions[0, pair, 0]), 3),
-                round(float(positions[0, pair, 1]), 3),
-                "#{:02x}{:02x}{:02x}".format(*colours[pair + half * int(chosen[0, pair])]),
-            )
-            for pair in range(half)
-            if visible[0, pair]
+            SeenShape(round(float(x), 3), round(float(y), 3), "#{:02x}{:02x}{:02x}".format(*colour))
+            for (x, y), seen, colour in zip(places, visible, colours, strict=True)
+            if seen
         )

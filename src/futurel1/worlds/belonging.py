@@ -1,12 +1,19 @@
-"""Whether a clip, or a file of records, is one that `futurel1 world` wrote."""
+"""Which world wrote a clip, or a file of records."""
 
+import inspect
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from futurel1.worlds.clips import SPLITS
+from futurel1.worlds.bouncing import BouncingWorld
+from futurel1.worlds.clips import SPLITS, World
+from futurel1.worlds.events import EventsWorld
 from futurel1.worlds.storage import CLIP_FOLDERS, MANIFEST
+
+WORLDS: Mapping[str, type[World]] = {"events": EventsWorld, "bouncing": BouncingWorld}
+"""Worlds by the name in a folder's manifest; the other settings there are arguments of the class."""
 
 _CLIP = re.compile(rf"(?:{'|'.join(map(re.escape, SPLITS))})-\d+(?:-[a-z]+)?\.mp4")
 
@@ -20,24 +27,31 @@ def is_event_clip(video: Path) -> bool:
     Returns:
         True only for a clip that lies where it was written; a copy elsewhere cannot be told from any other video.
     """
-    if not _CLIP.fullmatch(video.name) or video.parent.name not in CLIP_FOLDERS:
-        return False
-    return _manifest_of(video.parent.parent) is not None
+    return _CLIP.fullmatch(video.name) is not None and _manifest_of(video).get("world") == "events"
 
 
-def events_world_of(records: Path) -> dict[str, Any] | None:
-    """The settings of the world of events whose folder a file of records lies in; None for other files.
+def world_of(file: Path) -> World | None:
+    """The world that wrote a clip or records, with the settings of the folder that they lie in; None for other files.
 
     Args:
-        records: the file.
+        file: a clip, or a file of records.
+
+    Raises:
+        ConfigError: the world needs a package that is not installed.
     """
-    return _manifest_of(records.parent)
+    manifest = _manifest_of(file)
+    kind = WORLDS.get(manifest.get("world", ""))
+    if kind is None:
+        return None
+    arguments = inspect.signature(kind).parameters
+    return kind(**{name: value for name, value in manifest.items() if name in arguments})
 
 
-def _manifest_of(folder: Path) -> dict[str, Any] | None:
-    """The manifest of a world of events; None for any other folder."""
+def _manifest_of(file: Path) -> dict[str, Any]:
+    """The manifest of the world whose folder a clip or records lie in; empty for any other file."""
+    folder = file.parent.parent if file.parent.name in CLIP_FOLDERS else file.parent
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return None
-    return manifest if isinstance(manifest, dict) and manifest.get("world") == "events" else None
+        return {}
+    return manifest if isinstance(manifest, dict) else {}

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
-from futurel1.worlds.clips import Split, frame_record, thoughts_text
+from futurel1.worlds.clips import frame_record, thoughts_text
 from futurel1.worlds.collisions import NUM_SHAPES, PAIRS
-from futurel1.worlds.event_questions import OBSERVED, Asked
+from futurel1.worlds.episodes import QuestionEpisode
+from futurel1.worlds.event_questions import ARRIVALS, Asked, arrivals
 from futurel1.worlds.event_scenes import EventScene
-from futurel1.worlds.look import COLOURS, LAST_SEEN, LETTERS, WALLS, ZONES, direction, zones_of
+from futurel1.worlds.look import COLOURS, LAST_SEEN, WALLS, ZONES, direction, zones_of
+from futurel1.worlds.questions import HOPS, INTERPOLATION, LATER, OBSERVED
 
 __all__ = ["EventEpisode"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class EventEpisode(EventScene):
+class EventEpisode(EventScene, QuestionEpisode):
     """A scene with one question about its future.
 
     Args:
@@ -25,47 +28,14 @@ class EventEpisode(EventScene):
         layout: see `EventScene`.
         last_colours: see `EventScene`.
         states: see `EventScene`.
-        split: its split.
-        number: its number in the split, from 0.
+        split: see `QuestionEpisode`.
+        number: see `QuestionEpisode`.
         asked: the question and its answer.
         pillar_colour: see `EventScene`.
-        variant: what was changed in an episode of that number; "" for the episode itself.
+        variant: see `QuestionEpisode`.
     """
 
-    split: Split
-    number: int
     asked: Asked
-    variant: str = ""
-
-    @property
-    def id(self) -> str:
-        """Name of the episode and of its clip, such as `train-00012` or `counterfactual-00012-moved`."""
-        return "-".join(filter(None, (self.split, f"{self.number:05d}", self.variant)))
-
-    @property
-    def question_type(self) -> str:
-        """FutureBench's name for the depth of the question: `hop1`, `hop2`, `hop3`, or `hop5` for interpolations."""
-        return f"hop{self.asked.hop}"
-
-    @property
-    def question(self) -> str:
-        """The question without its options."""
-        return self.asked.question
-
-    @property
-    def options(self) -> dict[str, str]:
-        """Option letter to option text, in the order shown."""
-        return {letter: self.asked.text(choice) for letter, choice in zip(LETTERS, self.asked.choices, strict=True)}
-
-    @property
-    def listed_options(self) -> str:
-        """The options as appended to a question, one per line."""
-        return "".join(f"\n{letter}. {text}" for letter, text in self.options.items())
-
-    @property
-    def answer(self) -> str:
-        """The letter of the right option."""
-        return LETTERS[self.asked.right]
 
     @property
     def thoughts(self) -> tuple[str, ...]:
@@ -74,43 +44,15 @@ class EventEpisode(EventScene):
             return tuple(self.caption(step) for step in (LAST_SEEN, *self.asked.hints))
         return (self._now(), *(self._step(step) for step in self.asked.hints))
 
-    def record(self, video: str) -> dict[str, Any]:
-        """The episode as a frame-indexed training record, answered by the text of an option.
+    @property
+    def future_positions(self) -> NDArray[np.float64]:
+        """(hints, 3, 2) positions in the hints, of the shapes in the order of their pairs of colours.
 
-        Args:
-            video: path of its clip, relative to the folder of the records' file.
-
-        Returns:
-            A record that JSON can hold.
+        A colour never leaves its pair and no two shapes share one, so that a frame alone tells that order.
         """
-        return frame_record(
-            self.id,
-            video,
-            observed=OBSERVED,
-            hints=self.asked.hints,
-            question=self.question + self.listed_options,
-            response=thoughts_text(self.thoughts),
-            answer=self.options[self.answer],
-            question_type=self.question_type,
-            options=self.options,
-            letter=self.answer,
-        )
-
-    def futurebench_record(self, video: str) -> dict[str, Any]:
-        """The episode as a FutureBench record.
-
-        Args:
-            video: path of a clip of only the observed frames, because the benchmark shows a whole video.
-
-        Returns:
-            A record that JSON can hold.
-        """
-        return {
-            "id": self.id,
-            "video_path": video,
-            "question_type": self.question_type,
-            "qa": {"Question": self.question, "Options": self.options, "Answer": self.answer},
-        }
+        order = np.argsort(np.asarray(self.last_colours) % (len(COLOURS) // 2))
+        places: NDArray[np.float64] = self.states.positions[list(self.asked.hints)][:, order]
+        return places
 
     def open_record(self, video: str) -> dict[str, Any]:
         """An open question about the same clip, as in TwiFF: what happens to one shape, answered in a sentence.
@@ -150,6 +92,34 @@ class EventEpisode(EventScene):
         pairs = np.asarray(self.asked.colours) % (len(COLOURS) // 2)
         order = sorted(range(NUM_SHAPES), key=lambda shape: (shape != self.asked.target, pairs[shape]))
         return ", ".join(f"{self.asked.names[shape]} {ZONES[self.zone(shape, step)]}" for shape in order)
+
+    def about_what_is_shown(self, rng: np.random.Generator) -> Self:
+        """The clip with a zone question about a frame that other records imagine, or about another shape's arrival."""
+        zones = np.array(
+            [[self.zone(shape, step) for step in range(LAST_SEEN, LATER + 1)] for shape in range(NUM_SHAPES)]
+        )
+        arrived = arrivals(zones == zones[:, -1:])[:, [step - 1 for step in ARRIVALS]]
+        hop = int(rng.choice(HOPS)) if arrived.any() else int(rng.choice(HOPS[:-1]))
+        told = arrival = later_zone = -1
+        target = int(rng.integers(NUM_SHAPES))
+        if hop == INTERPOLATION:
+            told = int(rng.choice(np.flatnonzero(arrived.any(axis=1))))
+            target = (told + int(rng.integers(1, NUM_SHAPES))) % NUM_SHAPES
+            arrival, later_zone = ARRIVALS[arrived[told].argmax()], int(zones[told, -1])
+        answer = int(zones[target, arrival if hop == INTERPOLATION else hop])
+        choices = tuple(rng.permutation(len(ZONES)).tolist())
+        asked = replace(
+            self.asked,
+            kind="zone",
+            hop=hop,
+            target=target,
+            choices=choices,
+            right=choices.index(answer),
+            later_zone=later_zone,
+            told=told,
+            arrival=arrival,
+        )
+        return replace(self, asked=asked)
 
     def _now(self) -> str:
         """The scene when last seen, as far as it matters to the question."""

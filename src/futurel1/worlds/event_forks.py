@@ -13,7 +13,7 @@ Questions are about one to three steps: those that state a later zone would stat
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import count as numbers
 
 import numpy as np
@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 from futurel1.errors import ConfigError
 from futurel1.worlds.clips import SPLITS, check_seed
 from futurel1.worlds.collisions import HIGH, LOW, NUM_SHAPES, NUM_STATES, States, continued, simulate, starts_apart
+from futurel1.worlds.episodes import Fork
 from futurel1.worlds.event_episodes import EventEpisode
 from futurel1.worlds.event_questions import (
-    INTERPOLATION,
     KINDS,
     NO_ONE,
     NOTHING,
@@ -36,29 +36,15 @@ from futurel1.worlds.event_questions import (
 )
 from futurel1.worlds.event_scenes import FASTEST, SLOWEST, arenas
 from futurel1.worlds.look import LAST_SEEN, LETTERS, check_frame_size, zones_of
+from futurel1.worlds.questions import INTERPOLATION
 
-__all__ = ["Fork", "make_forks"]
+__all__ = ["make_forks"]
 
 Floats = NDArray[np.float64]
 
 CANDIDATES = 512  # other futures or starts simulated at once
 ROUNDS = 8  # times that many before an episode counts as one without
 OTHER_PILLAR = (84, 104, 120)
-
-
-@dataclass(frozen=True)
-class Fork:
-    """An episode with its counterfactuals; question and options of all are the same.
-
-    Attributes:
-        episode: the episode.
-        other: the same observed frames, with another future and another answer.
-        changed: the episode with other observed frames: `reversed`, `moved`, `recoloured`.
-    """
-
-    episode: EventEpisode
-    other: EventEpisode
-    changed: tuple[EventEpisode, ...]
 
 
 def make_forks(count: int, *, seed: int = 0, size: int = 96, kinds: Sequence[Kind] = KINDS) -> Iterator[Fork]:

@@ -14,20 +14,18 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from futurel1.errors import ConfigError
 from futurel1.worlds.clips import SPLITS, Split
 from futurel1.worlds.collisions import NUM_SHAPES, PAIRS, PILLAR_HALF, States
-from futurel1.worlds.event_scenes import Layout, layouts_of, sample_colours, sample_scenes
+from futurel1.worlds.event_layouts import Layout, layouts_of
+from futurel1.worlds.event_scenes import sample_colours, sample_scenes
 from futurel1.worlds.look import COLOURS, FORMS, LAST_SEEN, LETTERS, WALLS, ZONES, in_steps, zones_of
+from futurel1.worlds.questions import HOPS, INTERPOLATION, LATER, OBSERVED, STAY_RATE, Question, check_kinds
 
 __all__ = [
     "ARRIVALS",
-    "INTERPOLATION",
     "KINDS",
-    "LATER",
     "NOTHING",
     "NO_ONE",
-    "OBSERVED",
     "Asked",
     "Kind",
     "arrivals",
@@ -42,11 +40,7 @@ Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
 KINDS: tuple[Kind, ...] = ("zone", "event", "pair", "gate")
-OBSERVED = (1, 2, 3, 4)  # pool frames, 1-based, and steps
-INTERPOLATION = 5  # the `hop` of questions about what happens on the way to a later frame
-LATER = 8  # the step in which an interpolation states where a shape is
 ARRIVALS = (2, 3)  # steps after the last observed one in which that shape may arrive there, in zone questions
-STAY_RATE = 0.25  # share of zone questions whose answer is the last seen zone: repeating it is no better than chance
 CANDIDATES = 1024  # scenes simulated at once
 MARGIN = 1 / 24  # distance to a zone boundary below which the zone would be ambiguous
 PILLAR_MARGIN = 1 / 48  # the same for the edge of the pillar
@@ -58,53 +52,31 @@ GATE, PILLAR, NOTHING = 7, 8, 9
 NO_ONE = 3  # the answer, by code, of pair and gate questions when no pair touches and no shape opens the gate
 
 
-@dataclass(frozen=True)
-class Asked:
-    """A question and its answer, sampled before its scene.
+@dataclass(frozen=True, kw_only=True)
+class Asked(Question):
+    """A question about the world of events, see `Question`.
 
     Args:
         kind: `zone` asks where a shape is, `event` what happens to it, `pair` which two touch, `gate` which one opens
             the gate.
-        hop: the step asked about, counted from the last observed one, or `INTERPOLATION`.
+        hop: see `Question`.
         target: number of the shape asked about; `pair` and `gate` questions mention it only in interpolations.
         colours: number of each shape's colour when last seen.
-        choices: codes of the four options in the order shown: zones, events, pairs or shapes.
-        right: index of the right option.
+        choices: see `Question`; codes of zones, events, pairs or shapes.
+        right: see `Question`.
         later_zone: number of the zone in which an interpolation states a shape to be at its end; -1 for other hops.
         told: number of that shape: the target, but another shape in zone questions; -1 for other hops.
         arrival: step after the last observed one in which that shape arrives, in zone questions; -1 for others.
-        stays: whether the answer to a zone question is the zone last seen. In an interpolation the target then leaves
-            that zone in the step after the other shape's arrival, so that its zone in the last hint is the right answer
-            only if `stays` is False.
+        stays: see `Question`. In an interpolation the target then leaves that zone in the step after the other shape's
+            arrival, so that its zone in the last hint is the right answer only if `stays` is False.
     """
 
     kind: Kind
-    hop: int
     target: int
     colours: tuple[int, ...]
-    choices: tuple[int, ...]
-    right: int
     later_zone: int
     told: int
     arrival: int
-    stays: bool
-
-    @property
-    def answer(self) -> int:
-        """Code of the right option."""
-        return self.choices[self.right]
-
-    @property
-    def window(self) -> tuple[int, int]:
-        """First and last step that the question is about."""
-        if self.hop == INTERPOLATION:
-            return LAST_SEEN + 1, LATER
-        return (LAST_SEEN + self.hop,) * 2
-
-    @property
-    def hints(self) -> tuple[int, ...]:
-        """Future pool frames (1-based) that lead to the answer."""
-        return tuple(range(LAST_SEEN + 1, min(self.window[1], LATER - 1) + 1))
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -153,12 +125,11 @@ class Asked:
 
 def question_cells(kinds: Sequence[Kind]) -> tuple[tuple[int, Kind], ...]:
     """Hop and kind of the questions in a block of consecutive episodes; each occurs once with each answer letter."""
-    if not kinds or len(set(kinds)) < len(kinds) or not set(kinds) <= set(KINDS):
-        raise ConfigError(f"kinds={list(kinds)}: choose some of {', '.join(KINDS)}, each once")
+    check_kinds(kinds, KINDS)
     return tuple(
         # Events on the way reveal more than the zone of a shape at that time.
         (hop, "event" if hop == INTERPOLATION and kind == "zone" and "event" in kinds else kind)
-        for hop in (1, 2, 3, INTERPOLATION)
+        for hop in HOPS
         for kind in kinds
     )
 

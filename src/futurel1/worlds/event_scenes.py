@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from futurel1.worlds.clips import UNSEEN, Split
+from futurel1.worlds.clips import Split
 from futurel1.worlds.collisions import (
     GATE_HALF,
     HIGH,
@@ -22,6 +22,7 @@ from futurel1.worlds.collisions import (
     simulate,
     starts_apart,
 )
+from futurel1.worlds.event_layouts import GATES, PILLARS, Layout, layouts_of
 from futurel1.worlds.look import (
     COLOURS,
     FORMS,
@@ -33,14 +34,11 @@ from futurel1.worlds.look import (
     palette,
     shape_cover,
 )
+from futurel1.worlds.scene_code import BIN_WIDTH, BINS, FORM_WEIGHT
 
 __all__ = [
-    "GATES",
-    "PILLARS",
     "EventScene",
-    "Layout",
     "arenas",
-    "layouts_of",
     "make_event_scenes",
     "sample_colours",
     "sample_scenes",
@@ -57,38 +55,6 @@ GATE_COLOUR = (232, 232, 236)
 PILLAR_COLOUR = (112, 96, 84)
 GATE_STUB = 0.06  # length of an open gate that remains at each wall
 FORM_SCALE: Mapping[Form, float] = {"circle": 1.0, "square": 0.86, "triangle": 0.98}  # relative to the moving disc
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Positions of gate and pillar, in sides of the arena.
-
-    Args:
-        gate_axis: 0 for an upright gate, which bars the way along x, 1 for a level one.
-        gate_at: coordinate of the gate's middle on that axis.
-        pillar: middle (x, y) of the pillar.
-    """
-
-    gate_axis: int
-    gate_at: float
-    pillar: tuple[float, float]
-
-
-GATES = tuple((axis, at) for axis in (0, 1) for at in (0.3, 0.4, 0.6, 0.7))
-PILLARS = tuple((x, y) for x in (0.24, 0.5, 0.76) for y in (0.24, 0.5, 0.76))
-
-
-def layouts_of(split: Split) -> list[Layout]:
-    """The layouts that a split samples from: 24 of the 72 for tests, 48 for what a model is trained on.
-
-    Every gate and every pillar occurs in both parts, but no combination of the two does.
-    """
-    return [
-        Layout(axis, at, pillar)
-        for gate_number, (axis, at) in enumerate(GATES)
-        for pillar_number, pillar in enumerate(PILLARS)
-        if ((gate_number + pillar_number) % 3 == 0) == (split in UNSEEN)
-    ]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,6 +109,33 @@ class EventScene:
         (x, y), half = self.layout.pillar, PILLAR_HALF
         paint(frames, _box(self.size, (x - half, x + half), (y - half, y + half)), self.pillar_colour)
         return np.rint(frames).astype(np.uint8)
+
+    def code(self, steps: Sequence[int]) -> NDArray[np.float32]:
+        """What frames show, as `futurel1.worlds.scene_code` explains.
+
+        Args:
+            steps: T steps from 0 to 9.
+
+        Returns:
+            (T, CODE_SIZE), entries from 0 to 1.
+        """
+        chosen, half = list(steps), len(COLOURS) // 2
+        by_pair = np.argsort(np.array(self.last_colours) % half)
+        positions = self.states.positions[chosen][:, by_pair]
+        colours = self.colours[chosen][:, by_pair]
+        visible = ~self.states.hidden[chosen][:, by_pair]
+        frames = len(chosen)
+
+        bins = np.exp(-0.5 * ((positions[..., None] - BINS) / BIN_WIDTH) ** 2).reshape(frames, NUM_SHAPES, -1)
+        forms = np.broadcast_to(FORM_WEIGHT * np.eye(len(FORMS))[by_pair], (frames, NUM_SHAPES, len(FORMS)))
+        shapes = np.concatenate([bins, np.eye(2)[colours // half], forms], axis=-1) * visible[..., None]
+
+        gate = np.zeros((frames, len(GATES) + 1))
+        gate[:, GATES.index((self.layout.gate_axis, self.layout.gate_at))] = 1
+        gate[:, -1] = self.states.gate_open[chosen]
+        pillar = np.zeros((frames, len(PILLARS)))
+        pillar[:, PILLARS.index(self.layout.pillar)] = 1
+        return np.concatenate([shapes.reshape(frames, -1), gate, pillar], axis=-1).astype(np.float32)
 
     def _bar(self, is_open: bool) -> Floats:
         """(size, size) cover of the gate."""

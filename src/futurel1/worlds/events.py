@@ -19,19 +19,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from futurel1.worlds.clips import Clip, Split, check_episode, check_seed, observed_of, video_of
-from futurel1.worlds.collisions import NUM_STATES
+from futurel1.worlds.clips import Split, check_episode, check_seed, video_of
+from futurel1.worlds.episodes import Fork
 from futurel1.worlds.event_episodes import EventEpisode
-from futurel1.worlds.event_forks import Fork, make_forks
-from futurel1.worlds.event_questions import KINDS, OBSERVED, Kind, question_cells, sample_block
+from futurel1.worlds.event_forks import make_forks
+from futurel1.worlds.event_questions import KINDS, Kind, question_cells, sample_block
+from futurel1.worlds.event_scenes import make_event_scenes
 from futurel1.worlds.look import COLOURS, LETTERS, check_frame_size
-from futurel1.worlds.pretraining import pretraining_records
-from futurel1.worlds.storage import CHANGES, PRETRAINING_KINDS
+from futurel1.worlds.protocols import CodeReading, Scene
+from futurel1.worlds.question_worlds import QuestionWorld
+from futurel1.worlds.scene_code import CODE_SIZE, read_code
 
 __all__ = ["EventsWorld", "make_event_episode", "make_event_episodes"]
 
@@ -74,8 +76,8 @@ def make_event_episodes(
 
 
 @dataclass(frozen=True)
-class EventsWorld:
-    """The world of events as `futurel1.worlds.write_clips` writes it.
+class EventsWorld(QuestionWorld[EventEpisode]):
+    """The world of events as `futurel1.worlds.write_clips` writes it, and as pretraining makes it in memory.
 
     A split has frame-indexed records with options (`train.jsonl`) and open questions about the same clips
     (`train_open.jsonl`). Test questions are also written in FutureBench's form (`futurebench.jsonl`), with clips of
@@ -102,11 +104,6 @@ class EventsWorld:
         question_cells(self.kinds)
 
     @property
-    def splits(self) -> tuple[Split, ...]:
-        """The splits of this world."""
-        return ("train", "test", "rl", "pretrain", "counterfactual")
-
-    @property
     def settings(self) -> dict[str, Any]:
         """All settings that the clips depend on."""
         settings = {"world": "events", "version": MANIFEST_VERSION, "seed": self.seed, "size": self.size}
@@ -114,63 +111,42 @@ class EventsWorld:
 
     def record_files(self, split: Split) -> tuple[str, ...]:
         """Names of the record files of a split."""
-        if split == "pretrain":
-            return tuple(f"pretrain_{kind}.jsonl" for kind in PRETRAINING_KINDS)
-        if split == "counterfactual":
-            return ("counterfactual.jsonl", *(f"counterfactual_{change}.jsonl" for change in CHANGES))
-        names = (f"{split}.jsonl", f"{split}_open.jsonl")
-        return (*names, "futurebench.jsonl") if split == "test" else names
+        names = super().record_files(split)
+        return names if split in ("pretrain", "counterfactual") else (*names, f"{split}_open.jsonl")
 
-    def clips(self, split: Split, count: int) -> Iterator[Clip]:
-        """The first clips of a split, each with its records."""
-        if split == "counterfactual":
-            yield from map(_forked_clip, make_forks(count, seed=self.seed, size=self.size, kinds=self.kinds))
-            return
-        for episode in make_event_episodes(split, count, seed=self.seed, size=self.size, kinds=self.kinds):
-            yield Clip(
-                episode.id,
-                partial(episode.render, range(NUM_STATES)),
-                self._records(episode),
-                partial(episode.render, OBSERVED) if split == "test" else None,
-            )
+    def episodes(self, split: Split, count: int) -> Iterator[EventEpisode]:
+        """The first episodes of a split."""
+        return make_event_episodes(split, count, seed=self.seed, size=self.size, kinds=self.kinds)
 
-    def _records(self, episode: EventEpisode) -> dict[str, dict[str, Any]]:
+    def forks(self, count: int) -> Iterator[Fork]:
+        """The first episodes of the split `counterfactual`."""
+        return make_forks(count, seed=self.seed, size=self.size, kinds=self.kinds)
+
+    @property
+    def code_size(self) -> int:
+        """Numbers of a code, see `futurel1.worlds.scene_code`."""
+        return CODE_SIZE
+
+    def scenes(
+        self, rng: np.random.Generator, count: int, *, split: Split | None = None, size: int | None = None
+    ) -> Sequence[Scene]:
+        """Clips without questions, as `make_event_scenes` samples them; neither seed nor kinds matter to them."""
+        return make_event_scenes(rng, count, size=self.size if size is None else size, split=split)
+
+    def read_code(self, code: NDArray[np.float32]) -> CodeReading:
+        """Places of the three shapes, in the order of their pairs of colours, and which colour of its pair each has."""
+        return read_code(code)
+
+    def colours(self, reading: CodeReading) -> NDArray[np.uint8]:
+        """(T, 3, 3) RGB colours of the shapes."""
+        pairs = np.arange(reading.classes.shape[-1])
+        every = np.array(list(COLOURS.values()), np.uint8)
+        found: NDArray[np.uint8] = every[pairs + len(COLOURS) // 2 * reading.classes.clip(0)]
+        return found
+
+    def records(self, episode: EventEpisode) -> dict[str, dict[str, Any]]:
         """Records of a clip, by the name of their file."""
-        split, video = episode.split, video_of(episode.id)
-        if split == "pretrain":
-            records = pretraining_records(episode, video)
-            return {f"pretrain_{kind}.jsonl": record for kind, record in records.items()}
-        records = {f"{split}.jsonl": episode.record(video), f"{split}_open.jsonl": episode.open_record(video)}
-        if split == "test":
-            records["futurebench.jsonl"] = episode.futurebench_record(observed_of(episode.id))
+        records = super().records(episode)
+        if episode.split not in ("pretrain", "counterfactual"):
+            records[f"{episode.split}_open.jsonl"] = episode.open_record(video_of(episode.id))
         return records
-
-
-def _forked_clip(fork: Fork) -> Clip:
-    """A clip with its other future and its changes, and the records of all."""
-    every = (fork.other, *fork.changed)
-    return Clip(
-        fork.episode.id,
-        partial(fork.episode.render, range(NUM_STATES)),
-        {
-            "counterfactual.jsonl": _forked_record(fork.episode, fork.other),
-            **{f"counterfactual_{one.variant}.jsonl": _forked_record(one, fork.episode) for one in fork.changed},
-        },
-        variants={one.id: partial(one.render, range(NUM_STATES)) for one in every},
-        causal=True,
-    )
-
-
-def _forked_record(episode: EventEpisode, other: EventEpisode) -> dict[str, Any]:
-    """The record of an episode that names the future of another one as its counterfactual."""
-    counterfactual = {
-        "video": video_of(other.id), "reasoning_image": list(other.asked.hints), "answer": other.options[other.answer],
-    }  # fmt: skip
-    # A colour never leaves its pair and no two shapes share one, so that a frame alone tells the order of the shapes.
-    order = np.argsort(np.asarray(episode.last_colours) % (len(COLOURS) // 2))
-    places = episode.states.positions[list(episode.asked.hints)][:, order]
-    return {
-        **episode.record(video_of(episode.id)),
-        "counterfactual": counterfactual,
-        "future_positions": places.round(4).tolist(),
-    }

@@ -1,4 +1,4 @@
-"""Pretraining records of a tiny backbone, about clips of the world of events.
+"""Pretraining records of a tiny backbone, about clips of any world with zones.
 
 Every record asks only about frames that it shows. Imagining is the exception; it is learned from video, as the next
 frames of a clip and as descriptions of imagined frames.
@@ -7,28 +7,25 @@ frames of a clip and as descriptions of imagined frames.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from futurel1.data.frames import POOL_SIZE
 from futurel1.worlds.clips import frame_record
-from futurel1.worlds.collisions import NUM_SHAPES
-from futurel1.worlds.event_episodes import EventEpisode
-from futurel1.worlds.event_questions import ARRIVALS, INTERPOLATION, LATER, OBSERVED, arrivals
-from futurel1.worlds.look import ZONES, in_steps
+from futurel1.worlds.episodes import QuestionEpisode
+from futurel1.worlds.look import in_steps
+from futurel1.worlds.questions import HOPS, INTERPOLATION, OBSERVED
 
 __all__ = ["pretraining_records"]
 
 WINDOW = 2  # frames in a description
-STEPS = (1, 2, 3)  # after the last observed one
-IMAGINED = tuple(OBSERVED[-1] + step for step in STEPS)  # pool frames, 1-based, and steps
+IMAGINED = tuple(OBSERVED[-1] + step for step in HOPS if step != INTERPOLATION)  # pool frames, 1-based, and steps
 WATCHED = 2  # observed frames, enough to reveal speeds
 ANSWERS = 4  # seed of the `answer` questions, in addition to the number of the clip
 
 
-def pretraining_records(episode: EventEpisode, video: str) -> dict[str, dict[str, Any]]:
+def pretraining_records(episode: QuestionEpisode, video: str) -> dict[str, dict[str, Any]]:
     """Records of one clip, one per kind.
 
     Args:
@@ -47,7 +44,7 @@ def pretraining_records(episode: EventEpisode, video: str) -> dict[str, dict[str
     window = range(first, first + WINDOW)
     ahead = IMAGINED[: 1 + episode.number % len(IMAGINED)]
     thoughts = " <image>\n".join(episode.caption(step) for step in (OBSERVED[-1], *ahead))
-    shown = _about_what_is_shown(episode)
+    shown = episode.about_what_is_shown(np.random.default_rng((episode.number, ANSWERS)))
     listed = shown.listed_options if episode.number // len(IMAGINED) % 2 else ""
     return {
         "describe": _record(
@@ -78,38 +75,8 @@ def pretraining_records(episode: EventEpisode, video: str) -> dict[str, dict[str
     }  # fmt: skip
 
 
-def _about_what_is_shown(episode: EventEpisode) -> EventEpisode:
-    """The clip with a zone question about a frame that other records imagine, or about another shape's arrival."""
-    rng = np.random.default_rng((episode.number, ANSWERS))
-    zones = np.array(
-        [[episode.zone(shape, step) for step in range(OBSERVED[-1], LATER + 1)] for shape in range(NUM_SHAPES)]
-    )
-    arrived = arrivals(zones == zones[:, -1:])[:, [step - 1 for step in ARRIVALS]]
-    hop = int(rng.choice((*STEPS, INTERPOLATION))) if arrived.any() else int(rng.choice(STEPS))
-    told = arrival = later_zone = -1
-    target = int(rng.integers(NUM_SHAPES))
-    if hop == INTERPOLATION:
-        told = int(rng.choice(np.flatnonzero(arrived.any(axis=1))))
-        target = (told + int(rng.integers(1, NUM_SHAPES))) % NUM_SHAPES
-        arrival, later_zone = ARRIVALS[arrived[told].argmax()], int(zones[told, -1])
-    answer = int(zones[target, arrival if hop == INTERPOLATION else hop])
-    choices = tuple(rng.permutation(len(ZONES)).tolist())
-    asked = replace(
-        episode.asked,
-        kind="zone",
-        hop=hop,
-        target=target,
-        choices=choices,
-        right=choices.index(answer),
-        later_zone=later_zone,
-        told=told,
-        arrival=arrival,
-    )
-    return replace(episode, asked=asked)
-
-
 def _record(
-    episode: EventEpisode, kind: str, video: str, shown: Iterable[int], question: str, response: str, answer: str,
+    episode: QuestionEpisode, kind: str, video: str, shown: Iterable[int], question: str, response: str, answer: str,
     hints: Iterable[int] = (),
 ) -> dict[str, Any]:  # fmt: skip
     """A frame-indexed record of a kind."""

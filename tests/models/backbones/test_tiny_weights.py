@@ -126,7 +126,7 @@ def test_its_latents_know_better_than_the_last_frame_where_shapes_will_be(tiny: 
 
     def errors(latents: torch.Tensor) -> list[float]:
         """How far off shapes are after one, two and three steps in what (N, 3, H) latents say."""
-        told = read_code((latents.flatten(0, 1) @ rotation.T / scale + mean).numpy())[0]
+        told = read_code((latents.flatten(0, 1) @ rotation.T / scale + mean).numpy()).positions
         off = np.linalg.norm(told.reshape(true.shape) - true, axis=-1)
         return [float(off[:, step][seen[:, step]].mean()) for step in range(3)]
 

@@ -1,7 +1,7 @@
-"""Frames of the world of events with codes of their content, rendered in memory."""
+"""Frames of a world with codes of their content, rendered in memory."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, MutableMapping
 from operator import itemgetter
 from typing import Any, NamedTuple
 
@@ -13,10 +13,10 @@ from torch.utils.data import Dataset
 
 from futurel1.data.fetching import fetch
 from futurel1.errors import ConfigError
-from futurel1.worlds import make_event_scenes, scene_code
-from futurel1.worlds.collisions import NUM_STATES
+from futurel1.recipes import keep_recipe, object_of
+from futurel1.worlds import EventsWorld, SceneWorld
 
-__all__ = ["EventFramesDataModule", "FrameBatch"]
+__all__ = ["FrameBatch", "SceneFramesDataModule"]
 
 FRAMES_PER_SCENE = 2
 
@@ -27,12 +27,27 @@ class FrameBatch(NamedTuple):
     Attributes:
         pixel_values: (P, D) patches.
         image_grid_thw: (I, 3) int64 patch grids.
-        codes: (I, CODE_SIZE), see `futurel1.worlds.scene_code`.
+        codes: (I, C) what the frames show, see `futurel1.worlds.SceneWorld`.
     """
 
     pixel_values: Tensor
     image_grid_thw: Tensor
     codes: Tensor
+
+
+def chosen_world(given: SceneWorld | None, hparams: MutableMapping[str, Any]) -> SceneWorld:
+    """The world that a constructor argument stands for; the hyper-parameters receive how it is made.
+
+    Args:
+        given: the argument: a world, what a checkpoint holds of one, or None for the world of events.
+        hparams: hyper-parameters to add it to.
+
+    Raises:
+        ConfigError: the checkpoint does not know how the world is made.
+    """
+    world: SceneWorld | None = object_of(SceneWorld, "world", given)
+    keep_recipe(hparams, "world", world)
+    return EventsWorld() if world is None else world
 
 
 class DrawnDataModule(LightningDataModule, ABC):
@@ -65,8 +80,8 @@ class DrawnDataModule(LightningDataModule, ABC):
         return BatchesFrom(self.batches(1), self.hparams["num_val_batches"], lambda: 0, self.hparams["num_workers"])
 
 
-class EventFramesDataModule(DrawnDataModule):
-    """Batches of random frames of the world of events, with all combinations of colour and form and all layouts.
+class SceneFramesDataModule(DrawnDataModule):
+    """Batches of random frames of a world, of everything that occurs in it.
 
     A batch depends only on the seed and its number, so a resumed run sees the same batches.
 
@@ -78,6 +93,7 @@ class EventFramesDataModule(DrawnDataModule):
         noise: standard deviation of pixel noise in grey levels, which imitates compressed video.
         seed: seed of the frames.
         num_workers: processes that render frames; 0 renders in the training process.
+        world: the world; None for the world of events.
 
     Raises:
         ConfigError: an invalid number.
@@ -92,9 +108,11 @@ class EventFramesDataModule(DrawnDataModule):
         noise: float = 2.0,
         seed: int = 0,
         num_workers: int = 1,
+        world: SceneWorld | None = None,
     ) -> None:
         super().__init__()
-        self.save_hyperparameters()
+        self.save_hyperparameters(ignore=["world"])
+        self.world = chosen_world(world, self.hparams)
         if min(num_batches, num_val_batches) < 1 or batch_size < 2 or batch_size % FRAMES_PER_SCENE:
             raise ConfigError(
                 "num_batches and num_val_batches are at least 1 and batch_size an even number, got "
@@ -119,6 +137,7 @@ class EventFramesDataModule(DrawnDataModule):
             size=hparams["batch_size"],
             frame_sizes=hparams["frame_sizes"],
             noise=hparams["noise"],
+            world=self.world,
         )
 
 
@@ -159,22 +178,30 @@ class _FrameBatches(Dataset[FrameBatch]):
     """Batches of frames by number."""
 
     def __init__(
-        self, image_processor: Any, *, entropy: tuple[int, int], size: int, frame_sizes: list[int], noise: float
+        self,
+        image_processor: Any,
+        *,
+        entropy: tuple[int, int],
+        size: int,
+        frame_sizes: list[int],
+        noise: float,
+        world: SceneWorld,
     ) -> None:
         self.image_processor = image_processor
         self.entropy = entropy
         self.size = size
         self.frame_sizes = frame_sizes
         self.noise = noise
+        self.world = world
 
     def __getitem__(self, number: int) -> FrameBatch:
         rng = np.random.default_rng(np.random.SeedSequence([*self.entropy, number]))
         frame_size = self.frame_sizes[int(rng.integers(len(self.frame_sizes)))]
         pictures, codes = [], []
-        for scene in make_event_scenes(rng, self.size // FRAMES_PER_SCENE, size=frame_size):
-            steps = rng.choice(NUM_STATES, FRAMES_PER_SCENE, replace=False).tolist()
+        for scene in self.world.scenes(rng, self.size // FRAMES_PER_SCENE, size=frame_size):
+            steps = rng.choice(self.world.num_steps, FRAMES_PER_SCENE, replace=False).tolist()
             pictures.append(scene.render(steps))
-            codes.append(scene_code(scene, steps))
+            codes.append(scene.code(steps))
         noisy = np.concatenate(pictures) + rng.normal(0, self.noise, (self.size, frame_size, frame_size, 3))
         frames = np.clip(np.rint(noisy), 0, 255).astype(np.uint8)
         inputs = self.image_processor(images=list(frames), do_resize=False, return_tensors="pt")

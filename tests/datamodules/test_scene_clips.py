@@ -1,4 +1,4 @@
-"""EventClipsDataModule: unlabelled clips in the layout of records, the same ones however often a run was stopped."""
+"""SceneClipsDataModule: unlabelled clips in the layout of records, the same ones however often a run was stopped."""
 
 import io
 from dataclasses import replace
@@ -9,17 +9,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from dots import DotWorld
 from PIL import Image
 
 from futurel1.data import SFTBatch
 from futurel1.data.chat import ChatEncoder
 from futurel1.data.samples import Frame, Sample, Turn
-from futurel1.datamodules import EventClipsDataModule
+from futurel1.datamodules import SceneClipsDataModule
 from futurel1.errors import ConfigError
 from futurel1.losses import LatentSFTLoss
 from futurel1.models import LatentReasoner, load_processor
 from futurel1.worlds import make_event_scenes
-from futurel1.worlds.event_scenes import layouts_of
+from futurel1.worlds.event_layouts import layouts_of
 from futurel1.worlds.look import COLOURS, FORMS, palette
 
 SMALL: dict[str, Any] = {"num_batches": 3, "num_val_batches": 2, "batch_size": 2, "frame_size": 32, "num_workers": 0}
@@ -28,7 +29,7 @@ PROCESSOR = load_processor("tiny@random")
 
 def batches(stage: str = "train", done: int = 0, **options: Any) -> list[SFTBatch]:
     """The batches of a pass that begins after some that are done."""
-    data = EventClipsDataModule(**{**SMALL, **options})
+    data = SceneClipsDataModule(**{**SMALL, **options})
     module = SimpleNamespace(processor=PROCESSOR)
     trainer: Any = SimpleNamespace(lightning_module=module, fit_loop=SimpleNamespace(batch_idx=done - 1))
     data.trainer = trainer
@@ -63,6 +64,17 @@ def test_a_batch_is_what_the_encoder_makes_of_the_frames_of_its_scenes() -> None
     assert int((batch.input_ids == encoder.tokens.latent_id).sum()) == 2 * 7
 
 
+def test_clips_of_another_world_are_as_long_as_its_own() -> None:
+    world = DotWorld()
+    (batch,) = batches(num_batches=1, noise=0.0, observed=2, imagined=4, frame_size=64, world=world)
+    scenes = world.scenes(np.random.default_rng(np.random.SeedSequence([0, 0, 0])), 2, split="pretrain", size=64)
+    shown = [Image.fromarray(frame) for scene in scenes for frame in scene.render(range(2))]
+    wanted = PROCESSOR.image_processor(images=shown, do_resize=False, return_tensors="pt")["pixel_values"]
+    assert torch.equal(batch.pixel_values, wanted)
+    with pytest.raises(ConfigError, match="the 6 frames of a clip"):
+        batches(observed=3, imagined=4, world=world)
+
+
 def test_pixel_noise_is_as_large_as_it_says() -> None:
     clean, noisy = (batches(num_batches=1, noise=noise)[0].pixel_values for noise in (0.0, 3.0))
     inside = (clean > -0.9) & (clean < 0.9)  # nothing is cut off there
@@ -93,7 +105,7 @@ def test_every_imagined_frame_has_its_latents() -> None:
     reasoner = LatentReasoner.from_pretrained("tiny@random")
     (batch,) = batches(num_batches=1, observed=2, imagined=4, frame_size=64)
     with pytest.raises(ConfigError, match="Trainer"):
-        EventClipsDataModule(**SMALL).train_dataloader()
+        SceneClipsDataModule(**SMALL).train_dataloader()
     reasoner.settings = replace(reasoner.settings, fixed_latent_budget=True)
     output = LatentSFTLoss(alignment="mse")(reasoner, batch)
     assert output.num_latents == 2 * 4
@@ -113,4 +125,4 @@ def test_every_imagined_frame_has_its_latents() -> None:
 )
 def test_settings_that_cannot_work(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        EventClipsDataModule(**{**SMALL, **options})
+        SceneClipsDataModule(**{**SMALL, **options})

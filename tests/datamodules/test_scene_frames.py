@@ -1,4 +1,4 @@
-"""EventFramesDataModule: frames with their codes, the same ones however often a run was stopped."""
+"""SceneFramesDataModule: frames with their codes, the same ones however often a run was stopped."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -7,14 +7,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from dots import DotWorld
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from futurel1.datamodules import EventFramesDataModule
-from futurel1.datamodules.event_frames import FrameBatch
+from futurel1.datamodules import SceneFramesDataModule
+from futurel1.datamodules.scene_frames import FrameBatch
 from futurel1.errors import ConfigError
 from futurel1.models import load_processor
-from futurel1.worlds import CODE_SIZE, look, read_code
+from futurel1.worlds import CODE_SIZE, EventsWorld, look, read_code
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::lightning.fabric.utilities.warnings.PossibleUserWarning"),
@@ -46,7 +47,7 @@ def batches(
     stage: str = "train", image_processor: Any = PROCESSOR.image_processor, done: int = 0, **options: Any
 ) -> list[FrameBatch]:
     """The batches of a pass that begins after some that are done."""
-    data = EventFramesDataModule(**{**SMALL, **options})
+    data = SceneFramesDataModule(**{**SMALL, **options})
     module = SimpleNamespace(processor=SimpleNamespace(image_processor=image_processor))
     trainer: Any = SimpleNamespace(lightning_module=module, fit_loop=SimpleNamespace(batch_idx=done - 1))
     data.trainer = trainer
@@ -107,7 +108,7 @@ def test_validation_is_the_same_every_time_wherever_training_stands() -> None:
 def test_codes_say_what_the_frames_show() -> None:
     right = []
     for batch in batches(num_batches=2, batch_size=48, frame_sizes=[96], image_processor=Raw(), noise=0.0):
-        positions, colours, visible = read_code(batch.codes.numpy())
+        positions, visible, colours = read_code(batch.codes.numpy())
         for frame, places, told, seen in zip(batch.pixel_values.numpy(), positions, colours, visible, strict=True):
             for pair in np.flatnonzero(seen):
                 x, y = np.floor(places[pair] * 96).astype(int)
@@ -116,6 +117,26 @@ def test_codes_say_what_the_frames_show() -> None:
     assert np.mean(right) > 0.95  # but for the edge of the pillar
     steps_apart = [not np.array_equal(batch.codes[0], batch.codes[1]) for batch in batches()]
     assert all(steps_apart)  # the two frames of a scene are of different steps
+
+
+def test_the_world_of_events_is_what_is_drawn_where_none_is_named() -> None:
+    assert all(map(same, batches(), batches(world=EventsWorld(seed=5, size=64, kinds=("zone",)))))
+
+
+def test_another_world_has_its_own_frames_and_codes() -> None:
+    world = DotWorld(fastest=2)
+    data = SceneFramesDataModule(world=world)
+    kept = {"class_path": "dots.DotWorld", "init_args": {"size": 32, "fastest": 2}}
+    for batch in batches(num_batches=2, batch_size=8, image_processor=Raw(), noise=0.0, world=world):
+        assert batch.codes.shape == (8, world.code_size)
+        places = np.floor(world.read_code(batch.codes.numpy()).positions[:, 0] * 32).astype(int)
+        frames = batch.pixel_values.numpy()
+        assert all((frame[y, x] == 200).all() for frame, (x, y) in zip(frames, places, strict=True))
+    assert data.world is world
+    # A checkpoint holds plain values; an object of another package goes by its name, one of this package by its recipe.
+    assert data.hparams["world"] == "dots.DotWorld"
+    assert SceneFramesDataModule(world=EventsWorld(size=64)).hparams["world"]["init_args"]["size"] == 64
+    assert SceneFramesDataModule(world=kept).world == world  # type: ignore[arg-type]  # as a checkpoint has it
 
 
 def test_noise_has_the_deviation_that_was_asked_for() -> None:
@@ -173,7 +194,7 @@ def fit(folder: Path, module: Recorder, ckpt: Path | None = None, workers: int =
         accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
         default_root_dir=folder, **{"enable_checkpointing": False, "max_epochs": 2, **options},
     )  # fmt: skip
-    trainer.fit(module, EventFramesDataModule(**{**SMALL, "num_workers": workers}), ckpt_path=ckpt)
+    trainer.fit(module, SceneFramesDataModule(**{**SMALL, "num_workers": workers}), ckpt_path=ckpt)
     return module.seen
 
 
@@ -240,9 +261,9 @@ def test_resuming_does_not_warn_of_a_loader_that_cannot(tmp_path: Path) -> None:
 )
 def test_settings_that_cannot_work_are_named(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        EventFramesDataModule(**settings)
+        SceneFramesDataModule(**settings)
 
 
 def test_frames_are_loaded_inside_a_trainer() -> None:
     with pytest.raises(ConfigError, match="inside a Trainer"):
-        EventFramesDataModule().train_dataloader()
+        SceneFramesDataModule().train_dataloader()

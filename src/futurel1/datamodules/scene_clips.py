@@ -1,4 +1,4 @@
-"""Unlabelled clips of the world of events, rendered in memory: observed frames, and frames to imagine."""
+"""Unlabelled clips of a world, rendered in memory: observed frames, and frames to imagine."""
 
 import io
 from pathlib import Path
@@ -12,27 +12,26 @@ from torch.utils.data import Dataset
 from futurel1.data import SFTBatch
 from futurel1.data.chat import ChatEncoder
 from futurel1.data.samples import Frame, Sample, Turn
-from futurel1.datamodules.event_frames import DrawnDataModule
+from futurel1.datamodules.scene_frames import DrawnDataModule, chosen_world
 from futurel1.errors import ConfigError
-from futurel1.worlds import make_event_scenes
-from futurel1.worlds.collisions import NUM_STATES
+from futurel1.worlds import SceneWorld
 
-__all__ = ["EventClipsDataModule"]
+__all__ = ["SceneClipsDataModule"]
 
 
-class EventClipsDataModule(DrawnDataModule):
+class SceneClipsDataModule(DrawnDataModule):
     """Batches of unlabelled clips: the first frames are observed, the frames that follow are hints.
 
     Unlabelled video teaches how a scene continues. Rendering millions of frames in memory costs next to nothing, while
-    writing as many clips to disk would take hours. Combinations of colour and form, and layouts, are those of training
-    worlds. A batch depends only on the seed and its number, so a resumed run sees the same batches.
+    writing as many clips to disk would take hours. Clips look like those of the world's split ``pretrain``. A batch
+    depends only on the seed and its number, so a resumed run sees the same batches.
 
     Args:
         num_batches: training batches per epoch.
         num_val_batches: validation batches, made of other clips.
         batch_size: clips per batch.
         observed: observed frames; two are enough to reveal speeds.
-        imagined: frames to imagine, which follow the observed ones; a clip has 10 frames in all.
+        imagined: frames to imagine, which follow the observed ones; a clip of the world of events has 10 frames in all.
         frame_size: side of the frames in pixels, a multiple of 32.
         noise: standard deviation of pixel noise in grey levels, which imitates compressed video.
         max_latent_tokens: as of :class:`VideoHintDataModule`.
@@ -41,6 +40,7 @@ class EventClipsDataModule(DrawnDataModule):
         system_prompt: as of :class:`VideoHintDataModule`.
         seed: seed of the clips.
         num_workers: processes that render clips; 0 renders in the training process.
+        world: the world; None for the world of events.
 
     Raises:
         ConfigError: an invalid number.
@@ -61,18 +61,20 @@ class EventClipsDataModule(DrawnDataModule):
         system_prompt: str | None = None,
         seed: int = 0,
         num_workers: int = 1,
+        world: SceneWorld | None = None,
     ) -> None:
         super().__init__()
-        self.save_hyperparameters()
+        self.save_hyperparameters(ignore=["world"])
+        self.world = chosen_world(world, self.hparams)
         if min(num_batches, num_val_batches, batch_size) < 1:
             raise ConfigError(
                 "num_batches, num_val_batches and batch_size are at least 1, got "
                 f"{num_batches}, {num_val_batches} and {batch_size}"
             )
-        if min(observed, imagined) < 1 or observed + imagined > NUM_STATES:
+        if min(observed, imagined) < 1 or observed + imagined > self.world.num_steps:
             raise ConfigError(
                 f"observed={observed} and imagined={imagined}: at least 1 each, and together at most the "
-                f"{NUM_STATES} frames of a clip"
+                f"{self.world.num_steps} frames of a clip"
             )
         if frame_size < 32 or frame_size % 32:
             raise ConfigError(f"frame_size={frame_size}: a multiple of 32 is needed")
@@ -101,6 +103,7 @@ class EventClipsDataModule(DrawnDataModule):
             frames=(hparams["observed"], hparams["imagined"]),
             frame_size=hparams["frame_size"],
             noise=hparams["noise"],
+            world=self.world,
         )
 
 
@@ -116,6 +119,7 @@ class _ClipBatches(Dataset[SFTBatch]):
         frames: tuple[int, int],
         frame_size: int,
         noise: float,
+        world: SceneWorld,
     ) -> None:
         self.encoder = encoder
         self.entropy = entropy
@@ -123,6 +127,7 @@ class _ClipBatches(Dataset[SFTBatch]):
         self.observed, self.imagined = frames
         self.frame_size = frame_size
         self.noise = noise
+        self.world = world
         self.template = encoder.encode(self._blank())
 
     def _blank(self) -> Sample:
@@ -136,8 +141,8 @@ class _ClipBatches(Dataset[SFTBatch]):
     def __getitem__(self, number: int) -> SFTBatch:
         rng = np.random.default_rng(np.random.SeedSequence([*self.entropy, number]))
         length = self.observed + self.imagined
-        scenes = make_event_scenes(rng, self.size, size=self.frame_size, split="pretrain")
-        starts = rng.integers(NUM_STATES - length + 1, size=self.size).tolist()
+        scenes = self.world.scenes(rng, self.size, size=self.frame_size, split="pretrain")
+        starts = rng.integers(self.world.num_steps - length + 1, size=self.size).tolist()
         clean = np.stack(
             [scene.render(range(start, start + length)) for scene, start in zip(scenes, starts, strict=True)]
         )

@@ -1,0 +1,90 @@
+"""A world of Atari games, emulated by ale-py: Pong and Breakout.
+
+A clip has 10 frames, as in the world of events, 8 frames of the console apart: the ball moves 0.05 to 0.15 of the frame
+between two of them. Someone plays until the last observed frame, or shortly before; from then on nobody touches the
+paddle, so that the future follows from what is seen.
+
+Train and test are disjoint: each has its own seed stream, and its own places and directions of the ball when last seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from futurel1.errors import ConfigError
+from futurel1.worlds.atari_emulation import NUM_STEPS, require_emulator
+from futurel1.worlds.atari_games import GAMES, GameName
+from futurel1.worlds.atari_scenes import CODE_SIZE, parts_of, pooled_scenes, read_atari_code
+from futurel1.worlds.clips import Split, check_seed
+from futurel1.worlds.look import check_frame_size
+from futurel1.worlds.protocols import CodeReading, Scene
+
+__all__ = ["AtariWorld"]
+
+
+@dataclass(frozen=True)
+class AtariWorld:
+    """The world of Atari games.
+
+    Args:
+        seed: seed of the world, from 0.
+        size: side of the frames in pixels, a multiple of 32.
+        games: the games, each equally often.
+        pool: number of different scenes in memory for each game.
+
+    Raises:
+        ConfigError: a negative seed, an impossible size, unknown or no games, no scenes, or ale-py is not installed.
+    """
+
+    seed: int = 0
+    size: int = 64
+    games: Sequence[GameName] = ("pong", "breakout")
+    pool: int = 1024
+
+    def __post_init__(self) -> None:
+        check_seed(self.seed)
+        check_frame_size(self.size)
+        if not self.games or len(set(self.games)) < len(self.games) or not set(self.games) <= set(GAMES):
+            raise ConfigError(f"games={list(self.games)}: choose some of {', '.join(GAMES)}, each once")
+        if self.pool < 1:
+            raise ConfigError(f"pool={self.pool}: at least one scene is needed")
+        require_emulator()
+
+    @property
+    def code_size(self) -> int:
+        """Numbers of a code."""
+        return CODE_SIZE
+
+    @property
+    def num_steps(self) -> int:
+        """Frames of a clip."""
+        return NUM_STEPS
+
+    def scenes(
+        self, rng: np.random.Generator, count: int, *, split: Split | None = None, size: int | None = None
+    ) -> Sequence[Scene]:
+        """Sample clips without questions from a pool that depends only on the world's seed.
+
+        This process emulates the pool as it is needed, and keeps it: the first batches take longer than the others.
+        """
+        return pooled_scenes(
+            rng,
+            count,
+            games=self.games,
+            parts=parts_of(split),
+            seed=self.seed,
+            pool=self.pool,
+            size=self.size if size is None else size,
+        )
+
+    def read_code(self, code: NDArray[np.float32]) -> CodeReading:
+        """Places of ball, first and second paddle, and which game it is."""
+        return read_atari_code(code)
+
+    def colours(self, reading: CodeReading) -> NDArray[np.uint8]:
+        """(T, 3, 3) RGB colours of ball, first and second paddle."""
+        return np.array([game.colours for game in GAMES.values()], np.uint8)[reading.classes[:, 0]]
