@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +19,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from futurel1.worlds.question_worlds import QuestionWorld
+
 COLOURS = ("#2a6fbb", "#d1601f", "#3b8c4d", "#8450a8", "#b3261e", "#1b8a8f", "#8a6d1b", "#555b66")
 INK, MUTED, GRID, PLAIN = "#22262e", "#666d7a", "#e3e6eb", "#9aa3b0"
 CHANCE = 25.0
+POOL_FRAMES = 8
 SMOOTH = 5
 """Number of points that a reward curve is averaged over."""
 
@@ -208,12 +212,16 @@ def _rendered(names: set[str], options: Mapping[str, Any]) -> dict[str, NDArray[
         names: names of clips, such as `train-00012`.
         options: those of `futurel1 world`.
     """
-    from futurel1.worlds import make_event_episode
-
-    given = {name: options[name] for name in ("seed", "size", "kinds") if name in options}
+    world = _world_of(options)
     found = {}
     for name in names:
         split, _, number = name.rpartition("-")
-        episode = make_event_episode(split, int(number), **given)  # type: ignore[arg-type]
-        found[name] = episode.render(range(9))
+        found[name] = world.episode(split, int(number)).render(range(POOL_FRAMES + 1))  # type: ignore[arg-type]
     return found
+
+
+def _world_of(options: Mapping[str, Any]) -> QuestionWorld[Any]:
+    from futurel1.worlds import AtariWorld, EventsWorld
+
+    kind = AtariWorld if options.get("task") == "atari" else EventsWorld
+    return kind(**{field.name: options[field.name] for field in fields(kind) if field.name in options})

@@ -9,31 +9,39 @@ Train and test are disjoint: each has its own seed stream, and its own places an
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from futurel1.errors import ConfigError
-from futurel1.worlds.atari_emulation import NUM_STEPS, require_emulator
+from futurel1.worlds.atari_emulation import require_emulator
+from futurel1.worlds.atari_episodes import AtariEpisode
 from futurel1.worlds.atari_games import GAMES, GameName
+from futurel1.worlds.atari_questions import ATARI_KINDS, atari_cells, sample_atari_block
 from futurel1.worlds.atari_scenes import CODE_SIZE, parts_of, pooled_scenes, read_atari_code
 from futurel1.worlds.clips import Split, check_seed
-from futurel1.worlds.look import check_frame_size
+from futurel1.worlds.episodes import Fork
+from futurel1.worlds.look import LETTERS, check_frame_size
 from futurel1.worlds.protocols import CodeReading, Scene
+from futurel1.worlds.question_worlds import QuestionWorld
 
 __all__ = ["AtariWorld"]
 
+MANIFEST_VERSION = 1  # raise it when the same seed no longer gives the same clips
+
 
 @dataclass(frozen=True)
-class AtariWorld:
+class AtariWorld(QuestionWorld[AtariEpisode]):
     """The world of Atari games.
 
     Args:
         seed: seed of the world, from 0.
         size: side of the frames in pixels, a multiple of 32.
         games: the games, each equally often.
+        kinds: kinds of question: `zone` asks where the ball is, `event` what happens to it.
         pool: number of different scenes in memory for each game.
 
     Raises:
@@ -43,6 +51,7 @@ class AtariWorld:
     seed: int = 0
     size: int = 64
     games: Sequence[GameName] = ("pong", "breakout")
+    kinds: Sequence[str] = ATARI_KINDS
     pool: int = 1024
 
     def __post_init__(self) -> None:
@@ -52,6 +61,7 @@ class AtariWorld:
             raise ConfigError(f"games={list(self.games)}: choose some of {', '.join(GAMES)}, each once")
         if self.pool < 1:
             raise ConfigError(f"pool={self.pool}: at least one scene is needed")
+        atari_cells(self.games, self.kinds)
         require_emulator()
 
     @property
@@ -60,9 +70,29 @@ class AtariWorld:
         return CODE_SIZE
 
     @property
-    def num_steps(self) -> int:
-        """Frames of a clip."""
-        return NUM_STEPS
+    def settings(self) -> dict[str, Any]:
+        """All settings that the clips depend on."""
+        return {
+            "world": "atari", "version": MANIFEST_VERSION, "seed": self.seed, "size": self.size,
+            "games": list(self.games), "kinds": list(self.kinds),
+        }  # fmt: skip
+
+    def episode(self, split: Split, number: int) -> AtariEpisode:
+        """An episode of a split."""
+        # The records of pretraining are about zones, so their clips show the ball for some time.
+        cells = atari_cells(self.games, ("zone",) if split == "pretrain" else self.kinds)
+        block, place = divmod(number, len(cells) * len(LETTERS))
+        asked, excerpt = sample_atari_block(self.seed, split, block, cells)[place]
+        return AtariEpisode(size=self.size, excerpt=excerpt, split=split, number=number, asked=asked)
+
+    @property
+    def splits(self) -> tuple[Split, ...]:
+        """The splits of this world."""
+        return ("train", "test", "rl", "pretrain")
+
+    def forks(self, count: int) -> Iterator[Fork]:
+        """None: there are no counterfactuals yet."""
+        return iter(())
 
     def scenes(
         self, rng: np.random.Generator, count: int, *, split: Split | None = None, size: int | None = None

@@ -8,20 +8,19 @@ from __future__ import annotations
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from futurel1.errors import ConfigError
-from futurel1.worlds.atari_games import FIELD, GAMES, LEFT, NOOP, RIGHT, Game, GameName
+from futurel1.worlds.atari_games import FIELD, GAMES, LEFT, NOOP, RIGHT, Game, GameName, Tracks
+from futurel1.worlds.look import LAST_SEEN, NUM_STEPS
 
-__all__ = ["FRAMES_PER_STEP", "LATEST", "NUM_STEPS", "Poke", "Take", "emulate", "play", "require_emulator"]
+__all__ = ["FRAMES_PER_STEP", "LATEST", "Poke", "Take", "emulate", "play", "require_emulator"]
 
 FRAMES_PER_STEP = 8
-NUM_STEPS = 10
-LAST_SEEN = 4
 LATEST = 16  # frames by which the last observed frame of a clip may follow the last action
 ACTED = LAST_SEEN * FRAMES_PER_STEP + 1
 LENGTH = (NUM_STEPS - 1) * FRAMES_PER_STEP + 1 + LATEST
@@ -40,7 +39,7 @@ class Take:
     """F consecutive frames of a game: seeded actions, then none.
 
     Attributes:
-        game: name of the game.
+        game: the game.
         start: the emulator's state before the first frame.
         actions: F actions.
         pokes: changes to the memory on the way.
@@ -53,18 +52,44 @@ class Take:
     pokes: tuple[Poke, ...]
     ram: NDArray[np.uint8]
 
+    @property
+    def rules(self) -> Game:
+        """The game's rules and addresses."""
+        return GAMES[self.game]
+
+    @cached_property
+    def tracks(self) -> Tracks:
+        """Objects and events in each frame."""
+        return self.rules.read(self.ram)
+
     def poked(self, *pokes: Poke) -> Take:
         """The same take with further changes to the memory."""
         return emulate(self.game, self.start, self.actions, (*self.pokes, *pokes))
 
+    def with_ball(self, frame: int, shift: Sequence[int], turns: Sequence[int]) -> Take:
+        """The take with the ball moved from a frame on.
+
+        Args:
+            frame: the first frame that shows it elsewhere, from 1.
+            shift: pixels along x and y.
+            turns: -1 for an axis along which it moves the other way from there on, otherwise 1.
+        """
+        before = self.ram[frame - 1].astype(int)
+        places = (before[list(self.rules.ball)] + shift) % 256
+        pokes = [(frame, address, int(at)) for address, at in zip(self.rules.ball, places, strict=True)]
+        for (address, _), turn in zip(self.rules.velocity, turns, strict=True):
+            if turn < 0:
+                pokes.append((frame, address, -int(before[address]) % 256))
+        return self.poked(*pokes)
+
     def screens(self, frames: Sequence[int]) -> tuple[bytes, ...]:
         """Compressed (160, 160, 3) playfields in ascending frames."""
-        emulator, game, found = _emulator(self.game), GAMES[self.game], []
+        emulator, found = _emulator(self.game), []
         emulator.restoreState(self.start)
         for frame, action in enumerate(self.actions[: max(frames) + 1]):
             _act(emulator, frame, action, self.pokes)
             if frame in frames:
-                found.append(zlib.compress(_playfield(emulator, game.top).tobytes(), 1))
+                found.append(zlib.compress(_playfield(emulator, self.rules.top).tobytes(), 1))
         return tuple(found)
 
 

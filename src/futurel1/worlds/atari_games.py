@@ -53,7 +53,8 @@ class Game:
         objects: names of ball and paddles; fewer than three if there is one paddle.
         colours: RGB levels of each object's slot.
         events: what can happen to the ball, in words; the last one stands for nothing.
-        from_walls: numbers of the events at walls, with the zones in which the ball can be up to four steps later.
+        along: for each event the axis along which the ball can be elsewhere when it happens, 0 or 1; -1 for neither.
+        free: top left and bottom right corner of where the ball moves freely, in pixels of the playfield.
         ball: addresses of the ball's x and y.
         velocity: addresses of its velocity along x and y, a signed byte in pixels per frame, and the sign of each.
         irrelevant: RGB levels of something no question is about, and others for it.
@@ -66,7 +67,8 @@ class Game:
     objects: tuple[str, ...]
     colours: tuple[tuple[int, int, int], ...]
     events: tuple[str, ...]
-    from_walls: Mapping[int, tuple[int, ...]]
+    along: tuple[int, ...]
+    free: tuple[tuple[int, int], tuple[int, int]]
     ball: tuple[int, int]
     velocity: tuple[tuple[int, int], tuple[int, int]]
     irrelevant: tuple[tuple[int, int, int], tuple[int, int, int]]
@@ -159,7 +161,8 @@ GAMES: Mapping[GameName, Game] = {
             "It hits the top wall", "It hits the bottom wall", "It hits the left paddle", "It hits the right paddle",
             "It leaves the field", "It meets nothing",
         ),
-        from_walls={0: (0, 1), 1: (2, 3)},
+        along=(0, 0, -1, -1, -1),
+        free=((24, 4), (136, 156)),
         ball=(49, 54),
         velocity=((58, -1), (56, 1)),
         irrelevant=((144, 72, 17), (84, 60, 120)),
@@ -175,7 +178,8 @@ GAMES: Mapping[GameName, Game] = {
             "It hits the left wall", "It hits the right wall", "It hits a brick", "It hits the paddle",
             "It leaves the field", "It meets nothing",
         ),
-        from_walls={0: (0, 2), 1: (1, 3)},
+        along=(1, 1, 0, -1, -1),
+        free=((10, 64), (150, 146)),
         ball=(99, 101),
         velocity=((105, -1), (103, 1)),
         irrelevant=((142, 142, 142), (84, 92, 164)),

@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from futurel1.worlds.atari_emulation import FRAMES_PER_STEP, LATEST, NUM_STEPS, Take, play
-from futurel1.worlds.atari_games import FIELD, GAMES, NUM_OBJECTS, GameName, Tracks
+from futurel1.worlds.atari_emulation import FRAMES_PER_STEP, LATEST, Take, play
+from futurel1.worlds.atari_games import FIELD, GAMES, NUM_OBJECTS, Game, GameName, Tracks
 from futurel1.worlds.clips import UNSEEN, Split
-from futurel1.worlds.look import LAST_SEEN
+from futurel1.worlds.look import LAST_SEEN, NUM_STEPS
 from futurel1.worlds.position_bins import read_bins, soft_bins
 from futurel1.worlds.protocols import CodeReading
 
@@ -25,9 +25,11 @@ __all__ = [
     "Excerpt",
     "Part",
     "fitting_starts",
+    "is_unseen",
     "parts_of",
     "pooled_scenes",
     "read_atari_code",
+    "stepwise",
 ]
 
 Part = Literal["seen", "unseen"]
@@ -39,6 +41,7 @@ CODE_SIZE = NUM_OBJECTS * OBJECT_SIZE + len(GAMES)
 PER_GAME = 24  # scenes in a pool from one game from its beginning to its end
 TAKES = 32  # of such a game at once
 POOL_STREAM = 4  # of a world's seed
+_TEST_TILES = np.random.default_rng(TILE).integers(3, size=32 * 32 * 4) == 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +50,7 @@ class Excerpt:
 
     Args:
         take: frames of the game.
-        first: the frame of the take that step 0 shows, from 0 to `LATEST`.
+        first: the frame of the take that step 0 shows, from 1 to `LATEST`.
     """
 
     take: Take
@@ -56,7 +59,8 @@ class Excerpt:
     @cached_property
     def tracks(self) -> Tracks:
         """Objects in each of the 10 steps, and the events on the way from the step before."""
-        return _stepwise(GAMES[self.take.game].read(self.take.ram), self.first)
+        every = stepwise(self.take.tracks, np.array([self.first]))
+        return Tracks(*(of_clips[0] for of_clips in every))
 
     @cached_property
     def screens(self) -> tuple[bytes, ...]:
@@ -64,7 +68,7 @@ class Excerpt:
         return self.take.screens(range(self.first, self.first + NUM_STEPS * FRAMES_PER_STEP, FRAMES_PER_STEP))
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class AtariScene:
     """A clip of a game; frames are rendered on demand.
 
@@ -79,9 +83,14 @@ class AtariScene:
     recoloured: bool = False
 
     @property
-    def game(self) -> GameName:
+    def rules(self) -> Game:
         """The game."""
-        return self.excerpt.take.game
+        return self.excerpt.take.rules
+
+    @property
+    def tracks(self) -> Tracks:
+        """Objects in each of the 10 steps, and the events on the way from the step before."""
+        return self.excerpt.tracks
 
     def render(self, steps: Sequence[int] = range(1, 9)) -> NDArray[np.uint8]:
         """Frames of the clip, the playfield only.
@@ -96,7 +105,7 @@ class AtariScene:
         for number, step in enumerate(steps):
             field = np.frombuffer(zlib.decompress(self.excerpt.screens[step]), np.uint8).reshape(FIELD, FIELD, 3)
             if self.recoloured:
-                old, new = GAMES[self.game].irrelevant
+                old, new = self.rules.irrelevant
                 field = np.where((field == old).all(axis=-1, keepdims=True), np.array(new, np.uint8), field)
             frames[number] = np.asarray(Image.fromarray(field).resize((self.size, self.size), Image.Resampling.BOX))
         return frames
@@ -111,10 +120,10 @@ class AtariScene:
             (N, CODE_SIZE), entries from 0 to 1.
         """
         chosen = list(steps)
-        tracks = self.excerpt.tracks
+        tracks = self.tracks
         visible = tracks.visible[chosen][..., None]
         objects = np.concatenate([soft_bins(tracks.positions[chosen], BINS), np.ones(visible.shape)], axis=-1) * visible
-        game = np.broadcast_to(np.eye(len(GAMES))[list(GAMES).index(self.game)], (len(chosen), len(GAMES)))
+        game = np.broadcast_to(np.eye(len(GAMES))[list(GAMES).index(self.rules.name)], (len(chosen), len(GAMES)))
         return np.concatenate([objects.reshape(len(chosen), -1), game], axis=-1).astype(np.float32)
 
 
@@ -125,25 +134,39 @@ def read_atari_code(code: NDArray[np.float32]) -> CodeReading:
     return CodeReading(read_bins(objects[..., :-1], BINS), objects[..., -1] > 0.5, game)
 
 
-def _stepwise(tracks: Tracks, first: int) -> Tracks:
-    """Tracks of the 10 steps of a clip, from those of each frame: events are those since the step before."""
-    last = np.arange(NUM_STEPS) * FRAMES_PER_STEP + first
-    since = np.maximum(last[:, None] - np.arange(FRAMES_PER_STEP), 0)
-    happened = (tracks.events[since].any(axis=1), tracks.unlisted[since].any(axis=1))
+def stepwise(tracks: Tracks, starts: NDArray[np.int64]) -> Tracks:
+    """Tracks of the 10 steps of S clips, from those of each frame of a take.
+
+    Args:
+        tracks: tracks of all frames.
+        starts: (S,) the frame that is step 0 of each clip.
+
+    Returns:
+        Positions (S, 10, 3, 2) and so on; events are those since the step before.
+    """
+    last = starts[:, None] + np.arange(NUM_STEPS) * FRAMES_PER_STEP
+    since = np.maximum(last[..., None] - np.arange(FRAMES_PER_STEP), 0)
+    happened = (tracks.events[since].any(axis=2), tracks.unlisted[since].any(axis=2))
     return Tracks(tracks.positions[last], tracks.visible[last], *happened)
 
 
-def _is_unseen(tracks: Tracks, frames: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Whether clips whose last observed frames are given are for tests, by the tile and the direction of the ball.
+def is_unseen(ball: NDArray[np.float64], heading: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Whether clips are for tests, by the tile and the direction of the ball when last seen.
 
     The playfield is tiled, and a third of all pairs of tile and direction, scattered at random, are for tests. So no
     ball that a model is tested on was at the same place with the same direction in a training clip.
+
+    Args:
+        ball: (..., 2) positions of the ball when last seen, in sides of the playfield.
+        heading: (..., 2) how it moved just before.
+
+    Returns:
+        (...,) in the broadcast shape.
     """
-    pixels = np.rint(tracks.positions[:, 0] * FIELD).astype(np.int64)
-    heading = pixels[frames] > pixels[frames - 1]
-    tile = pixels[frames] // TILE
-    number = ((tile[:, 0] * 32 + tile[:, 1]) * 2 + heading[:, 0]) * 2 + heading[:, 1]
-    unseen: NDArray[np.bool_] = np.random.default_rng(TILE).integers(3, size=32 * 32 * 4)[number] == 0
+    tile = np.rint(ball * FIELD).astype(np.int64) // TILE
+    ahead = heading > 0
+    number = ((tile[..., 0] * 32 + tile[..., 1]) * 2 + ahead[..., 0]) * 2 + ahead[..., 1]
+    unseen: NDArray[np.bool_] = _TEST_TILES[np.clip(number, 0, len(_TEST_TILES) - 1)]
     return unseen
 
 
@@ -192,9 +215,13 @@ def _pool(game: GameName, part: Part, seed: int, session: int) -> tuple[Excerpt,
     return tuple(found[:PER_GAME])
 
 
-def fitting_starts(take: Take, part: Part) -> NDArray[np.int64]:
-    """The first frames of clips of a part in a take, with the ball visible in the observed steps."""
-    tracks, starts = GAMES[take.game].read(take.ram), np.arange(LATEST + 1)
+def fitting_starts(take: Take, part: Part | None) -> NDArray[np.int64]:
+    """The first frames of clips of a part in a take, with the ball visible in the observed steps; None: any part."""
+    tracks, starts = take.tracks, np.arange(1, LATEST + 1)
     observed = starts[:, None] + np.arange(LAST_SEEN + 1) * FRAMES_PER_STEP
-    unseen = _is_unseen(tracks, observed[:, -1])
-    return np.flatnonzero(tracks.visible[observed, 0].all(axis=1) & (unseen == (part == "unseen")))
+    possible = tracks.visible[observed, 0].all(axis=1)
+    if part is not None:
+        ball, last = tracks.positions[:, 0], observed[:, -1]
+        possible &= is_unseen(ball[last], ball[last] - ball[last - 1]) == (part == "unseen")
+    fitting: NDArray[np.int64] = starts[possible]
+    return fitting

@@ -21,6 +21,7 @@ __all__ = [
     "FORMS",
     "LAST_SEEN",
     "LETTERS",
+    "NUM_STEPS",
     "WALLS",
     "ZONES",
     "Form",
@@ -40,6 +41,7 @@ Form = Literal["circle", "square", "triangle"]
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
+NUM_STEPS = 10  # frames of a clip
 LAST_SEEN = 4  # the last observed step
 
 FORMS: tuple[Form, ...] = ("circle", "square", "triangle")

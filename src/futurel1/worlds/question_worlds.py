@@ -9,16 +9,14 @@ from typing import Any, Generic, TypeVar
 
 from futurel1.worlds.clips import Clip, Split, observed_of, video_of
 from futurel1.worlds.episodes import Fork, QuestionEpisode
+from futurel1.worlds.look import NUM_STEPS
 from futurel1.worlds.pretraining import pretraining_records
 from futurel1.worlds.questions import OBSERVED
 from futurel1.worlds.storage import CHANGES, PRETRAINING_KINDS
 
-__all__ = ["NUM_STEPS", "QuestionWorld"]
+__all__ = ["QuestionWorld"]
 
 Episode = TypeVar("Episode", bound=QuestionEpisode)
-
-NUM_STEPS = 10
-"""Frames of a clip."""
 
 
 class QuestionWorld(ABC, Generic[Episode]):
@@ -41,8 +39,12 @@ class QuestionWorld(ABC, Generic[Episode]):
         return NUM_STEPS
 
     @abstractmethod
+    def episode(self, split: Split, number: int) -> Episode:
+        """An episode of a split, by its number from 0."""
+
     def episodes(self, split: Split, count: int) -> Iterator[Episode]:
-        """Yield the first episodes of a split lazily; an episode does not depend on `count`."""
+        """Yield the first episodes of a split lazily."""
+        return (self.episode(split, number) for number in range(count))
 
     @abstractmethod
     def forks(self, count: int) -> Iterator[Fork]:

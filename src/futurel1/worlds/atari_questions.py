@@ -1,0 +1,224 @@
+"""Questions about Atari games, and clips that fit them.
+
+A question, its options and the right one are sampled first, and then a clip in which exactly this option is right. Few
+clips are right by chance: for many the ball is put where the answer comes true if it moves on as before, and maybe
+turned. The emulator then decides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from futurel1.worlds.atari_emulation import FRAMES_PER_STEP, Take, play
+from futurel1.worlds.atari_games import FIELD, GAMES, GameName, Tracks
+from futurel1.worlds.atari_scenes import Excerpt, Part, fitting_starts, is_unseen, parts_of, stepwise
+from futurel1.worlds.clips import SPLITS, Split
+from futurel1.worlds.look import LAST_SEEN, LETTERS, ZONES, in_steps, zones_of
+from futurel1.worlds.questions import HOPS, INTERPOLATION, LATER, STAY_RATE, Question, check_kinds
+
+__all__ = ["ATARI_KINDS", "BETWEEN", "AtariQuestion", "Cell", "atari_cells", "fits", "sample_atari_block"]
+
+Cell = tuple[GameName, int, str]
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
+
+ATARI_KINDS = ("zone", "event")
+BETWEEN = 2  # the step after the last observed one about which interpolations ask
+MARGIN = 3 / FIELD  # distance to a zone boundary below which the zone would be ambiguous
+TAKES = 24  # of a game at once
+TRIES = 4  # of each take for a question
+STARTS = 4  # of a take that are considered at once
+PLACES = 256  # of the ball that are considered for a clip
+UNCLEAR = 1  # frames around the end of a step in which an event would belong to two steps
+
+
+@dataclass(frozen=True, kw_only=True)
+class AtariQuestion(Question):
+    """A question about the ball, see `Question`.
+
+    Args:
+        hop: see `Question`.
+        choices: see `Question`; numbers of zones, or of events of the game.
+        right: see `Question`.
+        stays: see `Question`.
+        game: the game.
+        kind: `zone` asks where the ball is, `event` what happens to it.
+        later_zone: number of the zone in which an interpolation states the ball to be at its end; -1 for other hops.
+    """
+
+    game: GameName
+    kind: str
+    later_zone: int
+
+    @property
+    def question(self) -> str:
+        """The question without its options."""
+        if self.hop == INTERPOLATION:
+            later = f"After {LATER - LAST_SEEN} steps the ball is in the {ZONES[self.later_zone]} zone."
+            return f"{later} In which zone is the ball after {in_steps(BETWEEN)}?"
+        if self.kind == "zone":
+            return f"In which zone is the ball after {in_steps(self.hop)}?"
+        return f"What happens to the ball in step {self.hop} from now?"
+
+    @property
+    def about(self) -> int:
+        """The step that the question is about."""
+        return LAST_SEEN + (BETWEEN if self.hop == INTERPOLATION else self.hop)
+
+    def text(self, choice: int) -> str:
+        """An option in words."""
+        return ZONES[choice] if self.kind == "zone" else GAMES[self.game].events[choice]
+
+
+def atari_cells(games: Sequence[GameName], kinds: Sequence[str]) -> tuple[Cell, ...]:
+    """Game, hop and kind of the questions in a block of episodes; each occurs once with each answer letter.
+
+    Interpolations ask for zones only: which zone the ball gets to leaves fewer than four things that can have happened.
+    """
+    check_kinds(kinds, ATARI_KINDS)
+    hops = [(hop, kind) for hop in HOPS for kind in kinds if (hop, kind) != (INTERPOLATION, "event")]
+    return tuple((game, hop, kind) for hop, kind in hops for game in games)
+
+
+def sample_atari_question(cell: Cell, right: int, rng: np.random.Generator) -> AtariQuestion:
+    """Sample a question and four options, with the right one at index `right`."""
+    game, hop, kind = cell
+    codes = len(ZONES) if kind == "zone" else len(GAMES[game].events)
+    choices = tuple(rng.permutation(codes)[: len(LETTERS)].tolist())
+    later_zone = int(rng.integers(len(ZONES))) if hop == INTERPOLATION else -1
+    stays = bool(rng.random() < STAY_RATE)
+    if hop == INTERPOLATION:
+        # From the last observed step on there is no time to pass three zones.
+        stays = choices[right] + later_zone == len(ZONES) - 1
+    return AtariQuestion(
+        hop=hop, choices=choices, right=right, stays=stays, game=game, kind=kind, later_zone=later_zone
+    )
+
+
+@lru_cache(maxsize=4)
+def sample_atari_block(
+    seed: int, split: Split, block: int, cells: tuple[Cell, ...]
+) -> tuple[tuple[AtariQuestion, Excerpt], ...]:
+    """Questions of a block of consecutive numbers, each with its own fitting clip."""
+    words, clips = (
+        np.random.default_rng(np.random.SeedSequence([seed, SPLITS.index(split), block], spawn_key=(stream,)))
+        for stream in (1, 2)
+    )
+    (part,) = parts_of(split)
+    order = words.permutation(len(cells) * len(LETTERS)).tolist()
+    questions = [sample_atari_question(cells[cell // len(LETTERS)], cell % len(LETTERS), words) for cell in order]
+    found: dict[int, Excerpt] = {}
+    while len(found) < len(questions):
+        for game in dict.fromkeys(cell[0] for cell in cells):
+            asked = {place: one for place, one in enumerate(questions) if place not in found and one.game == game}
+            if asked:
+                found |= _matched(asked, play(game, clips, TAKES), part, clips)
+    return tuple((asked, found[place]) for place, asked in enumerate(questions))
+
+
+def _matched(
+    questions: dict[int, AtariQuestion], takes: Sequence[Take], part: Part, rng: np.random.Generator
+) -> dict[int, Excerpt]:
+    """Clips from takes of one game for some of the questions, at most one from each take."""
+    found: dict[int, Excerpt] = {}
+    unused = list(takes)
+    for place, asked in questions.items():
+        tries = [unused[number] for _ in range(TRIES) for number in rng.permutation(len(unused))]
+        for take in tries:
+            excerpt = _fitting(asked, take, part, rng)
+            if excerpt is not None:
+                found[place] = excerpt
+                unused.remove(take)
+                break
+    return found
+
+
+def _fitting(asked: AtariQuestion, take: Take, part: Part, rng: np.random.Generator) -> Excerpt | None:
+    """A clip from a take, or from the take with the ball elsewhere, that fits a question; None if none was found."""
+    excerpt = fitting_excerpt(asked, take, part, rng)
+    return _put_to_fit(asked, take, part, rng) if excerpt is None and asked.kind == "zone" else excerpt
+
+
+def fitting_excerpt(asked: AtariQuestion, take: Take, part: Part, rng: np.random.Generator) -> Excerpt | None:
+    """One of the clips in a take that fit a question; None if there are none."""
+    starts = fitting_starts(take, part)
+    possible = starts[fits(asked, take.tracks, starts)]
+    return Excerpt(take, int(rng.choice(possible))) if len(possible) else None
+
+
+def fits(asked: AtariQuestion, every: Tracks, starts: Ints) -> Bools:
+    """Whether the right option of a question is unambiguously true of clips, and the other three are false.
+
+    Args:
+        asked: the question.
+        every: tracks of all frames of a take.
+        starts: (S,) the frames of the take that are step 0 of the clips.
+
+    Returns:
+        (S,).
+    """
+    if asked.kind == "event":
+        return _happens(asked, every, starts)
+    tracks = stepwise(every, starts)
+    return _zones_fit(asked, tracks.positions[:, :, 0], tracks.visible[:, :, 0])
+
+
+def _zones_fit(asked: AtariQuestion, ball: Floats, visible: Bools) -> Bools:
+    """(...,) whether a zone question fits (..., 10, 2) positions of the ball."""
+    clear = visible & (np.abs(ball - 0.5) >= MARGIN).all(axis=-1)
+    zones = zones_of(ball)
+    right: Bools = clear[..., LAST_SEEN : asked.about + 1].all(axis=-1) & (zones[..., asked.about] == asked.answer)
+    right &= (zones[..., LAST_SEEN] == asked.answer) == asked.stays
+    if asked.hop == INTERPOLATION:
+        right &= clear[..., LATER] & (zones[..., LATER] == asked.later_zone)
+    return right
+
+
+def _happens(asked: AtariQuestion, every: Tracks, starts: Ints) -> Bools:
+    """(S,) whether the event that is the right option happens well within the step, and none of the others."""
+    last = starts + asked.about * FRAMES_PER_STEP
+    around = last[:, None] + np.arange(1 - FRAMES_PER_STEP - UNCLEAR, UNCLEAR + 1)
+    happened = every.events[around].any(axis=1)
+    inside = every.events[around[:, 2 * UNCLEAR : -2 * UNCLEAR]].any(axis=1)
+    known = (happened == inside).all(axis=1) & ~every.unlisted[around].any(axis=1)
+    known &= every.visible[last - FRAMES_PER_STEP, 0]
+    true = np.concatenate([happened, ~happened.any(axis=1, keepdims=True)], axis=1)[:, list(asked.choices)]
+    fitting: Bools = known & true[:, asked.right] & (true.sum(axis=1) == 1)
+    return fitting
+
+
+def _put_to_fit(asked: AtariQuestion, take: Take, part: Part, rng: np.random.Generator) -> Excerpt | None:
+    """A clip from a take with the ball put elsewhere, maybe with another direction, so that a zone question fits."""
+    starts = rng.permutation(fitting_starts(take, None))[:STARTS]
+    if not len(starts):
+        return None
+    tracks = stepwise(take.tracks, starts)
+    steps = range(LATER + 1 if asked.hop == INTERPOLATION else asked.about + 1)
+    happened = tracks.events[:, steps].any(axis=1)[..., None]
+    # (S, 1, 2) axes along which the ball can be elsewhere, so that the same events happen
+    elsewhere = np.array(take.rules.along)[:, None] == np.arange(2)
+    freely: Bools = np.all(~happened | elsewhere, axis=1, keepdims=True)
+    path = tracks.positions[:, None, :, 0]
+    low, high = np.array(take.rules.free) / FIELD
+    places = np.where(freely, rng.uniform(low, high, (len(starts), PLACES, 2)), path[:, :, 0])
+    turns = np.where(freely, rng.choice((-1, 1), (len(starts), PLACES, 2)), 1)
+    balls = places[:, :, None] + turns[:, :, None] * (path - path[:, :, :1])
+    inside = ((balls >= low) & (balls <= high))[:, :, steps].all(axis=2) | ~freely
+    last = starts + LAST_SEEN * FRAMES_PER_STEP
+    heading = (take.tracks.positions[last, 0] - take.tracks.positions[last - 1, 0])[:, None] * turns
+    good = inside.all(axis=2) & _zones_fit(asked, balls, tracks.visible[:, None, :, 0])
+    found = np.argwhere(good & (is_unseen(balls[:, :, LAST_SEEN], heading) == (part == "unseen")))
+    if not len(found):
+        return None
+    start, place = found[int(rng.integers(len(found)))]
+    first = starts[start]
+    shift = np.rint((places[start, place] - path[start, 0, 0]) * FIELD).astype(int)
+    changed = take.with_ball(int(first), shift.tolist(), turns[start, place].tolist())
+    fitting = first in fitting_starts(changed, part) and fits(asked, changed.tracks, starts[[start]])[0]
+    return Excerpt(changed, int(first)) if fitting else None
