@@ -18,7 +18,7 @@ help:
 	@echo "make lint   ruff and mypy"
 	@echo "make docs   the documentation as a site, in build/site; a broken link or reference fails"
 	@echo "make proof  the paper's table in small, in two worlds: all runs, docs/miniature.md and atari.md; hours, and the same command goes on"
-	@echo "make proof-quick  the same in two minutes, to see that everything works; its numbers mean nothing"
+	@echo "make proof-quick  the same in minutes, to see that everything works; its numbers mean nothing"
 	@echo "make clean  remove $(VENV), runs/ and build/"
 
 install: $(VENV)/.installed
