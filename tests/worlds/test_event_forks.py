@@ -137,5 +137,5 @@ def test_records_name_both_futures(written, forks):
 
 
 def test_only_the_world_of_events_has_counterfactuals(tmp_path):
-    with pytest.raises(ConfigError, match="counterfactual=2: only the world of events"):
+    with pytest.raises(ConfigError, match="counterfactual=2: the task next_zone has no such clips"):
         write_world(tmp_path, task="next_zone", counterfactual=2)

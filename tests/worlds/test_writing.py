@@ -289,8 +289,8 @@ def test_impossible_settings_are_refused_before_anything_is_written(tmp_path, ta
     ("settings", "message"),
     [
         ({"task": "chess"}, "task='chess': choose one of events, next_zone"),
-        ({"task": "next_zone", "pretrain": 2}, "pretrain=2: only the world of events has clips for pretraining"),
-        ({"task": "next_zone", "kinds": ["zone"]}, r"kinds=\['zone'\]: only the world of events has kinds of question"),
+        ({"task": "next_zone", "pretrain": 2}, "pretrain=2: the task next_zone has no such clips"),
+        ({"task": "next_zone", "kinds": ["zone"]}, r"kinds=\['zone'\]: the task next_zone has no kinds"),
         ({"pretrain": -1}, "pretrain=-1"),
         ({"kinds": []}, "choose some of zone, event, pair, gate"),
     ],

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from futurel1.errors import ConfigError
 from futurel1.worlds.atari_emulation import require_emulator
 from futurel1.worlds.atari_episodes import AtariEpisode
+from futurel1.worlds.atari_forks import ATARI_CHANGES, make_atari_forks
 from futurel1.worlds.atari_games import GAMES, GameName
 from futurel1.worlds.atari_questions import ATARI_KINDS, atari_cells, sample_atari_block
 from futurel1.worlds.atari_scenes import CODE_SIZE, parts_of, pooled_scenes, read_atari_code
@@ -30,7 +31,7 @@ from futurel1.worlds.question_worlds import QuestionWorld
 
 __all__ = ["AtariWorld"]
 
-MANIFEST_VERSION = 1  # raise it when the same seed no longer gives the same clips
+MANIFEST_VERSION = 2  # raise it when the same seed no longer gives the same clips
 
 
 @dataclass(frozen=True)
@@ -86,13 +87,13 @@ class AtariWorld(QuestionWorld[AtariEpisode]):
         return AtariEpisode(size=self.size, excerpt=excerpt, split=split, number=number, asked=asked)
 
     @property
-    def splits(self) -> tuple[Split, ...]:
-        """The splits of this world."""
-        return ("train", "test", "rl", "pretrain")
+    def changes(self) -> tuple[str, ...]:
+        """Changes to the observed frames of the split `counterfactual`."""
+        return ATARI_CHANGES
 
     def forks(self, count: int) -> Iterator[Fork]:
-        """None: there are no counterfactuals yet."""
-        return iter(())
+        """The first episodes of the split `counterfactual`."""
+        return make_atari_forks(count, seed=self.seed, size=self.size, cells=atari_cells(self.games, self.kinds))
 
     def scenes(
         self, rng: np.random.Generator, count: int, *, split: Split | None = None, size: int | None = None

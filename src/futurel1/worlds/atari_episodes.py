@@ -9,11 +9,10 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from futurel1.worlds.atari_questions import BETWEEN, AtariQuestion
+from futurel1.worlds.atari_questions import HOPS, AtariQuestion
 from futurel1.worlds.atari_scenes import AtariScene
 from futurel1.worlds.episodes import QuestionEpisode
 from futurel1.worlds.look import LAST_SEEN, ZONES, zones_of
-from futurel1.worlds.questions import HOPS, INTERPOLATION, LATER
 
 __all__ = ["AtariEpisode"]
 
@@ -28,7 +27,6 @@ class AtariEpisode(AtariScene, QuestionEpisode):
         size: see `AtariScene`.
         excerpt: see `AtariScene`.
         recoloured: see `AtariScene`.
-        shown: see `AtariScene`.
         split: see `QuestionEpisode`.
         number: see `QuestionEpisode`.
         asked: the question and its answer.
@@ -64,16 +62,11 @@ class AtariEpisode(AtariScene, QuestionEpisode):
         )
 
     def about_what_is_shown(self, rng: np.random.Generator) -> Self:
-        """The clip with a zone question about a frame that other records imagine, or about an earlier one."""
-        visible = self.tracks.visible[:, BALL]
-        steps = {hop: LAST_SEEN + (BETWEEN if hop == INTERPOLATION else hop) for hop in HOPS}
-        possible = [hop for hop in HOPS if visible[steps[hop]] and (hop != INTERPOLATION or visible[LATER])]
-        asked = replace(self.asked, kind="zone", hop=int(rng.choice(possible)))
-        choices = tuple(rng.permutation(len(ZONES)).tolist())
-        answer = self.zone(asked.about)
-        later_zone = self.zone(LATER) if asked.hop == INTERPOLATION else -1
-        asked = replace(asked, choices=choices, right=choices.index(answer), later_zone=later_zone)
-        return replace(self, asked=asked)
+        """The clip with a zone question about a frame that other records imagine, in which the ball is visible."""
+        possible = [hop for hop in HOPS if self.tracks.visible[LAST_SEEN + hop, BALL]]
+        hop, choices = int(rng.choice(possible)), tuple(rng.permutation(len(ZONES)).tolist())
+        right = choices.index(self.zone(LAST_SEEN + hop))
+        return replace(self, asked=replace(self.asked, kind="zone", hop=hop, choices=choices, right=right))
 
     def _walk(self, step: int) -> str:
         """What happens to the ball in a step, and its zone after that."""

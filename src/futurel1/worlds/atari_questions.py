@@ -19,9 +19,9 @@ from futurel1.worlds.atari_games import FIELD, GAMES, GameName, Tracks
 from futurel1.worlds.atari_scenes import Excerpt, Part, fitting_starts, is_unseen, parts_of, stepwise
 from futurel1.worlds.clips import SPLITS, Split
 from futurel1.worlds.look import LAST_SEEN, LETTERS, ZONES, in_steps, zones_of
-from futurel1.worlds.questions import HOPS, INTERPOLATION, LATER, STAY_RATE, Question, check_kinds
+from futurel1.worlds.questions import STAY_RATE, Question, check_kinds
 
-__all__ = ["ATARI_KINDS", "BETWEEN", "AtariQuestion", "Cell", "atari_cells", "fits", "sample_atari_block"]
+__all__ = ["ATARI_KINDS", "HOPS", "AtariQuestion", "Cell", "atari_cells", "fits", "put_to_fit", "sample_atari_block"]
 
 Cell = tuple[GameName, int, str]
 Floats = NDArray[np.float64]
@@ -29,12 +29,12 @@ Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
 ATARI_KINDS = ("zone", "event")
-BETWEEN = 2  # the step after the last observed one about which interpolations ask
+HOPS = (1, 2, 3)
 MARGIN = 3 / FIELD  # distance to a zone boundary below which the zone would be ambiguous
 TAKES = 24  # of a game at once
-TRIES = 4  # of each take for a question
-STARTS = 4  # of a take that are considered at once
-PLACES = 256  # of the ball that are considered for a clip
+TRIES = 3  # of each take for a question
+
+PLACES = 128  # of the ball that are considered for a clip
 UNCLEAR = 1  # frames around the end of a step in which an event would belong to two steps
 
 
@@ -49,27 +49,17 @@ class AtariQuestion(Question):
         stays: see `Question`.
         game: the game.
         kind: `zone` asks where the ball is, `event` what happens to it.
-        later_zone: number of the zone in which an interpolation states the ball to be at its end; -1 for other hops.
     """
 
     game: GameName
     kind: str
-    later_zone: int
 
     @property
     def question(self) -> str:
         """The question without its options."""
-        if self.hop == INTERPOLATION:
-            later = f"After {LATER - LAST_SEEN} steps the ball is in the {ZONES[self.later_zone]} zone."
-            return f"{later} In which zone is the ball after {in_steps(BETWEEN)}?"
         if self.kind == "zone":
             return f"In which zone is the ball after {in_steps(self.hop)}?"
         return f"What happens to the ball in step {self.hop} from now?"
-
-    @property
-    def about(self) -> int:
-        """The step that the question is about."""
-        return LAST_SEEN + (BETWEEN if self.hop == INTERPOLATION else self.hop)
 
     def text(self, choice: int) -> str:
         """An option in words."""
@@ -79,11 +69,10 @@ class AtariQuestion(Question):
 def atari_cells(games: Sequence[GameName], kinds: Sequence[str]) -> tuple[Cell, ...]:
     """Game, hop and kind of the questions in a block of episodes; each occurs once with each answer letter.
 
-    Interpolations ask for zones only: which zone the ball gets to leaves fewer than four things that can have happened.
+    There are no interpolations: a later zone of the ball goes with some answers hardly ever, so that it would tell.
     """
     check_kinds(kinds, ATARI_KINDS)
-    hops = [(hop, kind) for hop in HOPS for kind in kinds if (hop, kind) != (INTERPOLATION, "event")]
-    return tuple((game, hop, kind) for hop, kind in hops for game in games)
+    return tuple((game, hop, kind) for hop in HOPS for kind in kinds for game in games)
 
 
 def sample_atari_question(cell: Cell, right: int, rng: np.random.Generator) -> AtariQuestion:
@@ -91,14 +80,8 @@ def sample_atari_question(cell: Cell, right: int, rng: np.random.Generator) -> A
     game, hop, kind = cell
     codes = len(ZONES) if kind == "zone" else len(GAMES[game].events)
     choices = tuple(rng.permutation(codes)[: len(LETTERS)].tolist())
-    later_zone = int(rng.integers(len(ZONES))) if hop == INTERPOLATION else -1
     stays = bool(rng.random() < STAY_RATE)
-    if hop == INTERPOLATION:
-        # From the last observed step on there is no time to pass three zones.
-        stays = choices[right] + later_zone == len(ZONES) - 1
-    return AtariQuestion(
-        hop=hop, choices=choices, right=right, stays=stays, game=game, kind=kind, later_zone=later_zone
-    )
+    return AtariQuestion(hop=hop, choices=choices, right=right, stays=stays, game=game, kind=kind)
 
 
 @lru_cache(maxsize=4)
@@ -142,7 +125,7 @@ def _matched(
 def _fitting(asked: AtariQuestion, take: Take, part: Part, rng: np.random.Generator) -> Excerpt | None:
     """A clip from a take, or from the take with the ball elsewhere, that fits a question; None if none was found."""
     excerpt = fitting_excerpt(asked, take, part, rng)
-    return _put_to_fit(asked, take, part, rng) if excerpt is None and asked.kind == "zone" else excerpt
+    return put_to_fit(asked, take, part, rng) if excerpt is None and asked.kind == "zone" else excerpt
 
 
 def fitting_excerpt(asked: AtariQuestion, take: Take, part: Part, rng: np.random.Generator) -> Excerpt | None:
@@ -173,16 +156,16 @@ def _zones_fit(asked: AtariQuestion, ball: Floats, visible: Bools) -> Bools:
     """(...,) whether a zone question fits (..., 10, 2) positions of the ball."""
     clear = visible & (np.abs(ball - 0.5) >= MARGIN).all(axis=-1)
     zones = zones_of(ball)
-    right: Bools = clear[..., LAST_SEEN : asked.about + 1].all(axis=-1) & (zones[..., asked.about] == asked.answer)
+    right: Bools = clear[..., LAST_SEEN : asked.window[1] + 1].all(axis=-1) & (
+        zones[..., asked.window[1]] == asked.answer
+    )
     right &= (zones[..., LAST_SEEN] == asked.answer) == asked.stays
-    if asked.hop == INTERPOLATION:
-        right &= clear[..., LATER] & (zones[..., LATER] == asked.later_zone)
     return right
 
 
 def _happens(asked: AtariQuestion, every: Tracks, starts: Ints) -> Bools:
     """(S,) whether the event that is the right option happens well within the step, and none of the others."""
-    last = starts + asked.about * FRAMES_PER_STEP
+    last = starts + asked.window[1] * FRAMES_PER_STEP
     around = last[:, None] + np.arange(1 - FRAMES_PER_STEP - UNCLEAR, UNCLEAR + 1)
     happened = every.events[around].any(axis=1)
     inside = every.events[around[:, 2 * UNCLEAR : -2 * UNCLEAR]].any(axis=1)
@@ -193,17 +176,17 @@ def _happens(asked: AtariQuestion, every: Tracks, starts: Ints) -> Bools:
     return fitting
 
 
-def _put_to_fit(asked: AtariQuestion, take: Take, part: Part, rng: np.random.Generator) -> Excerpt | None:
-    """A clip from a take with the ball put elsewhere, maybe with another direction, so that a zone question fits."""
-    starts = rng.permutation(fitting_starts(take, None))[:STARTS]
+def put_to_fit(asked: AtariQuestion, take: Take, part: Part, rng: np.random.Generator) -> Excerpt | None:
+    """A clip from a take with the ball put elsewhere, maybe with another direction, so that a question fits."""
+    starts = fitting_starts(take, None)
     if not len(starts):
         return None
     tracks = stepwise(take.tracks, starts)
-    steps = range(LATER + 1 if asked.hop == INTERPOLATION else asked.about + 1)
-    happened = tracks.events[:, steps].any(axis=1)[..., None]
+    steps = range(asked.window[1] + 1)
+    happened: Bools = np.any(tracks.events[:, steps], axis=1, keepdims=True).swapaxes(1, 2)
     # (S, 1, 2) axes along which the ball can be elsewhere, so that the same events happen
     elsewhere = np.array(take.rules.along)[:, None] == np.arange(2)
-    freely: Bools = np.all(~happened | elsewhere, axis=1, keepdims=True)
+    freely: Bools = (~happened | elsewhere).all(axis=1)[:, None]
     path = tracks.positions[:, None, :, 0]
     low, high = np.array(take.rules.free) / FIELD
     places = np.where(freely, rng.uniform(low, high, (len(starts), PLACES, 2)), path[:, :, 0])
@@ -212,7 +195,9 @@ def _put_to_fit(asked: AtariQuestion, take: Take, part: Part, rng: np.random.Gen
     inside = ((balls >= low) & (balls <= high))[:, :, steps].all(axis=2) | ~freely
     last = starts + LAST_SEEN * FRAMES_PER_STEP
     heading = (take.tracks.positions[last, 0] - take.tracks.positions[last - 1, 0])[:, None] * turns
-    good = inside.all(axis=2) & _zones_fit(asked, balls, tracks.visible[:, None, :, 0])
+    good = inside.all(axis=2)
+    if asked.kind == "zone":
+        good = good & _zones_fit(asked, balls, tracks.visible[:, None, :, 0])
     found = np.argwhere(good & (is_unseen(balls[:, :, LAST_SEEN], heading) == (part == "unseen")))
     if not len(found):
         return None

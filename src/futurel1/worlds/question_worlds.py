@@ -34,6 +34,11 @@ class QuestionWorld(ABC, Generic[Episode]):
         return ("train", "test", "rl", "pretrain", "counterfactual")
 
     @property
+    def changes(self) -> tuple[str, ...]:
+        """Changes to the observed frames of the split `counterfactual`."""
+        return CHANGES
+
+    @property
     def num_steps(self) -> int:
         """Frames of a clip."""
         return NUM_STEPS
@@ -55,7 +60,7 @@ class QuestionWorld(ABC, Generic[Episode]):
         if split == "pretrain":
             return tuple(f"pretrain_{kind}.jsonl" for kind in PRETRAINING_KINDS)
         if split == "counterfactual":
-            return ("counterfactual.jsonl", *(f"counterfactual_{change}.jsonl" for change in CHANGES))
+            return ("counterfactual.jsonl", *(f"counterfactual_{change}.jsonl" for change in self.changes))
         return (f"{split}.jsonl", "futurebench.jsonl") if split == "test" else (f"{split}.jsonl",)
 
     def records(self, episode: Episode) -> dict[str, dict[str, Any]]:

