@@ -44,7 +44,7 @@ def test_quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert set(results) == set(build_stages(load_plan(file, quick=True)))
     diagnosis = results["diagnose-sft-latent-s0"]["metrics"]
     assert {"oracle", "swap"} <= diagnosis["effects"].keys()
-    assert diagnosis["changes"].keys() == {"reversed", "moved", "recoloured"}
+    assert diagnosis["changes"].keys() == {"moved", "recoloured"}  # no game runs backwards
     assert "true frames" in diagnosis["probes"]
     page = places.page.read_text()
     assert page.startswith("# The paper's table in small, on Atari games\n")
