@@ -17,8 +17,8 @@ help:
 	@echo "make gpu    on a machine with a GPU: its tests, decoding and training steps of the 8B model; under 10 minutes"
 	@echo "make lint   ruff and mypy"
 	@echo "make docs   the documentation as a site, in build/site; a broken link or reference fails"
-	@echo "make proof  the paper's table in small: all runs, docs/miniature.md; hours, and the same command goes on"
-	@echo "make proof-quick  the same in a minute, to see that everything works; its numbers mean nothing"
+	@echo "make proof  the paper's table in small, in two worlds: all runs, docs/miniature.md and atari.md; hours, and the same command goes on"
+	@echo "make proof-quick  the same in minutes, to see that everything works; its numbers mean nothing"
 	@echo "make clean  remove $(VENV), runs/ and build/"
 
 install: $(VENV)/.installed
@@ -83,12 +83,15 @@ docs: install
 	HF_HUB_OFFLINE=1 NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 	@echo "documentation: build/site/index.html (with search: $(BIN)/python -m http.server --directory build/site)"
 
+PLANS := miniature atari
+
 proof: install
-	HF_HUB_OFFLINE=1 $(BIN)/python -m experiments.miniature --jobs 2 $(ARGS)
+	set -e; for plan in $(PLANS); do HF_HUB_OFFLINE=1 $(BIN)/python -m experiments.proof $$plan --jobs 2 $(ARGS); done
 
 proof-quick: install
-	rm -rf runs/miniature-quick
-	HF_HUB_OFFLINE=1 $(BIN)/python -m experiments.miniature --quick --root runs/miniature-quick
+	set -e; for plan in $(PLANS); do \
+	  rm -rf runs/$$plan-quick; HF_HUB_OFFLINE=1 $(BIN)/python -m experiments.proof $$plan --quick --root runs/$$plan-quick; \
+	done
 
 clean:
 	rm -rf $(VENV) runs build

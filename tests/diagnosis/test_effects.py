@@ -22,6 +22,7 @@ def test_answers_that_moved_and_where_to() -> None:
     effect = effect_of("swap", answers("AABC"), answers("BAB "))
     assert (effect.right, effect.total, effect.moved, effect.followed) == (1, 4, 2, 2)
     assert effect.accuracy == 0.25
+    assert effect.per_question == ((0, False, True), (1, True, False), (2, False, True), (3, False, False))
     assert effect.changed_text == 0.5
     assert effect.difference is not None
     assert effect.difference.value == pytest.approx(-0.25)
@@ -46,6 +47,7 @@ def test_the_models_own_latents_have_no_difference() -> None:
 def test_without_another_future_nothing_is_followed() -> None:
     effect = effect_of("zero", answers("AAAA", other=None), answers("BBBB", other=None))
     assert effect.followed is effect.gain is None
+    assert effect.per_question[0] == (0, False, None)
     assert (effect.difference.low, effect.difference.high) == (-1, -1)  # type: ignore[union-attr]
 
 

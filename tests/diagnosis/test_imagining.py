@@ -28,6 +28,7 @@ def test_spans_that_move_to_the_changed_future() -> None:
     assert change.gain.value == pytest.approx(0.75)
     assert change.distance == pytest.approx(2 / 3)
     assert change.true_distance == pytest.approx(1)
+    assert change.per_question == ((0, 0.5, 0.0), (1, 1.0, 0.0))
 
 
 def test_a_tie_is_not_nearer() -> None:
@@ -36,8 +37,9 @@ def test_a_tie_is_not_nearer() -> None:
 
 def test_spans_without_a_frame_or_a_partner_do_not_count() -> None:
     lone = Imagined({0: NORTH, 1: NORTH, 5: NORTH}, NORTH.expand(2, 2), EAST.expand(2, 2))
-    change = change_of("moved", [asked(EAST)], [lone])
+    change = change_of("moved", [Imagined({}, NORTH[None], EAST[None]), asked(EAST)], [lone, lone])
     assert change.spans == 1
+    assert change.per_question == ((1, 1.0, 0.0),)
     with pytest.raises(ConfigError, match="no question has a span"):
         change_of("moved", [Imagined({}, NORTH[None], EAST[None])], [lone])
     with pytest.raises(ConfigError, match="2 changed questions for 1"):

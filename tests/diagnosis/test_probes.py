@@ -23,6 +23,9 @@ def test_what_is_there_is_read_and_shuffled_labels_are_not() -> None:
     assert abs(found.position_shuffled) < 0.1
     assert 0.1 < found.zone_shuffled < 0.4
     assert found.gain.low > 0.3
+    numbers, zones, shuffled = zip(*found.per_question, strict=True)
+    assert numbers == tuple(range(60))
+    assert (np.mean(zones), np.mean(shuffled)) == pytest.approx((found.zone, found.zone_shuffled))
 
 
 def test_noise_holds_nothing_even_with_many_dimensions() -> None:

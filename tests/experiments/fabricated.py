@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from experiments.miniature.records import SPLITS
-from experiments.miniature.results import Bench, write_json
-from experiments.miniature.stages import Stage
+from experiments.proof.records import SPLITS
+from experiments.proof.results import Bench, write_json
+from experiments.proof.stages import Stage
 
+ROOT = Path(__file__).parents[2]
+MINIATURE = ROOT / "experiments" / "miniature" / "plan.yaml"
+ATARI = ROOT / "experiments" / "atari" / "plan.yaml"
 QUESTIONS = 128
 LEVELS = {
     "backbone": 0.2, "sft-text-random": 0.3, "sft-text": 0.45, "sft-latent": 0.55, "sft-random": 0.5,
@@ -37,6 +41,8 @@ def metrics(stage: Stage, rng: np.random.Generator) -> dict[str, Any]:
         return test_metrics(stage, rng)
     if stage.kind == "controls":
         return {kind: effect(rng) for kind in stage.options["interventions"]}
+    if stage.kind == "diagnose":
+        return diagnosis(rng)
     if stage.kind == "retrieval":
         numbers = {
             "spans": 300,
@@ -85,6 +91,33 @@ def effect(rng: np.random.Generator) -> dict[str, Any]:
         "accuracy": float(correct.mean()), "drop": 0.15 + 0.02 * float(rng.random()), "right_to_wrong": 30,
         "wrong_to_right": 9, "changed_text": 0.6, "n": QUESTIONS, "correct": "".join("01"[int(v)] for v in correct),
     }  # fmt: skip
+
+
+def diagnosis(rng: np.random.Generator) -> dict[str, Any]:
+    """A model that follows what it is fed, and imagines what the video shows; with zeros it follows half as often."""
+    shares = {"none": (0.6, 0.2), "zero": (0.3, 0.5), "markers": (0.1, 0.1), "oracle": (0.9, 0.1), "swap": (0.1, 0.9)}
+    effects = {name: {"total": 40, **_values(rng, share, ("right", "followed"))} for name, share in shares.items()}
+    changes = {
+        name: {"spans": 80, "distance": 0.4, "true_distance": 0.5, **_values(rng, (0.9, 0.1), ("nearer", "unchanged"))}
+        for name in ("reversed", "moved")
+    }
+    for change in changes.values():
+        change["first"] = "- " + change["first"].partition(" ")[2]  # no span for the first question
+    probes = {
+        "latents": {"vectors": 160, "position": 0.7, "position_shuffled": 0.0}
+        | _values(rng, (0.8, 0.3), ("zone", "zone_shuffled"))
+    }
+    return {
+        "questions": 40, "effects": effects, "changes": changes, "probes": probes, "tables": [], "verdict": [],
+        "left_out": {},
+    }  # fmt: skip
+
+
+def _values(rng: np.random.Generator, shares: tuple[float, float], names: tuple[str, str]) -> dict[str, Any]:
+    marks = [rng.random(40) < share for share in shares]
+    counted = [int(own.sum()) if names[0] == "right" else float(own.mean()) for own in marks]
+    texts = [" ".join(str(int(mark)) for mark in own) for own in marks]
+    return {**dict(zip(names, counted, strict=True)), "first": texts[0], "second": texts[1]}
 
 
 def strip() -> list[dict[str, Any]]:

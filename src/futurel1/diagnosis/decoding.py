@@ -118,13 +118,16 @@ def has_future(questions: Sequence[str], future: Future) -> bool:
 
 
 @torch.no_grad()
-def future_means(reasoner: LatentReasoner, questions: Sequence[str], future: Future) -> list[Tensor]:
+def future_means(
+    reasoner: LatentReasoner, questions: Sequence[str], future: Future, most: int | None = None
+) -> list[Tensor]:
     """Features of the future frames of every question, as targets of latents.
 
     Args:
         reasoner: the model whose tower encodes them.
         questions: files of records that know this future.
         future: which one.
+        most: encode only so many questions, the first ones; None for all.
 
     Returns:
         For each question, the (M, H) float32 mean feature of each of its M frames, on the CPU.
@@ -134,8 +137,9 @@ def future_means(reasoner: LatentReasoner, questions: Sequence[str], future: Fut
     dataset.future = future
     collate = PromptCollator(encoder.pad_token_id)
     found: list[Tensor] = []
-    for first in range(0, len(dataset), FRAME_BATCH):
-        batch = collate(dataset.__getitems__(list(range(first, min(first + FRAME_BATCH, len(dataset))))))
+    count = len(dataset) if most is None else min(most, len(dataset))
+    for first in range(0, count, FRAME_BATCH):
+        batch = collate(dataset.__getitems__(list(range(first, min(first + FRAME_BATCH, count)))))
         batch = batch.to(reasoner.device)
         if batch.hint_pixel_values is None or batch.hint_grid_thw is None:
             continue  # not reached: the dataset refuses records without frames

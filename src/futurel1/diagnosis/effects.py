@@ -33,6 +33,8 @@ class Effect:
         own_latents: latents that stayed the model's own, because no known frame belongs to them.
         control: the replacement without content under which most answers are right in the other future; "" for none.
         over_control: `followed` as a share, minus that under the control.
+        per_question: number of each question from 0, whether its answer is right, and whether it is right in the other
+            future (None where questions have none).
     """
 
     name: str
@@ -46,6 +48,7 @@ class Effect:
     own_latents: int = 0
     control: str = ""
     over_control: Difference | None = None
+    per_question: tuple[tuple[int, bool, bool | None], ...] = ()
 
     @property
     def accuracy(self) -> float:
@@ -77,9 +80,11 @@ def effect_of(
     right, right_before = (_shares([is_right(pair[side]) for pair in pairs]) for side in (1, 0))
     moved = sum(plain_answer(str(one["answer"])) != plain_answer(str(other["answer"])) for one, other in pairs)
     followed = gain = over_control = None
+    other: list[bool | None] = [None] * len(pairs)
     control = ""
     if all(line.get("counterfactual") is not None for line in base):
         follows, before = (_shares([_follows(pair[side], pair[0]) for pair in pairs]) for side in (1, 0))
+        other = [bool(one) for one in follows[0]]
         followed = int(follows.sum())
         gain = None if changed is None else paired_bootstrap(follows, before)
         shares = {kind: _shares(_all_follow(lines, base)) for kind, lines in controls.items()}
@@ -98,6 +103,7 @@ def effect_of(
         own_latents=sum(int(line.get("own_latents") or 0) for line in after.values()),
         control=control,
         over_control=over_control,
+        per_question=tuple(zip(range(len(pairs)), map(bool, right[0]), other, strict=True)),
     )
 
 

@@ -22,7 +22,7 @@ from futurel1.errors import ConfigError
 from futurel1.metrics.functional import Difference, paired_bootstrap
 from futurel1.models import LatentBank
 
-__all__ = ["Change", "Imagined", "change_of", "imagined"]
+__all__ = ["Change", "Imagined", "change_of", "imagined", "span_means"]
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,7 @@ class Change:
         gain: `nearer` minus `unchanged`, over the same questions.
         distance: mean cosine distance (0 to 2) of the two imagined frames.
         true_distance: mean cosine distance of the two true frames.
+        per_question: number, `nearer` and `unchanged` of each question with a span to compare.
     """
 
     name: str
@@ -63,6 +64,32 @@ class Change:
     gain: Difference
     distance: float
     true_distance: float
+    per_question: tuple[tuple[int, float, float], ...] = ()
+
+
+def span_means(bank: LatentBank, predictions: Sequence[Mapping[str, Any]]) -> list[dict[int, Tensor]]:
+    """Cut latents into spans.
+
+    Args:
+        bank: the latents of the responses.
+        predictions: Q predictions.
+
+    Returns:
+        For each prediction, the (H,) float32 mean latent of every non-empty span, by its number in the response.
+    """
+    rows = {name: row for row, name in enumerate(bank.ids)}
+    found = []
+    for prediction in predictions:
+        lengths = [int(length) for length in prediction["spans"]]
+        own = bank.latents[rows[str(prediction["id"])]].float()
+        found.append(
+            {
+                number: own[end - length : end].mean(dim=0)
+                for number, (length, end) in enumerate(zip(lengths, accumulate(lengths), strict=True))
+                if length
+            }
+        )
+    return found
 
 
 def imagined(
@@ -75,18 +102,8 @@ def imagined(
         predictions: Q predictions.
         futures: per prediction, the (M, H) features of its own and of the other future.
     """
-    rows = {name: row for row, name in enumerate(bank.ids)}
-    found = []
-    for prediction, (true, other) in zip(predictions, futures, strict=True):
-        lengths = [int(length) for length in prediction["spans"]]
-        own = bank.latents[rows[str(prediction["id"])]].float()
-        spans = {
-            number: own[end - length : end].mean(dim=0)
-            for number, (length, end) in enumerate(zip(lengths, accumulate(lengths), strict=True))
-            if length
-        }
-        found.append(Imagined(spans, true.float(), other.float()))
-    return found
+    spans = span_means(bank, predictions)
+    return [Imagined(own, true.float(), other.float()) for own, (true, other) in zip(spans, futures, strict=True)]
 
 
 def change_of(name: str, unchanged: Sequence[Imagined], changed: Sequence[Imagined]) -> Change:
@@ -105,10 +122,10 @@ def change_of(name: str, unchanged: Sequence[Imagined], changed: Sequence[Imagin
         raise ConfigError(
             f"{name}: {len(changed)} changed questions for {len(unchanged)}; they belong together in order"
         )
-    nearer: list[tuple[float, float]] = []
+    nearer: list[tuple[int, float, float]] = []
     moved: list[Tensor] = []
     apart: list[Tensor] = []
-    for before, after in zip(unchanged, changed, strict=True):
+    for question, (before, after) in enumerate(zip(unchanged, changed, strict=True)):
         known = min(len(after.true), len(after.other))
         both = [number for number in after.spans if number in before.spans and number < known]
         if not both:
@@ -118,12 +135,12 @@ def change_of(name: str, unchanged: Sequence[Imagined], changed: Sequence[Imagin
         votes = [
             (F.cosine_similarity(own, true) > F.cosine_similarity(own, other)).double() for own in (span, span_before)
         ]
-        nearer.append((float(votes[0].mean()), float(votes[1].mean())))
+        nearer.append((question, float(votes[0].mean()), float(votes[1].mean())))
         moved.append(1 - F.cosine_similarity(span, span_before))
         apart.append(1 - F.cosine_similarity(true, other))
     if not nearer:
         raise ConfigError(f"{name}: no question has a span with latents whose frame is known")
-    shares = np.array(nearer).T
+    shares = np.array([own for _, *own in nearer]).T
     return Change(
         name=name,
         questions=len(nearer),
@@ -133,4 +150,5 @@ def change_of(name: str, unchanged: Sequence[Imagined], changed: Sequence[Imagin
         gain=paired_bootstrap(shares[:1], shares[1:]),
         distance=float(torch.cat(moved).mean()),
         true_distance=float(torch.cat(apart).mean()),
+        per_question=tuple(nearer),
     )

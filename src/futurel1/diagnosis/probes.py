@@ -43,6 +43,7 @@ class Probe:
         zone: share of things whose quadrant of the frame is right; the largest of four scores counts.
         zone_shuffled: the same with shuffled labels.
         gain: `zone` minus `zone_shuffled`, over questions.
+        per_question: number of each question, and the shares behind `zone` and `zone_shuffled` among its things.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Probe:
     zone: float
     zone_shuffled: float
     gain: Difference
+    per_question: tuple[tuple[int, float, float], ...] = ()
 
 
 def probe(name: str, vectors: Floats, positions: Floats, questions: Ints, seed: int = 0) -> Probe:
@@ -92,6 +94,7 @@ def probe(name: str, vectors: Floats, positions: Floats, questions: Ints, seed: 
         zone=float(right[0].mean()),
         zone_shuffled=float(right[1].mean()),
         gain=paired_bootstrap(*per_question),
+        per_question=tuple(zip(groups.tolist(), *(shares[0].tolist() for shares in per_question), strict=True)),
     )
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -59,11 +60,14 @@ def probes_of(
         ConfigError: too few questions, or a model without thoughts.
     """
     kept = folder / PROBES_FILE
-    about = {"files": {name: list(names) for name, names in files.items()}, "text_only": text_only and text_only.model}
+    about = {
+        "files": {name: list(names) for name, names in files.items()}, "text_only": text_only and text_only.model,
+        "numbers": [field.name for field in fields(Probe)],
+    }  # fmt: skip
     if kept.is_file():
         told = json.loads(kept.read_text(encoding="utf-8"))
         if told["about"] == about:
-            return [Probe(**{**one, "gain": Difference(**one["gain"])}) for one in told["probes"]]
+            return [_kept(one) for one in told["probes"]]
     vectors: dict[str, list[FrameVector]] = {}
     labels: dict[str, list[list[tuple[float, float]]]] = {}
     for names in files.values():
@@ -77,6 +81,12 @@ def probes_of(
     probes = [_probed(source, own, labels[source]) for source, own in vectors.items()]
     write_whole(kept, json.dumps({"about": about, "probes": [asdict(one) for one in probes]}, indent=2) + "\n")
     return probes
+
+
+def _kept(one: dict[str, Any]) -> Probe:
+    """A probe as it was written."""
+    each = tuple((number, zone, shuffled) for number, zone, shuffled in one["per_question"])
+    return Probe(**{**one, "gain": Difference(**one["gain"]), "per_question": each})
 
 
 def _true_frames(decoder: Decoder, questions: Sequence[str]) -> list[FrameVector]:

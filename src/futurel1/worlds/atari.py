@@ -78,14 +78,13 @@ class AtariWorld(QuestionWorld[AtariEpisode]):
             "games": list(self.games), "kinds": list(self.kinds),
         }  # fmt: skip
 
-    def episodes(self, split: Split, count: int) -> Iterator[AtariEpisode]:
-        """The first episodes of a split."""
+    def episode(self, split: Split, number: int) -> AtariEpisode:
+        """An episode of a split."""
         # The records of pretraining are about zones, so their clips show the ball for some time.
         cells = atari_cells(self.games, ("zone",) if split == "pretrain" else self.kinds)
-        for number in range(count):
-            block, place = divmod(number, len(cells) * len(LETTERS))
-            asked, excerpt = sample_atari_block(self.seed, split, block, cells)[place]
-            yield AtariEpisode(size=self.size, excerpt=excerpt, split=split, number=number, asked=asked)
+        block, place = divmod(number, len(cells) * len(LETTERS))
+        asked, excerpt = sample_atari_block(self.seed, split, block, cells)[place]
+        return AtariEpisode(size=self.size, excerpt=excerpt, split=split, number=number, asked=asked)
 
     @property
     def changes(self) -> tuple[str, ...]:

@@ -114,9 +114,9 @@ class EventsWorld(QuestionWorld[EventEpisode]):
         names = super().record_files(split)
         return names if split in ("pretrain", "counterfactual") else (*names, f"{split}_open.jsonl")
 
-    def episodes(self, split: Split, count: int) -> Iterator[EventEpisode]:
-        """The first episodes of a split."""
-        return make_event_episodes(split, count, seed=self.seed, size=self.size, kinds=self.kinds)
+    def episode(self, split: Split, number: int) -> EventEpisode:
+        """An episode of a split."""
+        return make_event_episode(split, number, seed=self.seed, size=self.size, kinds=self.kinds)
 
     def forks(self, count: int) -> Iterator[Fork]:
         """The first episodes of the split `counterfactual`."""

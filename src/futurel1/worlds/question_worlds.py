@@ -44,8 +44,12 @@ class QuestionWorld(ABC, Generic[Episode]):
         return NUM_STEPS
 
     @abstractmethod
+    def episode(self, split: Split, number: int) -> Episode:
+        """An episode of a split, by its number from 0."""
+
     def episodes(self, split: Split, count: int) -> Iterator[Episode]:
-        """Yield the first episodes of a split lazily; an episode does not depend on `count`."""
+        """Yield the first episodes of a split lazily."""
+        return (self.episode(split, number) for number in range(count))
 
     @abstractmethod
     def forks(self, count: int) -> Iterator[Fork]:

@@ -6,18 +6,26 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
-from fabricated import fabricate
+from fabricated import MINIATURE, ROOT, fabricate
 from PIL import Image
 
-from experiments.miniature.records import SPLITS
-from experiments.miniature.report import MARKER, claim_table, compared, curation_table, write_report
-from experiments.miniature.results import Bench, Places, current_results, write_json
-from experiments.miniature.run import states
-from experiments.miniature.stages import build_stages, load_plan
+from experiments.proof.formatting import over
+from experiments.proof.records import SPLITS
+from experiments.proof.report import (
+    MARKER,
+    claim_table,
+    compared,
+    curation_table,
+    diagnosis_section,
+    write_report,
+)
+from experiments.proof.results import Bench, Places, current_results, write_json
+from experiments.proof.run import states
+from experiments.proof.stages import build_stages, load_plan
 
-ROOT = Path(__file__).parents[2]
-PLAN = load_plan(ROOT / "experiments" / "miniature" / "plan.yaml")
+PLAN = load_plan(MINIATURE)
 
 
 @pytest.fixture
@@ -35,7 +43,7 @@ def row(page: str, label: str) -> list[str]:
 def test_whole_page(bench: Bench) -> None:
     fabricate(bench)
     write_report(bench, PLAN)
-    page = bench.places.document.read_text()
+    page = bench.places.page.read_text()
     labels = [*PLAN["rows"].values()]
     places = [page.index(f"| {label} |") for label in labels]
     assert places == sorted(places)
@@ -55,10 +63,30 @@ def test_whole_page(bench: Bench) -> None:
     assert row(page, "LA-DAPO (both rewards): imagined frames hold it")[6] == "50.0 ± 0.0"
     assert row(page, "latent SFT: answered")[6] == row(page, "latent SFT")[6]
     for name in ("accuracy", "rewards", "spans", "imagined"):
-        assert f"](miniature/{name}.png)" in page
-        with Image.open(bench.places.document.parent / "miniature" / f"{name}.png") as picture:
+        assert f"](page/{name}.png)" in page
+        with Image.open(bench.places.figures / f"{name}.png") as picture:
             assert picture.width > 800
             assert picture.convert("L").getextrema()[0] < 128
+
+
+def test_diagnoses_are_told_over_seeds(bench: Bench) -> None:
+    names = [f"diagnose-sft-latent-s{seed}" for seed in PLAN["seeds"]]
+    fabricate(bench, names)
+    found = [result["metrics"] for result in current_results(bench).values()]
+    page = "\n".join(diagnosis_section(current_results(bench), PLAN))
+    shares = [100 * one["effects"]["swap"]["followed"] / 40 for one in found]
+    cells = row(page, "other future")
+    assert cells[1:3] == ["3", over([one["effects"]["swap"] for one in found], lambda one: 100 * one["right"] / 40)]
+    assert cells[4].startswith(f"{sum(shares) / 3:.1f} ±")
+    more = sum(shares) / 3 - sum(100 * one["effects"]["none"]["followed"] / 40 for one in found) / 3
+    assert cells[5].startswith(f"{more:+.1f} (+")
+    assert "Fed the other future, not zeros, the model gives that future's answer more often: +" in page
+    assert row(page, "reversed")[1:3] == ["3", "80 ± 0"]
+    pairs = [(one["changes"]["moved"]["first"], one["changes"]["moved"]["second"]) for one in found]
+    own, other = (np.array([words[side].split()[1:] for words in pairs], dtype=float) for side in (0, 1))
+    assert row(page, "moved")[5].startswith(f"{100 * (own - other).mean():+.1f} (")  # the first question has no span
+    assert row(page, "latents")[1:5] == ["3", "160 ± 0", "0.70 ± 0.00", "0.00 ± 0.00"]
+    assert page.count("No seed so far.") == 2
 
 
 def test_what_was_curated_is_told_by_split(bench: Bench) -> None:
@@ -79,7 +107,7 @@ def test_mean_and_difference_are_those_of_the_results(bench: Bench) -> None:
             result["metrics"] |= {"correct": marks, "accuracy": dict.fromkeys((*SPLITS, "all"), share)}
             write_json(file, result)
     write_report(bench, PLAN)
-    cells = row(bench.places.document.read_text(), "latent SFT")
+    cells = row(bench.places.page.read_text(), "latent SFT")
     assert cells[6] == "54.2 ± 17.9"  # 4.303 * 12.5 / sqrt(3) / sqrt(3)
     # The other one is never right. Seeds alone (two degrees of freedom) give ± 17.9, questions alone ± 8.2.
     assert cells[7] == "+54.2 (+40.6 to +67.7)"
@@ -116,7 +144,7 @@ def test_claims_are_corrected_for_their_number(bench: Bench) -> None:
 def test_page_in_part(bench: Bench) -> None:
     fabricate(bench, ["world", "test-backbone", "test-sft-latent-s1"])
     write_report(bench, PLAN)
-    page = bench.places.document.read_text()
+    page = bench.places.page.read_text()
     assert row(page, "latent SFT")[1] == "1"
     assert set(row(page, "latent SFT + DAPO")[2:]) == {"-"}
     assert row(page, "latent SFT")[7] == "-"  # the row above is not there
@@ -127,7 +155,7 @@ def test_page_in_part(bench: Bench) -> None:
 
 def test_page_without_results(bench: Bench) -> None:
     write_report(bench, PLAN)
-    page = bench.places.document.read_text()
+    page = bench.places.page.read_text()
     assert set(row(page, "no SFT")[2:]) == {"-"}
     assert ".png" not in page
 
@@ -135,11 +163,11 @@ def test_page_without_results(bench: Bench) -> None:
 def test_hand_written_text_is_kept(bench: Bench) -> None:
     write_report(bench, PLAN)
     own = "\n\n## What came of it\n\nNot what was expected.\n"
-    text = bench.places.document.read_text()
-    bench.places.document.write_text(text.partition(MARKER)[0] + MARKER + own)
+    text = bench.places.page.read_text()
+    bench.places.page.write_text(text.partition(MARKER)[0] + MARKER + own)
     fabricate(bench, ["test-backbone"])
     write_report(bench, PLAN)
-    page = bench.places.document.read_text()
+    page = bench.places.page.read_text()
     assert page.endswith(MARKER + own)
     assert page.count(MARKER) == 1
     assert row(page, "no SFT")[2] != "-"
@@ -150,7 +178,7 @@ def test_results_of_other_settings_are_left_out(bench: Bench) -> None:
     file = bench.places.result("test-sft-latent-s0")
     write_json(file, {**json.loads(file.read_text()), "digest": "of another day"})
     write_report(bench, PLAN)
-    page = bench.places.document.read_text()
+    page = bench.places.page.read_text()
     assert row(page, "latent SFT")[1] == "0"
     assert "Left out, as made with other settings: test-sft-latent-s0." in page
     assert states(bench)["test-sft-latent-s0"] == "stale"

@@ -1,4 +1,4 @@
-"""The stages of the miniature, built from its plan, with digests of everything that determines their results."""
+"""The stages of a plan, with digests of everything that determines their results."""
 
 from __future__ import annotations
 
@@ -12,13 +12,15 @@ from typing import Any, Literal
 
 import yaml
 
-Kind = Literal["world", "split", "probe", "curate", "records", "sft", "rl", "test", "controls", "retrieval"]
+Kind = Literal["world", "split", "probe", "curate", "records", "sft", "rl", "test", "controls", "retrieval", "diagnose"]
 Plan = Mapping[str, Any]
 
-FOLDER = Path("experiments/miniature")
+FOLDER = Path("experiments/proof")
 CONFIGS = FOLDER / "configs"
 BACKBONE = "backbone"
-"""Name of the untrained run: the backbone as shipped."""
+"""Name of the untrained run: the backbone as it is."""
+SHIPPED = "tiny"
+"""The backbone that ships with the library."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,13 @@ class Stage:
         return None if name is None else CONFIGS / f"{name}.yaml"
 
 
-def load_plan(file: Path = FOLDER / "plan.yaml", *, quick: bool = False) -> dict[str, Any]:
+def plan_file(name: str) -> Path:
+    """File of the plan with this name, such as ``miniature``; any other name is that of a file."""
+    file = FOLDER.parent / name / "plan.yaml"
+    return file if file.is_file() else Path(name)
+
+
+def load_plan(file: Path, *, quick: bool = False) -> dict[str, Any]:
     """Read a plan; with `quick`, its section of that name overrides the rest."""
     plan: dict[str, Any] = yaml.safe_load(file.read_text(encoding="utf-8"))
     changes = plan.pop("quick", {})
@@ -155,15 +163,30 @@ class _Builder:
         needs = tuple(dict.fromkeys((*needs, self.world())))
         self.add(Stage(_named(f"retrieval-{name}", seed), "retrieval", seed, needs, options))
 
+    def diagnosis(self, name: str, seed: int) -> None:
+        """Add the stage that diagnoses a run, and the questions about two futures that it asks."""
+        plan = self.plan["diagnose"]
+        counts = {"train": 0, "test": 0, "rl": 0, "counterfactual": plan["count"]}
+        asked = self.add(Stage("counterfactual", "world", None, (), {**self.plan["world"], **counts}))
+        other = plan["runs"][name].get("text_only")
+        needs = (self.run(name, seed), asked, *(() if other is None else (self.run(other, seed),)))
+        options = {"set": dict(plan.get("set", {}))}
+        self.add(Stage(_named(f"diagnose-{name}", seed), "diagnose", seed, needs, options))
+
 
 def _named(name: str, seed: int | None) -> str:
     return name if seed is None else f"{name}-s{seed}"
 
 
+def diagnosed_runs(plan: Plan) -> list[str]:
+    """Runs that are diagnosed."""
+    return list(plan.get("diagnose", {}).get("runs", ()))
+
+
 def shown_runs(plan: Plan) -> list[str]:
     """Runs shown in a table, main rows first."""
-    names = [*plan["rows"], *(run for table in plan["ablations"].values() for run in table), *plan["controls"]]
-    return list(dict.fromkeys(names))
+    ablations = (run for table in plan.get("ablations", {}).values() for run in table)
+    return list(dict.fromkeys([*plan["rows"], *ablations, *plan["controls"], *diagnosed_runs(plan)]))
 
 
 def build_stages(plan: Plan) -> dict[str, Stage]:
@@ -178,6 +201,8 @@ def build_stages(plan: Plan) -> dict[str, Stage]:
             builder.test(name, seed)
             if name in plan["controls"]:
                 builder.studies(name, seed)
+            if name in diagnosed_runs(plan):
+                builder.diagnosis(name, seed)
     return builder.stages
 
 
@@ -247,11 +272,17 @@ def _text_files(value: Any) -> Iterator[str]:
 
 @cache
 def weights_digest(backbone: str) -> str:
-    """Digest of a backbone's weights, in a folder or shipped with the library under this name."""
+    """Digest of a backbone's weights, in a folder or shipped with the library under this name.
+
+    Raises:
+        ValueError: there are no such weights.
+    """
     import futurel1
 
-    folder = Path(backbone) if Path(backbone).is_dir() else Path(futurel1.__file__).parent
+    folder = Path(futurel1.__file__).parent if backbone == SHIPPED else Path(backbone)
     files = sorted(folder.rglob("*.safetensors"))
+    if not files:
+        raise ValueError(f"there is no backbone in {backbone}: a folder with weights, or {SHIPPED!r}")
     return hashlib.sha256("".join(_sha256(file) for file in files).encode()).hexdigest()[:16]
 
 

@@ -19,9 +19,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
-from experiments.miniature.results import Bench, Places, commit, machine, read_results, write_json
-from experiments.miniature.stages import Stage, config_of, with_needs
-from experiments.miniature.work import Command, commands, finish, scaled_steps
+from experiments.proof.results import Bench, Places, commit, machine, read_results, write_json
+from experiments.proof.stages import Stage, config_of, with_needs
+from experiments.proof.work import Command, commands, finish, scaled_steps
 
 State = Literal["done", "begun", "stale", "open"]
 NOTE = "stage.json"

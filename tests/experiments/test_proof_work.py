@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from experiments.miniature.results import Places
-from experiments.miniature.stages import Stage
-from experiments.miniature.work import fit_metrics, scaled_steps, thinned
+from experiments.proof.results import Places
+from experiments.proof.stages import Stage
+from experiments.proof.work import fit_metrics, scaled_steps, thinned
 
 
 def test_steps_without_hints(tmp_path: Path) -> None:

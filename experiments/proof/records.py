@@ -1,4 +1,4 @@
-"""Record sets of the miniature: `python -m experiments.miniature.records split|draw|text ...`."""
+"""Record sets of a plan: `python -m experiments.proof.records split|draw|text ...`."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def _note(out: Path, numbers: dict[str, int]) -> None:
 
 def main(args: Sequence[str] | None = None) -> None:
     """Run a subcommand."""
-    parser = argparse.ArgumentParser(prog="python -m experiments.miniature.records", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m experiments.proof.records", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     for name, numbers, files in (
         ("split", ("validation", "mismatch"), ()),

@@ -1,15 +1,18 @@
-"""The page of the miniature, made from result files only."""
+"""The page of a plan, made from result files only."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from experiments.miniature import figures
-from experiments.miniature.records import MISMATCHED, SPLITS
-from experiments.miniature.results import Bench, Results, current_results, metrics_of_tests, read_results
-from experiments.miniature.stages import BACKBONE, Plan, stages_testing
-from experiments.miniature.statistics import Mean, holm, paired_difference, seed_mean
+from experiments.proof import figures
+from experiments.proof.diagnoses import diagnoses_of, diagnosis_tables
+from experiments.proof.formatting import markdown, over, p_text, points
+from experiments.proof.records import MISMATCHED, SPLITS
+from experiments.proof.results import Bench, Results, current_results, metrics_of_tests, read_results
+from experiments.proof.stages import BACKBONE, Plan, diagnosed_runs, stages_testing
+from experiments.proof.statistics import holm, paired_difference, seed_mean
 from futurel1.metrics.functional import Difference
 
 MARKER = "<!-- hand-written below -->"
@@ -20,20 +23,20 @@ PUBLISHED = (
     "text-only SFT + DAPO", "Future-L1-SFT + GRPO", "Future-L1-SFT + DAPO", "Future-L1-SFT + DAPO + R_ctr",
     "Future-L1-SFT + DAPO + R_div", "Future-L1-RL",
 )  # fmt: skip
-"""The paper's rows that correspond to rows of the miniature."""
+"""The paper's rows that correspond to rows of our pages."""
 
 
 def write_report(bench: Bench, plan: Plan) -> None:
     """Write the page and its figures; text below the marker in the page is kept."""
     results = current_results(bench)
-    document = bench.places.document
+    document, pictures = bench.places.page, bench.places.figures
     kept = ""
     if document.is_file():
         _, _, kept = document.read_text(encoding="utf-8").partition(MARKER)
-    pictures = document.parent / document.stem
     pictures.mkdir(parents=True, exist_ok=True)
     drawn = figures.draw_all(results, plan, pictures)
-    parts = page(results, plan, bench, {name: f"{document.stem}/{name}.png" for name in drawn})
+    beside = os.path.relpath(pictures, document.parent)
+    parts = page(results, plan, bench, {name: f"{beside}/{name}.png" for name in drawn})
     document.write_text("\n\n".join([*parts, MARKER]) + (kept or "\n"), encoding="utf-8")
 
 
@@ -43,23 +46,38 @@ def page(results: Results, plan: Plan, bench: Bench, pictures: Mapping[str, str]
     def picture(name: str, text: str) -> list[str]:
         return [f"![{text}]({pictures[name]})"] if name in pictures else []
 
-    parts = ["# The paper's table in small", *_about(results, plan, bench)]
+    parts = [f"# {plan['title']}", *_about(results, plan, bench)]
     parts += ["## Accuracy", _ACCURACY, main_table(results, plan), *picture("accuracy", "accuracy")]
     parts += ["## Claims", _CLAIMS, claim_table(results, plan), *picture("rewards", "rewards")]
     if "curate" in results and "probe" in results:
         parts += ["## Curation", _CURATION, curation_table(results)]
     parts += ["## Spans", "Latent spans per response.", span_table(results, plan), *picture("spans", "spans")]
-    parts += ["## Ablations", "Differences are to the first row of each table."]
-    for title, runs in plan["ablations"].items():
-        parts += [f"### {title}", ablation_table(results, plan, runs)]
+    if plan.get("ablations"):
+        parts += ["## Ablations", "Differences are to the first row of each table."]
+        for title, runs in plan["ablations"].items():
+            parts += [f"### {title}", ablation_table(results, plan, runs)]
     parts += ["## Are the latents used?", _CONTROLS]
     labels = _labels(plan)
     for run in plan["controls"]:
         parts += [f"### Latents of {labels[run]} replaced", control_table(results, plan, run)]
-    parts += ["## Do they show the future?", _RETRIEVAL, retrieval_table(results, plan), _HELD]
-    parts.append(held_table(results, plan))
+    parts += diagnosis_section(results, plan)
+    parts += ["## Do they show the future?", _RETRIEVAL, retrieval_table(results, plan)]
+    held = held_table(results, plan)
+    parts += [_HELD, held] if held else []
     parts += picture("imagined", "observed frames, nearest training frames, true future frames")
-    parts += ["## The paper", _PAPER, published_table()]
+    parts += ["## The paper", _PAPER, published_table()] if plan.get("paper") else []
+    return parts
+
+
+def diagnosis_section(results: Results, plan: Plan) -> list[str]:
+    """Paragraphs about the runs that the plan diagnoses; none where it diagnoses no run."""
+    runs, labels = diagnosed_runs(plan), _labels(plan)
+    if not runs:
+        return []
+    parts = ["## Do answers follow the latents, and latents the video?", _DIAGNOSIS.format(**plan["diagnose"])]
+    for run in runs:
+        found = diagnoses_of(results, plan, run)
+        parts += [f"### Diagnosis of {labels[run]}", *(diagnosis_tables(found) if found else ["No seed so far."])]
     return parts
 
 
@@ -80,6 +98,14 @@ _CONTROLS = (
     "the mean and spread of its latents, the latents of a question about another clip, or none between the markers. "
     "Drop: its 95% interval is over seeds and questions together, as above; flips are mean numbers of questions; "
     "changed text is the share of responses that read otherwise at all."
+)
+_DIAGNOSIS = (
+    "[`futurel1 diagnose`](diagnose.md) asks {count} questions about clips that have another future too, with the "
+    "model's own latents and with others in their place: zeros and the like, the features of the true future, and "
+    "those of the other future, in which another answer is right. Then it asks about changed videos, and fits probes. "
+    "Shares are means over seeds ± their 95% interval; differences are to the model's own latents (of videos: to the "
+    "unchanged one; of probes: to shuffled labels), in points, with an interval over seeds and questions together. "
+    "All of it is exploratory."
 )
 _RETRIEVAL = (
     "Share of imagined spans whose mean is nearest, by cosine, to the mean feature of their own true frame among the "
@@ -103,15 +129,15 @@ def _about(results: Results, plan: Plan, bench: Bench) -> list[str]:
     commits = sorted({f"{result['commit']}{'+' if result['dirty'] else ''}" for result in results.values()})
     stale = sorted(bench.stages.keys() & read_results(bench.places).keys() - results.keys())
     world = plan["world"]
-    curated = results.get("curate", {}).get("metrics", {}).get("records", {}).get("all", "-")
+    curated = results["curate"]["metrics"]["records"]["all"] if "curate" in results else None
     lines = [
-        "Written by `make proof` from the files in `experiments/miniature/results`; `make proof ARGS=--again` makes "
+        f"Written by `make proof` from the files in `{plan['results']}`; `make proof ARGS=--again` makes "
         "anew what was made elsewhere. How to read and to repeat it: "
-        "[experiments/miniature](../experiments/miniature/README.md).",
+        "[experiments/proof](../experiments/proof/README.md).",
         f"{len(results)} of {total} stages, whose times add up to {seconds / 3600:.1f} hours (`make proof` runs two at "
         f"once); seeds {', '.join(map(str, plan['seeds']))}. "
-        f"World: {world['train']} training, {world['test']} test and {world['rl']} RL clips of {world['size']} pixels; "
-        f"{curated} curated records.",
+        f"World: {world['train']} training, {world['test']} test and {world['rl']} RL clips of {world['size']} pixels"
+        + ("." if curated is None else f"; {curated} curated records."),
     ]
     if machines:
         lines.append(f"Machine: {'; '.join(machines)}. Commit (+ with changes): {', '.join(commits)}.")
@@ -145,7 +171,7 @@ def main_table(results: Results, plan: Plan) -> str:
     for run, label in plan["rows"].items():
         found = metrics_of_tests(results, plan, run)
         difference = compared(results, plan, run, above) if above else None
-        cells = [label, str(len(found)), *(_over(found, _accuracy(name)) for name in HEADINGS)]
+        cells = [label, str(len(found)), *(over(found, _accuracy(name)) for name in HEADINGS)]
         cells += _difference(difference)
         unanswered = [100 * test["unanswered"] / len(test["correct"]) for test in found]
         cells.append(f"{seed_mean(unanswered).value:.1f}" if unanswered else "-")
@@ -166,7 +192,7 @@ def claim_table(results: Results, plan: Plan) -> str:
     rows = []
     for (first, second, *label), difference in found:
         name = label[0] if label else f"{labels[first]} - {labels[second]}"
-        rows.append([name, *_difference(difference), "-" if difference is None else _p(next(corrected))])
+        rows.append([name, *_difference(difference), "-" if difference is None else p_text(next(corrected))])
     return markdown(["", *DIFFERENCE, "corrected p"], rows)
 
 
@@ -189,7 +215,7 @@ def span_table(results: Results, plan: Plan) -> str:
     rows = []
     for run, label in plan["rows"].items():
         found = metrics_of_tests(results, plan, run)
-        rows.append([label, str(len(found)), *(_over(found, _spans(name), 2) for name in HEADINGS)])
+        rows.append([label, str(len(found)), *(over(found, _spans(name), 2) for name in HEADINGS)])
     return markdown(["", "seeds", *HEADINGS.values()], rows)
 
 
@@ -200,8 +226,8 @@ def ablation_table(results: Results, plan: Plan, runs: Mapping[str, str]) -> str
     for run, label in runs.items():
         found = metrics_of_tests(results, plan, run)
         difference = None if run == first else compared(results, plan, run, first)
-        rows.append([label, str(len(found)), _over(found, _accuracy("all")), *_difference(difference)])
-        rows[-1] += [_over(found, _spans("all"), 2), _over(found, lambda test: test["latents"]["all"], 2)]
+        rows.append([label, str(len(found)), over(found, _accuracy("all")), *_difference(difference)])
+        rows[-1] += [over(found, _spans("all"), 2), over(found, lambda test: test["latents"]["all"], 2)]
     return markdown(["", "seeds", "average", *DIFFERENCE, "spans", "latents"], rows)
 
 
@@ -218,11 +244,11 @@ def control_table(results: Results, plan: Plan, run: str) -> str:
         ]
         found = [effect for effect, _ in pairs]
         difference = _paired([test for _, test in pairs], found)
-        cells = [kind, str(len(found)), _over(found, lambda effect: 100 * effect["accuracy"])]
-        cells.append("-" if difference is None else _points(difference))
-        cells.append(_over(found, lambda effect: effect["right_to_wrong"]))
-        cells.append(_over(found, lambda effect: effect["wrong_to_right"]))
-        cells.append(_over(found, lambda effect: 100 * effect["changed_text"]))
+        cells = [kind, str(len(found)), over(found, lambda effect: 100 * effect["accuracy"])]
+        cells.append("-" if difference is None else points(difference))
+        cells.append(over(found, lambda effect: effect["right_to_wrong"]))
+        cells.append(over(found, lambda effect: effect["wrong_to_right"]))
+        cells.append(over(found, lambda effect: 100 * effect["changed_text"]))
         rows.append(cells)
     columns = ["accuracy", "drop", "right to wrong", "wrong to right", "changed text, %"]
     return markdown(["fed", "seeds", *columns], rows)
@@ -235,16 +261,16 @@ def retrieval_table(results: Results, plan: Plan) -> str:
         names = [f"retrieval-{run}-s{seed}" for seed in plan["seeds"]]
         found = [results[name]["metrics"] for name in names if name in results]
         with_spans = [one for one in found if one["retrieval"] is not None]
-        rows.append([labels[run], str(len(found)), _over(with_spans, lambda one: 100 * one["retrieval"])])
-        rows[-1] += [_over(found, lambda one: 100 * one["chance"], 2), _over(found, lambda one: one["compared"], 0)]
-        rows[-1] += [_over(with_spans, lambda one: one["cosine"], 3)]
-        rows[-1] += [_over(with_spans, lambda one: one["cosine_others"], 3)]
+        rows.append([labels[run], str(len(found)), over(with_spans, lambda one: 100 * one["retrieval"])])
+        rows[-1] += [over(found, lambda one: 100 * one["chance"], 2), over(found, lambda one: one["compared"], 0)]
+        rows[-1] += [over(with_spans, lambda one: one["cosine"], 3)]
+        rows[-1] += [over(with_spans, lambda one: one["cosine_others"], 3)]
     columns = ["nearest, %", "chance, %", "spans", "cosine to own frame", "cosine to others"]
     return markdown(["", "seeds", *columns], rows)
 
 
 def held_table(results: Results, plan: Plan) -> str:
-    """Shares of true and of imagined frames that contain the answer, and shares of correct answers."""
+    """Shares of true and of imagined frames that contain the answer, and of correct answers; empty without codes."""
     rows, labels = [], _labels(plan)
     for run in plan["controls"]:
         pairs = [
@@ -252,6 +278,8 @@ def held_table(results: Results, plan: Plan) -> str:
         ]
         found = [(one["metrics"], test["metrics"]) for one, test in pairs if one and test]
         found = [(one, test) for one, test in found if "spans_hold" in one]
+        if not found:
+            continue
         parts = {
             "true frames hold it": [one["frames_hold"] for one, _ in found],
             "frame imagined": [one["spans_show"] for one, _ in found],
@@ -259,9 +287,9 @@ def held_table(results: Results, plan: Plan) -> str:
             "answered": [test["accuracy"] for _, test in found],
         }
         for label, shares in parts.items():
-            cells = [_over(shares, _percent(split)) for split in HEADINGS]
+            cells = [over(shares, _percent(split)) for split in HEADINGS]
             rows.append([f"{labels[run]}: {label}", str(len(found)), *cells])
-    return markdown(["", "seeds", *HEADINGS.values()], rows)
+    return markdown(["", "seeds", *HEADINGS.values()], rows) if rows else ""
 
 
 def published_table() -> str:
@@ -314,39 +342,13 @@ def _spans(split: str) -> Callable[[Mapping[str, Any]], float | None]:
     return lambda test: test["spans"][split]
 
 
-def _over(found: Iterable[Mapping[str, Any]], number: Callable[[Mapping[str, Any]], Any], digits: int = 1) -> str:
-    """Format the mean of a number over seeds."""
-    values = [value for value in map(number, found) if value is not None]
-    return _text(seed_mean(values), digits) if values else "-"
-
-
-def _text(mean: Mean, digits: int) -> str:
-    interval = "" if mean.half is None else f" ± {mean.half:.{digits}f}"
-    return f"{mean.value:.{digits}f}{interval}"
-
-
 def _difference(difference: Difference | None) -> list[str]:
     if difference is None:
         return ["-"] * len(DIFFERENCE)
-    return [_points(difference), _p(difference.p)]
-
-
-def _points(difference: Difference) -> str:
-    value, low, high = (100 * number for number in (difference.value, difference.low, difference.high))
-    return f"{value:+.1f} ({low:+.1f} to {high:+.1f})"
-
-
-def _p(value: float) -> str:
-    return "<0.001" if value < 0.001 else f"{value:.3f}"
+    return [points(difference), p_text(difference.p)]
 
 
 def _labels(plan: Plan) -> dict[str, str]:
     """Label of each run, from the main table or else from an ablation."""
-    labels = {run: label for table in plan["ablations"].values() for run, label in table.items()}
+    labels = {run: label for table in plan.get("ablations", {}).values() for run, label in table.items()}
     return {**labels, **plan["rows"]}
-
-
-def markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Format a Markdown table; all columns but the first are right-aligned."""
-    rule = ["---", *["---:"] * (len(headings) - 1)]
-    return "\n".join(f"| {' | '.join(row)} |" for row in (headings, rule, *rows))

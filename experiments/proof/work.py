@@ -10,9 +10,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from experiments.miniature.records import MISMATCHED, SPLITS, group_of, mean, per_split, read_lines
-from experiments.miniature.results import Places
-from experiments.miniature.stages import BACKBONE, CONFIGS, Stage
+from experiments.proof.diagnoses import diagnosis_metrics
+from experiments.proof.records import MISMATCHED, SPLITS, group_of, mean, per_split, read_lines
+from experiments.proof.results import Places
+from experiments.proof.stages import BACKBONE, CONFIGS, SHIPPED, Stage
 
 Point = TypeVar("Point")
 Command = tuple[str, list[str]]
@@ -34,7 +35,7 @@ def commands(stage: Stage, places: Places) -> list[Command]:
     """The commands of a stage; its inputs must exist."""
     return {
         "world": _world, "split": _split, "probe": _probe, "curate": _curate, "records": _records, "sft": _sft,
-        "rl": _rl, "test": _test, "controls": _controls, "retrieval": _retrieval,
+        "rl": _rl, "test": _test, "controls": _controls, "retrieval": _retrieval, "diagnose": _diagnose,
     }[stage.kind](stage, places)  # fmt: skip
 
 
@@ -55,7 +56,7 @@ def _world(stage: Stage, places: Places) -> list[Command]:
 def _split(stage: Stage, places: Places) -> list[Command]:
     records = places.runs / "world" / "train.jsonl"
     options = {"records": str(records), "out": str(places.runs / stage.name), **stage.options}
-    return [("experiments.miniature.records", ["split", *_options(options)])]
+    return [("experiments.proof.records", ["split", *_options(options)])]
 
 
 def _probe(stage: Stage, places: Places) -> list[Command]:
@@ -83,14 +84,14 @@ def _records(stage: Stage, places: Places) -> list[Command]:
             "sft": str(CONFIGS / "sft.yaml"),
             "out": out,
         }
-        return [("experiments.miniature.records", ["text", *_options(options)])]
+        return [("experiments.proof.records", ["text", *_options(options)])]
     count = stage.options["draw"]
     if isinstance(count, str):
         count = len(read_lines(record_file(count, places)))
     candidates = str(places.runs / "split" / "candidates.jsonl")
     clean = stage.options.get("clean", False)
     options = {"records": candidates, "count": count, "seed": stage.seed, "clean": clean, "out": out}
-    return [("experiments.miniature.records", ["draw", *_options(options)])]
+    return [("experiments.proof.records", ["draw", *_options(options)])]
 
 
 def record_file(stage: str, places: Places) -> Path:
@@ -191,10 +192,18 @@ def _retrieval(stage: Stage, places: Places) -> list[Command]:
         "questions": str(question_file(stage, places)),
         "training": str(places.runs / "world" / "train.jsonl"),
         "train": stage.options["train"],
-        "codes": stage.options["backbone"] == "tiny",
+        "codes": stage.options["backbone"] == SHIPPED,
         "out": str(places.runs / stage.name / "retrieval.json"),
     }
-    return [("experiments.miniature.latents", _options(options))]
+    return [("experiments.proof.latents", _options(options))]
+
+
+def _diagnose(stage: Stage, places: Places) -> list[Command]:
+    run, asked, *text_only = (str(places.runs / name) for name in stage.needs)
+    options = {"data": [f"{asked}/counterfactual.jsonl"], "out": str(places.runs / stage.name), **stage.options["set"]}
+    if text_only:
+        options["text_only"] = text_only[0]
+    return [(CLI, ["diagnose", run, *_options(options)])]
 
 
 # ---------------------------------------------------------------------------------------------------------- results
@@ -204,7 +213,8 @@ def finish(stage: Stage, places: Places) -> dict[str, Any]:
     """The result numbers of a stage whose commands have ended."""
     folder = places.runs / stage.name
     if stage.kind == "world":
-        return {name: len(read_lines(folder / f"{name}.jsonl")) for name in ("train", "test", "rl")}
+        asked = [name for name in ("train", "test", "rl", "counterfactual") if stage.options.get(name)]
+        return {name: len(read_lines(folder / f"{name}.jsonl")) for name in asked}
     if stage.kind == "probe":
         return _probed(folder, places.runs / "split" / "candidates.jsonl", stage.options["set"]["rollouts"])
     if stage.kind == "curate":
@@ -220,6 +230,8 @@ def finish(stage: Stage, places: Places) -> dict[str, Any]:
         return answers(folder, question_file(stage, places))
     if stage.kind == "controls":
         return control_metrics(stage, places)
+    if stage.kind == "diagnose":
+        return diagnosis_metrics(folder)
     retrieval: dict[str, Any] = json.loads((folder / "retrieval.json").read_text(encoding="utf-8"))
     return retrieval
 

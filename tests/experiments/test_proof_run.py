@@ -9,20 +9,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from fabricated import fabricate
+from fabricated import MINIATURE, ROOT, fabricate
 
-from experiments.miniature.quick import write_opening
-from experiments.miniature.results import Bench, Places, write_json
-from experiments.miniature.run import chosen, run_stages
-from experiments.miniature.stages import Stage, build_stages, load_plan
+from experiments.proof.quick import write_opening
+from experiments.proof.results import Bench, Places, write_json
+from experiments.proof.run import chosen, run_stages
+from experiments.proof.stages import Stage, build_stages, load_plan
 from processes import FORKED, wait_until
-
-ROOT = Path(__file__).parents[2]
 
 
 def test_only_what_is_missing_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    bench = Bench(build_stages(load_plan()), Places.under(tmp_path))
+    bench = Bench(build_stages(load_plan(MINIATURE)), Places.under(tmp_path))
     assert chosen(bench, []) == list(bench.stages)
     fabricate(bench)
     assert chosen(bench, []) == []
@@ -45,7 +43,7 @@ def test_only_what_is_missing_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_killed_training_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """kill -9 ends the training process with its parent, and the same command continues it from its checkpoint."""
     monkeypatch.chdir(ROOT)
-    plan = load_plan(quick=True)
+    plan = load_plan(MINIATURE, quick=True)
     plan["backbone"] = write_opening(tmp_path / "backbone")
     run_stages(Bench(build_stages(plan), Places.under(tmp_path), in_process=True), ["curate"])
     often = {"class_path": "ModelCheckpoint", "init_args": {"every_n_train_steps": 5, "save_last": True}}
@@ -96,7 +94,7 @@ def test_two_jobs_start_a_stage_after_what_it_needs(
         ended.append(stage.name)
         return 61.0
 
-    monkeypatch.setattr("experiments.miniature.run.run_stage", run_stage)
+    monkeypatch.setattr("experiments.proof.run.run_stage", run_stage)
     bench = Bench(stages, Places.under(tmp_path))
     assert run_stages(bench, jobs=2)
     assert sorted(ended) == sorted(stages)
@@ -120,7 +118,7 @@ def test_a_failed_stage_beside_another(tmp_path: Path, monkeypatch: pytest.Monke
         ended.append(stage.name)
         return 0.0
 
-    monkeypatch.setattr("experiments.miniature.run.run_stage", run_stage)
+    monkeypatch.setattr("experiments.proof.run.run_stage", run_stage)
     with pytest.raises(SystemExit, match="bad failed"):
         run_stages(Bench(stages, Places.under(tmp_path)), jobs=2)
     assert ended == ["good"]

@@ -6,19 +6,17 @@ import json
 from pathlib import Path
 
 import pytest
-from fabricated import fabricate
+from fabricated import MINIATURE, ROOT, fabricate
 
-from experiments.miniature.results import Bench, Places, read_results
-from experiments.miniature.stages import build_stages, load_plan
-
-ROOT = Path(__file__).parents[2]
+from experiments.proof.results import Bench, Places, read_results
+from experiments.proof.stages import build_stages, load_plan
 
 
 @pytest.fixture
 def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
     """A bench with one result."""
     monkeypatch.chdir(ROOT)
-    made = Bench(build_stages(load_plan()), Places.under(tmp_path))
+    made = Bench(build_stages(load_plan(MINIATURE)), Places.under(tmp_path))
     fabricate(made, ["test-backbone"])
     return made
 

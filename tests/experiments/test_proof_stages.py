@@ -8,11 +8,10 @@ from typing import Any
 
 import pytest
 import yaml
+from fabricated import MINIATURE, ROOT
 
-from experiments.miniature import stages as module
-from experiments.miniature.stages import Stage, build_stages, digests, load_plan, stages_testing, with_needs
-
-ROOT = Path(__file__).parents[2]
+from experiments.proof import stages as module
+from experiments.proof.stages import Stage, build_stages, digests, load_plan, stages_testing, with_needs
 
 
 @pytest.fixture(autouse=True)
@@ -22,7 +21,7 @@ def at_root(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def plan() -> dict[str, Any]:
-    return load_plan()
+    return load_plan(MINIATURE)
 
 
 def test_stages_stand_after_what_they_need(plan: dict[str, Any]) -> None:
@@ -85,14 +84,17 @@ def test_seeds_add_stages_and_change_none(plan: dict[str, Any]) -> None:
         (("sft", "set", "trainer.max_steps"), 7, "test-rl-la_dapo-s0", "curate"),
         (("test", "set"), {"seed_everything": 3}, "controls-sft-latent-s0", "sft-latent-s0"),
         (("retrieval", "train"), 7, "retrieval-sft-latent-s0", "test-sft-latent-s0"),
-        (("backbone",), "another", "test-backbone", "world"),
+        (("diagnose", "count"), 7, "diagnose-sft-latent-s0", "world"),
+        (("backbone",), "another folder", "test-backbone", "world"),
         (("rows", "sft-text"), "another name", None, "sft-text-s0"),
     ],
 )
 def test_digest_follows_the_plan(
-    plan: dict[str, Any], path: tuple[str, ...], value: object, changed: str | None, kept: str | None
+    plan: dict[str, Any], tmp_path: Path, path: tuple[str, ...], value: object, changed: str | None, kept: str | None
 ) -> None:
     before = digests(build_stages(plan))
+    (tmp_path / "model.safetensors").write_bytes(b"other weights")
+    value = str(tmp_path) if value == "another folder" else value
     other = deepcopy(plan)
     place = other
     for name in path[:-1]:
@@ -126,6 +128,20 @@ def test_digest_follows_configuration_files(
     assert digests(stages)["test-sft-latent-s0"] != after["test-sft-latent-s0"]
 
 
+def test_a_backbone_without_weights_is_refused(plan: dict[str, Any], tmp_path: Path) -> None:
+    plan["backbone"] = str(tmp_path)
+    with pytest.raises(ValueError, match=f"no backbone in {tmp_path}"):
+        digests(build_stages(plan))
+
+
+def test_a_diagnosis_needs_its_runs_and_questions_about_two_futures(plan: dict[str, Any]) -> None:
+    stages = build_stages(plan)
+    assert stages["diagnose-sft-latent-s1"].needs == ("sft-latent-s1", "counterfactual", "sft-text-s1")
+    assert stages["diagnose-sft-constant-s1"].needs == ("sft-constant-s1", "counterfactual")
+    asked = stages["counterfactual"].options
+    assert asked == {**plan["world"], "train": 0, "test": 0, "rl": 0, "counterfactual": plan["diagnose"]["count"]}
+
+
 def test_comments_and_order_change_no_digest(plan: dict[str, Any]) -> None:
     backwards = dict(reversed(plan.items()))
     assert digests(build_stages(backwards)) == digests(build_stages(plan))
@@ -153,7 +169,7 @@ def test_an_unknown_run_is_refused(plan: dict[str, Any]) -> None:
 
 
 def test_quick_plan_has_the_same_rows() -> None:
-    quick, plan = load_plan(quick=True), load_plan()
+    quick, plan = load_plan(MINIATURE, quick=True), load_plan(MINIATURE)
     assert quick["rows"] == plan["rows"]
     assert quick["world"]["train"] < 100
     assert quick["rl"]["runs"] == plan["rl"]["runs"]

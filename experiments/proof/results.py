@@ -14,7 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from experiments.miniature.stages import FOLDER, Plan, Stage, digests, stages_testing
+from experiments.proof.stages import Plan, Stage, digests, stages_testing
 from futurel1.files import write_whole
 
 Results = Mapping[str, Mapping[str, Any]]
@@ -28,17 +28,24 @@ class Places:
     Attributes:
         runs: folder with one folder per stage.
         results: folder with one JSON file per stage.
-        document: the page.
+        page: the page.
+        figures: folder of its figures.
     """
 
-    runs: Path = Path("runs/miniature")
-    results: Path = FOLDER / "results"
-    document: Path = Path("docs/miniature.md")
+    runs: Path
+    results: Path
+    page: Path
+    figures: Path
 
     @classmethod
-    def under(cls, root: Path) -> Places:
+    def of(cls, plan: Plan) -> Places:
+        """Places that a plan names."""
+        return cls(*(Path(plan[name]) for name in ("runs", "results", "page", "figures")))
+
+    @classmethod
+    def under(cls, root: Path, page: str = "page") -> Places:
         """Places inside one folder."""
-        return cls(root / "runs", root / "results", root / "docs" / "miniature.md")
+        return cls(root / "runs", root / "results", root / "docs" / f"{page}.md", root / "docs" / page)
 
     def result(self, name: str) -> Path:
         """Result file of a stage."""
@@ -110,7 +117,7 @@ def write_json(file: Path, content: Mapping[str, Any]) -> None:
 
 def commit() -> dict[str, Any]:
     """The current commit, and whether the code differs from it; None without git."""
-    code = ["--", "src", "experiments", "configs", ":(exclude)experiments/miniature/results"]
+    code = ["--", "src", "experiments", "configs", ":(exclude)experiments/*/results/*"]
     try:
         head = subprocess.check_output(["git", "rev-parse", "--short=12", "HEAD"], text=True, stderr=subprocess.DEVNULL)
         changed = subprocess.check_output(["git", "status", "--porcelain", *code], text=True)

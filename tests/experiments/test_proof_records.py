@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.miniature.records import HINT, MISMATCHED, main, read_lines, without_hints
+from experiments.proof.records import HINT, MISMATCHED, main, read_lines, without_hints
 
 
 def test_hints_are_taken_out_of_a_record() -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from experiments.miniature.statistics import holm, paired_difference, seed_mean
+from experiments.proof.statistics import holm, paired_difference, seed_mean
 
 
 def test_interval_over_seeds_is_students() -> None:

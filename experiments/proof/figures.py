@@ -1,26 +1,30 @@
-"""The figures of the miniature, made from result files only: frames of the world are rendered again."""
+"""The figures of a page, made from result files only: frames of its world are rendered again."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from experiments.miniature.records import SPLITS
-from experiments.miniature.results import Results, metrics_of_tests
-from experiments.miniature.stages import Plan
-from experiments.miniature.statistics import seed_mean
+from experiments.proof.records import SPLITS
+from experiments.proof.results import Results, metrics_of_tests
+from experiments.proof.stages import Plan
+from experiments.proof.statistics import seed_mean
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from futurel1.worlds.question_worlds import QuestionWorld
+
 COLOURS = ("#2a6fbb", "#d1601f", "#3b8c4d", "#8450a8", "#b3261e", "#1b8a8f", "#8a6d1b", "#555b66")
 INK, MUTED, GRID, PLAIN = "#22262e", "#666d7a", "#e3e6eb", "#9aa3b0"
 CHANCE = 25.0
+POOL_FRAMES = 8
 SMOOTH = 5
 """Number of points that a reward curve is averaged over."""
 
@@ -169,6 +173,15 @@ def _imagined(results: Results, plan: Plan) -> Figure | None:
     if name is None:
         return None
     samples: Sequence[Mapping[str, Any]] = results[name]["metrics"]["strip"]
+    rows = [
+        (
+            [(str(sample["id"]), frame) for frame in sample["observed"]],
+            [(str(episode), frame) for episode, frame in sample["nearest"]],
+            [(str(sample["id"]), frame) for frame in sample["future"]],
+        )
+        for sample in samples
+    ]
+    clips = _rendered({episode for row in rows for cells in row for episode, _ in cells}, plan["world"])
     groups = {"observed": 4, "imagined: nearest training frames": 3, "true future": 3}
     widths = [1.0] * 4 + [0.25] + [1.0] * 3 + [0.25] + [1.0] * 3
     firsts = (0, 5, 9)
@@ -178,15 +191,10 @@ def _imagined(results: Results, plan: Plan) -> Figure | None:
     figure.subplots_adjust(left=0.075, right=0.997, bottom=0.01, top=top, wspace=0.06, hspace=0.08)
     for axes in grid.ravel():
         axes.set_axis_off()
-    for row, sample in enumerate(samples):
-        cells = (
-            [(sample["id"], frame) for frame in sample["observed"]],
-            [tuple(found) for found in sample["nearest"]],
-            [(sample["id"], frame) for frame in sample["future"]],
-        )
+    for row, (sample, cells) in enumerate(zip(samples, rows, strict=True)):
         for first, most, shown in zip(firsts, groups.values(), cells, strict=True):
             for column, (episode, frame) in enumerate(shown[:most]):
-                grid[row, first + column].imshow(_frame(str(episode), int(frame), plan["world"]))
+                grid[row, first + column].imshow(clips[episode][frame])
         grid[row, 0].text(
             -0.1, 0.5, f"{sample['split']}\n{sample['id']}", transform=grid[row, 0].transAxes, ha="right", va="center",
             fontsize=8, color=MUTED,
@@ -197,12 +205,23 @@ def _imagined(results: Results, plan: Plan) -> Figure | None:
     return figure
 
 
-def _frame(episode: str, frame: int, world: Mapping[str, Any]) -> NDArray[np.uint8]:
-    """Render a frame of a clip, given its number in the 8-frame pool, as it was rendered for the clip."""
-    from futurel1.worlds import make_event_episode
+def _rendered(names: set[str], options: Mapping[str, Any]) -> dict[str, NDArray[np.uint8]]:
+    """Frames of clips by name, as they were rendered for the clips; frame n is number n of the 8-frame pool.
 
-    split, _, number = episode.rpartition("-")
-    drawn = {name: world[name] for name in ("seed", "size", "kinds") if name in world}
-    made = make_event_episode(split, int(number), **drawn)  # type: ignore[arg-type]
-    picture: NDArray[np.uint8] = made.render([frame])[0]
-    return picture
+    Args:
+        names: names of clips, such as `train-00012`.
+        options: those of `futurel1 world`.
+    """
+    world = _world_of(options)
+    found = {}
+    for name in names:
+        split, _, number = name.rpartition("-")
+        found[name] = world.episode(split, int(number)).render(range(POOL_FRAMES + 1))  # type: ignore[arg-type]
+    return found
+
+
+def _world_of(options: Mapping[str, Any]) -> QuestionWorld[Any]:
+    from futurel1.worlds import AtariWorld, EventsWorld
+
+    kind = AtariWorld if options.get("task") == "atari" else EventsWorld
+    return kind(**{field.name: options[field.name] for field in fields(kind) if field.name in options})
