@@ -34,7 +34,8 @@ from futurel1.worlds.look import (
     palette,
     shape_cover,
 )
-from futurel1.worlds.scene_code import BIN_WIDTH, BINS, FORM_WEIGHT
+from futurel1.worlds.position_bins import soft_bins
+from futurel1.worlds.scene_code import BINS, FORM_WEIGHT
 
 __all__ = [
     "EventScene",
@@ -126,7 +127,7 @@ class EventScene:
         visible = ~self.states.hidden[chosen][:, by_pair]
         frames = len(chosen)
 
-        bins = np.exp(-0.5 * ((positions[..., None] - BINS) / BIN_WIDTH) ** 2).reshape(frames, NUM_SHAPES, -1)
+        bins = soft_bins(positions, BINS)
         forms = np.broadcast_to(FORM_WEIGHT * np.eye(len(FORMS))[by_pair], (frames, NUM_SHAPES, len(FORMS)))
         shapes = np.concatenate([bins, np.eye(2)[colours // half], forms], axis=-1) * visible[..., None]
 

@@ -13,15 +13,15 @@ from numpy.typing import NDArray
 from futurel1.worlds.collisions import NUM_SHAPES
 from futurel1.worlds.event_layouts import GATES, PILLARS
 from futurel1.worlds.look import FORMS
+from futurel1.worlds.position_bins import read_bins
 from futurel1.worlds.protocols import CodeReading
 
-__all__ = ["BINS", "BIN_WIDTH", "CODE_SIZE", "FORM_WEIGHT", "NUM_BINS", "SHAPE_SIZE", "read_code"]
+__all__ = ["BINS", "CODE_SIZE", "FORM_WEIGHT", "NUM_BINS", "SHAPE_SIZE", "read_code"]
 
 Floats = NDArray[np.float32]
 
 NUM_BINS = 8
 BINS = np.linspace(0.1, 0.9, NUM_BINS)  # centres of the bins, in sides of the arena
-BIN_WIDTH = 0.1  # standard deviation of a bin
 FORM_WEIGHT = 0.5  # of forms relative to the rest, because they are hardest to see and least needed
 SHAPE_SIZE = 2 * NUM_BINS + 2 + len(FORMS)
 CODE_SIZE = NUM_SHAPES * SHAPE_SIZE + len(GATES) + 1 + len(PILLARS)
@@ -38,9 +38,7 @@ def read_code(code: Floats) -> CodeReading:
         shapes are in the order of their pairs in `COLOURS`.
     """
     shapes = code[:, : NUM_SHAPES * SHAPE_SIZE].reshape(len(code), NUM_SHAPES, SHAPE_SIZE)
-    bins = np.clip(shapes[..., : 2 * NUM_BINS], 1e-6, None).reshape(len(code), NUM_SHAPES, 2, NUM_BINS)
-    weights = np.square(bins)  # squared bins are narrower, which reduces the bias from the cut-off ends of the range
-    positions = (weights * BINS).sum(axis=-1) / weights.sum(axis=-1)
+    positions = read_bins(shapes[..., : 2 * NUM_BINS], BINS)
     colours = shapes[..., 2 * NUM_BINS : 2 * NUM_BINS + 2]
     visible = colours.sum(axis=-1) > 0.5
-    return CodeReading(positions.astype(np.float32), visible, np.where(visible, colours.argmax(axis=-1), -1))
+    return CodeReading(positions, visible, np.where(visible, colours.argmax(axis=-1), -1))
