@@ -28,7 +28,7 @@ from futurel1.rewards.base import RewardVariant
 
 FOLDER = Path("experiments/latent_rewards")
 ROOT = Path("runs/latent-rewards")
-ENDS = 3
+ENDS = 5
 """Rollout batches that the first and the last numbers are means over."""
 MEANS = (
     "reward/correct", "reward/contrastive", "reward/diversity", "reward/format", "rollout/latent_cosine",

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from experiments.latent_rewards import free_latents
 from experiments.latent_rewards.__main__ import contrastive_of_equal_latents, summary
 from experiments.miniature.results import write_json
 from experiments.miniature.stages import build_stages, digests, load_plan, merged
@@ -61,3 +62,26 @@ def test_ends_are_means_over_rollout_batches_not_updates(tmp_path):
     assert found["val/accuracy"] == 0.25
     write_json(tmp_path / "found.json", found)  # nothing in it that JSON cannot hold
     assert "NaN" not in (tmp_path / "found.json").read_text()
+
+
+def test_of_free_latents_each_reward_moves_what_it_compares(monkeypatch):
+    """R_div alone rises. R_ctr alone makes answers wrong, because with latents alike wrong rollouts have more of it."""
+    monkeypatch.setattr(free_latents, "LEARNING_RATE", 3e-2)
+    monkeypatch.setattr(free_latents, "PROMPTS", 8)
+    monkeypatch.setattr(free_latents, "ROLLOUTS", 8 * free_latents.GROUP)
+    monkeypatch.setattr(free_latents, "ENDS", 2)
+
+    def ends(**given):
+        rows = free_latents.train(free_latents.Setting("", **given), updates=40)
+        assert len(rows) == 4
+        return rows[0], rows[-1]
+
+    first, last = ends(weights=free_latents.alone("diversity"))
+    assert last["reward/diversity"] > first["reward/diversity"] + 0.2
+    assert first["advantage_share/diversity"] == pytest.approx(1)
+    first, last = ends(weights=free_latents.alone("contrastive"))
+    assert last["reward/accuracy"] < first["reward/accuracy"] - 0.1
+    assert first["accuracy_r2/contrastive"] > 0.99
+    first, last = ends(weights=free_latents.PAPER)
+    assert last["reward/accuracy"] > first["reward/accuracy"] + 0.1
+    assert first["accuracy_r2/advantage"] > 0.99
