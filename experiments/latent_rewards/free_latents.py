@@ -70,7 +70,6 @@ SETTINGS = (
     Setting("weights of 1 for both, the largest of the paper", {**PAPER, "contrastive": 1.0, "diversity": 1.0}),
     Setting("the paper's weights, `cosine: 0.9`", PAPER, cosine=0.9),
     Setting("R_div alone, `cosine: 0.9`", alone("diversity"), cosine=0.9),
-    Setting("the paper's weights, H = 4096", PAPER, width=4096),
 )
 
 
