@@ -1,9 +1,10 @@
 """Short runs of reinforcement learning that reward R_ctr and R_div in other ways, and a table of what they moved.
 
     python -m experiments.latent_rewards            # everything that has no result yet, then the table
-    python -m experiments.latent_rewards --table    # only the table, from the results that came with the repository
+    python -m experiments.latent_rewards --table    # only the table, from experiments/latent_rewards/results.json
 
-Runs from the root of the repository, with the engine of the miniature, into runs/latent-rewards.
+Runs from the root of the repository, with the engine of the miniature, into runs/latent-rewards. World, records and
+supervised run are made there, unless their folders and result files are copied from the miniature's.
 """
 
 from __future__ import annotations
