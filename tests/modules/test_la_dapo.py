@@ -636,6 +636,8 @@ def test_the_log_of_a_step_is_what_can_be_counted_by_hand(rl_world: Path, tmp_pa
     for line in module.rows:  # both steps train on the one rollout batch
         assert line["reward/toy"] == line["reward/total"] == pytest.approx(float(rewards.mean()))
         assert line["reward/std"] == pytest.approx(float(rewards.std(correction=0)))
+        assert line["group_std/total"] == pytest.approx(float(rewards.reshape(4, 4).std(dim=1).mean()))
+        assert line["advantage_share/toy"] == pytest.approx(1)
         assert line["rollout/tokens"] == lengths.sum()
         assert line["rollout/response_length"] == pytest.approx(float(lengths.mean()))
         assert line["rollout/spans"] == sum(len(b.rollout.span_table) for b, _ in parts) / 16

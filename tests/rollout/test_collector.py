@@ -202,6 +202,9 @@ def test_counts_and_means_are_those_of_all_that_was_sampled():
     assert {name: statistics[name] for name in expected} == pytest.approx(
         {name: float(value) for name, value in expected.items()}, rel=1e-5
     )
+    kept = [group.rewards[group.valid].std() for group in groups if group.prompt_index in (1, 5, 6, 7)]
+    assert statistics["group_std/total"] == pytest.approx(float(torch.stack(kept).mean()))
+    assert statistics["advantage_share/accuracy"] + statistics["advantage_share/format"] == pytest.approx(1)
     assert statistics["rollout/seconds"] > 0
     assert [(number, len(records)) for number, records in written] == [(0, 12), (0, 9)]
 

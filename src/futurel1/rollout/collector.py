@@ -20,7 +20,7 @@ from futurel1.errors import ConfigError, FutureL1Error
 from futurel1.interrupts import Stopped, requested
 from futurel1.models.policies import LatentPolicy
 from futurel1.rollout.experience import Experience, Group, join_groups
-from futurel1.rollout.rollout_statistics import means, summary
+from futurel1.rollout.rollout_statistics import deviations, means, summary, within_groups
 from futurel1.rollout.settings import KEPT, NO_FILTER, OUTCOMES, SKIPPED, RolloutSettings
 
 logger = logging.getLogger(__name__)
@@ -58,6 +58,11 @@ class RolloutSampler(Protocol):
     @property
     def pad_token_id(self) -> int:
         """Id that pads prompts and responses."""
+        ...
+
+    @property
+    def reward_weights(self) -> Mapping[str, float]:
+        """Weight of each reward part in the total."""
         ...
 
     def on_collect(self) -> None:
@@ -206,8 +211,10 @@ class RolloutCollector:
         batch = self._arrange(current, chosen)
         self._score(batch, leftovers)
         rows = [row for part in gather(sampled.summaries) for row in part]
+        compared = gather([deviations(group, self.sampler.reward_weights) for group in current])
         batch.statistics = {
             **means(rows),
+            **within_groups([row for part in compared for row in part]),
             **{f"prompts/{name}": float(totals[name]) for name in OUTCOMES},
             "prompts/sampled": float(sum(totals.values())),
             "prompts/leftover": float(len(indices) - len(chosen)),

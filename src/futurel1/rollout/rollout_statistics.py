@@ -1,14 +1,19 @@
-"""Statistics for the log of the rollouts sampled for a rollout batch."""
+"""Statistics for the log of a rollout batch: of all rollouts sampled for it, and of the groups that it trains on.
+
+Shapes: G rollouts of a group.
+"""
 
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import torch
+from torch import Tensor
 
+from futurel1.rewards.contrastive import trajectory_similarity
 from futurel1.rollout.experience import Group
 
-__all__ = ["means", "summary"]
+__all__ = ["deviations", "means", "summary", "within_groups"]
 
 
 def summary(group: Group) -> dict[str, float]:
@@ -60,4 +65,81 @@ def means(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
         "rollout/spans": sums["spans"] / count,
         "rollout/span_share": sums["with_spans"] / count,
         "rollout/latents": sums["latents"] / count,
+    }
+
+
+def deviations(group: Group, weights: Mapping[str, float]) -> dict[str, float]:
+    """Sums over what distinguishes one group's rollouts from each other, the input of :func:`within_groups`.
+
+    Args:
+        group: rollouts with advantages.
+        weights: weight of each reward part in the total.
+    """
+    names = ["advantage", "total", *group.parts]
+    values = torch.stack([group.advantages, group.rewards, *group.parts.values()]).double().cpu()
+    known = group.valid.cpu() & values.isfinite()
+    rows = dict(zip(names, zip(values, known, strict=True), strict=True))
+    squares = {name: _product(rows[name], rows[name]) for name in names}
+    sums = {**_latent_cosines(group), "advantage": squares["advantage"]}
+    for name in ("total", *group.parts):
+        others = int(rows[name][1].sum()) - 1
+        sums |= {f"std/{name}": (squares[name] / max(1, others)) ** 0.5, f"groups/{name}": float(others > 0)}
+    for name in (name for name in group.parts if weights[name]):
+        part = weights[name] * _product(rows[name], rows["total"])
+        sums[f"share/{name}"] = squares["advantage"] * part / squares["total"] if squares["total"] else 0.0
+    if "accuracy" in group.parts:
+        for name in (name for name in names if name not in ("total", "accuracy")):
+            along = _product(rows[name], rows["accuracy"])
+            sums[f"explained/{name}"] = along**2 / squares["accuracy"] if squares["accuracy"] else 0.0
+            sums[f"squares/{name}"] = squares[name]
+    return sums
+
+
+def _product(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) -> float:
+    """Sum of products of deviations from the mean, over the rollouts for which both are known."""
+    both = first[1] & second[1]
+    one, other = first[0][both], second[0][both]
+    return float(((one - one.mean()) * (other - other.mean())).sum()) if len(one) else 0.0
+
+
+def _latent_cosines(group: Group) -> dict[str, float]:
+    """Sum over all pairs of rollouts of the mean cosine of their latents at the same place, and number of pairs."""
+    mask = group.rollout.latent_mask
+    rows = mask.any(dim=1).nonzero().T  # (1, those with latents)
+    if rows.shape[1] < 2:
+        return {"cosines": 0.0, "pairs": 0.0}
+    (similarity,) = trajectory_similarity(group.rollout.latents, mask, rows)
+    number = len(similarity)
+    first, second = torch.triu_indices(number, number, offset=1, device=similarity.device)
+    cosines = 2 * similarity[first, second].double() - 1
+    return {"cosines": float(cosines.sum()), "pairs": float(len(cosines))}
+
+
+def within_groups(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """What distinguishes the rollouts of a group, over all groups that are trained on; NaN where nothing does.
+
+    Args:
+        rows: what :func:`deviations` returns for each group, in any order.
+
+    Returns:
+        `rollout/latent_cosine`: mean cosine of two rollouts' latents at the same place. `group_std/<part>`: mean over
+        groups of the unbiased standard deviation. `advantage_share/<part>`: covariance of the weighted part with the
+        total over the variance of the total, averaged over groups by the squares of their advantages; all shares
+        together are 1. `accuracy_r2/<part>`, `accuracy_r2/advantage`: share of the variance that accuracy explains,
+        with a slope for each group.
+    """
+    # fsum rounds once, so that the order of groups, and with it the number of ranks, does not matter.
+    sums = {name: math.fsum(row[name] for row in rows) for name in rows[0]}
+
+    def over(above: str, below: str) -> float:
+        return sums[above] / sums[below] if sums[below] else math.nan
+
+    def parts(kind: str) -> list[str]:
+        return [name.removeprefix(kind) for name in sums if name.startswith(kind)]
+
+    return {
+        "rollout/latent_cosine": over("cosines", "pairs"),
+        **{f"group_std/{name}": over(f"std/{name}", f"groups/{name}") for name in parts("std/")},
+        **{f"advantage_share/{name}": over(f"share/{name}", "advantage") for name in parts("share/")},
+        **{f"accuracy_r2/{name}": over(f"explained/{name}", f"squares/{name}") for name in parts("explained/")},
     }

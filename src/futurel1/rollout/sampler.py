@@ -3,7 +3,7 @@
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -75,6 +75,11 @@ class GroupSampler:
     def pad_token_id(self) -> int:
         """Id that pads prompts and responses."""
         return int(self._tokenizer.pad_token_id)
+
+    @property
+    def reward_weights(self) -> Mapping[str, float]:
+        """Weight of each reward part in the total."""
+        return self.reward.weights
 
     @contextmanager
     def _no_grad(self) -> Iterator[None]:
