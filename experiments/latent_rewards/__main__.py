@@ -56,10 +56,16 @@ def main(args: Sequence[str] | None = None) -> None:
     print(table(found, changes["rows"]))
 
 
+def plan_of(rows: Sequence[str], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The miniature's plan with changes, and with the stages of these rows only."""
+    plan = merged(load_plan(plan_file("miniature")), changes)
+    return {**plan, "rows": dict.fromkeys(rows, ""), "ablations": {}, "controls": [], "diagnose": {}}
+
+
 def result_of(run: str, changes: Mapping[str, Any]) -> dict[str, Any]:
     """Make a run, unless it is there, and summarize it."""
     name = f"rl-{run}"
-    plan = {**merged(load_plan(plan_file("miniature")), changes), "rows": {name: ""}, "ablations": {}, "controls": []}
+    plan = plan_of([name], changes)
     bench = Bench(build_stages(plan), Places.under(ROOT))
     stage = f"{name}-s{plan['seeds'][0]}"
     run_stages(bench, [stage])

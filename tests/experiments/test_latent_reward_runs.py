@@ -9,9 +9,9 @@ import pytest
 import yaml
 
 from experiments.latent_rewards import free_latents
-from experiments.latent_rewards.__main__ import contrastive_of_equal_latents, summary
+from experiments.latent_rewards.__main__ import contrastive_of_equal_latents, plan_of, summary
 from experiments.proof.results import write_json
-from experiments.proof.stages import build_stages, digests, load_plan, merged, plan_file
+from experiments.proof.stages import build_stages, digests, load_plan, plan_file
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "experiments" / "latent_rewards"
@@ -28,11 +28,9 @@ def rollout(prompt, accuracy, *, batch=0, spans=1, diversity=0.0):
 
 def test_every_run_starts_from_the_miniatures_supervised_run(monkeypatch):
     monkeypatch.chdir(ROOT)
-    plan = load_plan(plan_file("miniature"))
-    own = {**merged(plan, CHANGES), "rows": dict.fromkeys((f"rl-{run}" for run in CHANGES["rows"]), "")}
-    stages = build_stages({**own, "ablations": {}, "controls": []})
+    stages = build_stages(plan_of([f"rl-{run}" for run in CHANGES["rows"]], CHANGES))
     assert {name for name in stages if name.startswith("rl-")} == {f"rl-{run}-s0" for run in CHANGES["rows"]}
-    of_the_miniature = digests(build_stages({**plan, "seeds": [0]}))
+    of_the_miniature = digests(build_stages({**load_plan(plan_file("miniature")), "seeds": [0]}))
     assert digests(stages)["sft-latent-s0"] == of_the_miniature["sft-latent-s0"]
 
 
