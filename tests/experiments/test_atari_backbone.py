@@ -18,7 +18,7 @@ from futurel1.models.transcript import transcripts
 from futurel1.worlds import AtariWorld, write_clips
 
 BACKBONE = Path(__file__).parents[2] / "experiments" / "atari" / "backbone"
-CLIPS = 32
+CLIPS = 24  # a block of questions
 
 
 @pytest.fixture(scope="module")

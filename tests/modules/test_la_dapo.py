@@ -684,10 +684,11 @@ def test_steps_without_latents_log_none(rl_world: Path, tmp_path: Path) -> None:
     assert math.isnan(module.rows[0]["train/latent_ratio"])
     assert math.isnan(module.rows[0]["train/latent_ratio_min"])
     assert math.isnan(module.rows[0]["train/continue_entropy"])
+    assert math.isnan(module.rows[0]["rollout/latent_cosine"])
     assert module.rows[0]["train/loss"] == module.rows[0]["train/loss"]
     text = make_module(latent_policy=DeterministicLatents())
     make_trainer(tmp_path, max_steps=1).fit(text, make_data(rl_world))
-    assert not [name for name in text.rows[0] if "latent_" in name]
+    assert not [name for name in text.rows[0] if name.startswith("train/latent_")]
 
 
 def test_validation_and_test_are_means_over_greedy_answers(rl_world: Path, tmp_path: Path, opening: str) -> None:
