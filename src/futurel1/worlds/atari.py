@@ -21,7 +21,7 @@ from futurel1.worlds.atari_emulation import require_emulator
 from futurel1.worlds.atari_episodes import AtariEpisode
 from futurel1.worlds.atari_forks import ATARI_CHANGES, make_atari_forks
 from futurel1.worlds.atari_games import GAMES, GameName
-from futurel1.worlds.atari_questions import ATARI_KINDS, atari_cells, sample_atari_block
+from futurel1.worlds.atari_questions import USUAL_KINDS, atari_cells, sample_atari_block
 from futurel1.worlds.atari_scenes import CODE_SIZE, parts_of, pooled_scenes, read_atari_code
 from futurel1.worlds.clips import Split, check_seed
 from futurel1.worlds.episodes import Fork
@@ -42,7 +42,8 @@ class AtariWorld(QuestionWorld[AtariEpisode]):
         seed: seed of the world, from 0.
         size: side of the frames in pixels, a multiple of 32.
         games: the games, each equally often.
-        kinds: kinds of question: `zone` asks where the ball is, `event` what happens to it.
+        kinds: kinds of question: `zone` asks where the ball is, `event` what happens to it, for which
+            clips are rare: the first one takes minutes.
         pool: number of different scenes in memory for each game.
 
     Raises:
@@ -52,7 +53,7 @@ class AtariWorld(QuestionWorld[AtariEpisode]):
     seed: int = 0
     size: int = 64
     games: Sequence[GameName] = ("pong", "breakout")
-    kinds: Sequence[str] = ATARI_KINDS
+    kinds: Sequence[str] = USUAL_KINDS
     pool: int = 1024
 
     def __post_init__(self) -> None:

@@ -21,7 +21,7 @@ from futurel1.worlds.clips import SPLITS, Split
 from futurel1.worlds.look import LAST_SEEN, LETTERS, ZONES, in_steps, zones_of
 from futurel1.worlds.questions import STAY_RATE, Question, check_kinds
 
-__all__ = ["ATARI_KINDS", "HOPS", "AtariQuestion", "Cell", "atari_cells", "fits", "put_to_fit", "sample_atari_block"]
+__all__ = ["HOPS", "USUAL_KINDS", "AtariQuestion", "Cell", "atari_cells", "fits", "put_to_fit", "sample_atari_block"]
 
 Cell = tuple[GameName, int, str]
 Floats = NDArray[np.float64]
@@ -29,6 +29,7 @@ Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
 ATARI_KINDS = ("zone", "event")
+USUAL_KINDS = ("zone",)  # clips that fit a question about an event are rare: a block takes minutes
 HOPS = (1, 2, 3)
 MARGIN = 3 / FIELD  # distance to a zone boundary below which the zone would be ambiguous
 TAKES = 24  # of a game at once

