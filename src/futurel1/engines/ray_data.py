@@ -165,13 +165,10 @@ class RayEngine(Engine[EncodedSample]):
         context.enable_progress_bars = False
         pool = ray.data.ActorPoolStrategy(min_size=self._chosen.actors, max_size=self._chosen.max_actors)
         read = partial(_read, ray.put((os.getcwd(), dataset, blocks, collate)))
-        rows = ray.data.range(len(blocks), override_num_blocks=min(len(blocks), MOST_READS))
-        rows = rows.map(read, num_cpus=1)
-        # Ray Data runs steps of equal needs in one process, and actors would decode video. A function that gives an
-        # actor's needs, here none beyond those that are given, keeps them apart.
-        answered = rows.map(
-            _Answering, fn_constructor_args=(self._model,), compute=pool, ray_remote_args_fn=dict, **self._chosen.needs
-        )
+        rows = ray.data.range(len(blocks), override_num_blocks=min(len(blocks), MOST_READS)).map(read, num_cpus=1)
+        # Ray Data runs steps of equal arguments in one process, and actors would decode video: these differ.
+        needs = {**self._chosen.needs, "max_restarts": -1}
+        answered = rows.map(_Answering, fn_constructor_args=(self._model,), compute=pool, **needs)
         for row in answered.iter_rows():
             result = pickle.loads(row["result"])
             if isinstance(result, FutureL1Error):
