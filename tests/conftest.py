@@ -6,6 +6,7 @@ import shutil
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1"  # where the servers of tests are
 # Tiny models: one thread is as fast as many, and does not fight the other test process over the cores. Processes that
 # tests start inherit it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

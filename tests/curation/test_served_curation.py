@@ -25,12 +25,6 @@ def processor() -> Any:
     return load_processor("tiny")
 
 
-@pytest.fixture(autouse=True)
-def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-
-
 def options(records: Path, out: Path, url: str, *more: str) -> list[str]:
     return [
         "curate", str(records), "--out", str(out), "--engine", "Server", "--engine.base_url", url, "--engine.model",

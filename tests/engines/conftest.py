@@ -9,12 +9,6 @@ from futurel1.data.chat import ChatEncoder
 from futurel1.models import load_processor
 
 
-@pytest.fixture(autouse=True)
-def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-
-
 @pytest.fixture(scope="session")
 def processor() -> Any:
     return load_processor("tiny@random")

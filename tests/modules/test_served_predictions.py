@@ -27,12 +27,6 @@ def processor() -> Any:
     return load_processor("tiny")
 
 
-@pytest.fixture(autouse=True)
-def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-
-
 def run(folder: Path, world: Path, url: str, stage: str = "predict", *, on_error: Any = "raise", **options: Any) -> Any:
     sampled = {"num_branches": 4, "do_sample": True, **options}
     module = LatentPredictor(engine=make_server(url), sampling=SamplingSettings(max_new_tokens=20), **sampled)
