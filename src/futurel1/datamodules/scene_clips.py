@@ -2,7 +2,6 @@
 
 import io
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +11,7 @@ from torch.utils.data import Dataset
 from futurel1.data import SFTBatch
 from futurel1.data.chat import ChatEncoder
 from futurel1.data.samples import Frame, Sample, Turn
-from futurel1.datamodules.scene_frames import DrawnDataModule, chosen_world
+from futurel1.datamodules.scene_frames import DrawnDataModule, check_numbers, chosen_world
 from futurel1.errors import ConfigError
 from futurel1.worlds import SceneWorld
 
@@ -78,19 +77,13 @@ class SceneClipsDataModule(DrawnDataModule):
             )
         if frame_size < 32 or frame_size % 32:
             raise ConfigError(f"frame_size={frame_size}: a multiple of 32 is needed")
-        if not noise >= 0:
-            raise ConfigError(f"noise is a number of grey levels from 0, got {noise}")
-        if min(seed, num_workers) < 0:
-            raise ConfigError(f"seed and num_workers count from 0, got {seed} and {num_workers}")
+        check_numbers(noise, seed, num_workers)
 
     def batches(self, stream: int) -> "_ClipBatches":
         """Clips of a stream (0 for training, 1 for validation)."""
         hparams = self.hparams
-        if self.trainer is None:
-            raise ConfigError("clips are encoded by the model's processor: load them inside a Trainer")
-        module: Any = self.trainer.lightning_module
         encoder = ChatEncoder(
-            module.processor,
+            self.processor_for("clips are encoded"),
             max_latent_tokens=hparams["max_latent_tokens"],
             fixed_latents=hparams["fixed_latents"],
             max_hint_tokens=hparams["max_hint_tokens"],

@@ -50,6 +50,18 @@ def chosen_world(given: SceneWorld | None, hparams: MutableMapping[str, Any]) ->
     return EventsWorld() if world is None else world
 
 
+def check_numbers(noise: float, seed: int, num_workers: int) -> None:
+    """Refuse numbers that no data module of rendered batches can use.
+
+    Raises:
+        ConfigError: one of them is negative, or not a number.
+    """
+    if not noise >= 0:
+        raise ConfigError(f"noise is a number of grey levels from 0, got {noise}")
+    if min(seed, num_workers) < 0:
+        raise ConfigError(f"seed and num_workers count from 0, got {seed} and {num_workers}")
+
+
 class DrawnDataModule(LightningDataModule, ABC):
     """Batches that are rendered in memory, by number.
 
@@ -66,6 +78,20 @@ class DrawnDataModule(LightningDataModule, ABC):
         Raises:
             ConfigError: there is no Trainer, whose model provides the processor.
         """
+
+    def processor_for(self, purpose: str) -> Any:
+        """The processor of the Trainer's model.
+
+        Args:
+            purpose: what it does to the batches, for the message.
+
+        Raises:
+            ConfigError: there is no Trainer.
+        """
+        if self.trainer is None:
+            raise ConfigError(f"{purpose} by the model's processor: load them inside a Trainer")
+        module: Any = self.trainer.lightning_module
+        return module.processor
 
     def train_dataloader(self) -> "BatchesFrom":
         """Training batches, in the same order in every epoch."""
@@ -120,19 +146,13 @@ class SceneFramesDataModule(DrawnDataModule):
             )
         if not frame_sizes or any(size < 32 or size % 32 for size in frame_sizes):
             raise ConfigError(f"frame_sizes are multiples of 32, got {frame_sizes}")
-        if not noise >= 0:
-            raise ConfigError(f"noise is a number of grey levels from 0, got {noise}")
-        if min(seed, num_workers) < 0:
-            raise ConfigError(f"seed and num_workers count from 0, got {seed} and {num_workers}")
+        check_numbers(noise, seed, num_workers)
 
     def batches(self, stream: int) -> "_FrameBatches":
         """Frames of a stream (0 for training, 1 for validation)."""
         hparams = self.hparams
-        if self.trainer is None:
-            raise ConfigError("frames are cut into patches by the model's processor: load them inside a Trainer")
-        module: Any = self.trainer.lightning_module
         return _FrameBatches(
-            module.processor.image_processor,
+            self.processor_for("frames are cut into patches").image_processor,
             entropy=(hparams["seed"], stream),
             size=hparams["batch_size"],
             frame_sizes=hparams["frame_sizes"],
