@@ -62,6 +62,7 @@ test-width: install
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=2 $(BIN)/python -m pytest tests/test_true_width.py -m width $(ARGS)
 
 campaign: install
+	$(BIN)/python -m pip install --quiet --editable '.[dev,ray]'
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m campaign $(ARGS)
 
 # Not part of CI, which has no GPU; under 10 minutes with one.

@@ -166,8 +166,8 @@ class RayEngine(Engine[EncodedSample]):
         pool = ray.data.ActorPoolStrategy(min_size=self._chosen.actors, max_size=self._chosen.max_actors)
         read = partial(_read, ray.put((os.getcwd(), dataset, blocks, collate)))
         rows = ray.data.range(len(blocks), override_num_blocks=min(len(blocks), MOST_READS)).map(read, num_cpus=1)
-        # Ray Data runs steps of equal arguments in one process, and actors would decode video: these differ.
-        needs = {**self._chosen.needs, "max_restarts": -1}
+        # Ray Data runs steps of equal needs in one process, and actors would decode video: one byte makes these differ.
+        needs = {**self._chosen.needs, "memory": 1}
         answered = rows.map(_Answering, fn_constructor_args=(self._model,), compute=pool, **needs)
         for row in answered.iter_rows():
             result = pickle.loads(row["result"])
