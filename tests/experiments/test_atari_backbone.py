@@ -45,7 +45,7 @@ def test_it_tells_the_zones_of_ball_and_paddles(backbone: LatentReasoner, folder
         answer = said.text.partition("<answer>")[2].partition("</answer>")[0]
         told, true = (text.replace(";", ",").split(", ") for text in (answer, str(sample.info.answer)))
         right += [place < len(told) and told[place] == phrase for place, phrase in enumerate(true)]
-    assert np.mean(right) > 0.65  # paddles nearly always, the ball more often than not
+    assert np.mean(right) > 0.85  # paddles nearly always, the ball less often
 
 
 def test_its_latents_are_of_the_frames_to_come(backbone: LatentReasoner, folder: Path) -> None:
