@@ -27,7 +27,7 @@ MISSING = "-"
 
 
 def diagnosis_metrics(folder: Path) -> dict[str, Any]:
-    """What is kept of a diagnosis: its tables and verdict, and the values of every question.
+    """What is kept of a diagnosis: its numbers, and the values of every question.
 
     Args:
         folder: the folder of the diagnosis.
@@ -35,8 +35,7 @@ def diagnosis_metrics(folder: Path) -> dict[str, Any]:
     found = json.loads((folder / "diagnosis.json").read_text(encoding="utf-8"))
     total = found["effects"][0]["total"]
     kept: dict[str, Any] = {name: {one["name"]: _kept(one, total) for one in found[name]} for name in TABLES}
-    tables = [[" | ".join(row) for row in (table["head"], *table["rows"])] for table in found["tables"]]
-    return {"questions": total, **kept, "tables": tables, "verdict": found["verdict"], "left_out": found["left_out"]}
+    return {"questions": total, **kept, "left_out": found["left_out"]}
 
 
 def _kept(one: Metrics, total: int) -> dict[str, Any]:

@@ -45,6 +45,8 @@ def test_needed_in_full_in_part_or_not_at_all() -> None:
     assert "in part: accuracy falls under zeros and not under the others" in part
     (none,) = verdict_of([OWN, effect("zero", NOTHING), effect("noise", NOTHING)], [])
     assert none.startswith("Answers do not measurably need the latents")
+    (form,) = verdict_of([OWN, effect("zero", NOTHING), effect("markers", LOWER)], [])
+    assert form.startswith("Answers need something between the markers, but not what the latents say")
     assert verdict_of([OWN], []) == ()
 
 
@@ -61,6 +63,8 @@ def test_swaps_that_are_followed_or_not() -> None:
     assert "; with zeros to 71 (+0.0 (-10.0 to +10.0) points)." in idle
     (ignored,) = verdict_of([OWN, effect("swap", LOWER, NOTHING, 14)], [])
     assert "do not measurably follow the latents" in ignored
+    _, reads = verdict_of([OWN, effect("zero", NOTHING), effect("swap", LOWER, HIGHER, 71)], [])
+    assert reads.startswith("The model reads the frames that it is fed, though it does not need what its own latents")
 
 
 def test_the_ceiling_and_changes() -> None:
@@ -69,7 +73,9 @@ def test_the_ceiling_and_changes() -> None:
     )
     assert "better imagination would help" in found[0]
     assert "Imagined frames follow the video when it is moved: 83% are nearer" in found[1]
-    assert "0.10 times as far as moving the shape" in found[2]
+    assert "0.10 times as far as moving what is asked about" in found[2]
+    same = verdict_of([OWN], [change("moved", NOTHING, distance=0.0), change("recoloured", NOTHING, distance=0.0)])
+    assert same[1].endswith("the imagined frames stay the same (cosine distance 0.000).")
     still = verdict_of([OWN, effect("oracle", NOTHING)], [change("reversed", NOTHING)])
     assert "would not measurably help" in still[0]
     assert "do not measurably follow the video when it is reversed" in still[1]

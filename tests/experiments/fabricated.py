@@ -108,7 +108,7 @@ def diagnosis(rng: np.random.Generator) -> dict[str, Any]:
         | _values(rng, (0.8, 0.3), ("zone", "zone_shuffled"))
     }
     return {
-        "questions": 40, "effects": effects, "changes": changes, "probes": probes, "tables": [], "verdict": [],
+        "questions": 40, "effects": effects, "changes": changes, "probes": probes,
         "left_out": {},
     }  # fmt: skip
 

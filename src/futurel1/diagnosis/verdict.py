@@ -11,6 +11,8 @@ from futurel1.diagnosis.results import DESTRUCTIVE, LABELS, points
 
 __all__ = ["verdict_of"]
 
+STILL = 5e-4  # a cosine distance that is printed as 0.000
+
 
 def verdict_of(effects: Sequence[Effect], changes: Sequence[Change], probes: Sequence[Probe] = ()) -> tuple[str, ...]:
     """One sentence per finding: a difference counts if its 95% interval leaves out zero.
@@ -21,9 +23,10 @@ def verdict_of(effects: Sequence[Effect], changes: Sequence[Change], probes: Seq
         probes: of the latents, and of what they are compared with.
     """
     known = {effect.name: effect for effect in effects}
-    found = [_need([known[name] for name in DESTRUCTIVE if name in known])]
+    destroyed = [known[name] for name in DESTRUCTIVE if name in known]
+    found = [_need(destroyed)]
     if "swap" in known:
-        found.append(_swap(known["swap"], known["none"]))
+        found.append(_swap(known["swap"], known["none"], needed=not destroyed or any(map(_content_counts, destroyed))))
     if "oracle" in known:
         found.append(_ceiling(known["oracle"], known["none"]))
     found += [_change(change) for change in changes if change.name != "recoloured"]
@@ -35,24 +38,45 @@ def verdict_of(effects: Sequence[Effect], changes: Sequence[Change], probes: Seq
     return tuple(filter(None, found))
 
 
+def _falls(effect: Effect) -> bool:
+    """Whether accuracy falls."""
+    return effect.difference is not None and effect.difference.high < 0
+
+
+def _content_counts(effect: Effect) -> bool:
+    """Whether accuracy falls where other latents stand between the markers; without any, the format breaks, too."""
+    return effect.name != "markers" and _falls(effect)
+
+
 def _need(destroyed: Sequence[Effect]) -> str:
     """Whether accuracy falls without the latents' content."""
     if not destroyed:
         return ""
-    fell = [one for one in destroyed if one.difference is not None and one.difference.high < 0]
+    fell = [one for one in destroyed if _falls(one)]
     named = ", ".join(f"{LABELS[one.name]} {points(one.difference)}" for one in destroyed)
     if len(fell) == len(destroyed):
         return f"Answers need what the latents say: accuracy falls under every replacement, in points: {named}."
     if not fell:
         return f"Answers do not measurably need the latents: no replacement lowers accuracy, in points: {named}."
+    if not any(map(_content_counts, fell)):
+        return (
+            "Answers need something between the markers, but not what the latents say: accuracy falls only without "
+            f"any, in points: {named}."
+        )
     less = ", ".join(LABELS[one.name] for one in fell)
     return (
         f"Answers need the latents in part: accuracy falls under {less} and not under the others, in points: {named}."
     )
 
 
-def _swap(swap: Effect, own: Effect) -> str:
-    """Whether answers move to those of the other future."""
+def _swap(swap: Effect, own: Effect, *, needed: bool) -> str:
+    """Whether answers move to those of the other future.
+
+    Args:
+        swap: the other future.
+        own: the model's own latents.
+        needed: whether answers need what the model's own latents say. Otherwise a swap shows only that it reads frames.
+    """
     if swap.gain is None:
         return ""
     follow = swap.gain.low > 0 and (swap.over_control is None or swap.over_control.low > 0)
@@ -60,10 +84,12 @@ def _swap(swap: Effect, own: Effect) -> str:
     if swap.over_control is not None:
         share = swap.followed / swap.total - swap.over_control.value if swap.followed is not None else 0
         control = f"; with {LABELS[swap.control]} to {round(share * swap.total)} ({points(swap.over_control)} points)"
+    said = f"Answers {'follow' if follow else 'do not measurably follow'} the latents"
+    if follow and not needed:
+        said = "The model reads the frames that it is fed, though it does not need what its own latents say"
     return (
-        f"Answers {'follow' if follow else 'do not measurably follow'} the latents: fed another future, the model "
-        f"gives that future's answer to {swap.followed} of {swap.total} questions, with its own latents to "
-        f"{own.followed} ({points(swap.gain)} points){control}."
+        f"{said}: fed another future, the model gives that future's answer to {swap.followed} of {swap.total} "
+        f"questions, with its own latents to {own.followed} ({points(swap.gain)} points){control}."
     )
 
 
@@ -106,9 +132,13 @@ def _read(probes: Sequence[Probe]) -> str:
 
 def _irrelevant(recoloured: Change, moved: Change) -> str:
     """How far something irrelevant moves the imagined frames."""
-    share = recoloured.distance / moved.distance if moved.distance else float("nan")
+    if moved.distance < STILL:
+        return (
+            "What is asked about may be moved in the video: the imagined frames stay the same (cosine distance 0.000)."
+        )
+    share = recoloured.distance / moved.distance
     return (
-        f"An irrelevant change of colour moves imagined frames {share:.2f} times as far as moving the shape that is "
-        f"asked about (cosine distance {recoloured.distance:.3f} and {moved.distance:.3f}; the true frames "
+        f"An irrelevant change of colour moves imagined frames {share:.2f} times as far as moving what is asked about "
+        f"(cosine distance {recoloured.distance:.3f} and {moved.distance:.3f}; the true frames "
         f"{recoloured.true_distance:.3f} and {moved.true_distance:.3f})."
     )
