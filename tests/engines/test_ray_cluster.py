@@ -142,20 +142,21 @@ def test_a_killed_driver_goes_on(world: Path, own: Path, tmp_path: Path, cluster
 
 
 @pytest.mark.campaign
-def test_predictions_are_those_of_the_own_loop(world: Path, tmp_path: Path, cluster: Any) -> None:
-    def predicted(run: Path, *more: str) -> list[dict[str, Any]]:
+@pytest.mark.parametrize(("command", "file"), [("predict", "predictions.jsonl"), ("test", "samples.jsonl")])
+def test_answers_are_those_of_the_own_loop(world: Path, tmp_path: Path, cluster: Any, command: str, file: str) -> None:
+    def answered(run: Path, *more: str) -> list[dict[str, Any]]:
         main(
             [
-                "predict", "--config", "tiny/predict", "--data.init_args.predict", str(world / "train.jsonl"),
+                command, "--config", "tiny/predict", "--data.init_args.predict", str(world / "train.jsonl"),
                 "--data.init_args.num_workers", "0", "--data.init_args.batch_size", "3", "--run_dir", str(run),
                 "--model.init_args.num_branches", "2", "--model.init_args.do_sample", "true",
                 "--model.init_args.sampling.max_new_tokens", "24", *more,
             ]
         )  # fmt: skip
-        return [{**json.loads(line), "seconds": 0} for line in (run / "predictions.jsonl").read_text().splitlines()]
+        return [{**json.loads(line), "seconds": 0} for line in (run / file).read_text().splitlines()]
 
-    own = predicted(tmp_path / "own")
+    own = answered(tmp_path / "own")
     assert len(own) == CLIPS
     assert any(line["spans"] for line in own)
     chosen = ["--model.init_args.engine", "Ray", "--model.init_args.engine.address", cluster.address]
-    assert predicted(tmp_path / "ray", *chosen, "--model.init_args.engine.device", "cpu") == own
+    assert answered(tmp_path / "ray", *chosen, "--model.init_args.engine.device", "cpu") == own

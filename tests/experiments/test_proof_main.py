@@ -64,7 +64,7 @@ def test_quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     diagnosis = results["diagnose-sft-latent-s0"]["metrics"]
     assert diagnosis["questions"] == len(diagnosis["effects"]["swap"]["first"].split()) == 10
     assert {"latents", "true frames"} <= diagnosis["probes"].keys()
-    assert [len(rows) for rows in diagnosis["tables"]] == [9, 4, 1 + len(diagnosis["probes"])]  # with their heads
+    assert [len(diagnosis[table]) for table in ("effects", "changes")] == [8, 3]
     strip = results["retrieval-sft-latent-s0"]["metrics"]["strip"]
     assert {sample["split"] for sample in strip} == {"hop2", "hop3", "hop5"}
     assert all(len(sample["nearest"]) == 1 and sample["nearest"][0][0].startswith("train-") for sample in strip)
