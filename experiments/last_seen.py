@@ -7,19 +7,19 @@ gives the most frequent one to the test questions.
 """
 
 import argparse
-import json
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
+
+from experiments.proof.records import read_lines
 
 Known = tuple[str, bool, str]
 
 
 def known_and_answers(records: Path) -> Iterator[tuple[Known, str]]:
     """Quarter of the ball last seen, whether it is Pong, and number of steps, of each record; and its answer."""
-    for line in records.read_text(encoding="utf-8").splitlines():
-        record = json.loads(line)
+    for record in read_lines(records):
         thoughts = record["conversations"][1]["value"]
         quarter = re.search("ball ([a-z ]+),", thoughts)
         if quarter is None:

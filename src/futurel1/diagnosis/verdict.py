@@ -26,7 +26,8 @@ def verdict_of(effects: Sequence[Effect], changes: Sequence[Change], probes: Seq
     destroyed = [known[name] for name in DESTRUCTIVE if name in known]
     found = [_need(destroyed)]
     if "swap" in known:
-        found.append(_swap(known["swap"], known["none"], needed=not destroyed or any(map(_content_counts, destroyed))))
+        content = [one for one in destroyed if one.name != "markers"]
+        found.append(_swap(known["swap"], known["none"], needed=not content or any(map(_falls, content))))
     if "oracle" in known:
         found.append(_ceiling(known["oracle"], known["none"]))
     found += [_change(change) for change in changes if change.name != "recoloured"]
@@ -43,11 +44,6 @@ def _falls(effect: Effect) -> bool:
     return effect.difference is not None and effect.difference.high < 0
 
 
-def _content_counts(effect: Effect) -> bool:
-    """Whether accuracy falls where other latents stand between the markers; without any, the format breaks, too."""
-    return effect.name != "markers" and _falls(effect)
-
-
 def _need(destroyed: Sequence[Effect]) -> str:
     """Whether accuracy falls without the latents' content."""
     if not destroyed:
@@ -58,7 +54,7 @@ def _need(destroyed: Sequence[Effect]) -> str:
         return f"Answers need what the latents say: accuracy falls under every replacement, in points: {named}."
     if not fell:
         return f"Answers do not measurably need the latents: no replacement lowers accuracy, in points: {named}."
-    if not any(map(_content_counts, fell)):
+    if [one.name for one in fell] == ["markers"]:
         return (
             "Answers need something between the markers, but not what the latents say: accuracy falls only without "
             f"any, in points: {named}."
