@@ -35,6 +35,7 @@ UPDATES, ENDS = 100, 10
 LEARNING_RATE = 1e-2  # of parameters of size 1
 OWN = 0.47  # size of what a span has of its own: two spans of a prompt have a cosine of 0.82
 PAPER = {"accuracy": 0.9, "contrastive": 0.2, "diversity": 0.1}
+EQUAL = {**PAPER, "contrastive": 1.0, "diversity": 1.0}
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ class Setting:
         cosine: expected cosine of the von Mises-Fisher policy.
         variant: variant of R_ctr.
         width: H.
+        decoupled: standardize every reward within its group before it is weighted (GDPO, arXiv 2601.05242).
     """
 
     label: str
@@ -54,6 +56,7 @@ class Setting:
     cosine: float = 0.98
     variant: RewardVariant = "paper"
     width: int = WIDTH
+    decoupled: bool = False
 
 
 def alone(name: str) -> dict[str, float]:
@@ -67,9 +70,11 @@ SETTINGS = (
     Setting("R_ctr alone", alone("contrastive")),
     Setting("R_ctr alone, `variant: released`", alone("contrastive"), variant="released"),
     Setting("R_div alone", alone("diversity")),
-    Setting("weights of 1 for both, the largest of the paper", {**PAPER, "contrastive": 1.0, "diversity": 1.0}),
+    Setting("weights of 1 for both, the largest of the paper", EQUAL),
     Setting("the paper's weights, `cosine: 0.9`", PAPER, cosine=0.9),
     Setting("R_div alone, `cosine: 0.9`", alone("diversity"), cosine=0.9),
+    Setting("the paper's weights, standardized before weighting", PAPER, decoupled=True),
+    Setting("weights of 1 for both, standardized before weighting", EQUAL, decoupled=True),
 )
 
 
@@ -91,7 +96,7 @@ def train(setting: Setting, *, updates: int = UPDATES) -> list[dict[str, float]]
     )
     logged = []
     for update in range(updates):
-        batch = sample(predicted, right, policy, reward)
+        batch = sample(predicted, right, policy, reward, decoupled=setting.decoupled)
         optimizer.zero_grad()
         batch.loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
@@ -102,15 +107,18 @@ def train(setting: Setting, *, updates: int = UPDATES) -> list[dict[str, float]]
 
 @dataclass(frozen=True)
 class Batch:
-    """A rollout batch: its objective, latents (ROLLOUTS, SPANS, H), rewards and advantages."""
+    """A rollout batch: its objective, latents (ROLLOUTS, SPANS, H), rewards, their sum as optimized, and advantages."""
 
     loss: Tensor
     latents: Tensor
-    output: RewardOutput
+    parts: dict[str, Tensor]
+    optimized: RewardOutput
     advantages: Tensor
 
 
-def sample(predicted: Tensor, right: Tensor, policy: VonMisesFisherLatents, reward: CompositeReward) -> Batch:
+def sample(
+    predicted: Tensor, right: Tensor, policy: VonMisesFisherLatents, reward: CompositeReward, *, decoupled: bool = False
+) -> Batch:
     """Sample and reward a rollout batch.
 
     Args:
@@ -118,6 +126,7 @@ def sample(predicted: Tensor, right: Tensor, policy: VonMisesFisherLatents, rewa
         right: (PROMPTS,) log-odds of a right answer.
         policy: how latents are sampled.
         reward: reward of rollouts.
+        decoupled: standardize every reward within its group before it is weighted.
     """
     width = predicted.shape[-1]
     mu = predicted.repeat_interleave(GROUP, dim=0)
@@ -137,14 +146,19 @@ def sample(predicted: Tensor, right: Tensor, policy: VonMisesFisherLatents, rewa
         correct=correct,
     )
     output = reward(inputs)
-    advantages = group_advantages(output.total, groups)
+    optimized = output
+    if decoupled:
+        standard = {name: group_advantages(part, groups) for name, part in output.parts.items()}
+        total = torch.stack([reward.weights[name] * part for name, part in standard.items()]).sum(dim=0)
+        optimized = RewardOutput(total, standard, output.valid)
+    advantages = group_advantages(optimized.total, groups)
     log_odds = right.repeat_interleave(GROUP)
     answer = F.logsigmoid(torch.where(correct > 0, log_odds, -log_odds))
     loss = PolicyLoss(kl_weight=0.0)(
         answer[:, None], policy.log_prob(latents, mu), advantages=advantages, mask=mask[:, :1], latent_mask=mask,
         width=width, total=ROLLOUTS * (1 + SPANS),
     ).loss  # fmt: skip
-    return Batch(loss, latents, output, advantages)
+    return Batch(loss, latents, output.parts, optimized, advantages)
 
 
 def statistics(batch: Batch, weights: dict[str, float]) -> dict[str, float]:
@@ -155,11 +169,11 @@ def statistics(batch: Batch, weights: dict[str, float]) -> dict[str, float]:
         latents = batch.latents[own]
         rollout = SimpleNamespace(latents=latents, latent_mask=torch.ones(latents.shape[:2], dtype=torch.bool))
         group: Any = SimpleNamespace(
-            rollout=rollout, valid=batch.output.valid[own], rewards=batch.output.total[own],
-            parts={name: part[own] for name, part in batch.output.parts.items()}, advantages=batch.advantages[own],
+            rollout=rollout, valid=batch.optimized.valid[own], rewards=batch.optimized.total[own],
+            parts={name: part[own] for name, part in batch.optimized.parts.items()}, advantages=batch.advantages[own],
         )  # fmt: skip
         rows.append(deviations(group, weights))
-    means = {f"reward/{name}": float(part.mean()) for name, part in batch.output.parts.items()}
+    means = {f"reward/{name}": float(part.mean()) for name, part in batch.parts.items()}
     return means | within_groups(rows)
 
 

@@ -6,12 +6,15 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from experiments.latent_rewards import free_latents
 from experiments.latent_rewards.__main__ import contrastive_of_equal_latents, plan_of, summary
+from experiments.latent_rewards.between import spread
 from experiments.proof.results import write_json
 from experiments.proof.stages import build_stages, digests, load_plan, plan_file
+from futurel1.rewards import RewardInputs
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "experiments" / "latent_rewards"
@@ -83,3 +86,21 @@ def test_of_free_latents_each_reward_moves_what_it_compares(monkeypatch):
     first, last = ends(weights=free_latents.PAPER)
     assert last["reward/accuracy"] > first["reward/accuracy"] + 0.1
     assert first["accuracy_r2/advantage"] > 0.99
+    first, last = ends(weights=free_latents.EQUAL, decoupled=True)
+    assert last["reward/diversity"] > first["reward/diversity"] + 0.2  # R_ctr takes accuracy away, R_div is left
+    assert first["advantage_share/diversity"] > 0.9
+    assert last["reward/accuracy"] < first["reward/accuracy"] + 0.1
+
+
+def test_spread_compares_the_responses_of_a_group():
+    east, north, none = [1.0, 0.0], [0.0, 1.0], [0.0, 0.0]
+    latents = torch.tensor([east, east, north, north, [-1.0, 0.0], none])[:, None]
+    inputs = RewardInputs(
+        [""] * 6, [""] * 6, [""] * 6,
+        group_ids=torch.tensor([4, 9, 4, 9, 4, 9]),
+        response_lengths=torch.ones(6, dtype=torch.int64),
+        latents=latents,
+        latent_mask=torch.tensor([True] * 5 + [False])[:, None],
+    )  # fmt: skip
+    # Group 4: east, north, west; group 9: east, north and a response without latents.
+    assert spread(inputs).tolist() == pytest.approx([0.75, 0.5, 0.5, 0.5, 0.75, 0])
