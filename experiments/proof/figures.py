@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from experiments.proof.records import SPLITS
-from experiments.proof.results import Results, metrics_of_tests
+from experiments.proof.formatting import HEADINGS
+from experiments.proof.results import Results, metrics_of_tests, splits_asked
 from experiments.proof.stages import Plan
 from experiments.proof.statistics import seed_mean
 
@@ -146,9 +146,9 @@ def _spans(results: Results, plan: Plan) -> Figure | None:
         return None
     figure = _figure(8, 3.8)
     axes = figure.subplots()
-    width = 0.8 / len(rows)
+    width, splits = 0.8 / len(rows), splits_asked(results, plan)
     for number, (run, found) in enumerate(rows.items()):
-        for place, split in enumerate(SPLITS):
+        for place, split in enumerate(splits):
             values = [test["spans"][split] for test in found if test["spans"][split] is not None]
             if not values:
                 continue
@@ -158,7 +158,7 @@ def _spans(results: Results, plan: Plan) -> Figure | None:
             axes.bar(at, mean.value, width=0.9 * width, color=COLOURS[number % len(COLOURS)], label=label)
             if mean.half is not None:
                 axes.errorbar(at, mean.value, yerr=mean.half, color=INK, linewidth=0.9, capsize=2)
-    axes.set_xticks(range(len(SPLITS)), ["1 hop", "2 hops", "3 hops", "interpolation"])
+    axes.set_xticks(range(len(splits)), [HEADINGS[split] for split in splits])
     _style(axes, "Imagined frames per response", "", "spans; mean, 95% interval over seeds")
     axes.grid(False, axis="x")
     handles, labels = axes.get_legend_handles_labels()

@@ -8,6 +8,8 @@ from typing import Any
 from experiments.proof.statistics import Mean, seed_mean
 from futurel1.metrics.functional import Difference
 
+HEADINGS = {"hop1": "1 hop", "hop2": "2 hops", "hop3": "3 hops", "hop5": "interpolation", "all": "average"}
+
 
 def over(found: Iterable[Mapping[str, Any]], number: Callable[[Mapping[str, Any]], Any], digits: int = 1) -> str:
     """Format the mean of a number over seeds, with its 95% interval; a dash without any."""

@@ -8,15 +8,14 @@ from typing import Any
 
 from experiments.proof import figures
 from experiments.proof.diagnoses import diagnoses_of, diagnosis_tables
-from experiments.proof.formatting import markdown, over, p_text, points
+from experiments.proof.formatting import HEADINGS, markdown, over, p_text, points
 from experiments.proof.records import MISMATCHED, SPLITS
-from experiments.proof.results import Bench, Results, current_results, metrics_of_tests, read_results
+from experiments.proof.results import Bench, Results, current_results, metrics_of_tests, read_results, splits_asked
 from experiments.proof.stages import BACKBONE, Plan, diagnosed_runs, stages_testing
 from experiments.proof.statistics import holm, paired_difference, seed_mean
 from futurel1.metrics.functional import Difference
 
 MARKER = "<!-- hand-written below -->"
-HEADINGS = {"hop1": "1 hop", "hop2": "2 hops", "hop3": "3 hops", "hop5": "interpolation", "all": "average"}
 DIFFERENCE = ("difference", "p")
 PUBLISHED = (
     "Qwen3-VL-8B zero-shot", "text-only SFT, same 50K", "Future-L1-SFT", "Future-L1-SFT on random 50K",
@@ -167,11 +166,11 @@ _ACCURACY = (
 
 def main_table(results: Results, plan: Plan) -> str:
     """The rows of the plan, each compared with the one above."""
-    rows, above = [], ""
+    rows, above, headings = [], "", _headings(results, plan)
     for run, label in plan["rows"].items():
         found = metrics_of_tests(results, plan, run)
         difference = compared(results, plan, run, above) if above else None
-        cells = [label, str(len(found)), *(over(found, _accuracy(name)) for name in HEADINGS)]
+        cells = [label, str(len(found)), *(over(found, _accuracy(name)) for name in headings)]
         cells += _difference(difference)
         unanswered = [100 * test["unanswered"] / len(test["correct"]) for test in found]
         cells.append(f"{seed_mean(unanswered).value:.1f}" if unanswered else "-")
@@ -181,7 +180,7 @@ def main_table(results: Results, plan: Plan) -> str:
         rows.append(cells)
         above = run
     columns = [*DIFFERENCE, "no answer", "tokens", "seconds"]
-    return markdown(["", "seeds", *HEADINGS.values(), *columns], rows)
+    return markdown(["", "seeds", *headings.values(), *columns], rows)
 
 
 def claim_table(results: Results, plan: Plan) -> str:
@@ -212,11 +211,11 @@ def curation_table(results: Results) -> str:
 
 def span_table(results: Results, plan: Plan) -> str:
     """Spans per response, by split."""
-    rows = []
+    rows, headings = [], _headings(results, plan)
     for run, label in plan["rows"].items():
         found = metrics_of_tests(results, plan, run)
-        rows.append([label, str(len(found)), *(over(found, _spans(name), 2) for name in HEADINGS)])
-    return markdown(["", "seeds", *HEADINGS.values()], rows)
+        rows.append([label, str(len(found)), *(over(found, _spans(name), 2) for name in headings)])
+    return markdown(["", "seeds", *headings.values()], rows)
 
 
 def ablation_table(results: Results, plan: Plan, runs: Mapping[str, str]) -> str:
@@ -271,7 +270,7 @@ def retrieval_table(results: Results, plan: Plan) -> str:
 
 def held_table(results: Results, plan: Plan) -> str:
     """Shares of true and of imagined frames that contain the answer, and of correct answers; empty without codes."""
-    rows, labels = [], _labels(plan)
+    rows, labels, headings = [], _labels(plan), _headings(results, plan)
     for run in plan["controls"]:
         pairs = [
             (results.get(f"retrieval-{run}-s{seed}"), results.get(f"test-{run}-s{seed}")) for seed in plan["seeds"]
@@ -287,9 +286,9 @@ def held_table(results: Results, plan: Plan) -> str:
             "answered": [test["accuracy"] for _, test in found],
         }
         for label, shares in parts.items():
-            cells = [over(shares, _percent(split)) for split in HEADINGS]
+            cells = [over(shares, _percent(split)) for split in headings]
             rows.append([f"{labels[run]}: {label}", str(len(found)), *cells])
-    return markdown(["", "seeds", *HEADINGS.values()], rows) if rows else ""
+    return markdown(["", "seeds", *headings.values()], rows) if rows else ""
 
 
 def published_table() -> str:
@@ -346,6 +345,11 @@ def _difference(difference: Difference | None) -> list[str]:
     if difference is None:
         return ["-"] * len(DIFFERENCE)
     return [points(difference), p_text(difference.p)]
+
+
+def _headings(results: Results, plan: Plan) -> dict[str, str]:
+    """Heading of each split that is asked about, and of all together."""
+    return {name: HEADINGS[name] for name in (*splits_asked(results, plan), "all")}
 
 
 def _labels(plan: Plan) -> dict[str, str]:

@@ -14,6 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from experiments.proof.records import SPLITS
 from experiments.proof.stages import Plan, Stage, digests, stages_testing
 from futurel1.files import write_whole
 
@@ -107,6 +108,12 @@ def current_results(bench: Bench) -> dict[str, dict[str, Any]]:
 def metrics_of_tests(results: Results, plan: Plan, run: str) -> list[Mapping[str, Any]]:
     """Test metrics of a run, one per seed that has been tested."""
     return [results[name]["metrics"] for name in stages_testing(run, plan) if name in results]
+
+
+def splits_asked(results: Results, plan: Plan) -> list[str]:
+    """Splits that the tests of a plan's rows have questions of; all of them where nothing is tested yet."""
+    tests = [test for run in plan["rows"] for test in metrics_of_tests(results, plan, run)]
+    return [name for name in SPLITS if not tests or any(test["accuracy"][name] is not None for test in tests)]
 
 
 def write_json(file: Path, content: Mapping[str, Any]) -> None:

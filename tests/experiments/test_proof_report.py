@@ -69,6 +69,19 @@ def test_whole_page(bench: Bench) -> None:
             assert picture.convert("L").getextrema()[0] < 128
 
 
+def test_a_split_without_questions_has_no_column(bench: Bench) -> None:
+    fabricate(bench)
+    for file in bench.places.results.glob("test-*.json"):
+        result = json.loads(file.read_text())
+        result["metrics"]["accuracy"]["hop5"] = result["metrics"]["spans"]["hop5"] = None
+        write_json(file, result)
+    write_report(bench, {**PLAN, "paper": False})
+    page = bench.places.page.read_text()
+    assert "| 3 hops | average |" in page
+    assert "| interpolation |" not in page.partition("## Curation")[0] + page.partition("## Spans")[2]
+    assert len(row(page, "text-only SFT")) == 11
+
+
 def test_diagnoses_are_told_over_seeds(bench: Bench) -> None:
     names = [f"diagnose-sft-latent-s{seed}" for seed in PLAN["seeds"]]
     fabricate(bench, names)
