@@ -99,10 +99,11 @@ class _ShapesOnly(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self, usage: Usage) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._usage = usage
+        self._results = _Results()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
-        given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        given = _tensors((args, kwargs))
         on_meta = [tensor.device == META for tensor in given]
         shapes = any(on_meta)
         if shapes and func in _READING:
@@ -116,19 +117,74 @@ class _ShapesOnly(TorchDispatchMode):  # type: ignore[no-untyped-call]
             args = (args[0], _whole_numbers(args[1]), *args[2:])
         if shapes and not all(on_meta):
             args, kwargs = tree_map_only(Tensor, _without_values, (args, kwargs))
-        out = func(*args, **kwargs)
+        out = self._results(func, args, kwargs) if shapes else func(*args, **kwargs)
         if shapes:
             self._usage.operations += not func.is_view
             count = flop_registry.get(func._overloadpacket)
             if count is not None:
                 self._usage.flops += count(*args, **kwargs, out_val=out)
-        made = [out] if isinstance(out, Tensor) else [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
+        made = _tensors(out)
         if shapes and any(_is_discrete(tensor.dtype) for tensor in made):
             out = tree_map_only(Tensor, _with_real_integers, out)
-            made = [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
+            made = _tensors(out)
         for tensor in made:
             self._usage.hold(tensor)
         return out
+
+
+class _Results:
+    """What operations on meta tensors return, each asked once: layers repeat the same ones on the same shapes."""
+
+    def __init__(self) -> None:
+        self._known: dict[Any, list[tuple[Any, ...]] | None] = {}
+
+    def __call__(self, func: Any, args: Any, kwargs: Any) -> Any:
+        if func.is_view or func._schema.is_mutable:
+            return func(*args, **kwargs)
+        key = func, _described(args), _described(kwargs)
+        known = self._known.get(key)
+        if known is not None:
+            made = [torch.empty_strided(shape, stride, dtype=dtype, device=META) for shape, stride, dtype in known]
+            return made[0] if len(made) == 1 else tuple(made)
+        out = func(*args, **kwargs)
+        if key not in self._known:
+            self._known[key] = _remembered(out, _tensors((args, kwargs)))
+        return out
+
+
+def _tensors(part: Any) -> list[Tensor]:
+    """All tensors in nested tuples, lists and dictionaries."""
+    if isinstance(part, Tensor):
+        return [part]
+    if isinstance(part, dict):
+        part = part.values()
+    elif not isinstance(part, list | tuple):
+        return []
+    return [tensor for one in part for tensor in _tensors(one)]
+
+
+def _described(part: Any) -> Any:
+    """What a result depends on, as something that can be compared."""
+    if isinstance(part, Tensor):
+        return part.shape, part.stride(), part.dtype
+    if isinstance(part, list | tuple):
+        return tuple(map(_described, part))
+    if isinstance(part, dict):
+        return tuple((name, _described(value)) for name, value in part.items())
+    return type(part), part
+
+
+def _remembered(out: Any, given: list[Tensor]) -> list[tuple[Any, ...]] | None:
+    """Shapes, strides and dtypes of a result; None for one that shares memory, or is no tensor or tuple of tensors."""
+    made = [out] if isinstance(out, Tensor) else list(out) if isinstance(out, tuple) and len(out) > 1 else []
+    if not made or not all(isinstance(tensor, Tensor) for tensor in made):
+        return None
+    storages = [tensor.untyped_storage() for tensor in made]
+    shared = {tensor.untyped_storage()._cdata for tensor in given} & {storage._cdata for storage in storages}
+    found = [(tensor.shape, tensor.stride(), tensor.dtype) for tensor in made]
+    sizes = [torch.empty_strided(*one[:2], dtype=one[2], device=META).untyped_storage().nbytes() for one in found]
+    same = sizes == [storage.nbytes() for storage in storages] and not any(tensor.storage_offset() for tensor in made)
+    return found if same and not shared and len({storage._cdata for storage in storages}) == len(made) else None
 
 
 def _is_discrete(dtype: torch.dtype) -> bool:
