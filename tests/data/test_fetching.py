@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 import signal
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -36,6 +38,18 @@ def test_batches_come_in_order(num_workers: int) -> None:
     batches = [[1, 2], [3], [], [4, 5, 6]]
     assert list(fetch(Squares(), batches, list, num_workers=num_workers)) == [[1, 4], [9], [], [16, 25, 36]]
     assert list(fetch(Bulk(), batches, list, num_workers=num_workers)) == [[(1, 4)], [(9,)], [()], [(16, 25, 36)]]
+
+
+def test_workers_of_an_abandoned_iterator_end_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Garbage in a reference cycle, as Lightning leaves its iterators: the queues of the workers must outlive it."""
+    monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 60)  # how long ends are waited for
+    cycle: list[Any] = [fetch(Squares(), [[1], [2], [3]], list, num_workers=1)]
+    next(cycle[0])
+    cycle.append(cycle)
+    del cycle
+    began = time.monotonic()
+    gc.collect()
+    assert time.monotonic() - began < 30
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])

@@ -13,6 +13,9 @@ from futurel1.interrupts import ignore_in_worker, starting_workers
 
 Numbers = Sequence[int]
 Collate = Callable[[list[Any]], Any]
+_STARTED: set[Any] = set()
+"""Iterators in use. Lightning leaves an iterator where it stopped asking, in a reference cycle. If the garbage
+collector found the queues of its workers with it, it would close them first, and wait five seconds for the workers."""
 
 
 def fetch(
@@ -45,10 +48,14 @@ def fetch(
     )
     with starting_workers() if num_workers else nullcontext():
         loaded = iter(loader)
-    for batch in loaded:
-        if isinstance(batch, FutureL1Error):
-            raise batch
-        yield batch
+    _STARTED.add(loaded)
+    try:
+        for batch in loaded:
+            if isinstance(batch, FutureL1Error):
+                raise batch
+            yield batch
+    finally:
+        _STARTED.discard(loaded)
 
 
 class Batches(Dataset[Any]):
