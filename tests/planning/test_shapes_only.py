@@ -50,6 +50,24 @@ def test_a_tensor_counts_until_it_is_freed() -> None:
     assert usage.at_peak["activations"] == 8000
 
 
+def test_an_operation_asked_again_uses_as_much_as_the_first_time() -> None:
+    with shapes_only() as usage:
+        weight = torch.empty(8, 4, device=META)
+        first, second = torch.empty(2, 3, 4, device=META), torch.empty(2, 3, 4, device=META)
+        used = []
+        for given in (first, second):  # equal shapes, and `_unsafe_view` returns the memory that it is given
+            before = usage.live["activations"], usage.flops, usage.operations
+            product = (given @ weight.T).mul(2).sort().values
+            after = usage.live["activations"], usage.flops, usage.operations
+            used.append([now - then for now, then in zip(after, before, strict=True)])
+            assert product.shape == (2, 3, 8)
+            del product
+        flat = torch.empty(6, 8, device=META)
+        again = [torch.ops.aten._unsafe_view(flat, [2, 3, 8]) for _ in range(2)]
+    assert used[0] == used[1] == [2 * 3 * 8 * 4, 2 * 6 * 4 * 8, used[0][2]]
+    assert all(view.untyped_storage()._cdata == flat.untyped_storage()._cdata for view in again)
+
+
 def test_tensors_are_counted_by_kind() -> None:
     weight = torch.empty(8, 100, device=META)
     with shapes_only(vocab_size=100) as usage:

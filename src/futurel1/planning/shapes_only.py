@@ -21,6 +21,8 @@ from torch.utils.flop_counter import flop_registry
 
 aten: Any = torch.ops.aten
 META = torch.device("meta")
+_Form = tuple[torch.Size, tuple[int, ...], torch.dtype]
+"""Shape, stride and dtype of a tensor."""
 Kind = Literal["weights", "gradients", "gathered", "logits", "activations"]
 
 
@@ -136,20 +138,21 @@ class _Results:
     """What operations on meta tensors return, each asked once: layers repeat the same ones on the same shapes."""
 
     def __init__(self) -> None:
-        self._known: dict[Any, list[tuple[Any, ...]] | None] = {}
+        self._known: dict[Any, list[_Form] | None] = {}
 
     def __call__(self, func: Any, args: Any, kwargs: Any) -> Any:
         if func.is_view or func._schema.is_mutable:
             return func(*args, **kwargs)
         key = func, _described(args), _described(kwargs)
-        known = self._known.get(key)
-        if known is not None:
-            made = [torch.empty_strided(shape, stride, dtype=dtype, device=META) for shape, stride, dtype in known]
-            return made[0] if len(made) == 1 else tuple(made)
-        out = func(*args, **kwargs)
         if key not in self._known:
+            out = func(*args, **kwargs)
             self._known[key] = _remembered(out, _tensors((args, kwargs)))
-        return out
+            return out
+        known = self._known[key]
+        if known is None:
+            return func(*args, **kwargs)
+        made = tuple(map(_made, known))
+        return made[0] if len(made) == 1 else made
 
 
 def _tensors(part: Any) -> list[Tensor]:
@@ -174,17 +177,23 @@ def _described(part: Any) -> Any:
     return type(part), part
 
 
-def _remembered(out: Any, given: list[Tensor]) -> list[tuple[Any, ...]] | None:
-    """Shapes, strides and dtypes of a result; None for one that shares memory, or is no tensor or tuple of tensors."""
+def _remembered(out: Any, given: list[Tensor]) -> list[_Form] | None:
+    """Forms of a result; None for one that is no tensor or tuple of tensors, or whose memory is not all its own."""
     made = [out] if isinstance(out, Tensor) else list(out) if isinstance(out, tuple) and len(out) > 1 else []
     if not made or not all(isinstance(tensor, Tensor) for tensor in made):
         return None
-    storages = [tensor.untyped_storage() for tensor in made]
-    shared = {tensor.untyped_storage()._cdata for tensor in given} & {storage._cdata for storage in storages}
-    found = [(tensor.shape, tensor.stride(), tensor.dtype) for tensor in made]
-    sizes = [torch.empty_strided(*one[:2], dtype=one[2], device=META).untyped_storage().nbytes() for one in found]
-    same = sizes == [storage.nbytes() for storage in storages] and not any(tensor.storage_offset() for tensor in made)
-    return found if same and not shared and len({storage._cdata for storage in storages}) == len(made) else None
+    storages = {tensor.untyped_storage()._cdata for tensor in made}
+    if len(storages) < len(made) or storages & {tensor.untyped_storage()._cdata for tensor in given}:
+        return None
+    forms = [(tensor.shape, tensor.stride(), tensor.dtype) for tensor in made]
+    sizes = [[part.untyped_storage().nbytes() for part in parts] for parts in (made, map(_made, forms))]
+    return forms if sizes[0] == sizes[1] else None
+
+
+def _made(form: _Form) -> Tensor:
+    """A meta tensor with memory of its own."""
+    shape, stride, dtype = form
+    return torch.empty_strided(shape, stride, dtype=dtype, device=META)
 
 
 def _is_discrete(dtype: torch.dtype) -> bool:
