@@ -59,7 +59,7 @@ def main(args: Sequence[str] | None = None) -> None:
 def plan_of(rows: Sequence[str], changes: Mapping[str, Any]) -> dict[str, Any]:
     """The miniature's plan with changes, and with the stages of these rows only."""
     plan = merged(load_plan(plan_file("miniature")), changes)
-    return {**plan, "rows": dict.fromkeys(rows, ""), "ablations": {}, "controls": [], "diagnose": {}}
+    return {**plan, "rows": dict.fromkeys(rows, ""), "ablations": {}, "controls": [], "diagnose": {}, "more_seeds": {}}
 
 
 def result_of(run: str, changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -41,7 +41,7 @@ def main(args: Sequence[str] | None = None) -> None:
         from experiments.proof.quick import write_opening
 
         plan["backbone"] = write_opening(options.root / "backbone")
-    chosen = {**plan, "seeds": options.seeds or plan["seeds"]}
+    chosen = {**plan, "seeds": options.seeds, "more_seeds": {}} if options.seeds else plan
     bench = Bench(build_stages(chosen), places, in_process=options.quick)
     if options.list:
         _list(bench)

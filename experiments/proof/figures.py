@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from experiments.proof.formatting import HEADINGS
 from experiments.proof.results import Results, metrics_of_tests, splits_asked
-from experiments.proof.stages import Plan
+from experiments.proof.stages import Plan, seeds_of
 from experiments.proof.statistics import seed_mean
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ def _rewards(results: Results, plan: Plan) -> Figure | None:
 
 
 def _fits(run: str, plan: Plan) -> list[str]:
-    return [f"{run}-s{seed}" for seed in plan["seeds"]]
+    return [f"{run}-s{seed}" for seed in seeds_of(run, plan)]
 
 
 def _seeds(found: Sequence[object]) -> str:

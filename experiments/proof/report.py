@@ -11,7 +11,7 @@ from experiments.proof.diagnoses import diagnoses_of, diagnosis_tables
 from experiments.proof.formatting import HEADINGS, markdown, over, p_text, points
 from experiments.proof.records import MISMATCHED, SPLITS
 from experiments.proof.results import Bench, Results, current_results, metrics_of_tests, read_results, splits_asked
-from experiments.proof.stages import BACKBONE, Plan, diagnosed_runs, stages_testing
+from experiments.proof.stages import BACKBONE, Plan, diagnosed_runs, seeds_of, stages_testing
 from experiments.proof.statistics import holm, paired_difference, seed_mean
 from futurel1.metrics.functional import Difference
 
@@ -134,7 +134,7 @@ def _about(results: Results, plan: Plan, bench: Bench) -> list[str]:
         "anew what was made elsewhere. How to read and to repeat it: "
         "[experiments/proof](../experiments/proof/README.md).",
         f"{len(results)} of {total} stages, whose times add up to {seconds / 3600:.1f} hours (`make proof` runs two at "
-        f"once); seeds {', '.join(map(str, plan['seeds']))}. "
+        f"once); seeds {', '.join(map(str, plan['seeds']))}{_more_seeds(plan)}. "
         f"World: {world['train']} training, {world['test']} test and {world['rl']} RL clips of {world['size']} pixels"
         + ("." if curated is None else f"; {curated} curated records."),
     ]
@@ -143,6 +143,14 @@ def _about(results: Results, plan: Plan, bench: Bench) -> list[str]:
     if stale:
         lines.append(f"Left out, as made with other settings: {', '.join(stale)}.")
     return lines
+
+
+def _more_seeds(plan: Plan) -> str:
+    more = plan.get("more_seeds", {})
+    if not more.get("seeds"):
+        return ""
+    labels = _labels(plan)
+    return f"; also {', '.join(map(str, more['seeds']))} for {', '.join(labels[run] for run in more['runs'])}"
 
 
 def _machine(machine: Mapping[str, Any]) -> str:
@@ -311,16 +319,16 @@ def published_table() -> str:
 
 def compared(results: Results, plan: Plan, first: str, second: str) -> Difference | None:
     """Difference of two runs over seeds and questions; None if no seed has tests of both."""
-    one, other = (dict(zip(plan["seeds"], _by_seed(results, plan, run), strict=True)) for run in (first, second))
-    pairs = [(one[seed], other[seed]) for seed in plan["seeds"] if one[seed] and other[seed]]
+    one, other = (_by_seed(results, plan, run) for run in (first, second))
+    pairs = [(test, other[seed]) for seed, test in one.items() if seed in other]
     return _paired([pair[0] for pair in pairs], [pair[1] for pair in pairs])
 
 
-def _by_seed(results: Results, plan: Plan, run: str) -> list[Mapping[str, Any]]:
-    """Test metrics of a run for each seed, empty if there are none; the backbone's single test stands for all seeds."""
-    names = stages_testing(run, plan)
-    names = names * len(plan["seeds"]) if run == BACKBONE else names
-    return [results[name]["metrics"] if name in results else {} for name in names]
+def _by_seed(results: Results, plan: Plan, run: str) -> dict[int, Mapping[str, Any]]:
+    """Test metrics of a run by seed, of those that were tested; the backbone's single test stands for all seeds."""
+    seeds, names = seeds_of(run, plan), stages_testing(run, plan)
+    names = names * len(seeds) if run == BACKBONE else names
+    return {seed: results[name]["metrics"] for seed, name in zip(seeds, names, strict=True) if name in results}
 
 
 def _paired(first: Sequence[Mapping[str, Any]], second: Sequence[Mapping[str, Any]]) -> Difference | None:

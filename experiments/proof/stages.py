@@ -189,6 +189,12 @@ def shown_runs(plan: Plan) -> list[str]:
     return list(dict.fromkeys([*plan["rows"], *ablations, *plan["controls"], *diagnosed_runs(plan)]))
 
 
+def seeds_of(run: str, plan: Plan) -> list[int]:
+    """Seeds that a run is trained and tested with: the plan's, and those that it adds for this run."""
+    more = plan.get("more_seeds", {})
+    return [*plan["seeds"], *(more["seeds"] if run in more.get("runs", ()) else ())]
+
+
 def build_stages(plan: Plan) -> dict[str, Stage]:
     """All stages that the tables need, seed by seed, each after the stages that it needs.
 
@@ -203,12 +209,15 @@ def build_stages(plan: Plan) -> dict[str, Stage]:
                 builder.studies(name, seed)
             if name in diagnosed_runs(plan):
                 builder.diagnosis(name, seed)
+    for name in shown_runs(plan):
+        for seed in seeds_of(name, plan):  # those that the plan adds for this run
+            builder.test(name, seed)
     return builder.stages
 
 
 def stages_testing(run: str, plan: Plan) -> list[str]:
     """Names of the stages that test a run, one per seed; for the backbone only one."""
-    return [f"test-{run}"] if run == BACKBONE else [_named(f"test-{run}", seed) for seed in plan["seeds"]]
+    return [f"test-{run}"] if run == BACKBONE else [_named(f"test-{run}", seed) for seed in seeds_of(run, plan)]
 
 
 def with_needs(names: Iterator[str] | list[str], stages: Mapping[str, Stage]) -> list[str]:

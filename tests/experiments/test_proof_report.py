@@ -23,7 +23,7 @@ from experiments.proof.report import (
 )
 from experiments.proof.results import Bench, Places, current_results, write_json
 from experiments.proof.run import states
-from experiments.proof.stages import build_stages, load_plan
+from experiments.proof.stages import build_stages, load_plan, stages_testing
 
 PLAN = load_plan(MINIATURE)
 
@@ -47,9 +47,9 @@ def test_whole_page(bench: Bench) -> None:
     labels = [*PLAN["rows"].values()]
     places = [page.index(f"| {label} |") for label in labels]
     assert places == sorted(places)
-    for label in labels:
+    for run, label in PLAN["rows"].items():
         cells = row(page, label)
-        assert cells[1] == ("1" if label == "no SFT" else "3")
+        assert cells[1] == str(len(stages_testing(run, PLAN)))
         assert "-" not in cells[2:7]
         assert ("±" in cells[6]) == (label != "no SFT")
     assert row(page, "no SFT")[7:9] == ["-", "-"]
@@ -142,6 +142,18 @@ def test_differences_are_those_of_seeds_that_both_runs_have(bench: Bench) -> Non
     level = results["test-backbone"]["metrics"]["accuracy"]["all"]
     assert found.value == pytest.approx(1 / 3 - level)
     assert compared(results, PLAN, "sft-text", "sft-latent") is None
+
+
+def test_added_seeds_are_told_and_counted(bench: Bench) -> None:
+    fabricate(bench)
+    write_report(bench, PLAN)
+    page = bench.places.page.read_text()
+    assert "; seeds 0, 1, 2; also 3, 4 for latent SFT + GRPO, latent SFT + DAPO. World" in page
+    assert [row(page, label)[1] for label in ("latent SFT + GRPO", "latent SFT + DAPO", "latent SFT")] == list("553")
+    results = current_results(bench)
+    with_all = compared(results, PLAN, "rl-dapo", "rl-grpo") or pytest.fail("nothing to compare")
+    first = compared(results, {**PLAN, "more_seeds": {}}, "rl-dapo", "rl-grpo") or pytest.fail("nothing to compare")
+    assert with_all != first
 
 
 def test_claims_are_corrected_for_their_number(bench: Bench) -> None:

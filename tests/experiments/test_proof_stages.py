@@ -11,7 +11,7 @@ import yaml
 from fabricated import MINIATURE, ROOT
 
 from experiments.proof import stages as module
-from experiments.proof.stages import Stage, build_stages, digests, load_plan, stages_testing, with_needs
+from experiments.proof.stages import Stage, build_stages, digests, load_plan, seeds_of, stages_testing, with_needs
 
 
 @pytest.fixture(autouse=True)
@@ -39,7 +39,7 @@ def test_every_row_has_its_stages(plan: dict[str, Any]) -> None:
     for run in shown:
         tests = stages_testing(run, plan)
         assert set(tests) <= stages.keys()
-        assert len(tests) == (1 if run == "backbone" else len(plan["seeds"]))
+        assert len(tests) == (1 if run == "backbone" else len(seeds_of(run, plan)))
     for run in plan["controls"]:
         for seed in plan["seeds"]:
             assert {f"controls-{run}-s{seed}", f"retrieval-{run}-s{seed}"} <= stages.keys()
@@ -72,6 +72,15 @@ def test_seeds_add_stages_and_change_none(plan: dict[str, Any]) -> None:
     few, many = ({**plan, "seeds": seeds} for seeds in ([0], [0, 1, 2]))
     one, three = (digests(build_stages(made)) for made in (few, many))
     assert one.items() < three.items()
+
+
+def test_a_plan_adds_seeds_for_single_runs(plan: dict[str, Any]) -> None:
+    few, more = (
+        digests(build_stages({**plan, "more_seeds": added})) for added in ({}, {"seeds": [3, 4], "runs": ["rl-grpo"]})
+    )
+    assert few.items() < more.items()
+    runs = {"sft-latent", "rl-grpo", "test-rl-grpo"}  # no test or study of the run that it starts from
+    assert more.keys() - few.keys() == {f"{run}-s{seed}" for run in runs for seed in (3, 4)}
 
 
 @pytest.mark.parametrize(
@@ -173,7 +182,7 @@ def test_quick_plan_has_the_same_rows() -> None:
     assert quick["rows"] == plan["rows"]
     assert quick["world"]["train"] < 100
     assert quick["rl"]["runs"] == plan["rl"]["runs"]
-    assert set(build_stages(quick)) == set(build_stages({**plan, "seeds": [0]}))
+    assert set(build_stages(quick)) == set(build_stages({**plan, "seeds": [0], "more_seeds": {}}))
 
 
 def test_needs_of_a_stage(plan: dict[str, Any]) -> None:
