@@ -1,6 +1,6 @@
 """Short runs of reinforcement learning that reward R_ctr and R_div in other ways, and a table of what they moved.
 
-    python -m experiments.latent_rewards            # everything that has no result yet, then the table
+    python -m experiments.latent_rewards --jobs 2   # everything that has no result yet, two runs at once; a table
     python -m experiments.latent_rewards --table    # only the table, from experiments/latent_rewards/results.json
 
 Runs from the root of the repository, with the engine of the miniature, into runs/latent-rewards. World, records and
@@ -44,14 +44,14 @@ def main(args: Sequence[str] | None = None) -> None:
     """Run what is left, then print the table."""
     parser = argparse.ArgumentParser(prog="python -m experiments.latent_rewards", description=__doc__)
     parser.add_argument("--only", nargs="+", metavar="RUN", help="runs of plan.yaml; default: all")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at once, which share the cores (default: 1)")
     parser.add_argument("--table", action="store_true", help="only print the table")
     options = parser.parse_args(args)
     changes = yaml.safe_load((FOLDER / "plan.yaml").read_text(encoding="utf-8"))
     file = FOLDER / "results.json"
     found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     if not options.table:
-        # Written at the end: results note whether files in here were changed while they were made.
-        found |= {run: result_of(run, changes) for run in options.only or changes["rows"]}
+        found |= results_of(options.only or list(changes["rows"]), changes, options.jobs)
         write_json(file, {run: found[run] for run in changes["rows"] if run in found})
     print(table(found, changes["rows"]))
 
@@ -62,17 +62,19 @@ def plan_of(rows: Sequence[str], changes: Mapping[str, Any]) -> dict[str, Any]:
     return {**plan, "rows": dict.fromkeys(rows, ""), "ablations": {}, "controls": [], "diagnose": {}, "more_seeds": {}}
 
 
-def result_of(run: str, changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Make a run, unless it is there, and summarize it."""
-    name = f"rl-{run}"
-    plan = plan_of([name], changes)
+def results_of(runs: Sequence[str], changes: Mapping[str, Any], jobs: int) -> dict[str, Any]:
+    """Make runs, unless they are there, and summarize them."""
+    plan = plan_of([f"rl-{run}" for run in runs], changes)
     bench = Bench(build_stages(plan), Places.under(ROOT))
-    stage = f"{name}-s{plan['seeds'][0]}"
-    run_stages(bench, [stage])
-    result = read_results(bench.places)[stage]
-    kept = {key: result[key] for key in ("digest", "commit", "dirty", "machine", "started", "seconds")}
-    options = changes["rl"]["runs"][run].get("set", {})
-    return {"set": {**changes["rl"]["set"], **options}, **kept, "metrics": summary(bench.places.runs / stage, options)}
+    stages = {run: f"rl-{run}-s{plan['seeds'][0]}" for run in runs}
+    run_stages(bench, list(stages.values()), jobs=jobs)
+    results, found = read_results(bench.places), {}
+    for run, stage in stages.items():
+        kept = {key: results[stage][key] for key in ("digest", "commit", "dirty", "machine", "started", "seconds")}
+        options = changes["rl"]["runs"][run].get("set", {})
+        metrics = summary(bench.places.runs / stage, options)
+        found[run] = {"set": {**changes["rl"]["set"], **options}, **kept, "metrics": metrics}
+    return found
 
 
 def summary(folder: Path, options: Mapping[str, Any]) -> dict[str, Any]:
