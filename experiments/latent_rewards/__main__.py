@@ -150,18 +150,19 @@ def table(found: Mapping[str, Any], labels: Mapping[str, str]) -> str:
     columns = {
         "right": "reward/correct", "R_ctr": "reward/contrastive", "of equal latents": "contrastive_of_equal_latents",
         "R_div": "reward/diversity", "of 2 spans or more": "diversity_of_several_spans", "spans": "rollout/spans",
-        "latent cosine": "rollout/latent_cosine", "share of R_ctr": "advantage_share/contrastive",
-        "share of R_div": "advantage_share/diversity", "R² of R_ctr": "accuracy_r2/contrastive",
-        "R² of advantage": "accuracy_r2/advantage",
+        "latent cosine": "rollout/latent_cosine", "R² of R_ctr": "accuracy_r2/contrastive",
+        "validation, right": "val/accuracy",
     }  # fmt: skip
-    lines = ["| | " + " | ".join(columns) + " |", "| --- |" + " ---: |" * len(columns)]
+    lines = ["| rewarded | " + " | ".join(columns) + " |", "| --- |" + " ---: |" * len(columns)]
     for run in (run for run in labels if run in found):
         cells = [_cell(found[run]["metrics"][name]) for name in columns.values()]
         lines.append(f"| {labels[run]} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
-def _cell(ends: Sequence[float | None]) -> str:
+def _cell(ends: Sequence[float | None] | float) -> str:
+    if not isinstance(ends, Sequence):
+        return f"{ends:.3f}"
     first, last = ("-" if value is None else f"{value:.3f}" for value in ends)
     return f"{first} to {last}"
 
