@@ -1,11 +1,13 @@
-"""A guesser that knows only where the ball was last seen."""
+"""Guessers that know where the ball was last seen, or where it was heading."""
 
 import json
 from pathlib import Path
 
 import pytest
 
-from experiments.last_seen import guessed_rightly
+from experiments.atari_guessers import guessed_rightly, straight_and_put
+from futurel1.worlds import AtariWorld
+from futurel1.worlds.look import ZONES
 
 
 def write(file: Path, *records: tuple[str, str, str]) -> None:
@@ -34,3 +36,14 @@ def test_a_record_without_the_ball_is_named(tmp_path: Path) -> None:
     )
     with pytest.raises(SystemExit, match="no-ball"):
         guessed_rightly(tmp_path)
+
+
+def test_a_straight_line_answers_most_questions() -> None:
+    pytest.importorskip("ale_py", reason="needs the extra atari")
+    world = AtariWorld()
+    answers = [ZONES[world.episode("test", number).asked.answer] for number in range(24)]
+    straight, put = straight_and_put(world, answers)
+    assert 20 <= straight <= 24  # 96 of 100 in the long run; at random 6 of 24
+    assert 10 <= put <= 22  # 68 of 100
+    with pytest.raises(SystemExit, match="test question 0 is of a world of another seed"):
+        straight_and_put(world, ["nowhere"])
