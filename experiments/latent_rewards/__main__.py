@@ -32,7 +32,8 @@ ROOT = Path("runs/latent-rewards")
 ENDS = 5
 """Rollout batches that the first and the last numbers are means over."""
 MEANS = (
-    "reward/correct", "reward/contrastive", "reward/diversity", "reward/between", "reward/format", "rollout/latent_cosine",
+    "reward/correct", "reward/contrastive", "reward/diversity", "reward/between", "reward/format",
+    "rollout/latent_cosine",
     "rollout/spans", "rollout/response_length", "group_std/total", "group_std/accuracy", "group_std/contrastive",
     "group_std/diversity", "advantage_share/accuracy", "advantage_share/contrastive", "advantage_share/diversity",
     "accuracy_r2/advantage", "accuracy_r2/contrastive", "accuracy_r2/diversity", "train/latent_ratio_max",
