@@ -107,7 +107,7 @@ def _rewards(results: Results, plan: Plan) -> Figure | None:
     curves = {run: [curve for curve in found if curve] for run, found in curves.items()}
     if not any(curves.values()):
         return None
-    figure = _figure(8, 4.6)
+    figure = _figure(8, 4.9)
     axes = figure.subplots()
     for colour, (run, found) in zip(COLOURS, curves.items(), strict=False):
         if not found:
@@ -118,7 +118,7 @@ def _rewards(results: Results, plan: Plan) -> Figure | None:
         mean = np.mean([[value for step, value in curve if step in set(common)] for curve in found], axis=0)
         axes.plot(common, _smooth(mean), color=colour, linewidth=1.9, label=f"{runs[run]}, {_seeds(found)}")
     _style(axes, "Right rollouts while training", "optimizer step", "share right, before filtering")
-    figure.legend(fontsize=8.5, frameon=False, labelcolor=INK, loc="outside lower center", ncols=3)
+    figure.legend(fontsize=8.5, frameon=False, labelcolor=INK, loc="outside lower center", ncols=2)
     return figure
 
 
