@@ -73,7 +73,7 @@ if __name__ == "__main__":
     options = parser.parse_args()
     right, total = guessed_rightly(options.world)
     print(f"{right / total:.1%} of {total}: the usual answer for the quarter where the ball was last seen")
-    listed = [answer for _, answer in known_and_answers(options.world / "test.jsonl")]
+    listed = [record["answer"] for record in read_lines(options.world / "test.jsonl")]
     straight, put = straight_and_put(AtariWorld(seed=options.seed), listed)
     print(f"{straight / total:.1%} of {total}: a straight line through the ball's last two places")
     print(f"{put / total:.1%} of {total} have the ball put elsewhere")

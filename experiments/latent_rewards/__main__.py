@@ -20,6 +20,7 @@ from typing import Any
 import torch
 import yaml
 
+from experiments.proof.formatting import markdown
 from experiments.proof.records import read_lines
 from experiments.proof.results import Bench, Places, read_results, write_json
 from experiments.proof.run import run_stages
@@ -33,9 +34,9 @@ ENDS = 5
 """Rollout batches that the first and the last numbers are means over."""
 MEANS = (
     "reward/correct", "reward/contrastive", "reward/diversity", "reward/between", "reward/format",
-    "rollout/latent_cosine",
-    "rollout/spans", "rollout/response_length", "group_std/total", "group_std/accuracy", "group_std/contrastive",
-    "group_std/diversity", "advantage_share/accuracy", "advantage_share/contrastive", "advantage_share/diversity",
+    "rollout/latent_cosine", "rollout/spans", "rollout/response_length",
+    "group_std/total", "group_std/accuracy", "group_std/contrastive", "group_std/diversity",
+    "advantage_share/accuracy", "advantage_share/contrastive", "advantage_share/diversity",
     "accuracy_r2/advantage", "accuracy_r2/contrastive", "accuracy_r2/diversity", "train/latent_ratio_max",
 )  # fmt: skip
 SPAN = "[imagined frame "
@@ -154,11 +155,12 @@ def table(found: Mapping[str, Any], labels: Mapping[str, str]) -> str:
         "latent cosine": "rollout/latent_cosine", "R² of R_ctr": "accuracy_r2/contrastive",
         "validation, right": "val/accuracy",
     }  # fmt: skip
-    lines = ["| rewarded | " + " | ".join(columns) + " |", "| --- |" + " ---: |" * len(columns)]
-    for run in (run for run in labels if run in found):
-        cells = [_cell(found[run]["metrics"][name]) for name in columns.values()]
-        lines.append(f"| {labels[run]} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    rows = [
+        [label, *(_cell(found[run]["metrics"][name]) for name in columns.values())]
+        for run, label in labels.items()
+        if run in found
+    ]
+    return markdown(["rewarded", *columns], rows)
 
 
 def _cell(ends: Sequence[float | None] | float) -> str:

@@ -4,7 +4,8 @@
 
 Every prompt has two predicted latents, which point as alike as neighbouring frames of the miniature do, and one number:
 the log-odds of a right answer. Sampling, rewards, advantages, objective and logged statistics are those of LA-DAPO;
-there is no model. So what a reward cannot move here, it cannot move through a model either.
+there is no model. So what a reward cannot teach latents here, it cannot teach them through a model either; a model can
+also change its number of spans.
 """
 
 from __future__ import annotations

@@ -43,7 +43,7 @@ def test_a_straight_line_answers_most_questions() -> None:
     world = AtariWorld()
     answers = [ZONES[world.episode("test", number).asked.answer] for number in range(24)]
     straight, put = straight_and_put(world, answers)
-    assert 20 <= straight <= 24  # 96 of 100 in the long run; at random 6 of 24
+    assert straight >= 20  # 96 of 100 in the long run; at random 6 of 24
     assert 10 <= put <= 22  # 68 of 100
     with pytest.raises(SystemExit, match="test question 0 is of a world of another seed"):
         straight_and_put(world, ["nowhere"])
