@@ -27,9 +27,12 @@ def processor() -> Any:
     return load_processor("tiny")
 
 
-def run(folder: Path, world: Path, url: str, stage: str = "predict", *, on_error: Any = "raise", **options: Any) -> Any:
-    sampled = {"num_branches": 4, "do_sample": True, **options}
-    module = LatentPredictor(engine=make_server(url), sampling=SamplingSettings(max_new_tokens=20), **sampled)
+def run(
+    folder: Path, world: Path, url: str, stage: str = "predict", *, on_error: Any = "raise", concurrency: int = 16,
+    **options: Any,
+) -> Any:  # fmt: skip
+    sampled, engine = {"num_branches": 4, "do_sample": True, **options}, make_server(url, concurrency=concurrency)
+    module = LatentPredictor(engine=engine, sampling=SamplingSettings(max_new_tokens=20), **sampled)
     data = PromptDataModule(
         predict=str(world / "test.jsonl"), batch_size=3, num_workers=0, system_prompt=str(world / "prompt.txt"),
         on_error=on_error,
@@ -84,7 +87,7 @@ def test_a_prediction_that_a_server_ended_goes_on_elsewhere(processor: Any, worl
     with serving(model) as server:
         run(tmp_path / "whole", world, server.url)
     with serving(dying) as server, pytest.raises(RecordError, match=r"test\.jsonl:\d: the server .* HTTP 400.* skip"):
-        run(tmp_path / "run", world, server.url)
+        run(tmp_path / "run", world, server.url, concurrency=1)  # or all may be refused before the first is answered
     before = len(lines(tmp_path / "run"))
     assert 0 < before < 8
     with serving(model) as server:
@@ -104,7 +107,7 @@ def test_a_prediction_that_a_server_ended_goes_on_elsewhere(processor: Any, worl
         return model(request)
 
     with serving(picky) as server:
-        run(tmp_path / "skips", world, server.url, on_error="skip")
+        run(tmp_path / "skips", world, server.url, on_error="skip", concurrency=1)
     [skipped] = lines(tmp_path / "skips", "skipped.jsonl")
     assert "too large" in skipped["message"]
     assert len(lines(tmp_path / "skips")) == 7
