@@ -63,10 +63,11 @@ def test_failures_are_counted_and_never_guessed(kind: str) -> None:
         assert max(server.attempts.values()) <= 2
     failed = {i for i in numbers if verdicts[i].failed}
     planned = {i for i in numbers if all(fault(i, attempt, seed=2) is not None for attempt in (1, 2))}
-    # A loaded machine may add a timeout of its own, never take one away.
+    # A loaded machine may add timeouts of its own, never take a failure away.
     assert planned
     assert planned <= failed
-    assert len(failed) <= len(planned) + 3
+    assert all("timeout" in verdicts[i].reason or fault(i, 2, seed=2) is not None for i in failed - planned)
+    assert len(failed) < len(numbers) / 2
     assert all(verdicts[i].value == expected[i] for i in numbers if i not in failed)
     assert all(verdicts[i].value is None and verdicts[i].attempts == 2 and verdicts[i].reason for i in failed)
     assert judge.stats.failed == judge.stats.failures.total() == len(failed)
