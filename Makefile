@@ -6,11 +6,12 @@ RUN := demo-$(shell date +%Y%m%d-%H%M%S)
 STEPS ?= 120
 GPU_BENCHMARK := --device cuda --dtype bfloat16 --shapes 8b --rows 64 --prompts 1500 8192 --alone
 
-.PHONY: help install demo test test-numerics test-width campaign gpu lint docs proof proof-quick clean
+.PHONY: help install demo test test-slow test-numerics test-width campaign gpu lint docs proof proof-quick clean
 
 help:
 	@echo "make demo   install into $(VENV), train the tiny model on video files, show right answers before and after"
-	@echo "make test   install into $(VENV), run the whole test suite in two processes"
+	@echo "make test   install into $(VENV), run the tests of functions and classes in two processes; under 12 minutes"
+	@echo "make test-slow  tests of whole runs: several processes, kills, the wheel, commands and tutorials of the documentation"
 	@echo "make test-numerics  the tests that compare numbers of models, with the kernels of a CPU without AVX"
 	@echo "make test-width  all paths on one layer of the 8B model, at its width and with its vocabulary; 14 GiB"
 	@echo "make campaign  random kills, damaged records, faults of a judge, full disks: under 40 minutes, one table"
@@ -51,10 +52,13 @@ demo: install
 	@echo "  transformers runs/$(RUN)/huggingface"
 
 test: install
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal $(ARGS)
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m 'not slow and not campaign and not width' $(ARGS)
 
-# Bounds that hold only for the sums of one CPU's kernels break here, and not first on somebody else's machine. The
-# marked files are named, because importing all others takes half a minute.
+# The marked files are named, here and below, because importing all others takes half a minute.
+test-slow: install
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m 'slow and not campaign' $$(grep -rl 'mark\.slow' tests) $(ARGS)
+
+# Bounds that hold only for the sums of one CPU's kernels break here, and not first on somebody else's machine.
 test-numerics: install
 	HF_HUB_OFFLINE=1 ATEN_CPU_CAPABILITY=default OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m numerics $$(grep -rl 'mark\.numerics' tests) $(ARGS)
 

@@ -12,6 +12,7 @@ MEASURED = r"measured +([\d.]+) s +(\d+) tokens/s  peak +-?([\d.]+) MB"
 PREDICTED = r"predicted +([\d.]+) s +(\d+) tokens/s  peak +([\d.]+) MB"
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:You defined a `validation_step`")
 def test_steps_are_measured_and_predicted(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.syspath_prepend(Path(__file__).parents[1] / "benchmarks")

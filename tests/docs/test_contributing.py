@@ -30,6 +30,12 @@ def test_make_goals_exist():
     assert [goal for goal in goals if f"\n{goal}:" not in MAKEFILE] == []
 
 
+def test_ci_runs_all_tests_but_campaigns_and_those_of_a_gpu():
+    listed = set(re.findall(r"^\| `make (test[a-z-]*)` \|", GUIDE, re.MULTILINE))
+    assert listed == set(re.findall(r"^make (test[a-z-]*)$", (ROOT / ".ci" / "run").read_text(), re.MULTILINE))
+    assert listed == set(re.findall(r"^(test[a-z-]*): install$", MAKEFILE, re.MULTILINE))
+
+
 def test_hooks_run_what_make_lint_runs():
     hooks = [hook for repository in load(".pre-commit-config.yaml")["repos"] for hook in repository["hooks"]]
     linted = re.findall(r"\$\(BIN\)/(\w+)(?: (\w+))?", MAKEFILE.partition("\nlint:")[2].partition("\n\n")[0])

@@ -32,7 +32,10 @@ from futurel1.modules.loggers import ResumableCSVLogger
 from futurel1.rewards import CompositeReward
 from processes import Command
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's on every resume: loaders, folders that are not empty
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore"),  # Lightning's on every resume: loaders, folders that are not empty
+]
 
 Make = Callable[..., Chain]
 ADAM: Any = import_module("torch.optim.adam")  # `torch.optim` does not show it
