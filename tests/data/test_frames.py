@@ -110,7 +110,7 @@ def test_forked_workers_may_read_after_their_parent_has(clips, frame_number):
     read_frames(clips["closed"], [3])
     with multiprocessing.get_context("fork").Pool(2) as pool:
         results = [pool.apply_async(read_frames, (clips[kind], [4, 40])) for kind in ("closed", "mkv", "closed", "avi")]
-        read = [result.get(timeout=20) for result in results]
+        read = [result.get(timeout=300) for result in results]
     assert [[frame_number(picture) for picture in pictures] for pictures in read] == [[4, 40]] * 4
 
 

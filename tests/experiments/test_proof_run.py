@@ -83,7 +83,7 @@ def test_two_jobs_start_a_stage_after_what_it_needs(
 ) -> None:
     needs = {"world": (), "left": ("world",), "right": ("world",), "end": ("left", "right"), "other": ()}
     stages = {name: Stage(name, "split", None, of) for name, of in needs.items()}
-    together = threading.Barrier(2, timeout=60)
+    together = threading.Barrier(2, timeout=300)
     ended: list[str] = []
 
     def run_stage(stage: Stage, digest: str, bench: Bench, jobs: int) -> float:

@@ -45,11 +45,11 @@ def test_first_answer(text: str, answer: str) -> None:
 )
 def test_time_is_bounded_whatever_was_written(piece: str) -> None:
     text = piece * (200_000 // len(piece))
-    begin = time.perf_counter()
+    begin = time.process_time()
     for variant in ("paper", "released"):
         FormatReward(variant=variant)(make_inputs([text, L + text, L + R + "<answer>" + text]))  # type: ignore[arg-type]
     AccuracyReward()(make_inputs([text]))
-    assert time.perf_counter() - begin < 5
+    assert time.process_time() - begin < 20  # quadratic: minutes
 
 
 EMPTY = "<|latent_start|><|latent_end|>"

@@ -198,9 +198,9 @@ class Ranks:
             return [value]
         slots, barrier = self._local.slots, self._local.barrier
         slots[self._local.rank] = pickle.dumps(value)
-        barrier.wait(timeout=20)
+        barrier.wait(timeout=300)
         values = [pickle.loads(slot) for slot in slots]
-        barrier.wait(timeout=20)
+        barrier.wait(timeout=300)
         return values
 
     def __call__(self, world_size: int, work: Callable[[int], Any]) -> list[Any]:
@@ -224,7 +224,7 @@ class Ranks:
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(timeout=60)
+            thread.join(timeout=600)
         if errors:
             raise errors[0]
         assert not barrier.broken

@@ -381,11 +381,11 @@ def test_parsing_is_fast_on_hostile_texts():
         "5" + "'" * 100_000,
         "'*" * 50_000,
     ]
-    start = time.perf_counter()
+    start = time.process_time()
     for text in hostile:
         sanitize_response(text)
         extract_option(f"<answer>{text}</answer>", "strict", OPTIONS)
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 20  # quadratic: minutes
 
 
 def test_prompt_appends_options_that_the_question_lacks():
