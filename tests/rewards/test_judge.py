@@ -63,10 +63,11 @@ def test_failures_are_counted_and_never_guessed(kind: str) -> None:
         assert max(server.attempts.values()) <= 2
     failed = {i for i in numbers if verdicts[i].failed}
     planned = {i for i in numbers if all(fault(i, attempt, seed=2) is not None for attempt in (1, 2))}
-    # A loaded machine may add timeouts of its own, never take a failure away.
     assert planned
     assert planned <= failed
-    assert all("timeout" in verdicts[i].reason or fault(i, 2, seed=2) is not None for i in failed - planned)
+    # A loaded machine adds timeouts of its own, also before the server sees a request: its first is then the second.
+    other = [verdicts[i].reason for i in failed - planned if fault(i, 1, seed=2) is fault(i, 2, seed=2) is None]
+    assert all("timeout" in reason for reason in other)
     assert len(failed) < len(numbers) / 2
     assert all(verdicts[i].value == expected[i] for i in numbers if i not in failed)
     assert all(verdicts[i].value is None and verdicts[i].attempts == 2 and verdicts[i].reason for i in failed)
