@@ -24,6 +24,7 @@ ALONE = ["--data.init_args.batch_size", "1"]
 SMALL = ["--data.init_args.max_length", "600"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", LARGE, ids=lambda path: path.stem)
 def test_shipped_configurations_fit_at_their_longest(config: Path) -> None:
     (row,) = (line for line in CONFIGURATIONS.read_text().splitlines() if f"configs/qwen3_vl_8b/{config.name}`" in line)
