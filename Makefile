@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 RUN := demo-$(shell date +%Y%m%d-%H%M%S)
 STEPS ?= 120
 GPU_BENCHMARK := --device cuda --dtype bfloat16 --shapes 8b --rows 64 --prompts 1500 8192 --alone
@@ -52,15 +53,15 @@ demo: install
 	@echo "  transformers runs/$(RUN)/huggingface"
 
 test: install
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m 'not slow and not campaign and not width' $(ARGS)
+	HF_HUB_OFFLINE=1 $(PYTEST) -m 'not slow and not campaign and not width' $(ARGS)
 
 # The marked files are named, here and below, because importing all others takes half a minute.
 test-slow: install
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m 'slow and not campaign' $$(grep -rl 'mark\.slow' tests) $(ARGS)
+	HF_HUB_OFFLINE=1 $(PYTEST) -m 'slow and not campaign' $$(grep -rl 'mark\.slow' tests) $(ARGS)
 
 # Bounds that hold only for the sums of one CPU's kernels break here, and not first on somebody else's machine.
 test-numerics: install
-	HF_HUB_OFFLINE=1 ATEN_CPU_CAPABILITY=default OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m numerics $$(grep -rl 'mark\.numerics' tests) $(ARGS)
+	HF_HUB_OFFLINE=1 ATEN_CPU_CAPABILITY=default OMP_NUM_THREADS=1 $(PYTEST) -m numerics $$(grep -rl 'mark\.numerics' tests) $(ARGS)
 
 # One process: the test processes of `make test` would each need the memory.
 test-width: install
@@ -68,7 +69,7 @@ test-width: install
 
 campaign: install
 	$(BIN)/python -m pip install --quiet --editable '.[dev,ray]'
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m campaign $(ARGS)
+	HF_HUB_OFFLINE=1 $(PYTEST) -m campaign $(ARGS)
 
 # Not part of CI, which has no GPU; under 10 minutes with one.
 gpu: install

@@ -65,10 +65,10 @@ def test_failures_are_counted_and_never_guessed(kind: str) -> None:
     planned = {i for i in numbers if all(fault(i, attempt, seed=2) is not None for attempt in (1, 2))}
     assert planned
     assert planned <= failed
-    # A loaded machine adds timeouts of its own, also before the server sees a request: its first is then the second.
-    other = [verdicts[i].reason for i in failed - planned if fault(i, 1, seed=2) is fault(i, 2, seed=2) is None]
-    assert all("timeout" in reason for reason in other)
-    assert len(failed) < len(numbers) / 2
+    # A loaded machine adds timeouts of its own, and each may fail one more item; an idle one adds none.
+    read = [request for request in server.requests if request.body]  # no body: the client had given up
+    late = sum(fault(request.number, request.attempt, seed=2) == 0 for request in read)
+    assert len(failed - planned) <= judge.stats.retries["timeout"] + judge.stats.failures["timeout"] - late
     assert all(verdicts[i].value == expected[i] for i in numbers if i not in failed)
     assert all(verdicts[i].value is None and verdicts[i].attempts == 2 and verdicts[i].reason for i in failed)
     assert judge.stats.failed == judge.stats.failures.total() == len(failed)

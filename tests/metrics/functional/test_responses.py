@@ -385,7 +385,7 @@ def test_parsing_is_fast_on_hostile_texts():
     for text in hostile:
         sanitize_response(text)
         extract_option(f"<answer>{text}</answer>", "strict", OPTIONS)
-    assert time.process_time() - start < 20  # quadratic: minutes
+    assert time.process_time() - start < 5
 
 
 def test_prompt_appends_options_that_the_question_lacks():
